@@ -1,0 +1,43 @@
+# Every target makes its own .venv from constraints.txt: PYTHON=python3.12 make test uses another Python.
+PYTHON ?= python3
+BIN := .venv/bin
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+
+.PHONY: help install reproduce test fast check format bench clean
+
+help:
+	@echo "make reproduce   every figure, its data and a table of the numbers, into out/"
+	@echo "make test        the tests            make fast    without the slow ones"
+	@echo "make check       format, lint, types  make format  apply the first two"
+	@echo "make bench       the benchmarks       make install the environment alone, editable"
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+reproduce: install
+	$(BIN)/dlnjax reproduce --out out
+
+test: install
+	$(BIN)/pytest -n auto --dist loadscope
+
+fast: install
+	$(BIN)/pytest -n auto --dist loadscope -m "not slow"
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	$(BIN)/python benchmarks/flow.py
+
+clean:
+	rm -rf .venv .cache out build dist

@@ -1,0 +1,27 @@
+"""dlnjax: the deep linear network as a Riemannian geometry on matrices, differentiable, in JAX."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from dlnjax._energy._completion import MatrixCompletion as MatrixCompletion
+from dlnjax._energy._sensing import MatrixSensing as MatrixSensing
+from dlnjax._energy._spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy
+from dlnjax._flow import gradient_flow as gradient_flow, Steady as Steady
+from dlnjax._metric import metric_operator as metric_operator
+from dlnjax._random import Ensemble as Ensemble, gaussian as gaussian
+from dlnjax._results import RESULTS as RESULTS
+from dlnjax._solution import FlowSolution as FlowSolution, load as load
+from dlnjax._spectrum import (
+    effective_rank as effective_rank,
+    entropy as entropy,
+    entropy_gradient as entropy_gradient,
+    nuclear_norm as nuclear_norm,
+    schatten_norm as schatten_norm,
+    stable_rank as stable_rank,
+)
+from dlnjax._svd import SVD as SVD, svd as svd
+from dlnjax._sweep import sweep as sweep
+
+try:
+    __version__ = version("dlnjax")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"

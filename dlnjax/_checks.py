@@ -1,0 +1,119 @@
+"""Checks at the door: what was received, what was expected, what to do.
+
+A concrete value is checked in Python, before anything runs; a traced one where it is known, through `eqx.error_if`.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+
+def is_concrete(x: Any) -> bool:
+    return not isinstance(x, jax.core.Tracer)
+
+
+def require(x: Array, bad, message: str) -> Array:
+    """`x`, if not `bad`; otherwise a `ValueError` with `message`, at once where `bad` is known, or when it is."""
+    if not is_concrete(bad):
+        return eqx.error_if(x, bad, message)
+    if np.any(np.asarray(bad)):
+        raise ValueError(message)
+    return x
+
+
+def as_float(name: str, x: Any, hint: str = "") -> Array:
+    """`x` as a floating-point array; integers are refused where they would silently change the meaning."""
+    try:
+        x = jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}. {hint}".rstrip()) from error
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        kind = "complex" if jnp.issubdtype(x.dtype, jnp.complexfloating) else str(x.dtype)
+        raise TypeError(f"{name} must be real floating point, got {kind}. {hint or f'Convert it: {name}.astype(float)'}.")
+    return x
+
+
+def as_square(name: str, x: Any, leading: bool = False) -> Array:
+    """A real square matrix, or with `leading` any stack of them."""
+    x = as_float(name, x)
+    if x.ndim < 2 or (x.ndim > 2 and not leading) or x.shape[-1] != x.shape[-2] or x.shape[-1] == 0:
+        expected = "(..., d, d)" if leading else "(d, d)"
+        hint = " For many starts at once use dlnjax.sweep or jax.vmap." if x.ndim == 3 and not leading else ""
+        raise ValueError(f"{name} must be a square matrix of shape {expected}, got shape {x.shape}.{hint}")
+    return x
+
+
+def as_depth(depth: Any) -> Array:
+    """The depth N in [1, inf]; a Python number comes out as a float array."""
+    if isinstance(depth, (bool, str)) or depth is None:
+        raise TypeError(f"depth must be a number in [1, inf], got {depth!r}.")
+    depth = jnp.asarray(depth)
+    if jnp.issubdtype(depth.dtype, jnp.complexfloating) or depth.dtype == bool:
+        raise TypeError(f"depth must be a real number in [1, inf], got dtype {depth.dtype}.")
+    depth = depth.astype(jnp.result_type(depth.dtype, float))
+    shown = f", got {depth}" if is_concrete(depth) else ""
+    message = f"depth must be a number N with 1 <= N <= inf{shown}. Infinite depth is depth=jnp.inf."
+    return require(depth, ~jnp.all(depth >= 1), message)
+
+
+def as_positive(name: str, value: Any, hint: str = "") -> Array:
+    """A finite number above 0."""
+    if isinstance(value, (bool, str)) or value is None:
+        raise TypeError(f"{name} must be a number above 0, got {value!r}.")
+    value = jnp.asarray(value)
+    value = value.astype(jnp.result_type(value.dtype, float))
+    shown = f", got {value}" if is_concrete(value) else ""
+    message = f"{name} must be a finite number above 0{shown}. {hint}".rstrip()
+    return require(value, ~jnp.all((value > 0) & jnp.isfinite(value)), message)
+
+
+def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) -> Array:
+    """Singular values: nonnegative, with the axis of modes last."""
+    sigma = jnp.asarray(sigma)
+    if jnp.issubdtype(sigma.dtype, jnp.complexfloating):
+        raise TypeError("sigma must be real, got complex numbers. Singular values come from dlnjax.svd(x).sigma.")
+    sigma = sigma.astype(jnp.result_type(sigma.dtype, float))
+    if sigma.ndim == 0 or sigma.shape[-1] == 0:
+        raise ValueError(f"sigma must be singular values of shape (..., d), got shape {sigma.shape}.")
+    if not is_concrete(sigma):
+        return sigma
+    values = np.asarray(sigma)
+    if not np.all(values >= 0) or np.any(np.isinf(values)):
+        raise ValueError("sigma must be finite and nonnegative. Singular values come from dlnjax.svd(x).sigma.")
+    if positive and np.any(values == 0):
+        raise ValueError("sigma must be positive: the entropy has no gradient at a singular matrix.")
+    if nonzero and np.any(np.all(values == 0, axis=-1)):
+        raise ValueError("sigma is all zero: the zero matrix has no effective or stable rank.")
+    return sigma
+
+
+def as_times(ts: Any) -> Array:
+    """At least two strictly increasing, finite times; the first is the time of the start."""
+    ts = jnp.asarray(ts)
+    if jnp.issubdtype(ts.dtype, jnp.complexfloating):
+        raise TypeError("ts must be real, got complex numbers.")
+    ts = ts.astype(jnp.result_type(ts.dtype, float))
+    if ts.ndim != 1 or ts.shape[0] < 2:
+        raise ValueError(
+            f"ts must hold at least two times, the first being that of x0, got shape {ts.shape}. "
+            "For the end alone pass ts=[0., t_end]."
+        )
+    bad = ~(jnp.all(jnp.isfinite(ts)) & jnp.all(ts[1:] > ts[:-1]))
+    return require(ts, bad, "ts must be finite and strictly increasing. Sort it and remove repeated times.")
+
+
+def check_energy(energy: Any, d: int, dtype: Any) -> None:
+    """A differentiable callable from a matrix to a scalar."""
+    if not callable(energy):
+        raise TypeError(f"energy must be a callable X -> scalar, got {type(energy).__name__}.")
+    out = jax.eval_shape(energy, jax.ShapeDtypeStruct((d, d), dtype))
+    leaves = jax.tree.leaves(out)
+    if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
+        shown = ", ".join(f"{x.dtype}{list(x.shape)}" for x in leaves) or "nothing"
+        raise ValueError(
+            f"energy must return one real scalar for a {d} x {d} matrix, got {shown}. Does it need a jnp.sum?"
+        )

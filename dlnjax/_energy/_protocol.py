@@ -1,0 +1,24 @@
+"""What a flow asks of an energy. Any differentiable callable X -> scalar answers; the rest is optional.
+
+- `energy.gradient(x)`: the Euclidean gradient dE(X), `d d`, in closed form. Without it, autodiff.
+- `energy.pullback(point)`: U^T dE(X) V for an `SVD`, where that is cheaper than the two products.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array, Float
+
+from dlnjax._svd import SVD
+
+
+def gradient(energy: Callable, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """The Euclidean gradient dE(X)."""
+    return energy.gradient(x) if hasattr(energy, "gradient") else jax.grad(energy)(x)
+
+
+def pullback(energy: Callable, point: SVD) -> Float[Array, "d d"]:
+    """U^T dE(X) V, the gradient seen from the frame of X."""
+    if hasattr(energy, "pullback"):
+        return energy.pullback(point)
+    return point.u.T @ gradient(energy, point.matrix) @ point.v

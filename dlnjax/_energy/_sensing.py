@@ -1,0 +1,44 @@
+"""Matrix sensing."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dlnjax._checks import as_float, as_square
+
+
+class MatrixSensing(eqx.Module):
+    """Least squares on linear measurements, (5.4) with a factor 1/2, so that (5.5) is its gradient as printed:
+
+        E(X) = 1/2 sum_i (<A_i, X> - y_i)^2,    dE(X) = sum_i (<A_i, X> - y_i) A_i.
+
+    **Arguments:** `measurements`, the A_i, `m d d`; `values`, the y_i, `m`. In a `sweep` each may carry the seeds in front.
+
+    **Raises:** `ValueError` for shapes that do not match; `TypeError` for integers or complex numbers.
+    """
+
+    measurements: Float[Array, "*n m d d"]
+    values: Float[Array, "*n m"]
+
+    def __init__(self, measurements, values):
+        self.measurements = as_square("measurements", measurements, leading=True)
+        self.values = as_float("values", values)
+        if self.measurements.ndim < 3 or self.values.ndim < 1 or self.measurements.shape[-3] != self.values.shape[-1]:
+            raise ValueError(
+                "measurements must have shape (m, d, d) and values (m,), "
+                f"got {self.measurements.shape} and {self.values.shape}."
+            )
+        seeds = jnp.broadcast_shapes(self.measurements.shape[:-3], self.values.shape[:-1])
+        self.measurements = jnp.broadcast_to(self.measurements, seeds + self.measurements.shape[-3:])
+        self.values = jnp.broadcast_to(self.values, seeds + self.values.shape[-1:])
+
+    def _residual(self, x):
+        if x.shape[-2:] != self.measurements.shape[-2:]:
+            raise ValueError(f"X has shape {x.shape}, but the measurements have shape {self.measurements.shape}.")
+        return jnp.einsum("...mij,...ij->...m", self.measurements, x) - self.values
+
+    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
+        return jnp.sum(self._residual(x) ** 2, axis=-1) / 2
+
+    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
+        return jnp.einsum("...m,...mij->...ij", self._residual(x), self.measurements)

@@ -1,0 +1,182 @@
+"""Energies of the singular values alone, and the free energy.
+
+The gradient of f(sigma(X)) is U diag(f') V^T, and its derivative is a divided difference of f' in the frame: both are
+given here as such, so that nothing is divided by a gap that may be zero.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dlnjax import _kernel
+from dlnjax._checks import as_depth, as_positive
+from dlnjax._energy._protocol import gradient, pullback
+from dlnjax._special import divided_difference
+from dlnjax._svd import SVD, svd
+
+
+@eqx.filter_custom_jvp
+def _isospectral(f, x):
+    """U diag(f(sigma)) V^T, for f: `d` -> `d` that commutes with permutations."""
+    point = svd(x)
+    return (point.u * f(point.sigma)) @ point.v.T
+
+
+@_isospectral.def_jvp
+def _isospectral_jvp(primals, tangents):
+    f, x = primals
+    df, dx = tangents
+    point = svd(x)
+    u, sigma, v = point.u, point.sigma, point.v
+    values = f(sigma)
+    m = jnp.zeros_like(x) if dx is None else u.T @ dx @ v
+    dvalues = eqx.filter_jvp(lambda f, s: f(s), (f, sigma), (df, jnp.diagonal(m)))[1]
+    jacobian = jax.jacfwd(f)(sigma)
+    slope = divided_difference(values, jnp.diagonal(jacobian)[:, None] - jacobian, sigma)
+    total = sigma[:, None] + sigma[None, :]
+    mean = (values[:, None] + values[None, :]) / jnp.where(total > 0, total, 1.0)
+    tangent = slope * (m + m.T) / 2 + mean * (m - m.T) / 2
+    tangent = jnp.where(jnp.eye(len(sigma), dtype=bool), jnp.diag(dvalues), tangent)
+    return (u * values) @ v.T, u @ tangent @ v.T
+
+
+@eqx.filter_custom_jvp
+def _of_singular_values(f, x):
+    return f(svd(x).sigma)
+
+
+@_of_singular_values.def_jvp
+def _of_singular_values_jvp(primals, tangents):
+    f, x = primals
+    df, dx = tangents
+    sigma = svd(x).sigma
+    value, tangent = f(sigma), jnp.zeros((), x.dtype)
+    if dx is not None:
+        tangent += jnp.sum(_isospectral(_Gradient(f), x) * dx)
+    if any(leaf is not None for leaf in jax.tree.leaves(df)):
+        tangent += eqx.filter_jvp(lambda f: f(sigma), (f,), (df,))[1]
+    return value, tangent
+
+
+class _Gradient(eqx.Module):
+    f: Callable
+
+    def __call__(self, sigma):
+        return self.f.gradient(sigma) if hasattr(self.f, "gradient") else jax.grad(self.f)(sigma)
+
+
+class _Power(eqx.Module):
+    p: Float[Array, ""]
+
+    def __call__(self, sigma):
+        return jnp.sum(sigma**self.p) / self.p
+
+    def gradient(self, sigma):
+        return sigma ** (self.p - 1)
+
+
+class _Sum(eqx.Module):
+    f: Callable
+
+    def __call__(self, sigma):
+        return jnp.sum(jax.vmap(self.f)(sigma))
+
+
+class _Entropy(eqx.Module):
+    inverse_depth: Float[Array, ""]
+
+    def __call__(self, sigma):
+        return _kernel.entropy(sigma, self.inverse_depth)
+
+    def gradient(self, sigma):
+        return _kernel.entropy_gradient(sigma, self.inverse_depth)
+
+
+def _spectral_pullback(f, point: SVD):
+    return jnp.diag(_Gradient(f)(jnp.abs(point.sigma)) * jnp.where(point.sigma < 0, -1.0, 1.0))
+
+
+class Schatten(eqx.Module):
+    """E_p(X) = (1/p) sum_i sigma_i^p, (4.69).
+
+    **Arguments:** `p` > 0; the energy is differentiable at singular matrices only for p > 1.
+
+    **Raises:** `ValueError` if p <= 0.
+    """
+
+    p: Float[Array, "*n"]
+
+    def __init__(self, p):
+        self.p = as_positive("p", p)
+
+    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
+        return _of_singular_values(_Power(self.p), x)
+
+    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
+        return _isospectral(_Gradient(_Power(self.p)), x)
+
+    def pullback(self, point: SVD) -> Float[Array, "d d"]:
+        return _spectral_pullback(_Power(self.p), point)
+
+
+class SpectralEnergy(eqx.Module):
+    """E(X) = sum_i f(sigma_i), (4.76).
+
+    **Arguments:** `f`, a differentiable callable from a scalar to a scalar.
+
+    **Raises:** `TypeError` if `f` is not callable; `ValueError` if it does not map a scalar to a scalar.
+    """
+
+    f: Callable
+
+    def __check_init__(self):
+        if not callable(self.f):
+            raise TypeError(f"f must be a callable of one singular value, got {type(self.f).__name__}.")
+        shape = jax.eval_shape(self.f, jax.ShapeDtypeStruct((), float)).shape
+        if shape != ():
+            raise ValueError(f"f must map one singular value to a scalar, got shape {shape}.")
+
+    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
+        return _of_singular_values(_Sum(self.f), x)
+
+    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
+        return _isospectral(_Gradient(_Sum(self.f)), x)
+
+    def pullback(self, point: SVD) -> Float[Array, "d d"]:
+        return _spectral_pullback(_Sum(self.f), point)
+
+
+class FreeEnergy(eqx.Module):
+    """F_beta(X) = E(X) - S_N(X)/beta, (4.51), with the entropy of `dlnjax.entropy`.
+
+    Bounded below only if E outgrows log |X|: with a spectral E it has the isotropic equilibrium of Theorem 4.3.7,
+    sigma = ((d-1)(1-1/N)/(2 beta))^(1/p) for E_p; with matrix completion it has none.
+
+    **Arguments:** `energy`, a callable X -> scalar; `beta` > 0, the inverse temperature; `depth`, N of the entropy, which
+    need not be that of the flow. In a `sweep` the numbers may carry the seeds in front.
+
+    **Raises:** `TypeError` if `energy` is not callable; `ValueError` if beta <= 0 or the depth is outside [1, inf].
+    """
+
+    energy: Callable
+    beta: Float[Array, "*n"]
+    inverse_depth: Float[Array, "*n"]
+
+    def __init__(self, energy, beta, depth=jnp.inf):
+        if not callable(energy):
+            raise TypeError(f"energy must be a callable X -> scalar, got {type(energy).__name__}.")
+        self.energy = energy
+        self.beta = as_positive("beta", beta, "It is an inverse temperature: no entropy is the energy itself.")
+        self.inverse_depth = 1 / as_depth(depth)
+
+    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
+        return self.energy(x) - _of_singular_values(_Entropy(self.inverse_depth), x) / self.beta
+
+    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
+        return gradient(self.energy, x) - _isospectral(_Gradient(_Entropy(self.inverse_depth)), x) / self.beta
+
+    def pullback(self, point: SVD) -> Float[Array, "d d"]:
+        return pullback(self.energy, point) - _spectral_pullback(_Entropy(self.inverse_depth), point) / self.beta

@@ -1,0 +1,361 @@
+"""The gradient flow of an energy in the geometry of the deep linear network."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dlnjax._checks import as_depth, as_float, as_positive, as_square, as_times, check_energy, is_concrete, require
+from dlnjax._coordinates import FrameCoordinates, MatrixCoordinates
+from dlnjax._energy._protocol import pullback
+from dlnjax._integrate import integrate
+from dlnjax._results import RESULTS
+from dlnjax._solution import FlowSolution
+from dlnjax._svd import SVD, canonical, frame_tangent, orthogonalise, svd, turn
+
+
+class Steady(eqx.Module):
+    """A stop: the flow is at rest once |dE(X)|_F <= `gradient`. Later `ts` repeat that state; `t_end` says when.
+
+    **Raises:** `ValueError` if gradient <= 0.
+    """
+
+    gradient: Float[Array, ""]
+
+    def __init__(self, gradient=1e-6):
+        self.gradient = as_positive("gradient", gradient, "It is the Frobenius norm of dE below which a flow rests.")
+
+
+class Problem(eqx.Module):
+    """What a flow is differentiable in."""
+
+    energy: Callable
+    start: SVD | Float[Array, "d d"]
+    inverse_depth: Float[Array, ""]
+    ts: Float[Array, " ts"]
+
+
+class Options(eqx.Module):
+    """How it is solved: never differentiated."""
+
+    rtol: Float[Array, ""]
+    atol: Float[Array, ""]
+    steady: Float[Array, ""] | None
+    max_steps: Int[Array, ""]
+    solver: diffrax.AbstractSolver
+    coordinates: str = eqx.field(static=True)
+    observe: Callable[[SVD], Any] | None
+
+
+class Trajectory(eqx.Module):
+    """The saved states and how the flow ended. With `observe`, `svd` and `x` are those of the end alone."""
+
+    x: Float[Array, "ts d d"] | None
+    svd: SVD | None
+    sigma: Float[Array, "ts d"]
+    observed: Any
+    final: SVD
+    t_end: Float[Array, ""]
+    code: RESULTS
+    steps: Int[Array, ""]
+    rejected: Int[Array, ""]
+
+
+def gradient_flow(
+    energy: Callable[[Float[Array, "d d"]], Float[Array, ""]],
+    x0: Float[Array, "d d"] | SVD,
+    *,
+    depth=jnp.inf,
+    ts,
+    solver: diffrax.AbstractSolver = diffrax.Dopri5(),
+    rtol=1e-6,
+    atol=1e-8,
+    coordinates: Literal["svd", "matrix"] = "svd",
+    stop: Steady | None = None,
+    observe: Callable[[SVD], Any] | None = None,
+    max_steps: int = 100_000,
+    throw: bool = True,
+) -> FlowSolution:
+    """Riemannian gradient flow of the deep linear network of depth N, (2.9) divided by N:
+
+        dX/dt = -A_X(dE(X)),    A_X(Z) = (1/N) sum_{p=1}^N (X X^T)^((N-p)/N) Z (X^T X)^((p-1)/N),
+
+    integrated in the frame of its singular value decomposition by (4.17)-(4.19), with one decomposition at the start.
+    **Convention:** with the 1/N, infinite depth is the limit, and (4.18) holds as printed; the thesis's time at finite
+    depth is `ts` / N.
+
+    Composes with `jit` and `vmap` (over starts, energies and depths). Differentiable, forwards and in reverse, in `x0`,
+    the arrays of `energy`, `depth` and `ts`; the derivative is that of the flow of X, so repeated singular values do it no
+    harm (there `x` is exact, and `svd` has the frame that does not turn inside the repeated block).
+
+    **Main arguments:**
+
+    - `energy`: any differentiable callable X -> scalar. It may offer `gradient(x)` in closed form.
+    - `x0`: the start, `d d`, or an `SVD`. Of rank r < d, the flow stays on the matrices of rank r (depth > 1).
+    - `depth`: N in [1, inf], a number or a traced array.
+    - `ts`: at least two increasing times; the first is that of `x0`. States are saved at each.
+
+    **Other arguments:**
+
+    - `solver`: any diffrax solver with an error estimate; `rtol`, `atol`: tolerances of a step, on each singular value
+      and on the frame (in "matrix", on the Frobenius norm of X).
+    - `coordinates`: "svd", or "matrix" for the flow in X itself, with a decomposition at every evaluation: slower, and
+      written independently, to check by.
+    - `stop`: `Steady(gradient)` ends the flow at rest.
+    - `observe`: saved in place of the states: a callable `SVD` -> arrays. `sigma` and the last state are always kept.
+    - `max_steps`: accepted and rejected steps together.
+    - `throw`: raise if the flow does not end as successful or steady; otherwise see `result`.
+
+    **Returns:** a `FlowSolution`.
+
+    **Raises:** `ValueError` or `TypeError` for bad input, before anything runs; an error with the sentence of the code in
+    `RESULTS` if the flow fails and `throw`.
+    """
+    problem, options = prepare(
+        energy, x0, depth, ts, solver, rtol, atol, coordinates, stop, observe, max_steps
+    )
+    sol = _solve_one(problem, options)
+    if throw:
+        failed = (sol.result != RESULTS.successful) & (sol.result != RESULTS.steady)
+        sol = sol.result.error_if(sol, failed)
+    return sol
+
+
+def prepare(
+    energy, x0, depth, ts, solver, rtol, atol, coordinates, stop, observe, max_steps, many=False
+) -> tuple[Problem, Options]:
+    """Check what the user gave, and make arrays of all numbers, so that no value is ever a reason to compile again."""
+    if coordinates not in ("svd", "matrix"):
+        raise ValueError(f'coordinates must be "svd" or "matrix", got {coordinates!r}.')
+    if not isinstance(solver, diffrax.AbstractSolver):
+        raise TypeError(f"solver must be a diffrax solver such as diffrax.Dopri5(), got {solver!r}.")
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(f"solver must estimate its error, which {type(solver).__name__} does not: try diffrax.Dopri5().")
+    if stop is not None and not isinstance(stop, Steady):
+        raise TypeError(f"stop must be dlnjax.Steady(...) or None, got {stop!r}.")
+    if observe is not None and not callable(observe):
+        raise TypeError(f"observe must be a callable SVD -> arrays, got {type(observe).__name__}.")
+    if isinstance(max_steps, bool) or int(max_steps) != max_steps or max_steps < 1:
+        raise ValueError(f"max_steps must be a whole number of at least 1, got {max_steps!r}.")
+    start, depth, ts = _as_start(x0, many), as_depth(depth), as_times(ts)
+    rtol = as_positive("rtol", rtol, "Use 1e-3 for a sketch, 1e-6 by default, 1e-10 to check a formula.")
+    atol = as_positive("atol", atol)
+    dtype = (start.sigma if isinstance(start, SVD) else start).dtype
+    if dtype == jnp.float32 and is_concrete(rtol) and float(rtol) < 5e-6:
+        warnings.warn(
+            f"x0 is float32, which cannot keep rtol={float(rtol):g}. Enable float64 before the first array is made, "
+            'jax.config.update("jax_enable_x64", True), or pass rtol=1e-5.',
+            stacklevel=3,
+        )
+    if not many and depth.ndim != 0:
+        raise ValueError(f"depth must be one number, got shape {depth.shape}. For many use dlnjax.sweep or jax.vmap.")
+    problem = Problem(energy, start, 1 / depth.astype(dtype), ts.astype(dtype))
+    options = Options(
+        rtol=rtol.astype(dtype),
+        atol=atol.astype(dtype),
+        steady=None if stop is None else stop.gradient.astype(dtype),
+        max_steps=jnp.asarray(int(max_steps)),
+        solver=solver,
+        coordinates=coordinates,
+        observe=observe,
+    )
+    if not many:
+        check_energy(energy, (start.sigma if isinstance(start, SVD) else start).shape[-1], dtype)
+        _check_rank(start, depth, coordinates)
+    return problem, options
+
+
+def _as_start(x0, many):
+    if not isinstance(x0, SVD):
+        x0 = as_square("x0", x0, leading=many)
+        bad = jnp.asarray(False) if many else ~jnp.all(jnp.isfinite(x0))
+        return require(x0, bad, "x0 must be finite, got NaN or infinity.")
+    u, v, sigma = as_square("x0.u", x0.u, many), as_square("x0.v", x0.v, many), as_float("x0.sigma", x0.sigma)
+    if u.shape != v.shape or sigma.shape != u.shape[:-1]:
+        raise ValueError(f"x0 must be an SVD of one square matrix, got shapes {u.shape}, {sigma.shape}, {v.shape}.")
+    eye, t = jnp.eye(u.shape[-1]), lambda a: jnp.swapaxes(a, -1, -2)
+    defect = jnp.maximum(jnp.max(jnp.abs(t(u) @ u - eye)), jnp.max(jnp.abs(t(v) @ v - eye)))
+    bad = ~(jnp.all(jnp.isfinite(sigma)) & (defect < 1e3 * jnp.finfo(u.dtype).eps ** 0.75))
+    return SVD(require(u, bad, "x0 must be finite with orthogonal u and v. Pass the matrix itself, or dlnjax.svd(x)."), sigma, v)
+
+
+def _check_rank(start, depth, coordinates):
+    sigma = start.sigma if isinstance(start, SVD) else start
+    if not (is_concrete(sigma) and is_concrete(depth)):
+        return
+    sigma = np.abs(start.sigma) if isinstance(start, SVD) else np.linalg.svd(np.asarray(start), compute_uv=False)
+    rank, d = int(np.sum(sigma > _rounding(sigma) * sigma.max())), sigma.shape[-1]
+    if rank == d:
+        return
+    if rank == 0 and depth > 1:
+        raise ValueError("x0 is the zero matrix, where the flow of depth > 1 rests for ever. Start nearby instead.")
+    if depth == 1 and coordinates == "svd":
+        raise ValueError(f'x0 has rank {rank} < d = {d}, and depth 1 leaves that rank: pass coordinates="matrix".')
+    if depth > 1 and coordinates == "matrix":
+        raise ValueError(
+            f"x0 has rank {rank} < d = {d}: the flow in X cannot tell zero from rounding and would leave the "
+            f'rank-{rank} matrices. Pass coordinates="svd", which stays there, or a start of full rank.'
+        )
+
+
+def _rounding(sigma):
+    return sigma.shape[-1] * np.finfo(sigma.dtype).eps
+
+
+@eqx.filter_jit
+def _solve_one(problem: Problem, options: Options) -> FlowSolution:
+    return solve(problem, options)
+
+
+def solve(problem: Problem, options: Options) -> FlowSolution:
+    """One flow, to be vmapped and compiled by the caller."""
+    with jax.default_matmul_precision("highest"):
+        out = _trajectory(problem, options=options)
+        kept = out.x is not None
+        energy = jax.vmap(problem.energy)(out.x) if kept else None
+    return FlowSolution(
+        ts=problem.ts,
+        sigma=out.sigma,
+        final=out.final,
+        t_end=out.t_end,
+        result=out.code,
+        stats={"steps": out.steps, "rejected": out.rejected},
+        observed=out.observed,
+        _svd=out.svd,
+        _x=out.x,
+        _energy=energy,
+    )
+
+
+@eqx.filter_custom_jvp
+def _trajectory(problem: Problem, *, options: Options) -> Trajectory:
+    if options.coordinates == "svd":
+        y0, coordinates, to_svd = _frame_start(problem, options)
+    else:
+        y0 = problem.start.matrix if isinstance(problem.start, SVD) else problem.start
+        coordinates = MatrixCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol)
+        to_svd = svd
+
+    def observe(y):
+        point = to_svd(y)
+        return (point.sigma, point if options.observe is None else options.observe(point))
+
+    loop = integrate(
+        coordinates,
+        y0,
+        problem.ts,
+        observe,
+        solver=options.solver,
+        steady=options.steady,
+        max_steps=options.max_steps,
+    )
+    sigma, saved = loop.saved
+    final = to_svd(loop.y)
+    kept = options.observe is None
+    points = saved if kept else None
+    return Trajectory(
+        x=points.matrix if kept else None,
+        svd=points,
+        sigma=sigma,
+        observed=None if kept else saved,
+        final=final,
+        t_end=loop.t,
+        code=loop.code,
+        steps=loop.accepted,
+        rejected=loop.rejected,
+    )
+
+
+def _frame_start(problem: Problem, options: Options):
+    start = problem.start if isinstance(problem.start, SVD) else svd(problem.start)
+    # A start that is not finite is carried as the identity, and marked: its neighbours in a sweep must not notice.
+    finite = jnp.all(jnp.isfinite(start.u)) & jnp.all(jnp.isfinite(start.sigma)) & jnp.all(jnp.isfinite(start.v))
+    eye = jnp.eye(len(start.sigma), dtype=start.sigma.dtype)
+    start = canonical(jax.tree.map(lambda x, y: jnp.where(finite, x, y), start, SVD(eye, eye[0] * 0 + 1, eye)))
+    # What rounding left of a zero is zero: the flow stays on the matrices of that rank.
+    floor = _rounding(start.sigma) * start.sigma[0]
+    start = SVD(start.u, jnp.where(start.sigma > floor, start.sigma, 0.0), start.v)
+    # Gaps below the tolerance are gauge; below eps^(5/8) they are rounding.
+    gap = jnp.maximum(options.rtol / 10, jnp.finfo(start.sigma.dtype).eps ** 0.625)
+    coordinates = FrameCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol, gap)
+    y0 = turn(start, pullback(problem.energy, start), gap)
+    y0 = SVD(y0.u, jnp.where(finite, y0.sigma, jnp.nan), y0.v)
+    # An interpolated or projected frame is orthogonal to the square of its error.
+    return y0, coordinates, lambda y: canonical(SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v)))
+
+
+@_trajectory.def_jvp
+def _trajectory_jvp(primals, tangents, *, options: Options):
+    """The derivative of the flow in X, which is smooth where the frame is not: through repeated singular values."""
+    (problem,), (dproblem,) = primals, tangents
+    full = eqx.tree_at(lambda o: o.observe, options, None, is_leaf=lambda x: x is None)
+    states = _trajectory(problem, options=full)
+    rest = jax.lax.stop_gradient(states.t_end)
+
+    def in_matrix(problem):
+        return _differentiable_flow(problem, rest, options)
+
+    (_, final), (dx, dfinal) = eqx.filter_jvp(in_matrix, (problem,), (dproblem,))
+    point_tangent = lambda point, dx: SVD(*frame_tangent(point, dx))
+    dsvd, dend = point_tangent(states.svd, dx), point_tangent(states.final, dfinal)
+    if options.observe is None:
+        out, dobserved = states, None
+        dpoints = dsvd
+    else:
+        observed, dobserved = eqx.filter_jvp(jax.vmap(options.observe), (states.svd,), (dsvd,))
+        out = eqx.tree_at(
+            lambda s: (s.observed, s.svd, s.x), states, (observed, None, None), is_leaf=lambda x: x is None
+        )
+        dx = dpoints = None
+    tangent = Trajectory(
+        x=dx,
+        svd=dpoints,
+        sigma=dsvd.sigma,
+        observed=dobserved,
+        final=dend,
+        t_end=jnp.zeros_like(out.t_end),
+        code=jax.tree.map(lambda _: None, out.code),
+        steps=None,
+        rejected=None,
+    )
+    return out, tangent
+
+
+def _differentiable_flow(problem: Problem, t_end, options: Options):
+    """X at min(ts, t_end) and at t_end, by diffrax in X, differentiable in both modes.
+
+    A probe tangent is integrated along with X and shares the error control: steps that suit X alone may be far too
+    long for its derivative, which still moves where X rests.
+    """
+    start = problem.start.matrix if isinstance(problem.start, SVD) else problem.start
+    coordinates = MatrixCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol)
+    fixed = jax.lax.stop_gradient(eqx.filter(coordinates, eqx.is_array))
+    fixed = eqx.combine(fixed, coordinates)
+
+    def velocity(t, y, args):
+        x, probe = y
+        still = jax.lax.stop_gradient((x, probe))
+        return coordinates.velocity(x), jax.jvp(fixed.velocity, still[:1], still[1:])[1]
+
+    i = jnp.arange(start.shape[-1], dtype=start.dtype)
+    probe = jnp.cos(jnp.multiply.outer(i + 1, i + 2)) * jax.lax.stop_gradient(jnp.max(jnp.abs(start)))
+    ts = jnp.minimum(problem.ts, t_end)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(velocity),
+        diffrax.Dopri5(),
+        t0=ts[0],
+        t1=ts[-1],
+        dt0=None,
+        y0=(start, probe),
+        saveat=diffrax.SaveAt(ts=ts, t1=True, fn=lambda t, y, args: y[0]),
+        stepsize_controller=diffrax.PIDController(rtol=options.rtol, atol=options.atol),
+        adjoint=diffrax.DirectAdjoint(),
+        max_steps=4096,
+    )
+    return solution.ys[:-1], solution.ys[-1]

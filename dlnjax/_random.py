@@ -1,0 +1,49 @@
+"""Random starts."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from dlnjax._checks import as_positive
+
+
+def gaussian(key: PRNGKeyArray, d: int, scale) -> Float[Array, "d d"]:
+    """A matrix with independent entries X_ij ~ N(0, scale^2).
+
+    **Arguments:** `key`; `d`, the size; `scale`, the standard deviation (1/sqrt(d) for the thesis's N(0, 1/d)).
+
+    **Raises:** `ValueError` if d < 1 or scale <= 0.
+    """
+    if d < 1:
+        raise ValueError(f"d must be a positive whole number, got {d}.")
+    return as_positive("scale", scale) * jax.random.normal(key, (d, d))
+
+
+class Ensemble(eqx.Module):
+    """`n` random starts that exist only when they are asked for: seed i is init(fold_in(key, i)), whatever the chunk.
+
+    **Arguments:** `init`, a callable key -> `d d`; `key`; `n`, how many.
+
+    **Raises:** `ValueError` if n < 1; `TypeError` if `init` is not callable.
+    """
+
+    init: Callable[[PRNGKeyArray], Float[Array, "d d"]]
+    key: PRNGKeyArray
+    n: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        if not callable(self.init):
+            raise TypeError(f"init must be a callable key -> matrix, got {type(self.init).__name__}.")
+        if self.n < 1:
+            raise ValueError(f"n must be at least one start, got {self.n}.")
+
+    def __len__(self) -> int:
+        return self.n
+
+    def take(self, index: Int[Array, " m"]) -> Float[Array, "m d d"]:
+        """The starts of the seeds in `index`."""
+        keys = jax.vmap(lambda i: jax.random.fold_in(self.key, i))(jnp.asarray(index))
+        return jax.vmap(self.init)(keys)

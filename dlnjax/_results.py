@@ -1,0 +1,35 @@
+"""How a flow can end."""
+
+import equinox as eqx
+import numpy as np
+
+
+class RESULTS(eqx.Enumeration):
+    """Result codes: numerical failure is data. Each code prints as a sentence that says what to do."""
+
+    successful = "The flow reached the last of `ts`."
+    steady = "The gradient fell below the tolerance of `Steady`; later times repeat that state."
+    max_steps_reached = (
+        "The step limit came first. Raise `max_steps`, loosen `rtol`, or pass stop=dlnjax.Steady(...) "
+        "if the flow has long converged. The last good state and its time are in the solution."
+    )
+    diverged = (
+        "The flow blew up in finite time: is the energy bounded below? "
+        "The last good state and its time, `t_end`, are in the solution."
+    )
+    rank_lost = (
+        "A singular value reached zero, where the geometry of depth > 1 ends. "
+        "The last good state and its time are in the solution; depth = 1 alone flows through."
+    )
+    non_finite = (
+        "The start, or the energy's gradient along the way, was NaN or infinite. Check both there: "
+        "the last good state, if any, and its time are in the solution."
+    )
+
+
+_NAMES = ["successful", "steady", "max_steps_reached", "diverged", "rank_lost", "non_finite"]
+
+
+def result_names(result: RESULTS):
+    """The names of the codes, an array of strings of the shape of `result`."""
+    return np.asarray(_NAMES)[np.asarray(result._value)]

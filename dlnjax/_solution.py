@@ -1,0 +1,224 @@
+"""What a flow returns."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from dlnjax._checks import is_concrete
+from dlnjax._results import RESULTS, result_names
+from dlnjax._spectrum import effective_rank
+from dlnjax._svd import SVD
+
+if TYPE_CHECKING:
+    import xarray
+
+_FORMAT = "dlnjax.FlowSolution/1"
+_CONVENTION = "1/N-normalised flow: time here = thesis time * N at finite depth N (2.9), thesis time at infinite depth"
+
+
+class FlowSolution(eqx.Module):
+    """A flow, saved at `ts`. One matrix has time first (`ts d`), a sweep has the seed first (`n ts d`).
+
+    **Attributes:**
+
+    - `ts`: the times, `ts`, in units of the 1/N-normalised flow (see `gradient_flow`).
+    - `sigma`: singular values, descending, `[n] ts d`.
+    - `svd`: the `SVD` at each time, `[n] ts d d`; `x`: the matrices. Not kept where `observe` was given.
+    - `energy`: E(X), `[n] ts`; not kept where `observe` was given.
+    - `effective_rank`: (4.23), `[n] ts`.
+    - `observed`: what `observe` returned, `[n] ts ...`; None without it.
+    - `final`: the last good state, an `SVD`.
+    - `t_end`: the time of it, `[n]`. Entries of `ts` after `t_end` repeat it.
+    - `result`: a code of `RESULTS` for each seed.
+    - `stats`: `steps`, `rejected`: accepted and rejected steps of the solver, `[n]`.
+    """
+
+    ts: Float[Array, " ts"]
+    sigma: Float[Array, "*n ts d"]
+    final: SVD
+    t_end: Float[Array, "*n"]
+    result: RESULTS
+    stats: dict[str, Int[Array, "*n"]]
+    observed: PyTree
+    _svd: SVD | None
+    _x: Float[Array, "*n ts d d"] | None
+    _energy: Float[Array, "*n ts"] | None
+
+    def _kept(self, value, name: str):
+        if value is None:
+            raise AttributeError(
+                f"{name} was not saved, because observe was given: see .observed, .sigma and .final, "
+                "or return what you need from observe."
+            )
+        return value
+
+    @property
+    def svd(self) -> SVD:
+        return self._kept(self._svd, "svd")
+
+    @property
+    def x(self) -> Float[Array, "*n ts d d"]:
+        return self.svd.matrix if self._x is None else self._x
+
+    @property
+    def energy(self) -> Float[Array, "*n ts"]:
+        return self._kept(self._energy, "energy")
+
+    @property
+    def effective_rank(self) -> Float[Array, "*n ts"]:
+        return effective_rank(self.sigma)
+
+    def to_numpy(self) -> dict[str, Any]:
+        """Everything as NumPy arrays, by name; `result` as the names of the codes."""
+        out = {
+            "ts": self.ts,
+            "sigma": self.sigma,
+            "effective_rank": _effective_rank_or_nan(self.sigma),
+            "t_end": self.t_end,
+            **self.stats,
+        }
+        if self._svd is not None:
+            out |= {"u": self._svd.u, "v": self._svd.v, "energy": self._energy}
+        if self.observed is not None:
+            leaves = jax.tree_util.tree_flatten_with_path(self.observed)[0]
+            out |= {"observed" + jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+        out |= {"final_u": self.final.u, "final_sigma": self.final.sigma, "final_v": self.final.v}
+        out = {name: np.asarray(value) for name, value in out.items()}
+        return out | {"result": np.asarray(result_names(self.result))}
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """An xarray `Dataset` with named dimensions, and units or conventions in the attributes.
+
+        Dimensions: `seed` (of a sweep), `time`, `mode` (singular values, descending), `row` and `column` of the frames.
+        """
+        import xarray
+
+        arrays = self.to_numpy()
+        seeds = ("seed",) if np.ndim(self.t_end) else ()
+        frame, column = ("row", "mode"), ("column", "mode")
+        dims = {
+            "sigma": (*seeds, "time", "mode"),
+            "effective_rank": (*seeds, "time"),
+            "energy": (*seeds, "time"),
+            "u": (*seeds, "time", *frame),
+            "v": (*seeds, "time", *column),
+            "final_u": (*seeds, *frame),
+            "final_sigma": (*seeds, "mode"),
+            "final_v": (*seeds, *column),
+            "t_end": seeds,
+            "steps": seeds,
+            "rejected": seeds,
+            "result": seeds,
+        }
+        notes = {
+            "sigma": "singular values, descending",
+            "effective_rank": "exp of the entropy of sigma/sum(sigma), thesis (4.23); 1 to d",
+            "energy": "E(X), in the units of the energy given",
+            "u": "left singular vectors, X = u diag(sigma) v^T",
+            "v": "right singular vectors, X = u diag(sigma) v^T",
+            "t_end": "time of the last good state; later times repeat it",
+            "result": "how the flow ended, a code of dlnjax.RESULTS",
+            "steps": "accepted steps of the solver",
+            "rejected": "rejected steps of the solver",
+        }
+        data = {}
+        for name, value in arrays.items():
+            if name == "ts":
+                continue
+            axes = dims.get(name)
+            if axes is None:
+                extra = value.ndim - len(seeds) - 1
+                axes = (*seeds, "time", *(f"{name}_{k}" for k in range(extra)))
+            data[name] = (axes, value, {"long_name": notes[name]} if name in notes else {})
+        time = ("time", arrays["ts"], {"long_name": "time", "units": "1", "convention": _CONVENTION})
+        return xarray.Dataset(data, coords={"time": time}, attrs={"format": _FORMAT, "convention": _CONVENTION})
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write one netCDF file, readable by any netCDF tool and by `dlnjax.load`."""
+        if self.observed is not None and not eqx.is_array(self.observed):
+            raise ValueError("save needs observe to return one array, not a tuple or dict: use to_numpy or to_xarray.")
+        try:
+            self.to_xarray().to_netcdf(path, engine="scipy", format="NETCDF3_64BIT")
+        except OSError as error:
+            raise ValueError(f"cannot write {os.fspath(path)!r}: {error}. Name a file in a folder that exists.") from error
+
+    def __repr__(self) -> str:
+        if not all(is_concrete(leaf) for leaf in jax.tree.leaves(self)):
+            return f"FlowSolution({jax.tree.map(jnp.shape, self.sigma)} traced)"
+        return _describe(self)
+
+    __str__ = __repr__
+
+
+def load(path: str | os.PathLike) -> FlowSolution:
+    """A solution written by `FlowSolution.save`. Reading runs nothing from the file.
+
+    **Raises:** `ValueError` if the file is missing or is not such a solution.
+    """
+    import xarray
+
+    try:
+        with xarray.open_dataset(path, engine="scipy") as dataset:
+            data = dataset.load()
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot read {os.fspath(path)!r} as a saved solution: {error}") from error
+    if data.attrs.get("format") != _FORMAT:
+        raise ValueError(f"{os.fspath(path)!r} is no {_FORMAT} file: it says {data.attrs.get('format')!r}.")
+    get = lambda name: jnp.asarray(data[name].values)
+    names = [str(name) for name in np.atleast_1d(data["result"].astype(str).values)]
+    codes = jnp.asarray([getattr(RESULTS, name)._value for name in names])
+    result = eqx.tree_at(lambda r: r._value, RESULTS.successful, codes if data["result"].ndim else codes[0])
+    kept = "u" in data
+    return FlowSolution(
+        ts=get("time"),
+        sigma=get("sigma"),
+        final=SVD(get("final_u"), get("final_sigma"), get("final_v")),
+        t_end=get("t_end"),
+        result=result,
+        stats={"steps": get("steps"), "rejected": get("rejected")},
+        observed=get("observed") if "observed" in data else None,
+        _svd=SVD(get("u"), get("sigma"), get("v")) if kept else None,
+        _x=None,
+        _energy=get("energy") if kept else None,
+    )
+
+
+def _effective_rank_or_nan(sigma):
+    # A seed that started as NaN has a code that says so; it must not keep the others from being exported.
+    sigma = np.asarray(sigma)
+    good = np.all(sigma >= 0, axis=-1) & np.any(sigma > 0, axis=-1)
+    safe = np.where(good[..., None], sigma, 1.0)
+    return np.where(good, np.asarray(effective_rank(safe)), np.nan)
+
+
+def _describe(sol: FlowSolution) -> str:
+    *seeds, times, d = sol.sigma.shape
+    many = bool(seeds)
+    ts, sigma = np.asarray(sol.ts), np.asarray(sol.sigma)
+    rank = _effective_rank_or_nan(sigma)
+    names, counts = np.unique(np.asarray(result_names(sol.result)), return_counts=True)
+    steps = np.asarray(sol.stats["steps"])
+
+    def change(values, summarise, how):
+        first, last = values[..., 0], values[..., -1]
+        tail = f"  ({how})" if many else ""
+        return f"{summarise(first):.6g} -> {summarise(last):.6g}{tail}"
+
+    head = f"FlowSolution: {seeds[0]} seeds, " if many else "FlowSolution: "
+    lines = [f"{head}d = {d}, {times} times from {ts[0]:.6g} to {ts[-1]:.6g}"]
+    if sol._energy is not None:
+        lines.append("  energy          " + change(np.asarray(sol.energy), np.nanmedian, "median"))
+    lines.append("  effective rank  " + change(rank, np.nanmean, "mean"))
+    lines.append("  largest sigma   " + change(sigma.max(-1), np.nanmedian, "median"))
+    if many:
+        ended = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
+        lines.append(f"  ended           {ended}")
+        lines.append(f"  steps           {steps.mean():.0f} mean, {steps.max()} max")
+    else:
+        lines.append(f"  ended           {names[0]} at t = {float(sol.t_end):.6g}, {int(steps)} steps")
+    return "\n".join(lines)

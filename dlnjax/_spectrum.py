@@ -1,0 +1,80 @@
+"""Functions of the singular values: measures of rank, norms, and the entropy with its gradient."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dlnjax import _kernel
+from dlnjax._checks import as_depth, as_spectrum
+
+
+def effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    """Effective rank, Definition 4.2.1: exp(-sum s_i log s_i) with s = sigma / sum(sigma), (4.23).
+
+    1 at rank one, d at an isotropic matrix, blind to scale. A zero singular value counts as none.
+
+    **Arguments:** `sigma`, `d`, or with leading axes: singular values, not a matrix.
+
+    **Raises:** `ValueError` for negative or NaN entries, or if all are zero (the zero matrix has none). Under `jit` NaN.
+    """
+    sigma = as_spectrum(sigma, nonzero=True)
+    share = sigma / jnp.sum(sigma, axis=-1, keepdims=True)
+    return jnp.exp(jnp.sum(jax.scipy.special.entr(share), axis=-1))
+
+
+def stable_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    """Stable rank, |X|_F^2 / |X|^2 = sum sigma_i^2 / max sigma_i^2: between 1 and d, blind to scale.
+
+    Raises as `effective_rank` does. Source: Rudelson and Vershynin, J. ACM 54 (2007).
+    """
+    sigma = as_spectrum(sigma, nonzero=True)
+    return jnp.sum((sigma / jnp.max(sigma, axis=-1, keepdims=True)) ** 2, axis=-1)
+
+
+def nuclear_norm(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    """Nuclear norm, sum sigma_i. Raises `ValueError` for negative or NaN entries."""
+    return jnp.sum(as_spectrum(sigma), axis=-1)
+
+
+def schatten_norm(sigma: Float[Array, "*n d"], p) -> Float[Array, "*n"]:
+    """Schatten norm, (sum sigma_i^p)^(1/p), p > 0 (a norm for p >= 1); p = inf is the operator norm.
+
+    Raises `ValueError` for negative or NaN entries.
+    """
+    sigma = as_spectrum(sigma)
+    largest = jnp.max(sigma, axis=-1, keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1.0)
+    return scale[..., 0] * jnp.sum((sigma / scale) ** p, axis=-1) ** (1 / p)
+
+
+def entropy(sigma: Float[Array, "*n d"], depth=jnp.inf) -> Float[Array, "*n"]:
+    """Boltzmann entropy of the fibre over X, the log volume of its O_d^(N-1) orbit: (4.27), and (4.28) at depth = inf,
+
+        S_N = 1/2 sum_{k<l} log lambda_kl,    lambda_kl = (1/N) (sigma_k^2 - sigma_l^2) / (sigma_k^(2/N) - sigma_l^(2/N)).
+
+    The factor 1/N makes S_inf the limit of S_N; the thesis's S_N is this plus d(d-1)/4 log N.
+
+    Differentiable twice at repeated values; finite for ratios up to 1e150; -inf where the volume vanishes.
+
+    **Arguments:** `sigma`, `d`, or with leading axes; `depth`, N in [1, inf], a number or a traced array.
+
+    **Raises:** `ValueError` for negative or NaN `sigma`, or a depth outside [1, inf].
+    """
+    over_seeds = jnp.vectorize(_kernel.entropy, signature="(d),()->()")
+    return over_seeds(as_spectrum(sigma), 1 / as_depth(depth))
+
+
+def entropy_gradient(sigma: Float[Array, "*n d"], depth=jnp.inf) -> Float[Array, "*n d"]:
+    """The derivatives of `entropy`, in the closed form of Lemma 4.3.3, (4.36)-(4.37):
+
+        dS_N/dsigma_i = sum_{j != i} sigma_i/(sigma_i^2 - sigma_j^2)
+                                     - sigma_i^(2/N-1) / (N (sigma_i^(2/N) - sigma_j^(2/N))),
+
+    each term at equal values being its limit (1 - 1/N)/(2 sigma_j), (4.57).
+
+    **Arguments:** `sigma`, `d`, positive, or with leading axes; `depth`, N in [1, inf], a number or a traced array.
+
+    **Raises:** `ValueError` for `sigma` not positive, or a depth outside [1, inf].
+    """
+    over_seeds = jnp.vectorize(_kernel.entropy_gradient, signature="(d),()->(d)")
+    return over_seeds(as_spectrum(sigma, positive=True), 1 / as_depth(depth))

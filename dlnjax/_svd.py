@@ -1,0 +1,106 @@
+"""A matrix held as its singular value decomposition."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class SVD(eqx.Module):
+    """The point X = u diag(sigma) v^T, (2.7).
+
+    **Attributes:** `u` and `v`, orthogonal `d d`; `sigma`, `d`. Leading axes are allowed everywhere.
+    """
+
+    u: Float[Array, "*n d d"]
+    sigma: Float[Array, "*n d"]
+    v: Float[Array, "*n d d"]
+
+    @property
+    def matrix(self) -> Float[Array, "*n d d"]:
+        """X itself."""
+        return (self.u * self.sigma[..., None, :]) @ jnp.swapaxes(self.v, -1, -2)
+
+
+@jax.custom_jvp
+def _decompose(x):
+    u, sigma, vt = jnp.linalg.svd(x, full_matrices=False)
+    return u, sigma, jnp.swapaxes(vt, -1, -2)
+
+
+@_decompose.defjvp
+def _decompose_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    u, sigma, v = _decompose(x)
+    du, dsigma, dv = frame_tangent(SVD(u, sigma, v), dx)
+    return (u, sigma, v), (du, dsigma, dv)
+
+
+def _safe_reciprocal(x):
+    return jnp.where(x == 0, 0.0, 1 / jnp.where(x == 0, 1.0, x))
+
+
+def frame_tangent(point: SVD, dx: Float[Array, "*n d d"]):
+    """The motion (du, dsigma, dv) of the decomposition when X moves by dx: (4.2)-(4.4).
+
+    Inside a block of equal singular values the frame is free, and the one returned does not turn there.
+    """
+    u, sigma, v = point.u, point.sigma, point.v
+    m = jnp.swapaxes(u, -1, -2) @ dx @ v
+    mt = jnp.swapaxes(m, -1, -2)
+    gap = sigma[..., None, :] - sigma[..., :, None]
+    total = sigma[..., None, :] + sigma[..., :, None]
+    common = (m + mt) / 2 * _safe_reciprocal(gap)
+    relative = (m - mt) / 2 * _safe_reciprocal(total)
+    dsigma = jnp.diagonal(m, axis1=-2, axis2=-1)
+    return u @ (common + relative), dsigma, v @ (common - relative)
+
+
+def svd(x: Float[Array, "*n d d"]) -> SVD:
+    """Singular value decomposition, singular values descending.
+
+    Differentiable by (4.2)-(4.4); finite at repeated singular values, where the frame is a matter of choice.
+
+    **Arguments:** `x`, `d d`, or with leading axes.
+
+    **Returns:** an `SVD` with `svd(x).matrix` equal to `x` to rounding.
+    """
+    return SVD(*_decompose(jnp.asarray(x)))
+
+
+def canonical(point: SVD) -> SVD:
+    """The same X with singular values nonnegative and descending: signs go to v."""
+    order = jnp.argsort(-jnp.abs(point.sigma), axis=-1)
+    sign = jnp.where(point.sigma < 0, -1.0, 1.0).astype(point.sigma.dtype)
+    take = lambda a: jnp.take_along_axis(a, order[..., None, :], axis=-1)
+    sigma = jnp.take_along_axis(jnp.abs(point.sigma), order, axis=-1)
+    return SVD(take(point.u), sigma, take(point.v * sign[..., None, :]))
+
+
+def orthogonalise(q: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """One Newton-Schulz step towards the nearest orthogonal matrix: an error e becomes 3/8 e^2."""
+    return 1.5 * q - 0.5 * (q @ (q.T @ q))
+
+
+def turn(point: SVD, pullback: Float[Array, "d d"], gap: Float[Array, ""]) -> SVD:
+    """X to within a relative `gap`, in the frame along which the flow leaves it.
+
+    Where singular values repeat, the frame in their block is free, but the flow leaves along the one that makes the
+    symmetric part of U^T dE V diagonal there (degenerate perturbation theory); in another frame no gap ever opens.
+    What that part does not tell apart gets a generic frame, so that a later splitting finds no diagonal to hide behind.
+
+    **Arguments:** `point`, descending; `pullback`, U^T dE(X) V, `d d`; `gap`, below which neighbours count as equal.
+    """
+    sigma, d = point.sigma, point.sigma.shape[-1]
+    block = jnp.cumsum(jnp.append(0, sigma[:-1] - sigma[1:] > gap * sigma[:-1]))
+    same = block[:, None] == block[None, :]
+    symmetric = jnp.where(same, pullback + pullback.T, 0.0)
+    size = jnp.max(jnp.abs(symmetric))
+    i = jnp.arange(d)
+    generic = jnp.cos(jnp.add.outer(i, i) + 0.7 * jnp.multiply.outer(i, i))
+    tiny = 64 * d * jnp.finfo(sigma.dtype).eps
+    within = symmetric / jnp.where(size > 0, size, 1.0) + jnp.where(same, tiny * generic, 0.0)
+    # The shift keeps the blocks apart and in order, so that the eigenvectors are block diagonal.
+    w = jnp.where(same, jnp.linalg.eigh(within + jnp.diag(4.0 * d * block))[1], 0.0)
+    w = jnp.where(jnp.any(jnp.triu(same, 1)), w, jnp.eye(d))
+    return SVD(point.u @ w, sigma @ (w * w), point.v @ w)
