@@ -9,11 +9,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 
 def is_concrete(x: Any) -> bool:
-    return not isinstance(x, jax.core.Tracer)
+    return not isinstance(x, Tracer)
 
 
 def require(x: Array, bad, message: str) -> Array:
@@ -33,7 +34,9 @@ def as_float(name: str, x: Any, hint: str = "") -> Array:
         raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}. {hint}".rstrip()) from error
     if not jnp.issubdtype(x.dtype, jnp.floating):
         kind = "complex" if jnp.issubdtype(x.dtype, jnp.complexfloating) else str(x.dtype)
-        raise TypeError(f"{name} must be real floating point, got {kind}. {hint or f'Convert it: {name}.astype(float)'}.")
+        raise TypeError(
+            f"{name} must be real floating point, got {kind}. {hint or f'Convert it: {name}.astype(float)'}."
+        )
     return x
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from dlnjax._energy._protocol import gradient, pullback
 from dlnjax._kernel import frame_velocity
 from dlnjax._metric import apply_metric_operator
-from dlnjax._svd import SVD, orthogonalise
+from dlnjax._svd import orthogonalise, SVD
 
 Scalar = Float[Array, ""]
 

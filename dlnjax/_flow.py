@@ -17,7 +17,7 @@ from dlnjax._energy._protocol import pullback
 from dlnjax._integrate import integrate
 from dlnjax._results import RESULTS
 from dlnjax._solution import FlowSolution
-from dlnjax._svd import SVD, canonical, frame_tangent, orthogonalise, svd, turn
+from dlnjax._svd import canonical, frame_tangent, orthogonalise, SVD, svd, turn
 
 
 class Steady(eqx.Module):
@@ -91,8 +91,8 @@ def gradient_flow(
     depth is `ts` / N.
 
     Composes with `jit` and `vmap` (over starts, energies and depths). Differentiable, forwards and in reverse, in `x0`,
-    the arrays of `energy`, `depth` and `ts`; the derivative is that of the flow of X, so repeated singular values do it no
-    harm (there `x` is exact, and `svd` has the frame that does not turn inside the repeated block).
+    the arrays of `energy`, `depth` and `ts`; the derivative is that of the flow of X, so repeated singular values do it
+    no harm (there `x` is exact, and `svd` has the frame that does not turn inside the repeated block).
 
     **Main arguments:**
 
@@ -114,12 +114,10 @@ def gradient_flow(
 
     **Returns:** a `FlowSolution`.
 
-    **Raises:** `ValueError` or `TypeError` for bad input, before anything runs; an error with the sentence of the code in
-    `RESULTS` if the flow fails and `throw`.
+    **Raises:** `ValueError` or `TypeError` for bad input, before anything runs; an error with the sentence of the code
+    in `RESULTS` if the flow fails and `throw`.
     """
-    problem, options = prepare(
-        energy, x0, depth, ts, solver, rtol, atol, coordinates, stop, observe, max_steps
-    )
+    problem, options = prepare(energy, x0, depth, ts, solver, rtol, atol, coordinates, stop, observe, max_steps)
     sol = _solve_one(problem, options)
     if throw:
         failed = (sol.result != RESULTS.successful) & (sol.result != RESULTS.steady)
@@ -136,7 +134,9 @@ def prepare(
     if not isinstance(solver, diffrax.AbstractSolver):
         raise TypeError(f"solver must be a diffrax solver such as diffrax.Dopri5(), got {solver!r}.")
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        raise ValueError(f"solver must estimate its error, which {type(solver).__name__} does not: try diffrax.Dopri5().")
+        raise ValueError(
+            f"solver must estimate its error, which {type(solver).__name__} does not: try diffrax.Dopri5()."
+        )
     if stop is not None and not isinstance(stop, Steady):
         raise TypeError(f"stop must be dlnjax.Steady(...) or None, got {stop!r}.")
     if observe is not None and not callable(observe):
@@ -182,7 +182,11 @@ def _as_start(x0, many):
     eye, t = jnp.eye(u.shape[-1]), lambda a: jnp.swapaxes(a, -1, -2)
     defect = jnp.maximum(jnp.max(jnp.abs(t(u) @ u - eye)), jnp.max(jnp.abs(t(v) @ v - eye)))
     bad = ~(jnp.all(jnp.isfinite(sigma)) & (defect < 1e3 * jnp.finfo(u.dtype).eps ** 0.75))
-    return SVD(require(u, bad, "x0 must be finite with orthogonal u and v. Pass the matrix itself, or dlnjax.svd(x)."), sigma, v)
+    return SVD(
+        require(u, bad, "x0 must be finite with orthogonal u and v. Pass the matrix itself, or dlnjax.svd(x)."),
+        sigma,
+        v,
+    )
 
 
 def _check_rank(start, depth, coordinates):
@@ -206,6 +210,10 @@ def _check_rank(start, depth, coordinates):
 
 def _rounding(sigma):
     return sigma.shape[-1] * np.finfo(sigma.dtype).eps
+
+
+def _matrix(start):
+    return start.matrix if isinstance(start, SVD) else start
 
 
 @eqx.filter_jit
@@ -238,7 +246,7 @@ def _trajectory(problem: Problem, *, options: Options) -> Trajectory:
     if options.coordinates == "svd":
         y0, coordinates, to_svd = _frame_start(problem, options)
     else:
-        y0 = problem.start.matrix if isinstance(problem.start, SVD) else problem.start
+        y0 = _matrix(problem.start)
         coordinates = MatrixCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol)
         to_svd = svd
 
@@ -258,10 +266,9 @@ def _trajectory(problem: Problem, *, options: Options) -> Trajectory:
     sigma, saved = loop.saved
     final = to_svd(loop.y)
     kept = options.observe is None
-    points = saved if kept else None
     return Trajectory(
-        x=points.matrix if kept else None,
-        svd=points,
+        x=saved.matrix if kept else None,
+        svd=saved if kept else None,
         sigma=sigma,
         observed=None if kept else saved,
         final=final,
@@ -301,7 +308,7 @@ def _trajectory_jvp(primals, tangents, *, options: Options):
     def in_matrix(problem):
         return _differentiable_flow(problem, rest, options)
 
-    (_, final), (dx, dfinal) = eqx.filter_jvp(in_matrix, (problem,), (dproblem,))
+    _, (dx, dfinal) = eqx.filter_jvp(in_matrix, (problem,), (dproblem,))
     point_tangent = lambda point, dx: SVD(*frame_tangent(point, dx))
     dsvd, dend = point_tangent(states.svd, dx), point_tangent(states.final, dfinal)
     if options.observe is None:
@@ -313,6 +320,7 @@ def _trajectory_jvp(primals, tangents, *, options: Options):
             lambda s: (s.observed, s.svd, s.x), states, (observed, None, None), is_leaf=lambda x: x is None
         )
         dx = dpoints = None
+    none: Any = None
     tangent = Trajectory(
         x=dx,
         svd=dpoints,
@@ -321,8 +329,8 @@ def _trajectory_jvp(primals, tangents, *, options: Options):
         final=dend,
         t_end=jnp.zeros_like(out.t_end),
         code=jax.tree.map(lambda _: None, out.code),
-        steps=None,
-        rejected=None,
+        steps=none,
+        rejected=none,
     )
     return out, tangent
 
@@ -333,7 +341,7 @@ def _differentiable_flow(problem: Problem, t_end, options: Options):
     A probe tangent is integrated along with X and shares the error control: steps that suit X alone may be far too
     long for its derivative, which still moves where X rests.
     """
-    start = problem.start.matrix if isinstance(problem.start, SVD) else problem.start
+    start = _matrix(problem.start)
     coordinates = MatrixCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol)
     fixed = jax.lax.stop_gradient(eqx.filter(coordinates, eqx.is_array))
     fixed = eqx.combine(fixed, coordinates)
@@ -358,4 +366,5 @@ def _differentiable_flow(problem: Problem, t_end, options: Options):
         adjoint=diffrax.DirectAdjoint(),
         max_steps=4096,
     )
-    return solution.ys[:-1], solution.ys[-1]
+    states: Any = solution.ys
+    return states[:-1], states[-1]

@@ -1,4 +1,4 @@
-"""One adaptive loop for every flow: diffrax's solver and controller, with result codes, a stop, and states that stay good.
+"""One adaptive loop for every flow: diffrax's solver and controller, with result codes and states that stay good.
 
 The loop is written for one matrix. Under `vmap` its condition is taken over all lanes, and a finished lane is masked
 inside, so that the buffers of saved states are never copied.
@@ -81,6 +81,7 @@ def integrate(
     controller = diffrax.PIDController(rtol=0.0, atol=1.0, pcoeff=0.2, icoeff=0.4, norm=jnp.abs)
     zero = jnp.zeros_like(ts[0])
     order = solver.error_order(terms)
+    assert order is not None  # an adaptive solver has one
     eps = jnp.finfo(ts.dtype).eps
     first = observe(y0)
     velocity = coordinates.velocity(y0)
@@ -89,9 +90,7 @@ def integrate(
     span = ts[-1] - ts[0]
     # A first step that moves by ten tolerances; the controller grows it from there.
     h0 = jnp.minimum(10 / (coordinates.error(y0, y0, velocity) + eps), span)
-    _, controller_state = controller.init(
-        terms, ts[0], ts[-1], zero, h0, None, lambda t, y, args: y, order
-    )
+    _, controller_state = controller.init(terms, ts[0], ts[-1], zero, h0, None, lambda *args: None, order)
     at_rest = False if steady is None else coordinates.gradient_norm(y0) <= steady
     loop = Loop(
         t=ts[0],
@@ -104,9 +103,7 @@ def integrate(
         accepted=jnp.array(0),
         rejected=jnp.array(0),
         active=start_ok & jnp.logical_not(at_rest),
-        code=RESULTS.where(
-            start_ok, RESULTS.where(at_rest, RESULTS.steady, RESULTS.successful), RESULTS.non_finite
-        ),
+        code=RESULTS.where(start_ok, RESULTS.where(at_rest, RESULTS.steady, RESULTS.successful), RESULTS.non_finite),
     )
 
     def body(s: Loop) -> Loop:
@@ -115,9 +112,7 @@ def integrate(
         last = s.h >= left * (1 - 1e-12)
         h = jnp.where(last, left, jnp.where(2 * s.h > left, left / 2, s.h))
         t1 = jnp.where(last, ts[jnp.minimum(s.index, len(ts) - 1)], s.t + h)
-        y1, error, _, solver_state, _ = solver.step(
-            terms, s.t, t1, s.y, None, s.solver_state, made_jump=False
-        )
+        y1, error, _, solver_state, _ = solver.step(terms, s.t, t1, s.y, None, s.solver_state, made_jump=False)
         ratio = coordinates.error(s.y, y1, error)
         finite = _finite((y1, ratio))
         collapsed = coordinates.loses_rank(s.y, y1)

@@ -1,4 +1,4 @@
-"""The spectral kernels of the geometry. `inverse_depth` is 1/N, 0 at infinite depth; see `eigenvalues` for the convention."""
+"""The spectral kernels of the geometry, in the convention of `eigenvalues`. `inverse_depth` is 1/N, 0 at infinite depth."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ Scalar = Float[Array, ""]
 
 
 def _log_ratio(sigma):
-    # A zero singular value stands at the smallest normal number here: what it does in the limit is said where it is used.
+    # Zero stands at the smallest normal number here: what it does in the limit is said by `_alive`.
     log = jnp.log(jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny))
     return log, log[:, None] - log[None, :]
 
@@ -33,7 +33,7 @@ def _alive(sigma, inverse_depth):
 def eigenvalues(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Float[Array, "d d"]:
     """Eigenvalues of the 1/N-normalised metric operator, (2.20) divided by N, with u = log(sigma_k/sigma_l):
 
-        lambda_kl = (sigma_k sigma_l)^(1-1/N) shc(u) / shc(u/N),    shc(x) = sinh(x)/x.
+    lambda_kl = (sigma_k sigma_l)^(1-1/N) shc(u) / shc(u/N),    shc(x) = sinh(x)/x.
     """
     return jnp.exp(log_eigenvalues(sigma, inverse_depth))
 
@@ -108,7 +108,7 @@ def frame_velocity(
 
 
 def metric_spectrum_slope(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Float[Array, "d d d"]:
-    """[i, k, j]: the divided difference of lambda(., sigma_j) between sigma_i and sigma_k, its slope where they coincide."""
+    """[i, k, j]: the divided difference of lambda(., sigma_j) between sigma_i and sigma_k, the slope where they meet."""
 
     def eigenvalue(s, t):
         return eigenvalues(jnp.stack([s, t]), inverse_depth)[0, 1]

@@ -1,7 +1,7 @@
 """What a flow returns."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from dlnjax._checks import is_concrete
-from dlnjax._results import RESULTS, result_names
+from dlnjax._results import result_names, RESULTS
 from dlnjax._spectrum import effective_rank
 from dlnjax._svd import SVD
 
@@ -145,7 +145,9 @@ class FlowSolution(eqx.Module):
         try:
             self.to_xarray().to_netcdf(path, engine="scipy", format="NETCDF3_64BIT")
         except OSError as error:
-            raise ValueError(f"cannot write {os.fspath(path)!r}: {error}. Name a file in a folder that exists.") from error
+            raise ValueError(
+                f"cannot write {os.fspath(path)!r}: {error}. Name a file in a folder that exists."
+            ) from error
 
     def __repr__(self) -> str:
         if not all(is_concrete(leaf) for leaf in jax.tree.leaves(self)):
@@ -192,7 +194,7 @@ def _effective_rank_or_nan(sigma):
     # A seed that started as NaN has a code that says so; it must not keep the others from being exported.
     sigma = np.asarray(sigma)
     good = np.all(sigma >= 0, axis=-1) & np.any(sigma > 0, axis=-1)
-    safe = np.where(good[..., None], sigma, 1.0)
+    safe = jnp.asarray(np.where(good[..., None], sigma, 1.0))
     return np.where(good, np.asarray(effective_rank(safe)), np.nan)
 
 

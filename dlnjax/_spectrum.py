@@ -15,7 +15,8 @@ def effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 
     **Arguments:** `sigma`, `d`, or with leading axes: singular values, not a matrix.
 
-    **Raises:** `ValueError` for negative or NaN entries, or if all are zero (the zero matrix has none). Under `jit` NaN.
+    **Raises:** `ValueError` for negative or NaN entries, or if all are zero (the zero matrix has none). Under
+    `jit`, NaN.
     """
     sigma = as_spectrum(sigma, nonzero=True)
     share = sigma / jnp.sum(sigma, axis=-1, keepdims=True)
@@ -50,7 +51,8 @@ def schatten_norm(sigma: Float[Array, "*n d"], p) -> Float[Array, "*n"]:
 def entropy(sigma: Float[Array, "*n d"], depth=jnp.inf) -> Float[Array, "*n"]:
     """Boltzmann entropy of the fibre over X, the log volume of its O_d^(N-1) orbit: (4.27), and (4.28) at depth = inf,
 
-        S_N = 1/2 sum_{k<l} log lambda_kl,    lambda_kl = (1/N) (sigma_k^2 - sigma_l^2) / (sigma_k^(2/N) - sigma_l^(2/N)).
+        S_N = 1/2 sum_{k<l} log lambda_kl,
+        lambda_kl = (1/N) (sigma_k^2 - sigma_l^2) / (sigma_k^(2/N) - sigma_l^(2/N)).
 
     The factor 1/N makes S_inf the limit of S_N; the thesis's S_N is this plus d(d-1)/4 log N.
 

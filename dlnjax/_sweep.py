@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any, Literal
 
 import diffrax
@@ -46,8 +47,8 @@ def sweep(
     - `depth`: one number for all, or `n` of them.
     - `ts`: as in `gradient_flow`, the same for all.
 
-    **Other arguments:** `chunk`, seeds that run together (by default as many as keep the saved states of a chunk small);
-    `progress`, a bar on a terminal with the seeds done and the time left; the rest as in `gradient_flow`.
+    **Other arguments:** `chunk`, seeds that run together (by default 256, or as many as keep the saved states
+    small); `progress`, a bar on a terminal with the seeds done and the time left; the rest as in `gradient_flow`.
 
     **Returns:** a `FlowSolution` with the seed as its first axis.
 
@@ -73,9 +74,9 @@ def sweep(
             count = min(chunk, n - first)
             # The last chunk repeats its last seed to keep the shape, and with it the compilation.
             index = np.minimum(np.arange(first, first + chunk), n - 1)
-            own = jax.tree.map(lambda x: x[index], seeded)
+            own = jax.tree.map(itemgetter(index), seeded)
             out = _solve_chunk(own, shared, take(index), inverse_depth[index], problem.ts, options)
-            parts.append(jax.tree.map(lambda x: np.asarray(x)[:count], out))
+            parts.append(jax.tree.map(itemgetter(slice(count)), jax.device_get(out)))
             advance(count)
     return _join(parts, problem.ts)
 

@@ -14,9 +14,10 @@ class MatrixCompletion(eqx.Module):
 
     with the gradient 2 weight (X - labels) on the mask, (4.25). Labels outside the mask are not read, and may be NaN.
 
-    **Arguments:** `labels`, `d d`; `mask`, `d d`, boolean or 0/1; `weight`. In a `sweep` each may carry the seeds in front.
+    **Arguments:** `labels`, `d d`; `mask`, `d d`, boolean or 0/1; `weight`. In a `sweep` each may carry the seeds in
+    front.
 
-    **Raises:** `ValueError` for shapes that do not match, a mask that is not boolean or 0/1, or a NaN label on the mask.
+    **Raises:** `ValueError` for shapes that do not match, a mask that is not boolean or 0/1, or NaN labels on the mask.
     """
 
     labels: Float[Array, "*n d d"]

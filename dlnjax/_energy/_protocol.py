@@ -14,11 +14,12 @@ from dlnjax._svd import SVD
 
 def gradient(energy: Callable, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """The Euclidean gradient dE(X)."""
-    return energy.gradient(x) if hasattr(energy, "gradient") else jax.grad(energy)(x)
+    return getattr(energy, "gradient", jax.grad(energy))(x)
 
 
 def pullback(energy: Callable, point: SVD) -> Float[Array, "d d"]:
     """U^T dE(X) V, the gradient seen from the frame of X."""
-    if hasattr(energy, "pullback"):
-        return energy.pullback(point)
+    in_frame = getattr(energy, "pullback", None)
+    if in_frame is not None:
+        return in_frame(point)
     return point.u.T @ gradient(energy, point.matrix) @ point.v

@@ -65,7 +65,7 @@ class _Gradient(eqx.Module):
     f: Callable
 
     def __call__(self, sigma):
-        return self.f.gradient(sigma) if hasattr(self.f, "gradient") else jax.grad(self.f)(sigma)
+        return getattr(self.f, "gradient", jax.grad(self.f))(sigma)
 
 
 class _Power(eqx.Module):
@@ -155,8 +155,8 @@ class FreeEnergy(eqx.Module):
     Bounded below only if E outgrows log |X|: with a spectral E it has the isotropic equilibrium of Theorem 4.3.7,
     sigma = ((d-1)(1-1/N)/(2 beta))^(1/p) for E_p; with matrix completion it has none.
 
-    **Arguments:** `energy`, a callable X -> scalar; `beta` > 0, the inverse temperature; `depth`, N of the entropy, which
-    need not be that of the flow. In a `sweep` the numbers may carry the seeds in front.
+    **Arguments:** `energy`, a callable X -> scalar; `beta` > 0, the inverse temperature; `depth`, N of the entropy,
+    which need not be that of the flow. In a `sweep` the numbers may carry the seeds in front.
 
     **Raises:** `TypeError` if `energy` is not callable; `ValueError` if beta <= 0 or the depth is outside [1, inf].
     """

@@ -1,0 +1,5 @@
+import sys
+
+from dlnjax._cli import main
+
+sys.exit(main())

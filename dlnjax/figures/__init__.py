@@ -1,0 +1,17 @@
+"""The figures of the thesis, each as a module: `compute` its data, `draw` it from them, read `numbers` off them.
+
+To add one, write such a module and name it here.
+"""
+
+from dlnjax.figures import _coupling, _escape, _limits, _rank_dynamics
+from dlnjax.figures._figure import Figure as Figure, Number as Number
+
+FIGURES: dict[str, Figure] = {
+    figure.name: figure
+    for figure in (
+        _coupling.FIGURE,
+        _escape.FIGURE,
+        *_rank_dynamics.FIGURES,
+        _limits.FIGURE,
+    )
+}

@@ -1,0 +1,119 @@
+"""Derivatives of the flow in its start, its energy, the depth and the times, in both modes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRATION
+
+import dlnjax as dln
+
+pytestmark = pytest.mark.slow
+NAMES = ["depth 1", "depth 2", "depth 3.5", "infinite depth", "identity", "repeated pair", "stationary"]
+GENERIC = slice(0, 4)
+
+
+def outputs(mask, x0, labels, depth, ts, **options):
+    energy = dln.MatrixCompletion(labels, mask)
+    solution = dln.gradient_flow(energy, x0, depth=depth, ts=ts, rtol=1e-10, atol=1e-12, throw=False, **options)
+    if options:
+        return solution.observed
+    # The rank and the energy are smooth in X at repeated singular values, where each of those alone is not.
+    return {
+        "x": solution.x,
+        "sigma": solution.sigma,
+        "rank": solution.effective_rank,
+        "energy": solution.energy,
+        "final": solution.final.matrix,
+    }
+
+
+def observe(point):
+    return point.matrix[0], dln.effective_rank(point.sigma)
+
+
+@pytest.fixture(scope="module")
+def cases(module_key):
+    """(masks, points, directions), with a case for each of NAMES."""
+    ka, kb, kc, kd = jax.random.split(module_key, 4)
+    n, eye, off = len(NAMES), jnp.eye(3), ~jnp.eye(3, dtype=bool)
+    x0 = jnp.eye(3) + 0.5 * jax.random.normal(ka, (n, 3, 3))
+    x0 = x0.at[4:].set(jnp.stack([eye, jnp.diag(jnp.array([1.0, 1.0, 0.5])), eye]))
+    labels = jax.random.normal(kb, (n, 3, 3)).at[6].set(eye)
+    mask = jax.random.bernoulli(kc, 0.6, (n, 3, 3)).at[4:].set(jnp.stack([off, off, ~off]))
+    depth = jnp.array([1.0, 2.0, 3.5, jnp.inf, jnp.inf, 2.5, jnp.inf])
+    ts = jnp.tile(jnp.array([0.0, 0.3, 1.0]), (n, 1))
+    keys = jax.random.split(kd, 3)
+    along = [jax.random.normal(k, a.shape) for k, a in zip(keys, (x0, labels, ts), strict=True)]
+    # There is no depth below 1, and no difference quotient at infinity.
+    ddepth = jnp.where((depth > 1) & jnp.isfinite(depth), 0.7, 0.0)
+    return mask, (x0, labels, depth, ts), (along[0], along[1], ddepth, along[2])
+
+
+@pytest.fixture(scope="module")
+def forward(cases):
+    mask, points, directions = cases
+    push = lambda mask, points, directions: jax.jvp(lambda *a: outputs(mask, *a), points, directions)[1]
+    return jax.jit(jax.vmap(push))(mask, points, directions)
+
+
+def test_tangents_are_those_of_central_differences(cases, forward):
+    mask, points, directions = cases
+    h = 1e-4
+    move = lambda s: jax.tree.map(lambda a, da: a + s * h * da, points, directions)
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), move(1), move(-1))
+    values = jax.jit(jax.vmap(outputs))(jnp.concatenate([mask, mask]), *both)
+    expected = jax.tree.map(lambda v: (v[: len(NAMES)] - v[len(NAMES) :]) / (2 * h), values)
+    for name, tangent in forward.items():
+        generic = GENERIC if name == "sigma" else slice(None)
+        assert_close(tangent[generic], expected[name][generic], FINITE_DIFFERENCE)
+
+
+def test_stationary_state_still_has_a_derivative(cases, forward):
+    # At rest X' = -A(dE) is zero, and the diagonal of dX decays at the rate lambda_kk = 1 and couples to nothing.
+    direction = np.diagonal(cases[2][0][-1] - cases[2][1][-1])
+    tangent = np.diagonal(forward["final"][-1] - cases[2][1][-1])
+    ts, dts = cases[1][3][-1], cases[2][3][-1]
+    del dts  # a state at rest does not feel the times
+    assert_close(tangent, direction * np.exp(-(ts[-1] - ts[0])), INTEGRATION)
+
+
+def test_reverse_mode_is_the_transpose_of_forward_mode(cases, forward):
+    mask, points, directions = cases
+    weights = {k: jnp.cos(jnp.arange(v[0].size, dtype=float)).reshape(v[0].shape) for k, v in forward.items()}
+    weights["sigma"] = weights["sigma"] * 0.1
+
+    def paired(tree):
+        return sum(jnp.sum(weights[k] * tree[k]) for k in weights)
+
+    def value(points, mask):
+        return paired(outputs(mask, *points))
+
+    gradient = jax.jit(jax.vmap(jax.grad(value)))(points, mask)
+    contract = jax.vmap(lambda g, d: sum(jnp.sum(a * b) for a, b in zip(g, d, strict=True)))
+    assert_close(contract(gradient, directions), jax.vmap(paired)(forward), ALGEBRA)
+
+
+def test_observed_quantities_carry_the_same_tangent(cases, forward):
+    mask, points, directions = cases
+    push = lambda m, p, d: jax.jvp(lambda *a: outputs(m, *a, observe=observe), p, d)[1]
+    row, rank = jax.jit(jax.vmap(push))(mask, points, directions)
+    assert_close(row, forward["x"][:, :, 0], ALGEBRA)
+    assert_close(rank, forward["rank"], ALGEBRA)
+
+
+def test_limit_of_a_complete_matrix_follows_its_labels_and_forgets_its_start(key):
+    ka, kb = jax.random.split(key)
+    x0, labels = (jnp.eye(3) + dln.gaussian(k, 3, 0.2) for k in (ka, kb))
+    weight = jnp.cos(jnp.arange(9.0)).reshape(3, 3)
+
+    def value(x0, labels):
+        energy = dln.MatrixCompletion(labels, jnp.ones((3, 3), bool))
+        solution = dln.gradient_flow(
+            energy, x0, depth=3, ts=[0.0, 1000.0], rtol=1e-10, atol=1e-12, stop=dln.Steady(1e-9)
+        )
+        return jnp.sum(weight * solution.x[-1])
+
+    dx0, dlabels = jax.grad(value, (0, 1))(x0, labels)
+    assert_close(dx0, np.zeros((3, 3)), INTEGRATION)
+    assert_close(dlabels, weight, INTEGRATION)
