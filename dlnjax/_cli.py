@@ -5,6 +5,7 @@ import csv
 import os
 import sys
 import time
+from operator import itemgetter
 from pathlib import Path
 
 import dlnjax
@@ -137,7 +138,7 @@ def _write_numbers(path: Path, figure: str, numbers) -> None:
     for n in numbers:
         rows.append([figure, n.quantity, n.thesis, f"{n.here:.6g}", f"{n.standard_error:.2g}", n.verdict])
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *sorted(rows, key=lambda row: row[0])])
+        csv.writer(file).writerows([header, *sorted(rows, key=itemgetter(0))])
 
 
 def _print_numbers(rows) -> None:

@@ -1,4 +1,4 @@
-"""The spectral kernels of the geometry, in the convention of `eigenvalues`. `inverse_depth` is 1/N, 0 at infinite depth."""
+"""The spectral kernels of the geometry, in the convention of `eigenvalues`; `inverse_depth` is 1/N, 0 at N = inf."""
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,7 @@ def frame_velocity(
 
 
 def metric_spectrum_slope(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Float[Array, "d d d"]:
-    """[i, k, j]: the divided difference of lambda(., sigma_j) between sigma_i and sigma_k, the slope where they meet."""
+    """[i, k, j]: the divided difference of lambda(., sigma_j) between sigma_i and sigma_k, a slope where they meet."""
 
     def eigenvalue(s, t):
         return eigenvalues(jnp.stack([s, t]), inverse_depth)[0, 1]
