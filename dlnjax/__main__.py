@@ -1,3 +1,5 @@
+"""`python -m dlnjax` is the command line."""
+
 import sys
 
 from dlnjax._cli import main

@@ -26,12 +26,16 @@ def require(x: Array, bad, message: str) -> Array:
     return x
 
 
+def as_array(name: str, x: Any) -> Array:
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}.") from error
+
+
 def as_float(name: str, x: Any, hint: str = "") -> Array:
     """`x` as a floating-point array; integers are refused where they would silently change the meaning."""
-    try:
-        x = jnp.asarray(x)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}. {hint}".rstrip()) from error
+    x = as_array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         kind = "complex" if jnp.issubdtype(x.dtype, jnp.complexfloating) else str(x.dtype)
         raise TypeError(
@@ -63,15 +67,24 @@ def as_depth(depth: Any) -> Array:
     return require(depth, ~jnp.all(depth >= 1), message)
 
 
-def as_positive(name: str, value: Any, hint: str = "") -> Array:
-    """A finite number above 0."""
+def as_positive(name: str, value: Any, hint: str = "", finite: bool = True) -> Array:
+    """A number above 0, and by default a finite one."""
     if isinstance(value, (bool, str)) or value is None:
         raise TypeError(f"{name} must be a number above 0, got {value!r}.")
     value = jnp.asarray(value)
     value = value.astype(jnp.result_type(value.dtype, float))
     shown = f", got {value}" if is_concrete(value) else ""
-    message = f"{name} must be a finite number above 0{shown}. {hint}".rstrip()
-    return require(value, ~jnp.all((value > 0) & jnp.isfinite(value)), message)
+    message = f"{name} must be a {'finite ' * finite}number above 0{shown}. {hint}".rstrip()
+    return require(value, ~jnp.all((value > 0) & (jnp.isfinite(value) | (not finite))), message)
+
+
+def as_count(name: str, value: Any) -> int:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} must be a whole number, got {value!r}.")
+    if not np.isfinite(value) or value != int(value) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    return int(value)
 
 
 def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) -> Array:

@@ -11,7 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_depth, as_float, as_positive, as_square, as_times, check_energy, is_concrete, require
+from dlnjax._checks import (
+    as_count,
+    as_depth,
+    as_float,
+    as_positive,
+    as_square,
+    as_times,
+    check_energy,
+    is_concrete,
+    require,
+)
 from dlnjax._coordinates import FrameCoordinates, MatrixCoordinates
 from dlnjax._energy._protocol import pullback
 from dlnjax._integrate import integrate
@@ -36,8 +46,8 @@ class Problem(eqx.Module):
     """What a flow is differentiable in."""
 
     energy: Callable
-    start: SVD | Float[Array, "d d"]
-    inverse_depth: Float[Array, ""]
+    start: SVD | Float[Array, "*starts d d"]
+    inverse_depth: Float[Array, "*depths"]
     ts: Float[Array, " ts"]
 
 
@@ -54,9 +64,8 @@ class Options(eqx.Module):
 
 
 class Trajectory(eqx.Module):
-    """The saved states and how the flow ended. With `observe`, `svd` and `x` are those of the end alone."""
+    """The saved states and how the flow ended. With `observe`, `svd` is None."""
 
-    x: Float[Array, "ts d d"] | None
     svd: SVD | None
     sigma: Float[Array, "ts d"]
     observed: Any
@@ -92,7 +101,7 @@ def gradient_flow(
 
     Composes with `jit` and `vmap` (over starts, energies and depths). Differentiable, forwards and in reverse, in `x0`,
     the arrays of `energy`, `depth` and `ts`; the derivative is that of the flow of X, so repeated singular values do it
-    no harm (there `x` is exact, and `svd` has the frame that does not turn inside the repeated block).
+    no harm: the derivative of `x` is exact there, though its frame has none, and is taken not to turn in the block.
 
     **Main arguments:**
 
@@ -141,8 +150,7 @@ def prepare(
         raise TypeError(f"stop must be dlnjax.Steady(...) or None, got {stop!r}.")
     if observe is not None and not callable(observe):
         raise TypeError(f"observe must be a callable SVD -> arrays, got {type(observe).__name__}.")
-    if isinstance(max_steps, bool) or int(max_steps) != max_steps or max_steps < 1:
-        raise ValueError(f"max_steps must be a whole number of at least 1, got {max_steps!r}.")
+    max_steps = as_count("max_steps", max_steps)
     start, depth, ts = _as_start(x0, many), as_depth(depth), as_times(ts)
     rtol = as_positive("rtol", rtol, "Use 1e-3 for a sketch, 1e-6 by default, 1e-10 to check a formula.")
     atol = as_positive("atol", atol)
@@ -160,7 +168,7 @@ def prepare(
         rtol=rtol.astype(dtype),
         atol=atol.astype(dtype),
         steady=None if stop is None else stop.gradient.astype(dtype),
-        max_steps=jnp.asarray(int(max_steps)),
+        max_steps=jnp.asarray(max_steps),
         solver=solver,
         coordinates=coordinates,
         observe=observe,
@@ -225,8 +233,7 @@ def solve(problem: Problem, options: Options) -> FlowSolution:
     """One flow, to be vmapped and compiled by the caller."""
     with jax.default_matmul_precision("highest"):
         out = _trajectory(problem, options=options)
-        kept = out.x is not None
-        energy = jax.vmap(problem.energy)(out.x) if kept else None
+        energy = None if out.svd is None else jax.vmap(problem.energy)(out.svd.matrix)
     return FlowSolution(
         ts=problem.ts,
         sigma=out.sigma,
@@ -236,7 +243,6 @@ def solve(problem: Problem, options: Options) -> FlowSolution:
         stats={"steps": out.steps, "rejected": out.rejected},
         observed=out.observed,
         _svd=out.svd,
-        _x=out.x,
         _energy=energy,
     )
 
@@ -267,7 +273,6 @@ def _trajectory(problem: Problem, *, options: Options) -> Trajectory:
     final = to_svd(loop.y)
     kept = options.observe is None
     return Trajectory(
-        x=saved.matrix if kept else None,
         svd=saved if kept else None,
         sigma=sigma,
         observed=None if kept else saved,
@@ -316,21 +321,14 @@ def _trajectory_jvp(primals, tangents, *, options: Options):
         dpoints = dsvd
     else:
         observed, dobserved = eqx.filter_jvp(jax.vmap(options.observe), (states.svd,), (dsvd,))
-        out = eqx.tree_at(
-            lambda s: (s.observed, s.svd, s.x), states, (observed, None, None), is_leaf=lambda x: x is None
-        )
-        dx = dpoints = None
-    none: Any = None
-    tangent = Trajectory(
-        x=dx,
-        svd=dpoints,
-        sigma=dsvd.sigma,
-        observed=dobserved,
-        final=dend,
-        t_end=jnp.zeros_like(out.t_end),
-        code=jax.tree.map(lambda _: None, out.code),
-        steps=none,
-        rejected=none,
+        out = eqx.tree_at(lambda s: (s.observed, s.svd), states, (observed, None), is_leaf=lambda x: x is None)
+        dpoints = None
+    nothing = jax.tree.map(lambda _: None, out)
+    tangent = eqx.tree_at(
+        lambda t: (t.svd, t.sigma, t.observed, t.final, t.t_end),
+        nothing,
+        (dpoints, dsvd.sigma, dobserved, dend, jnp.zeros_like(out.t_end)),
+        is_leaf=lambda x: x is None,
     )
     return out, tangent
 
@@ -353,7 +351,8 @@ def _differentiable_flow(problem: Problem, t_end, options: Options):
 
     i = jnp.arange(start.shape[-1], dtype=start.dtype)
     probe = jnp.cos(jnp.multiply.outer(i + 1, i + 2)) * jax.lax.stop_gradient(jnp.max(jnp.abs(start)))
-    ts = jnp.minimum(problem.ts, t_end)
+    # Not a minimum: at the tie of the last time it would halve the derivative.
+    ts = jnp.where(problem.ts <= t_end, problem.ts, t_end)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(velocity),
         diffrax.Dopri5(),

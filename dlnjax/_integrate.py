@@ -5,7 +5,7 @@ inside, so that the buffers of saved states are never copied.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import diffrax
 import equinox as eqx
@@ -19,6 +19,7 @@ from dlnjax._results import RESULTS
 State = Any
 
 
+@runtime_checkable
 class Coordinates(Protocol):
     """What the loop needs to know of a flow and the coordinates that it is written in."""
 
@@ -79,6 +80,7 @@ def integrate(
     terms = diffrax.ODETerm(lambda t, y, args: coordinates.velocity(y))
     # The error comes as one number in units of the tolerance, so the controller's own scaling is the identity.
     controller = diffrax.PIDController(rtol=0.0, atol=1.0, pcoeff=0.2, icoeff=0.4, norm=jnp.abs)
+    init, step = _stepper(solver, coordinates)
     zero = jnp.zeros_like(ts[0])
     order = solver.error_order(terms)
     assert order is not None  # an adaptive solver has one
@@ -96,7 +98,7 @@ def integrate(
         t=ts[0],
         h=h0,
         y=y0,
-        solver_state=solver.init(terms, ts[0], ts[0] + h0, y0, None),
+        solver_state=init(ts[0], h0, y0, velocity),
         controller_state=controller_state,
         saved=jax.tree.map(lambda x: jnp.zeros((len(ts), *x.shape), x.dtype).at[0].set(x), first),
         index=jnp.array(1),
@@ -112,7 +114,7 @@ def integrate(
         last = s.h >= left * (1 - 1e-12)
         h = jnp.where(last, left, jnp.where(2 * s.h > left, left / 2, s.h))
         t1 = jnp.where(last, ts[jnp.minimum(s.index, len(ts) - 1)], s.t + h)
-        y1, error, _, solver_state, _ = solver.step(terms, s.t, t1, s.y, None, s.solver_state, made_jump=False)
+        y1, error, solver_state = step(s.t, t1, s.y, s.solver_state)
         ratio = coordinates.error(s.y, y1, error)
         finite = _finite((y1, ratio))
         collapsed = coordinates.loses_rank(s.y, y1)
@@ -134,7 +136,7 @@ def integrate(
         steps = s.accepted + s.rejected + 1
         stuck = ~keep & (next_h <= 16 * eps * jnp.maximum(jnp.abs(s.t), span * eps))
         exhausted = steps >= max_steps
-        grown = coordinates.size(s.y) > 1e4 * size0
+        grown = coordinates.size(s.y) > 100 * size0
         why = RESULTS.where(
             collapsed,
             RESULTS.rank_lost,
@@ -177,6 +179,39 @@ def integrate(
         observe(loop.y),
     )
     return eqx.tree_at(lambda x: x.saved, loop, fill)
+
+
+def _stepper(solver: diffrax.AbstractSolver, coordinates: Coordinates):
+    """(init, step) of the solver: init(t, h, y, f) -> state, step(t0, t1, y, state) -> (y1, error, state).
+
+    An explicit method that ends on its own last stage, as Dopri5 does, is written out; its state is the velocity. Any
+    other is diffrax's, with nothing remembered from step to step that a neighbour under `vmap` could have a say in.
+    """
+    tableau = getattr(solver, "tableau", None)
+    if isinstance(solver, diffrax.AbstractERK) and tableau is not None and tableau.fsal and tableau.ssal:
+
+        def combine(y, h, coefficients, ks):
+            terms = [(c, k) for c, k in zip(coefficients, ks, strict=True) if c != 0]
+            weights, ks = zip(*terms, strict=True)
+            return jax.tree.map(lambda y, *k: y + h * sum(c * x for c, x in zip(weights, k, strict=True)), y, *ks)
+
+        def step(t0, t1, y0, velocity):
+            h, y1, ks = t1 - t0, y0, [velocity]
+            for row in tableau.a_lower:
+                y1 = combine(y0, h, row.tolist(), ks)
+                ks.append(coordinates.velocity(y1))
+            error = combine(jax.tree.map(jnp.zeros_like, y0), h, tableau.b_error.tolist(), ks)
+            return y1, error, ks[-1]
+
+        return lambda t, h, y, velocity: velocity, step
+
+    terms = diffrax.ODETerm(lambda t, y, args: coordinates.velocity(y))
+
+    def library_step(t0, t1, y0, state):
+        y1, error, _, state, _ = solver.step(terms, t0, t1, y0, None, state, made_jump=True)
+        return y1, error, state
+
+    return lambda t, h, y, velocity: solver.init(terms, t, t + h, y, None), library_step
 
 
 def _save(buffers, observe, index, pred):

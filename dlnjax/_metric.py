@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dlnjax._checks import as_depth, as_square
 from dlnjax._kernel import eigenvalues, metric_spectrum_slope
 from dlnjax._svd import svd
 
@@ -55,5 +56,10 @@ def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth) -> Fl
     **Arguments:** `x` and `p`, `d d`; `depth`, N in [1, inf], a number or a traced array.
 
     **Returns:** a tangent vector, `d d`.
+
+    **Raises:** `ValueError` or `TypeError` for shapes that differ, integers, or a depth outside [1, inf].
     """
-    return apply_metric_operator(x, p, 1 / jnp.asarray(depth, x.dtype))
+    x, p = as_square("x", x), as_square("p", p)
+    if x.shape != p.shape:
+        raise ValueError(f"x and p must have one shape, got {x.shape} and {p.shape}.")
+    return apply_metric_operator(x, p, (1 / as_depth(depth)).astype(x.dtype))

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from dlnjax._checks import as_positive
+from dlnjax._checks import as_count, as_positive
 
 
 def gaussian(key: PRNGKeyArray, d: int, scale) -> Float[Array, "d d"]:
@@ -17,8 +18,7 @@ def gaussian(key: PRNGKeyArray, d: int, scale) -> Float[Array, "d d"]:
 
     **Raises:** `ValueError` if d < 1 or scale <= 0.
     """
-    if d < 1:
-        raise ValueError(f"d must be a positive whole number, got {d}.")
+    d = as_count("d", d)
     return as_positive("scale", scale) * jax.random.normal(key, (d, d))
 
 
@@ -37,13 +37,12 @@ class Ensemble(eqx.Module):
     def __check_init__(self):
         if not callable(self.init):
             raise TypeError(f"init must be a callable key -> matrix, got {type(self.init).__name__}.")
-        if self.n < 1:
-            raise ValueError(f"n must be at least one start, got {self.n}.")
+        as_count("n", self.n)
 
     def __len__(self) -> int:
         return self.n
 
-    def take(self, index: Int[Array, " m"]) -> Float[Array, "m d d"]:
+    def take(self, index: Int[Array | np.ndarray, " m"]) -> Float[Array, "m d d"]:
         """The starts of the seeds in `index`."""
         keys = jax.vmap(lambda i: jax.random.fold_in(self.key, i))(jnp.asarray(index))
         return jax.vmap(self.init)(keys)

@@ -46,7 +46,6 @@ class FlowSolution(eqx.Module):
     stats: dict[str, Int[Array, "*n"]]
     observed: PyTree
     _svd: SVD | None
-    _x: Float[Array, "*n ts d d"] | None
     _energy: Float[Array, "*n ts"] | None
 
     def _kept(self, value, name: str):
@@ -63,7 +62,7 @@ class FlowSolution(eqx.Module):
 
     @property
     def x(self) -> Float[Array, "*n ts d d"]:
-        return self.svd.matrix if self._x is None else self._x
+        return self.svd.matrix
 
     @property
     def energy(self) -> Float[Array, "*n ts"]:
@@ -185,7 +184,6 @@ def load(path: str | os.PathLike) -> FlowSolution:
         stats={"steps": get("steps"), "rejected": get("rejected")},
         observed=get("observed") if "observed" in data else None,
         _svd=SVD(get("u"), get("sigma"), get("v")) if kept else None,
-        _x=None,
         _energy=get("energy") if kept else None,
     )
 

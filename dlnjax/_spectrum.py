@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax import _kernel
-from dlnjax._checks import as_depth, as_spectrum
+from dlnjax._checks import as_depth, as_positive, as_spectrum
 
 
 def effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
@@ -40,9 +40,9 @@ def nuclear_norm(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 def schatten_norm(sigma: Float[Array, "*n d"], p) -> Float[Array, "*n"]:
     """Schatten norm, (sum sigma_i^p)^(1/p), p > 0 (a norm for p >= 1); p = inf is the operator norm.
 
-    Raises `ValueError` for negative or NaN entries.
+    Raises `ValueError` for negative or NaN entries, or p <= 0.
     """
-    sigma = as_spectrum(sigma)
+    sigma, p = as_spectrum(sigma), as_positive("p", p, finite=False)
     largest = jnp.max(sigma, axis=-1, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1.0)
     return scale[..., 0] * jnp.sum((sigma / scale) ** p, axis=-1) ** (1 / p)

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dlnjax._checks import as_square
+
 
 class SVD(eqx.Module):
     """The point X = u diag(sigma) v^T, (2.7).
@@ -36,36 +38,42 @@ def _decompose_jvp(primals, tangents):
     return (u, sigma, v), (du, dsigma, dv)
 
 
-def _safe_reciprocal(x):
-    return jnp.where(x == 0, 0.0, 1 / jnp.where(x == 0, 1.0, x))
+def _divide(x, y, where):
+    return jnp.where(where, x / jnp.where(where, y, 1.0), 0.0)
 
 
 def frame_tangent(point: SVD, dx: Float[Array, "*n d d"]):
     """The motion (du, dsigma, dv) of the decomposition when X moves by dx: (4.2)-(4.4).
 
-    Inside a block of equal singular values the frame is free, and the one returned does not turn there.
+    Inside a block of equal singular values (to the root of rounding) no such motion exists. There the frame does not
+    turn, and du takes what moves X: of `matrix` the derivative is exact all the same.
     """
     u, sigma, v = point.u, point.sigma, point.v
     m = jnp.swapaxes(u, -1, -2) @ dx @ v
     mt = jnp.swapaxes(m, -1, -2)
-    gap = sigma[..., None, :] - sigma[..., :, None]
-    total = sigma[..., None, :] + sigma[..., :, None]
-    common = (m + mt) / 2 * _safe_reciprocal(gap)
-    relative = (m - mt) / 2 * _safe_reciprocal(total)
+    row, column = sigma[..., :, None], sigma[..., None, :]
+    gap, total = column - row, column + row
+    apart = jnp.abs(gap) > jnp.finfo(sigma.dtype).eps ** 0.5 * total
+    symmetric, antisymmetric = (m + mt) / 2, (m - mt) / 2
+    common = _divide(symmetric, gap, apart)
+    relative = _divide(antisymmetric, total, total > 0)
+    off_diagonal = ~jnp.eye(sigma.shape[-1], dtype=bool)
+    rest = _divide(symmetric, column, off_diagonal & ~apart & (column > 0))
     dsigma = jnp.diagonal(m, axis1=-2, axis2=-1)
-    return u @ (common + relative), dsigma, v @ (common - relative)
+    return u @ (common + relative + rest), dsigma, v @ (common - relative)
 
 
 def svd(x: Float[Array, "*n d d"]) -> SVD:
     """Singular value decomposition, singular values descending.
 
-    Differentiable by (4.2)-(4.4); finite at repeated singular values, where the frame is a matter of choice.
+    Differentiable by (4.2)-(4.4), and finite at repeated singular values, where the frame is a matter of choice and
+    `svd(x).matrix` still has its derivative.
 
     **Arguments:** `x`, `d d`, or with leading axes.
 
     **Returns:** an `SVD` with `svd(x).matrix` equal to `x` to rounding.
     """
-    return SVD(*_decompose(jnp.asarray(x)))
+    return SVD(*_decompose(as_square("x", x, leading=True)))
 
 
 def canonical(point: SVD) -> SVD:
@@ -94,13 +102,14 @@ def turn(point: SVD, pullback: Float[Array, "d d"], gap: Float[Array, ""]) -> SV
     sigma, d = point.sigma, point.sigma.shape[-1]
     block = jnp.cumsum(jnp.append(0, sigma[:-1] - sigma[1:] > gap * sigma[:-1]))
     same = block[:, None] == block[None, :]
-    symmetric = jnp.where(same, pullback + pullback.T, 0.0)
+    # A gradient that is not finite turns nothing: the start is still a good state.
+    symmetric = jnp.where(same & jnp.all(jnp.isfinite(pullback)), pullback + pullback.T, 0.0)
     size = jnp.max(jnp.abs(symmetric))
-    i = jnp.arange(d)
+    i = jnp.arange(d, dtype=sigma.dtype)
     generic = jnp.cos(jnp.add.outer(i, i) + 0.7 * jnp.multiply.outer(i, i))
     tiny = 64 * d * jnp.finfo(sigma.dtype).eps
     within = symmetric / jnp.where(size > 0, size, 1.0) + jnp.where(same, tiny * generic, 0.0)
     # The shift keeps the blocks apart and in order, so that the eigenvectors are block diagonal.
-    w = jnp.where(same, jnp.linalg.eigh(within + jnp.diag(4.0 * d * block))[1], 0.0)
-    w = jnp.where(jnp.any(jnp.triu(same, 1)), w, jnp.eye(d))
+    w = jnp.where(same, jnp.linalg.eigh(within + jnp.diag(4.0 * d * block.astype(sigma.dtype)))[1], 0.0)
+    w = jnp.where(jnp.any(jnp.triu(same, 1)), w, jnp.eye(d, dtype=sigma.dtype))
     return SVD(point.u @ w, sigma @ (w * w), point.v @ w)

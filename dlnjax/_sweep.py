@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_depth, as_square, check_energy
+from dlnjax._checks import as_count, as_depth, as_square, check_energy
 from dlnjax._flow import Options, prepare, Problem, solve, Steady
 from dlnjax._random import Ensemble
 from dlnjax._solution import FlowSolution
@@ -85,7 +85,7 @@ def sweep(
 def _solve_chunk(seeded, shared, starts, inverse_depth, ts, options: Options) -> FlowSolution:
     def one(seeded, start, inverse_depth):
         sol = solve(Problem(eqx.combine(seeded, shared), start, inverse_depth, ts), options)
-        return eqx.tree_at(lambda s: (s.ts, s._x), sol, (None, None), is_leaf=lambda x: x is None)
+        return eqx.tree_at(lambda s: s.ts, sol, None)
 
     return jax.vmap(one)(seeded, starts, inverse_depth)
 
@@ -128,9 +128,7 @@ def _chunk_size(chunk, n: int, times: int, d: int, observed: bool) -> int:
     if chunk is None:
         per_seed = 8 * times * (d if observed else 2 * d * d + d)
         return int(min(n, 256, max(1, 2**28 // per_seed)))
-    if isinstance(chunk, bool) or int(chunk) != chunk or chunk < 1:
-        raise ValueError(f"chunk must be a whole number of at least 1, got {chunk!r}.")
-    return min(int(chunk), n)
+    return min(as_count("chunk", chunk), n)
 
 
 def _join(parts: list[FlowSolution], ts) -> FlowSolution:

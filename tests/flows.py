@@ -1,5 +1,7 @@
 """What several files share: many flows in one compilation, and the same flow written again in X, in NumPy and SciPy."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -51,7 +53,7 @@ def scipy_flow(gradient, x0, depth, ts):
     x0, ts = np.asarray(x0, float), np.asarray(ts, float)
     velocity = lambda t, y: -scipy_operator(y.reshape(x0.shape), gradient(y.reshape(x0.shape)), depth).ravel()
     states = [x0.ravel()]
-    for start, end in zip(ts[:-1], ts[1:], strict=True):
+    for start, end in itertools.pairwise(ts):
         out = solve_ivp(velocity, (start, end), states[-1], method="DOP853", rtol=1e-12, atol=1e-14)
         assert out.success, out.message
         states.append(out.y[:, -1])

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dlnjax._checks import as_positive, as_square, require
+from dlnjax._checks import as_array, as_positive, as_square, require
 
 
 class MatrixCompletion(eqx.Module):
@@ -26,7 +26,7 @@ class MatrixCompletion(eqx.Module):
 
     def __init__(self, labels, mask, weight=0.5):
         labels = as_square("labels", labels, leading=True)
-        mask = jnp.asarray(mask)
+        mask = as_array("mask", mask)
         if mask.shape[-2:] != labels.shape[-2:]:
             raise ValueError(f"mask must have the shape of labels, {labels.shape}, got {mask.shape}.")
         if mask.dtype != bool:

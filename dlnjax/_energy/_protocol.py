@@ -14,12 +14,12 @@ from dlnjax._svd import SVD
 
 def gradient(energy: Callable, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """The Euclidean gradient dE(X)."""
-    return getattr(energy, "gradient", jax.grad(energy))(x)
+    return getattr(energy, "gradient", jax.grad(energy))(x).astype(x.dtype)
 
 
 def pullback(energy: Callable, point: SVD) -> Float[Array, "d d"]:
     """U^T dE(X) V, the gradient seen from the frame of X."""
     in_frame = getattr(energy, "pullback", None)
     if in_frame is not None:
-        return in_frame(point)
+        return in_frame(point).astype(point.sigma.dtype)
     return point.u.T @ gradient(energy, point.matrix) @ point.v

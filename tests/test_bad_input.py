@@ -1,0 +1,211 @@
+"""Every wrong input is refused at the door, with what was received and what to do."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+import dlnjax as dln
+
+EYE, TS = np.eye(3), [0.0, 1.0]
+FULL = np.ones((3, 3), bool)
+ENERGY = dln.MatrixCompletion.diagonal(3)
+NAN = float("nan")
+SINGULAR = np.diag([1.0, 1.0, 0.0])
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it():
+    """Without the annotation checks of the other tests, which would refuse some of these before the library does."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def flow(energy=ENERGY, x0=EYE, ts=TS, **options):
+    return lambda: dln.gradient_flow(energy, x0, ts=ts, **options)
+
+
+def sweep(energy=ENERGY, starts=EYE[None], ts=TS, **options):
+    return lambda: dln.sweep(energy, starts, ts=ts, progress=False, **options)
+
+
+def labelled(labels=EYE, mask=FULL, **options):
+    return lambda: dln.MatrixCompletion(labels, mask, **options)
+
+
+def sensed(measurements, values):
+    return lambda: dln.MatrixSensing(measurements, values)
+
+
+def with_nan(a):
+    return np.where(np.eye(3), NAN, a)
+
+
+WRONG = [
+    # x0
+    (flow(x0=np.ones((2, 3))), ValueError, ["x0", "square", "(2, 3)"]),
+    (flow(x0=np.ones(3)), ValueError, ["x0", "square", "(3,)"]),
+    (flow(x0=EYE[None]), ValueError, ["x0", "square", "sweep"]),
+    (flow(x0=np.ones((0, 0))), ValueError, ["x0", "square"]),
+    (flow(x0=np.eye(3, dtype=int)), TypeError, ["x0", "floating point", "int", "astype"]),
+    (flow(x0=EYE + 0j), TypeError, ["x0", "complex"]),
+    (flow(x0="identity"), TypeError, ["x0", "numbers", "str"]),
+    (flow(x0=[["one", "two"], ["three", "four"]]), TypeError, ["x0", "numbers"]),
+    (flow(x0=None), TypeError, ["x0", "NoneType"]),
+    (flow(x0=with_nan(EYE)), ValueError, ["x0", "finite"]),
+    (flow(x0=np.where(EYE > 0, np.inf, 1.0)), ValueError, ["x0", "finite"]),
+    (flow(x0=dln.SVD(2 * jnp.eye(3), jnp.ones(3), jnp.eye(3))), ValueError, ["x0", "orthogonal"]),
+    (lambda: flow(x0=dln.SVD(jnp.eye(3), jnp.ones(2), jnp.eye(3)))(), ValueError, ["x0", "shapes"]),
+    (flow(x0=dln.SVD(jnp.eye(3), jnp.ones(3) * NAN, jnp.eye(3))), ValueError, ["x0", "finite"]),
+    (flow(x0=np.zeros((3, 3))), ValueError, ["x0", "zero matrix"]),
+    (flow(x0=SINGULAR, depth=1), ValueError, ["rank 2", "depth 1", 'coordinates="matrix"']),
+    (flow(x0=SINGULAR, coordinates="matrix"), ValueError, ["rank 2", 'coordinates="svd"']),
+    # depth
+    (flow(depth=0.5), ValueError, ["depth", "1 <= N", "0.5"]),
+    (flow(depth=-jnp.inf), ValueError, ["depth", "1 <= N"]),
+    (flow(depth=NAN), ValueError, ["depth", "1 <= N", "nan"]),
+    (flow(depth="inf"), TypeError, ["depth", "number", "'inf'"]),
+    (flow(depth=None), TypeError, ["depth", "number", "None"]),
+    (flow(depth=True), TypeError, ["depth", "number", "True"]),
+    (flow(depth=2j), TypeError, ["depth", "real"]),
+    (flow(depth=np.array([2.0, 3.0])), ValueError, ["depth", "one number", "(2,)"]),
+    (sweep(depth=np.array([2.0, 3.0])), ValueError, ["depth", "1 starts", "(2,)"]),
+    (lambda: dln.entropy(jnp.ones(3), 0.5), ValueError, ["depth", "1 <= N"]),
+    (lambda: dln.metric_operator(jnp.eye(3), jnp.eye(3), 0.5), ValueError, ["depth", "1 <= N"]),
+    # ts
+    (flow(ts=[]), ValueError, ["ts", "two times", "(0,)"]),
+    (flow(ts=[1.0]), ValueError, ["ts", "two times", "(1,)"]),
+    (flow(ts=5.0), ValueError, ["ts", "two times"]),
+    (flow(ts=[[0.0, 1.0]]), ValueError, ["ts", "two times", "(1, 2)"]),
+    (flow(ts=[0.0, 2.0, 1.0]), ValueError, ["ts", "increasing"]),
+    (flow(ts=[0.0, 0.0]), ValueError, ["ts", "increasing"]),
+    (flow(ts=[0.0, NAN]), ValueError, ["ts", "finite"]),
+    (flow(ts=[0.0, np.inf]), ValueError, ["ts", "finite"]),
+    (flow(ts=[0.0, 1j]), TypeError, ["ts", "real"]),
+    # how to solve
+    (flow(rtol=0.0), ValueError, ["rtol", "above 0"]),
+    (flow(rtol=-1e-6), ValueError, ["rtol", "above 0"]),
+    (flow(rtol=NAN), ValueError, ["rtol", "above 0"]),
+    (flow(rtol="1e-6"), TypeError, ["rtol", "number"]),
+    (flow(rtol=None), TypeError, ["rtol", "number"]),
+    (flow(atol=0.0), ValueError, ["atol", "above 0"]),
+    (flow(atol=NAN), ValueError, ["atol", "above 0"]),
+    (flow(solver="Dopri5"), TypeError, ["solver", "diffrax"]),
+    (flow(solver=diffrax.Dopri5), TypeError, ["solver", "diffrax"]),
+    (flow(solver=diffrax.Euler()), ValueError, ["solver", "estimate", "Euler"]),
+    (flow(coordinates="SVD"), ValueError, ["coordinates", '"svd"', "'SVD'"]),
+    (flow(stop=1e-6), TypeError, ["stop", "Steady"]),
+    (flow(stop=dln.Steady), TypeError, ["stop", "Steady"]),
+    (lambda: dln.Steady(0.0), ValueError, ["gradient", "above 0"]),
+    (lambda: dln.Steady(NAN), ValueError, ["gradient", "above 0"]),
+    (flow(observe=3), TypeError, ["observe", "callable"]),
+    (flow(max_steps=0), ValueError, ["max_steps", "at least 1"]),
+    (flow(max_steps=1.5), ValueError, ["max_steps", "whole"]),
+    (flow(max_steps=True), TypeError, ["max_steps", "whole"]),
+    (flow(max_steps=np.inf), ValueError, ["max_steps", "whole"]),
+    (flow(max_steps="many"), TypeError, ["max_steps", "whole"]),
+    # energies
+    (flow(energy="completion"), TypeError, ["energy", "callable", "str"]),
+    (flow(energy=lambda x: x), ValueError, ["energy", "scalar", "[3, 3]", "jnp.sum"]),
+    (flow(energy=lambda x: jnp.sum(x) + 0j), ValueError, ["energy", "real scalar"]),
+    (flow(energy=lambda x: None), ValueError, ["energy", "scalar", "nothing"]),
+    (flow(energy=lambda x: (jnp.sum(x), jnp.sum(x))), ValueError, ["energy", "scalar"]),
+    (flow(energy=dln.MatrixCompletion.diagonal(4)), ValueError, ["(3, 3)", "(4, 4)"]),
+    (flow(energy=dln.MatrixSensing(np.ones((2, 4, 4)), np.ones(2))), ValueError, ["(3, 3)", "(2, 4, 4)"]),
+    (labelled(mask=np.ones((2, 2), bool)), ValueError, ["mask", "shape", "(2, 2)"]),
+    (labelled(mask=True), ValueError, ["mask", "shape", "()"]),
+    (labelled(mask=2 * EYE), ValueError, ["mask", "0/1"]),
+    (labelled(mask=with_nan(EYE)), ValueError, ["mask", "0/1"]),
+    (labelled(mask=[["seen"] * 3] * 3), TypeError, ["mask"]),
+    (labelled(labels=with_nan(EYE)), ValueError, ["labels", "finite on the mask"]),
+    (labelled(labels=np.ones((2, 3))), ValueError, ["labels", "square"]),
+    (labelled(labels=np.eye(3, dtype=int)), TypeError, ["labels", "floating point"]),
+    (labelled(weight=0.0), ValueError, ["weight", "above 0"]),
+    (sensed(np.ones((2, 3, 3)), np.ones(3)), ValueError, ["measurements", "(2, 3, 3)", "(3,)"]),
+    (sensed(np.ones((3, 3)), np.ones(3)), ValueError, ["measurements", "(3, 3)"]),
+    (sensed(np.ones((2, 3, 4)), np.ones(2)), ValueError, ["measurements", "square"]),
+    (sensed(np.ones((2, 3, 3), int), np.ones(2)), TypeError, ["measurements", "floating point"]),
+    (lambda: dln.FreeEnergy(ENERGY, 0.0), ValueError, ["beta", "above 0"]),
+    (lambda: dln.FreeEnergy(ENERGY, -1.0), ValueError, ["beta", "above 0"]),
+    (lambda: dln.FreeEnergy(ENERGY, 1.0, depth=0.0), ValueError, ["depth", "1 <= N"]),
+    (lambda: dln.FreeEnergy(3.0, 1.0), TypeError, ["energy", "callable"]),
+    (lambda: dln.Schatten(0.0), ValueError, ["p", "above 0"]),
+    (lambda: dln.Schatten(np.inf), ValueError, ["p", "finite"]),
+    (lambda: dln.SpectralEnergy(2.0), TypeError, ["f", "callable"]),
+    (lambda: dln.SpectralEnergy(lambda s: jnp.stack([s, s])), ValueError, ["f", "scalar", "(2,)"]),
+    # functions of the singular values
+    (lambda: dln.effective_rank(jnp.array([1.0, -1.0])), ValueError, ["sigma", "nonnegative", "svd"]),
+    (lambda: dln.effective_rank(jnp.zeros(3)), ValueError, ["sigma", "zero"]),
+    (lambda: dln.effective_rank(jnp.array([1.0, NAN])), ValueError, ["sigma", "finite"]),
+    (lambda: dln.effective_rank(jnp.array(1.0)), ValueError, ["sigma", "(..., d)"]),
+    (lambda: dln.stable_rank(jnp.zeros(3)), ValueError, ["sigma", "zero"]),
+    (lambda: dln.nuclear_norm(jnp.array([-1.0])), ValueError, ["sigma", "nonnegative"]),
+    (lambda: dln.schatten_norm(jnp.ones(3), 0.0), ValueError, ["p", "above 0"]),
+    (lambda: dln.entropy(jnp.array([1j, 1.0])), TypeError, ["sigma", "real"]),
+    (lambda: dln.entropy_gradient(jnp.array([1.0, 0.0])), ValueError, ["sigma", "positive"]),
+    (lambda: dln.svd(jnp.ones((2, 3))), ValueError, ["x", "square", "(2, 3)"]),
+    # starts
+    (lambda: dln.gaussian(KEY, 0, 1.0), ValueError, ["d", "whole"]),
+    (lambda: dln.gaussian(KEY, 2.5, 1.0), ValueError, ["d", "whole", "2.5"]),
+    (lambda: dln.gaussian(KEY, 3, 0.0), ValueError, ["scale", "above 0"]),
+    (lambda: dln.gaussian(KEY, 3, -1.0), ValueError, ["scale", "above 0"]),
+    (lambda: dln.Ensemble(3, KEY, 4), TypeError, ["init", "callable"]),
+    (lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 0), ValueError, ["n", "at least 1"]),
+    (sweep(starts=dln.Ensemble(lambda k: jnp.ones(3), KEY, 4)), ValueError, ["init", "square"]),
+    (sweep(starts=EYE), ValueError, ["starts", "(n, d, d)", "gradient_flow"]),
+    (sweep(starts=np.ones((4, 2, 3))), ValueError, ["starts", "square"]),
+    (sweep(starts=np.ones((0, 3, 3))), ValueError, ["starts", "empty"]),
+    (sweep(starts=[[["one"]]]), TypeError, ["starts", "numbers"]),
+    (sweep(chunk=0), ValueError, ["chunk", "at least 1"]),
+    (sweep(chunk=1.5), ValueError, ["chunk", "whole"]),
+    (sweep(energy=lambda x: x), ValueError, ["energy", "scalar"]),
+    (sweep(energy=dln.MatrixCompletion.diagonal(4)), ValueError, ["(3, 3)", "(4, 4)"]),
+    (sweep(energy=dln.MatrixCompletion(np.ones((2, 3, 3)), FULL)), ValueError, ["energy", "scalar"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"), WRONG, ids=[f"{k}-{' '.join(w)}" for k, (_, _, w) in enumerate(WRONG)]
+)
+def test_wrong_input_is_refused_with_a_message_that_helps(call, kind, words):
+    with pytest.raises(kind) as raised:
+        call()
+    assert isinstance(raised.value, kind) and type(raised.value) is kind
+    for word in words:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("depth", [0.5, NAN])
+def test_traced_depth_outside_its_range_is_refused_when_it_is_known(depth):
+    with pytest.raises(RuntimeError, match="1 <= N <= inf"):
+        jax.block_until_ready(jax.jit(lambda n: dln.entropy(jnp.ones(2), n))(depth))
+
+
+def test_float32_is_told_once_that_it_cannot_keep_the_tolerance():
+    x0 = jnp.eye(3, dtype=jnp.float32)
+    with pytest.warns(UserWarning, match=r"float32, which cannot keep rtol=1e-06.*rtol=1e-5"):
+        dln.gradient_flow(ENERGY, x0, ts=TS)
+    solution = dln.gradient_flow(ENERGY, 2 * x0, ts=TS, rtol=1e-5)
+    assert solution.x.dtype == jnp.float32
+    np.testing.assert_allclose(solution.x[-1], dln.gradient_flow(ENERGY, 2 * EYE, ts=TS).x[-1], atol=1e-4)
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    foreign = tmp_path / "foreign.nc"
+    foreign.write_text("ts sigma")
+    with pytest.raises(ValueError, match=r"cannot read.*missing.nc"):
+        dln.load(tmp_path / "missing.nc")
+    with pytest.raises(ValueError, match=r"cannot read.*foreign.nc"):
+        dln.load(foreign)
+
+
+def test_netcdf_of_something_else_is_refused(tmp_path):
+    import xarray
+
+    xarray.Dataset({"a": ("x", [1.0])}).to_netcdf(tmp_path / "other.nc", engine="scipy")
+    with pytest.raises(ValueError, match=r"no dlnjax.FlowSolution/1 file"):
+        dln.load(tmp_path / "other.nc")
