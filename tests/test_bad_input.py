@@ -76,6 +76,9 @@ WRONG = [
     (sweep(depth=np.array([2.0, 3.0])), ValueError, ["depth", "1 starts", "(2,)"]),
     (lambda: dln.entropy(jnp.ones(3), 0.5), ValueError, ["depth", "1 <= N"]),
     (lambda: dln.metric_operator(jnp.eye(3), jnp.eye(3), 0.5), ValueError, ["depth", "1 <= N"]),
+    (lambda: dln.metric_operator(jnp.eye(3), jnp.eye(2), 2.0), ValueError, ["x and p", "(3, 3)", "(2, 2)"]),
+    (lambda: dln.metric_operator(jnp.ones((2, 3)), jnp.eye(2), 2.0), ValueError, ["x", "square"]),
+    (lambda: dln.metric_operator(jnp.eye(3), jnp.eye(3, dtype=int), 2.0), TypeError, ["p", "floating point"]),
     # ts
     (flow(ts=[]), ValueError, ["ts", "two times", "(0,)"]),
     (flow(ts=[1.0]), ValueError, ["ts", "two times", "(1,)"]),

@@ -16,6 +16,10 @@ def escape(x):
     return -(jnp.sum(x**2) ** 2)
 
 
+def steep_escape(x):
+    return -(jnp.sum(x**2) ** 4)
+
+
 def forbidden(x):
     """The square distance to 3, on the side of x_11 < 2; beyond, NaN."""
     return jnp.sum((x - 3 * EYE) ** 2) / 2 * jnp.where(x[0, 0] < 2, 1.0, jnp.nan)
@@ -29,15 +33,19 @@ def run(energy, x0=EYE, ts=(0.0, 10.0), atol=1e-14, **options):
     return dln.gradient_flow(energy, x0, ts=list(ts), rtol=1e-9, atol=atol, **options)
 
 
-@pytest.mark.parametrize(("depth", "time"), [(1.0, 1 / 16), (2.0, 1 / 24), (np.inf, 1 / 32)])
-def test_blow_up_ends_as_diverged_at_its_exact_time(depth, time):
-    # On c I the flow is c' = 8 c^(5-2/N).
-    solution = run(escape, depth=depth, throw=False)
+@pytest.mark.parametrize(
+    ("energy", "depth", "time"),
+    [(escape, 1.0, 1 / 16), (escape, 2.0, 1 / 24), (escape, np.inf, 1 / 32), (steep_escape, np.inf, 1 / 512)],
+)
+def test_blow_up_ends_as_diverged_at_its_exact_time(energy, depth, time):
+    # On c I the flow is c' = 8 c^(5-2/N), and at infinite depth c' = 64 c^9 for the steep one.
+    solution = run(energy, depth=depth, throw=False)
     assert ended(solution) == "diverged"
     # The last good state is within rounding of time of the singularity, and no further.
     assert_close(solution.t_end, time, INTEGRATION)
-    assert np.all(np.isfinite(solution.final.matrix)) and solution.final.sigma[0] > 1e3
-    assert_close(solution.x[-1] / solution.final.sigma[0], solution.final.matrix / solution.final.sigma[0], INTEGRATION)
+    largest = solution.final.sigma[0]
+    assert np.all(np.isfinite(solution.final.matrix)) and largest > 10
+    assert_close(solution.x[-1] / largest, solution.final.matrix / largest, INTEGRATION)
 
 
 def test_singular_value_that_reaches_zero_ends_as_rank_lost_at_its_exact_time():
@@ -63,6 +71,14 @@ def test_energy_that_turns_nan_ends_as_non_finite_just_before_it_does():
     # Infinite depth from 1 towards 3: t(2) of the exact mode.
     exact = np.log(2 * (1 - 3) / (1 * (2 - 3))) / 9 + 1 / 3 - 1 / 6
     assert_close(solution.t_end, exact, 10 * INTEGRATION)
+
+
+def test_gradient_that_turns_infinite_at_a_finite_point_is_no_blow_up():
+    # c' = c^2/(3 - c): the flow grows a hundredfold, then meets a wall.
+    solution = run(lambda x: jnp.sum(jnp.log(3 - jnp.diag(x))), x0=0.03 * EYE, ts=(0.0, 200.0), throw=False)
+    assert ended(solution) == "non_finite"
+    assert_close(solution.final.matrix, 3 * EYE, 1e-5)
+    assert_close(solution.t_end, 3 / 0.03 - 1 - np.log(100), 10 * INTEGRATION)
 
 
 def test_energy_that_is_nan_at_the_start_is_non_finite_at_the_first_time():

@@ -28,7 +28,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
         std = jnp.asarray(of_seed**-0.5)[:, None, None]
         starts = jnp.where(inside[:, :, None] & inside[:, None, :], std * draw(keys, size, 1.0), 0.0)
         energy = MatrixCompletion(jnp.eye(size), inside[:, :, None] & jnp.eye(size, dtype=bool), weight=1.0)
-        sol = sweep(energy, starts, ts=[0.0, 100.0], stop=Steady(1e-5), observe=lambda point: point.sigma)
+        sol = sweep(energy, starts, ts=[0.0, 100.0], stop=Steady(1e-4), observe=lambda point: point.sigma)
         ranks = np.asarray(sol.effective_rank).reshape(len(block), seeds, 2)
         start.append(ranks[..., 0])
         end.append(ranks[..., 1])
