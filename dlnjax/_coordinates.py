@@ -27,9 +27,10 @@ class FrameCoordinates(eqx.Module):
     atol: Scalar
     gap: Scalar
 
-    def velocity(self, y: SVD) -> SVD:
-        left, dsigma, right = frame_velocity(y.sigma, pullback(self.energy, y), self.inverse_depth, self.gap)
-        return SVD(y.u @ left, dsigma, y.v @ right)
+    def velocity(self, y: SVD) -> tuple[SVD, Scalar]:
+        g = pullback(self.energy, y)
+        left, dsigma, right = frame_velocity(y.sigma, g, self.inverse_depth, self.gap)
+        return SVD(y.u @ left, dsigma, y.v @ right), _norm(g)
 
     def project(self, y: SVD) -> SVD:
         return SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v))
@@ -39,9 +40,6 @@ class FrameCoordinates(eqx.Module):
         values = jnp.max(jnp.abs(error.sigma) / (self.atol + self.rtol * sigma))
         columns = jnp.max(jnp.sum(error.u**2 + error.v**2, axis=0)) ** 0.5 / (self.atol + self.rtol)
         return jnp.maximum(values, columns)
-
-    def gradient_norm(self, y: SVD) -> Scalar:
-        return _norm(pullback(self.energy, y))
 
     def size(self, y: SVD) -> Scalar:
         return _norm(y.sigma)
@@ -58,17 +56,15 @@ class MatrixCoordinates(eqx.Module):
     rtol: Scalar
     atol: Scalar
 
-    def velocity(self, y: Float[Array, "d d"]) -> Float[Array, "d d"]:
-        return -apply_metric_operator(y, gradient(self.energy, y), self.inverse_depth)
+    def velocity(self, y: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Scalar]:
+        g = gradient(self.energy, y)
+        return -apply_metric_operator(y, g, self.inverse_depth), _norm(g)
 
     def project(self, y: Float[Array, "d d"]) -> Float[Array, "d d"]:
         return y
 
     def error(self, y0, y1, error) -> Scalar:
         return _norm(error) / (self.atol + self.rtol * jnp.maximum(_norm(y0), _norm(y1)))
-
-    def gradient_norm(self, y: Float[Array, "d d"]) -> Scalar:
-        return _norm(gradient(self.energy, y))
 
     def size(self, y: Float[Array, "d d"]) -> Scalar:
         return _norm(y)

@@ -25,6 +25,7 @@ from dlnjax._checks import (
 from dlnjax._coordinates import FrameCoordinates, MatrixCoordinates
 from dlnjax._energy._protocol import pullback
 from dlnjax._integrate import integrate
+from dlnjax._methods import Rules
 from dlnjax._results import RESULTS
 from dlnjax._solution import FlowSolution
 from dlnjax._svd import canonical, frame_tangent, orthogonalise, SVD, svd, turn
@@ -58,7 +59,7 @@ class Options(eqx.Module):
     atol: Float[Array, ""]
     steady: Float[Array, ""] | None
     max_steps: Int[Array, ""]
-    solver: diffrax.AbstractSolver
+    solver: diffrax.AbstractSolver | None
     coordinates: str = eqx.field(static=True)
     observe: Callable[[SVD], Any] | None
 
@@ -67,13 +68,14 @@ class Trajectory(eqx.Module):
     """The saved states and how the flow ended. With `observe`, `svd` is None."""
 
     svd: SVD | None
-    sigma: Float[Array, "ts d"]
+    sigma: Float[Array, "*n ts d"]
     observed: Any
     final: SVD
-    t_end: Float[Array, ""]
+    t_end: Float[Array, "*n"]
     code: RESULTS
-    steps: Int[Array, ""]
-    rejected: Int[Array, ""]
+    steps: Int[Array, "*n"]
+    rejected: Int[Array, "*n"]
+    evaluations: Int[Array, "*n"]
 
 
 def gradient_flow(
@@ -82,7 +84,7 @@ def gradient_flow(
     *,
     depth=jnp.inf,
     ts,
-    solver: diffrax.AbstractSolver = diffrax.Dopri5(),
+    solver: diffrax.AbstractSolver | None = None,
     rtol=1e-6,
     atol=1e-8,
     coordinates: Literal["svd", "matrix"] = "svd",
@@ -140,9 +142,9 @@ def prepare(
     """Check what the user gave, and make arrays of all numbers, so that no value is ever a reason to compile again."""
     if coordinates not in ("svd", "matrix"):
         raise ValueError(f'coordinates must be "svd" or "matrix", got {coordinates!r}.')
-    if not isinstance(solver, diffrax.AbstractSolver):
-        raise TypeError(f"solver must be a diffrax solver such as diffrax.Dopri5(), got {solver!r}.")
-    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+    if solver is not None and not isinstance(solver, diffrax.AbstractSolver):
+        raise TypeError(f"solver must be None or a diffrax solver such as diffrax.Dopri5(), got {solver!r}.")
+    if solver is not None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise ValueError(
             f"solver must estimate its error, which {type(solver).__name__} does not: try diffrax.Dopri5()."
         )
@@ -226,65 +228,87 @@ def _matrix(start):
 
 @eqx.filter_jit
 def _solve_one(problem: Problem, options: Options) -> FlowSolution:
-    return solve(problem, options)
-
-
-def solve(problem: Problem, options: Options) -> FlowSolution:
-    """One flow, to be vmapped and compiled by the caller."""
     with jax.default_matmul_precision("highest"):
         out = _trajectory(problem, options=options)
         energy = None if out.svd is None else jax.vmap(problem.energy)(out.svd.matrix)
+    return _solution(problem.ts, out, energy)
+
+
+def solve_many(
+    of_row: Callable[[Any], Problem], rows, ts: Float[Array, " ts"], options: Options, lanes: int
+) -> FlowSolution:
+    """The flow of the problem of each row, on `lanes` at a time; to be compiled by the caller."""
+    with jax.default_matmul_precision("highest"):
+        out = _trajectories(of_row, rows, ts, options, lanes)
+        energies = jax.vmap(lambda row, x: jax.vmap(of_row(row).energy)(x))
+        energy = None if out.svd is None else energies(rows, out.svd.matrix)
+    return _solution(ts, out, energy)
+
+
+def _solution(ts, out: Trajectory, energy) -> FlowSolution:
     return FlowSolution(
-        ts=problem.ts,
+        ts=ts,
         sigma=out.sigma,
         final=out.final,
         t_end=out.t_end,
         result=out.code,
-        stats={"steps": out.steps, "rejected": out.rejected},
+        stats={"steps": out.steps, "rejected": out.rejected, "evaluations": out.evaluations},
         observed=out.observed,
         _svd=out.svd,
         _energy=energy,
     )
 
 
-@eqx.filter_custom_jvp
-def _trajectory(problem: Problem, *, options: Options) -> Trajectory:
-    if options.coordinates == "svd":
-        y0, coordinates, to_svd = _frame_start(problem, options)
-    else:
-        y0 = _matrix(problem.start)
-        coordinates = MatrixCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol)
-        to_svd = svd
+def _trajectories(of_row, rows, ts, options: Options, lanes: int) -> Trajectory:
+    frame = options.coordinates == "svd"
+    # Gaps below the tolerance are gauge; below eps^(5/8) they are rounding.
+    gap = jnp.maximum(options.rtol / 10, jnp.finfo(ts.dtype).eps ** 0.625)
+
+    def coordinates(row):
+        problem = of_row(row)
+        if frame:
+            return FrameCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol, gap)
+        return MatrixCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol)
+
+    def start(row):
+        problem = of_row(row)
+        return _frame_start(problem, gap) if frame else _matrix(problem.start)
+
+    # An interpolated or projected frame is orthogonal to the square of its error.
+    def to_svd(y):
+        return canonical(SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v))) if frame else svd(y)
 
     def observe(y):
         point = to_svd(y)
         return (point.sigma, point if options.observe is None else options.observe(point))
 
-    loop = integrate(
-        coordinates,
-        y0,
-        problem.ts,
-        observe,
-        solver=options.solver,
-        steady=options.steady,
-        max_steps=options.max_steps,
+    rules = Rules(ts, options.steady, options.max_steps)
+    flows, (sigma, saved) = integrate(
+        coordinates, rows, jax.vmap(start)(rows), rules, observe, solver=options.solver, lanes=lanes
     )
-    sigma, saved = loop.saved
-    final = to_svd(loop.y)
     kept = options.observe is None
     return Trajectory(
         svd=saved if kept else None,
         sigma=sigma,
         observed=None if kept else saved,
-        final=final,
-        t_end=loop.t,
-        code=loop.code,
-        steps=loop.accepted,
-        rejected=loop.rejected,
+        final=jax.vmap(to_svd)(flows.y),
+        t_end=flows.t,
+        code=flows.code,
+        steps=flows.accepted,
+        rejected=flows.rejected,
+        evaluations=flows.evaluations,
     )
 
 
-def _frame_start(problem: Problem, options: Options):
+@eqx.filter_custom_jvp
+def _trajectory(problem: Problem, *, options: Options) -> Trajectory:
+    arrays, rest = eqx.partition(problem, eqx.is_array)
+    row = jax.tree.map(lambda x: x[None], arrays)
+    out = _trajectories(lambda row: eqx.combine(row, rest), row, problem.ts, options, lanes=1)
+    return jax.tree.map(lambda x: x[0], out)
+
+
+def _frame_start(problem: Problem, gap: Float[Array, ""]) -> SVD:
     start = problem.start if isinstance(problem.start, SVD) else svd(problem.start)
     # A start that is not finite is carried as the identity, and marked: its neighbours in a sweep must not notice.
     finite = jnp.all(jnp.isfinite(start.u)) & jnp.all(jnp.isfinite(start.sigma)) & jnp.all(jnp.isfinite(start.v))
@@ -293,13 +317,8 @@ def _frame_start(problem: Problem, options: Options):
     # What rounding left of a zero is zero: the flow stays on the matrices of that rank.
     floor = _rounding(start.sigma) * start.sigma[0]
     start = SVD(start.u, jnp.where(start.sigma > floor, start.sigma, 0.0), start.v)
-    # Gaps below the tolerance are gauge; below eps^(5/8) they are rounding.
-    gap = jnp.maximum(options.rtol / 10, jnp.finfo(start.sigma.dtype).eps ** 0.625)
-    coordinates = FrameCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol, gap)
     y0 = turn(start, pullback(problem.energy, start), gap)
-    y0 = SVD(y0.u, jnp.where(finite, y0.sigma, jnp.nan), y0.v)
-    # An interpolated or projected frame is orthogonal to the square of its error.
-    return y0, coordinates, lambda y: canonical(SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v)))
+    return SVD(y0.u, jnp.where(finite, y0.sigma, jnp.nan), y0.v)
 
 
 @_trajectory.def_jvp
@@ -347,7 +366,7 @@ def _differentiable_flow(problem: Problem, t_end, options: Options):
     def velocity(t, y, args):
         x, probe = y
         still = jax.lax.stop_gradient((x, probe))
-        return coordinates.velocity(x), jax.jvp(fixed.velocity, still[:1], still[1:])[1]
+        return coordinates.velocity(x)[0], jax.jvp(lambda x: fixed.velocity(x)[0], still[:1], still[1:])[1]
 
     i = jnp.arange(start.shape[-1], dtype=start.dtype)
     probe = jnp.cos(jnp.multiply.outer(i + 1, i + 2)) * jax.lax.stop_gradient(jnp.max(jnp.abs(start)))

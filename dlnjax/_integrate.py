@@ -1,11 +1,14 @@
-"""One adaptive loop for every flow: diffrax's solver and controller, with result codes and states that stay good.
+"""Many flows on few lanes, inside one compiled loop.
 
-The loop is written for one matrix. Under `vmap` its condition is taken over all lanes, and a finished lane is masked
-inside, so that the buffers of saved states are never copied.
+A flow that ends leaves its lane to the next one in the queue, so that nobody waits for the slowest. Flows are taken in
+turns by method: first all that are explicit, until each has ended or is held up by stability; then all those, with the
+stabilised method; and again, if one of them wants to go back. What a flow does never depends on its neighbours.
+
+Under `vmap` the conditions are taken over all batches, so that the buffers of saved states are never copied.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -14,209 +17,186 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from dlnjax._results import RESULTS
-
-State = Any
-
-
-@runtime_checkable
-class Coordinates(Protocol):
-    """What the loop needs to know of a flow and the coordinates that it is written in."""
-
-    def velocity(self, y: State) -> State: ...
-    def project(self, y: State) -> State:
-        """Back to the constraint after a step."""
-        ...
-
-    def error(self, y0: State, y1: State, error: State) -> Float[Array, ""]:
-        """The step's error in units of the tolerance."""
-        ...
-
-    def gradient_norm(self, y: State) -> Float[Array, ""]: ...
-    def size(self, y: State) -> Float[Array, ""]: ...
-    def loses_rank(self, y0: State, y1: State) -> Array: ...
+from dlnjax._chebyshev import RungeKuttaChebyshev
+from dlnjax._methods import Coordinates, Explicit, Flow, Rules, Stabilised, Stage, start_flow, State, where
 
 
-class Loop(eqx.Module):
-    """The state of the loop: `y` at `t` is the last good state, `h` the step proposed next."""
+class Lanes(eqx.Module):
+    """The flows in work. `id` is the flow's place among all, or their number on an idle lane."""
 
-    t: Float[Array, ""]
-    h: Float[Array, ""]
-    y: State
-    solver_state: PyTree
-    controller_state: PyTree
-    saved: PyTree
-    index: Int[Array, ""]
-    accepted: Int[Array, ""]
-    rejected: Int[Array, ""]
-    active: Array
-    code: RESULTS
+    id: Int[Array, " lanes"]
+    flow: Flow
+    own: PyTree
+    stage: Stage | None
 
 
-def _where(pred, a, b):
-    return jax.tree.map(lambda x, y: jnp.where(pred, x, y) if eqx.is_array_like(x) else x, a, b)
+def _rows(tree, index):
+    return jax.tree.map(lambda x: x[index] if eqx.is_array(x) else x, tree)
 
 
-def _finite(tree):
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
+def _put(tree, index, rows):
+    """Rows with an index beyond the end are dropped."""
+    return jax.tree.map(lambda x, r: x.at[index].set(r, mode="drop") if eqx.is_array(x) else x, tree, rows)
 
 
 def integrate(
-    coordinates: Coordinates,
+    coordinates: Callable[[PyTree], Coordinates],
+    own: PyTree,
     y0: State,
-    ts: Float[Array, " ts"],
+    rules: Rules,
     observe: Callable[[State], PyTree],
     *,
-    solver: diffrax.AbstractSolver,
-    steady: Float[Array, ""] | None,
-    max_steps: Int[Array, ""],
-) -> Loop:
-    """Integrate dy/dt = velocity(y) from ts[0], saving `observe(y)` at `ts`.
+    solver: diffrax.AbstractSolver | None,
+    lanes: int,
+) -> tuple[Flow, PyTree]:
+    """Integrate dy/dt = velocity(y) from ts[0] for each row of `own` and `y0`, saving `observe(y)` at `ts`.
 
-    Steps end on the times of `ts`, so that what is saved has the accuracy of the step and not of an interpolant.
+    **Arguments:** `coordinates` makes a flow's coordinates from its row of `own`; `solver`, or None for Dopri5 and
+    the stabilised method by turns, as each flow needs them; `lanes`, how many flows are in work at a time.
 
-    **Returns:** the final `Loop`; its `saved` has `ts` in front, and repeats the last state after an early end.
+    **Returns:** the flows as they ended, and what was saved, `n ts ...`; after an early end it repeats the last state.
     """
-    terms = diffrax.ODETerm(lambda t, y, args: coordinates.velocity(y))
-    # The error comes as one number in units of the tolerance, so the controller's own scaling is the identity.
-    controller = diffrax.PIDController(rtol=0.0, atol=1.0, pcoeff=0.2, icoeff=0.4, norm=jnp.abs)
-    init, step = _stepper(solver, coordinates)
-    zero = jnp.zeros_like(ts[0])
-    order = solver.error_order(terms)
-    assert order is not None  # an adaptive solver has one
-    eps = jnp.finfo(ts.dtype).eps
-    first = observe(y0)
-    velocity = coordinates.velocity(y0)
-    start_ok = _finite((y0, velocity))
-    span = ts[-1] - ts[0]
-    # A first step that moves by ten tolerances; the controller grows it from there.
-    h0 = jnp.minimum(10 / (coordinates.error(y0, y0, velocity) + eps), span)
-    _, controller_state = controller.init(terms, ts[0], ts[-1], zero, h0, None, lambda *args: None, order)
-    at_rest = False if steady is None else coordinates.gradient_norm(y0) <= steady
-    loop = Loop(
-        t=ts[0],
-        h=h0,
-        y=y0,
-        solver_state=init(ts[0], h0, y0, velocity),
-        controller_state=controller_state,
-        saved=jax.tree.map(lambda x: jnp.zeros((len(ts), *x.shape), x.dtype).at[0].set(x), first),
-        index=jnp.array(1),
-        accepted=jnp.array(0),
-        rejected=jnp.array(0),
-        active=start_ok & jnp.logical_not(at_rest),
-        code=RESULTS.where(start_ok, RESULTS.where(at_rest, RESULTS.steady, RESULTS.successful), RESULTS.non_finite),
+    explicit = None if isinstance(solver, RungeKuttaChebyshev) else Explicit(solver or diffrax.Dopri5())
+    stabilised = Stabilised(returns=True) if solver is None else None
+    if explicit is None:
+        stabilised = Stabilised(returns=False)
+    both = stabilised is not None
+    n, times = len(jax.tree.leaves(y0)[0]), len(rules.ts)
+    lanes = min(lanes, n)
+
+    def begin(own, y0):
+        c = coordinates(own)
+        init = (lambda t, h, y, f: f) if explicit is None else explicit.init(c)
+        order = Stabilised.order if explicit is None else explicit.order
+        return start_flow(c, y0, rules, init, order, (explicit is None) if both else None)
+
+    flows = jax.vmap(begin)(own, y0)
+    saved = jax.tree.map(
+        lambda x: jnp.zeros((n, times, *x.shape[1:]), x.dtype).at[:, 0].set(x), jax.vmap(observe)(flows.y)
     )
 
-    def body(s: Loop) -> Loop:
-        # End on the next save time; a step that would leave a sliver before it goes half of the way instead.
-        left = ts[jnp.minimum(s.index, len(ts) - 1)] - s.t
-        last = s.h >= left * (1 - 1e-12)
-        h = jnp.where(last, left, jnp.where(2 * s.h > left, left / 2, s.h))
-        t1 = jnp.where(last, ts[jnp.minimum(s.index, len(ts) - 1)], s.t + h)
-        y1, error, solver_state = step(s.t, t1, s.y, s.solver_state)
-        ratio = coordinates.error(s.y, y1, error)
-        finite = _finite((y1, ratio))
-        collapsed = coordinates.loses_rank(s.y, y1)
-        ratio = jnp.where(finite & ~collapsed, ratio, 1e6)
-        keep, _, t2, _, controller_state, _ = controller.adapt_step_size(
-            s.t, t1, zero, zero, None, ratio, order, s.controller_state
-        )
-        proposed = t2 - jnp.where(keep, t1, s.t)
-        clipped = h < s.h
-        next_h = jnp.where(keep & clipped, jnp.maximum(proposed, s.h), proposed)
+    def turn(state, method: Explicit | Stabilised):
+        """All flows that want `method`, until each has ended or wants the other."""
+        flows, saved = state
+        wanted = flows.active
+        if flows.choice is not None:
+            wanted &= flows.choice.stabilised == isinstance(method, Stabilised)
+        queue, waiting = jnp.argsort(~wanted, stable=True), jnp.sum(wanted)
 
-        y = _where(keep, coordinates.project(y1), s.y)
-        t = jnp.where(keep, t1, s.t)
-        saves = s.active & keep & last
-        saved = _save(s.saved, lambda: observe(y), s.index, saves)
-        index = s.index + saves
-        done = index == len(ts)
-        at_rest = False if steady is None else keep & (coordinates.gradient_norm(y) <= steady)
-        steps = s.accepted + s.rejected + 1
-        stuck = ~keep & (next_h <= 16 * eps * jnp.maximum(jnp.abs(s.t), span * eps))
-        exhausted = steps >= max_steps
-        # In a blow-up even the shortest step moves by a share of the state; at a singular gradient it does not.
-        grows = finite & (coordinates.size(y1) > (1 + 1e-4) * coordinates.size(s.y))
-        why = RESULTS.where(grows, RESULTS.diverged, RESULTS.non_finite)
-        why = RESULTS.where(collapsed, RESULTS.rank_lost, why)
-        code = RESULTS.where(exhausted, RESULTS.max_steps_reached, RESULTS.successful)
-        code = RESULTS.where(stuck, why, code)
-        code = RESULTS.where(done, RESULTS.successful, code)
-        code = RESULTS.where(at_rest, RESULTS.steady, code)
-        new = Loop(
-            t=t,
-            h=next_h,
-            y=y,
-            solver_state=_where(keep, solver_state, s.solver_state),
-            controller_state=controller_state,
-            saved=None,
-            index=index,
-            accepted=s.accepted + keep,
-            rejected=s.rejected + ~keep,
-            active=~(done | stuck | exhausted | at_rest),
-            code=code,
-        )
-        old = eqx.tree_at(lambda x: x.saved, s, None)
-        new = _where(s.active, new, old)
-        return eqx.tree_at(lambda x: x.saved, new, saved, is_leaf=lambda x: x is None)
+        def refill(flows, work: Lanes, head):
+            free = (work.id == n) | ~_stays(work.flow, method)
+            flows = _put(flows, jnp.where(free, work.id, n), work.flow)
+            place = head + jnp.cumsum(free) - 1
+            taken = free & (place < waiting)
+            id = jnp.where(taken, queue[jnp.minimum(place, n - 1)], jnp.where(free, n, work.id))
+            fresh = jnp.where(taken, id, 0)
+            flow = where(taken, _rows(flows, fresh), work.flow)
+            stage = work.stage
+            if isinstance(method, Stabilised):
+                stage = where(taken, jax.vmap(method.begin)(flow), stage)
+            return flows, Lanes(id, flow, where(taken, _rows(own, fresh), work.own), stage), head + jnp.sum(taken)
 
-    loop = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, loop)
-    static = eqx.filter(loop, eqx.is_array, inverse=True)
-    dynamic = eqx.filter(loop, eqx.is_array)
+        idle = jnp.full((lanes,), n)
+        front = jnp.arange(lanes)
+        stage = jax.vmap(method.begin)(_rows(flows, front)) if isinstance(method, Stabilised) else None
+        work = Lanes(idle, _rows(flows, front), _rows(own, front), stage)
+        flows, work, head = refill(flows, work, jnp.array(0))
+        advance = _explicit_round if isinstance(method, Explicit) else _stabilised_round
+
+        def body(carry):
+            flows, saved, work, head = carry
+            work, saved = advance(method, coordinates, rules, observe, work, saved, n)
+            leaves = (work.id < n) & ~_stays(work.flow, method)
+            flows, work, head = jax.lax.cond(
+                eqxi.unvmap_any(leaves), refill, lambda *same: same, flows, work, head
+            )
+            return flows, saved, work, head
+
+        flows, saved, _, _ = _while(lambda carry: jnp.any(carry[2].id < n), body, (flows, saved, work, head))
+        return flows, saved
+
+    def round(state):
+        for method in (explicit, stabilised):
+            if method is not None:
+                state = turn(state, method)
+        return state
+
+    state = round((flows, saved))
+    if explicit is not None and stabilised is not None:
+        state = _while(lambda state: jnp.any(state[0].active), round, state)
+    flows, saved = state
+    reached = jnp.arange(times) < flows.index[:, None]
+    last = jax.vmap(observe)(flows.y)
+    return flows, jax.tree.map(lambda rows, end: where(reached, rows, end[:, None]), saved, last)
+
+
+def _stays(flow: Flow, method):
+    if flow.choice is None:
+        return flow.active
+    return flow.active & (flow.choice.stabilised == isinstance(method, Stabilised))
+
+
+def _while(cond, body, init):
+    """`while_loop` on the arrays of a tree, until no batch of a `vmap` goes on."""
+    init = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, init)
+    arrays, static = eqx.partition(init, eqx.is_array)
     final = jax.lax.while_loop(
-        lambda s: eqxi.unvmap_any(s.active),
-        lambda s: eqx.filter(body(eqx.combine(s, static)), eqx.is_array),
-        dynamic,
+        lambda x: eqxi.unvmap_any(cond(eqx.combine(x, static))),
+        lambda x: eqx.filter(body(eqx.combine(x, static)), eqx.is_array),
+        arrays,
     )
-    loop = eqx.combine(final, static)
-    reached = jnp.arange(len(ts)) < loop.index
-    fill = jax.tree.map(
-        lambda buffer, last: jnp.where(jnp.expand_dims(reached, range(1, buffer.ndim)), buffer, last),
-        loop.saved,
-        observe(loop.y),
-    )
-    return eqx.tree_at(lambda x: x.saved, loop, fill)
+    return eqx.combine(final, static)
 
 
-def _stepper(solver: diffrax.AbstractSolver, coordinates: Coordinates):
-    """(init, step) of the solver: init(t, h, y, f) -> state, step(t0, t1, y, state) -> (y1, error, state).
+def _save(saved, observe, work: Lanes, points, index, pred, n: int):
+    """Write `observe(points)` at the lanes' own `index` where `pred`; skip the work where no lane does."""
 
-    An explicit method that ends on its own last stage, as Dopri5 does, is written out; its state is the velocity. Any
-    other is diffrax's, with nothing remembered from step to step that a neighbour under `vmap` could have a say in.
-    """
-    tableau = getattr(solver, "tableau", None)
-    if isinstance(solver, diffrax.AbstractERK) and tableau is not None and tableau.fsal and tableau.ssal:
+    def write(saved):
+        id = jnp.where(pred, work.id, n)
+        seen = jax.vmap(observe)(points)
+        return jax.tree.map(lambda b, x: b.at[id, index].set(x, mode="drop"), saved, seen)
 
-        def combine(y, h, coefficients, ks):
-            terms = [(c, k) for c, k in zip(coefficients, ks, strict=True) if c != 0]
-            weights, ks = zip(*terms, strict=True)
-            return jax.tree.map(lambda y, *k: y + h * sum(c * x for c, x in zip(weights, k, strict=True)), y, *ks)
-
-        def step(t0, t1, y0, velocity):
-            h, y1, ks = t1 - t0, y0, [velocity]
-            for row in tableau.a_lower:
-                y1 = combine(y0, h, row.tolist(), ks)
-                ks.append(coordinates.velocity(y1))
-            error = combine(jax.tree.map(jnp.zeros_like, y0), h, tableau.b_error.tolist(), ks)
-            return y1, error, ks[-1]
-
-        return lambda t, h, y, velocity: velocity, step
-
-    terms = diffrax.ODETerm(lambda t, y, args: coordinates.velocity(y))
-
-    def library_step(t0, t1, y0, state):
-        y1, error, _, state, _ = solver.step(terms, t0, t1, y0, None, state, made_jump=True)
-        return y1, error, state
-
-    return lambda t, h, y, velocity: solver.init(terms, t, t + h, y, None), library_step
+    return jax.lax.cond(eqxi.unvmap_any(pred), write, lambda saved: saved, saved)
 
 
-def _save(buffers, observe, index, pred):
-    """Write in place where `pred`; skip the work when no lane of a `vmap` writes."""
+def _explicit_round(method: Explicit, coordinates, rules, observe, work: Lanes, saved, n: int):
+    """A step on every lane."""
+    step = jax.vmap(lambda own, flow: method.step(coordinates(own), rules, flow))
+    flow, saves = step(work.own, work.flow)
+    busy = work.id < n
+    flow = where(busy, flow, work.flow)
+    saved = _save(saved, observe, work, flow.y, work.flow.index, busy & saves, n)
+    return Lanes(work.id, flow, work.own, None), saved
 
-    def write(buffers):
-        return jax.tree.map(
-            lambda b, x: b.at[jnp.where(pred, index, b.shape[0])].set(x, mode="drop"), buffers, observe()
-        )
 
-    return jax.lax.cond(eqxi.unvmap_any(pred), write, lambda b: b, buffers)
+def _stabilised_round(method: Stabilised, coordinates, rules, observe, work: Lanes, saved, n: int):
+    """An evaluation on every lane; and the end of the step where it has come, as soon as a share of the lanes is there."""
+    spend = jax.vmap(lambda own, flow, stage: method.evaluate(coordinates(own), rules, flow, stage))
+    flow, stage = spend(work.own, work.flow, work.stage)
+    work = Lanes(work.id, flow, work.own, stage)
+    busy = work.id < n
+    ended = busy & stage.ended
+    due = 4 * jnp.sum(ended) >= jnp.sum(busy)
+
+    def finish(work: Lanes, saved):
+        close = jax.vmap(lambda own, flow, stage: method.finish(coordinates(own), rules, flow, stage))
+        flow, stage, step = close(work.own, work.flow, work.stage)
+        flow, stage = where(ended, flow, work.flow), where(ended, stage, work.stage)
+        kept = ended & (flow.accepted > work.flow.accepted)
+        ts, times = rules.ts, len(rules.ts)
+
+        def pending(index):
+            return kept & (index < times) & (ts[jnp.minimum(index, times - 1)] <= flow.t)
+
+        def save(carry):
+            index, saved = carry
+            at = jnp.minimum(index, times - 1)
+            points = jax.vmap(lambda step, t: step.at(t))(step, ts[at])
+            now = pending(index)
+            return index + now, _save(saved, observe, work, points, at, now, n)
+
+        index, saved = _while(lambda carry: jnp.any(pending(carry[0])), save, (flow.index, saved))
+        flow = eqx.tree_at(lambda f: f.index, flow, index)
+        return Lanes(work.id, flow, work.own, stage), saved
+
+    return jax.lax.cond(eqxi.unvmap_any(due & jnp.any(ended)), finish, lambda *same: same, work, saved)

@@ -13,10 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_count, as_depth, as_square, check_energy
-from dlnjax._flow import Options, prepare, Problem, solve, Steady
+from dlnjax._flow import Options, prepare, Problem, solve_many, Steady
 from dlnjax._random import Ensemble
 from dlnjax._solution import FlowSolution
 from dlnjax._svd import SVD
+
+LANES = 16
 
 
 def sweep(
@@ -25,7 +27,7 @@ def sweep(
     *,
     depth=jnp.inf,
     ts,
-    solver: diffrax.AbstractSolver = diffrax.Dopri5(),
+    solver: diffrax.AbstractSolver | None = None,
     rtol=1e-6,
     atol=1e-8,
     coordinates: Literal["svd", "matrix"] = "svd",
@@ -83,11 +85,12 @@ def sweep(
 
 @eqx.filter_jit
 def _solve_chunk(seeded, shared, starts, inverse_depth, ts, options: Options) -> FlowSolution:
-    def one(seeded, start, inverse_depth):
-        sol = solve(Problem(eqx.combine(seeded, shared), start, inverse_depth, ts), options)
-        return eqx.tree_at(lambda s: s.ts, sol, None)
+    def of_row(row):
+        seeded, start, inverse_depth = row
+        return Problem(eqx.combine(seeded, shared), start, inverse_depth, ts)
 
-    return jax.vmap(one)(seeded, starts, inverse_depth)
+    sol = solve_many(of_row, (seeded, starts, inverse_depth), ts, options, LANES)
+    return eqx.tree_at(lambda s: s.ts, sol, None)
 
 
 def _lazy(starts) -> tuple[int, Callable]:

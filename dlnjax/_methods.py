@@ -1,0 +1,371 @@
+"""One step of one flow: by an explicit Runge-Kutta method, or by the stabilised one, an evaluation at a time."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from dlnjax import _chebyshev as rkc
+from dlnjax._chebyshev import combine, norm, PowerIteration, Recurrence
+from dlnjax._results import RESULTS
+
+State = Any
+Scalar = Float[Array, ""]
+
+
+@runtime_checkable
+class Coordinates(Protocol):
+    """What the integration needs to know of a flow and the coordinates that it is written in."""
+
+    def velocity(self, y: State) -> tuple[State, Scalar]:
+        """dy/dt, and |dE|_F on the way."""
+        ...
+
+    def project(self, y: State) -> State:
+        """Back to the constraint after a step."""
+        ...
+
+    def error(self, y0: State, y1: State, error: State) -> Scalar:
+        """The step's error in units of the tolerance."""
+        ...
+
+    def size(self, y: State) -> Scalar: ...
+    def loses_rank(self, y0: State, y1: State) -> Array: ...
+
+
+class Choice(eqx.Module):
+    """Which method a flow is in, and what speaks for the other."""
+
+    stabilised: Bool[Array, "*n"]
+    # Running mean of h times the spectral radius: Dopri5 is stable to about 3.3.
+    reach: Float[Array, "*n"]
+    # Steps in this method, and how many it takes to leave the explicit one: more after each return.
+    stay: Int[Array, "*n"]
+    patience: Int[Array, "*n"]
+    power: PowerIteration
+
+
+class Flow(eqx.Module):
+    """A flow under way: `y` at `t` is the last good state, `h` the step proposed next, `memory` the solver's own."""
+
+    t: Float[Array, "*n"]
+    h: Float[Array, "*n"]
+    y: State
+    memory: PyTree
+    gradient_norm: Float[Array, "*n"]
+    controller_state: PyTree
+    index: Int[Array, "*n"]
+    accepted: Int[Array, "*n"]
+    rejected: Int[Array, "*n"]
+    evaluations: Int[Array, "*n"]
+    active: Bool[Array, "*n"]
+    code: RESULTS
+    choice: Choice | None
+
+
+class Rules(eqx.Module):
+    """When to save and when to end."""
+
+    ts: Float[Array, " ts"]
+    steady: Scalar | None
+    max_steps: Int[Array, ""]
+
+    def at_rest(self, gradient_norm):
+        return jnp.asarray(False) if self.steady is None else gradient_norm <= self.steady
+
+
+# The error comes as one number in units of the tolerance, so the controller's own scaling is the identity.
+_CONTROLLER = diffrax.PIDController(rtol=0.0, atol=1.0, pcoeff=0.2, icoeff=0.4, norm=jnp.abs)
+
+
+def where(pred, a, b):
+    """`a` where `pred`, else `b`, leaf by leaf; `pred` may lack the trailing axes."""
+
+    def choose(x, y):
+        if not eqx.is_array_like(x):
+            return x
+        return jnp.where(jnp.expand_dims(pred, range(jnp.ndim(pred), jnp.ndim(x))), x, y)
+
+    return jax.tree.map(choose, a, b)
+
+
+def _finite(tree):
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
+
+
+def _clip(h, left):
+    """(step, whether it ends there) for `left` to go; a step that would leave a sliver goes half of the way instead."""
+    last = h >= left * (1 - 1e-12)
+    return jnp.where(last, left, jnp.where(2 * h > left, left / 2, h)), last
+
+
+def start_flow(coordinates: Coordinates, y0: State, rules: Rules, init, order, stabilised: bool | None) -> Flow:
+    """`stabilised`: the method to begin with, if the flow may know both; None if it knows one explicit method."""
+    ts = rules.ts
+    velocity, gradient_norm = coordinates.velocity(y0)
+    start_ok = _finite((y0, velocity))
+    # A first step that moves by ten tolerances; the controller grows it from there.
+    h0 = jnp.minimum(10 / (coordinates.error(y0, y0, velocity) + jnp.finfo(ts.dtype).eps), ts[-1] - ts[0])
+    zero = jnp.zeros_like(h0)
+    controller_state = _CONTROLLER.init(_NO_TERMS, ts[0], ts[-1], zero, h0, None, lambda *args: None, order)[1]
+    at_rest = rules.at_rest(gradient_norm)
+    choice = None
+    if stabilised is not None:
+        power = PowerIteration.start(velocity, zero)
+        choice = Choice(jnp.asarray(stabilised), zero, jnp.array(0), jnp.array(10), power)
+    return Flow(
+        t=ts[0],
+        h=h0,
+        y=y0,
+        memory=init(ts[0], h0, y0, velocity),
+        gradient_norm=gradient_norm,
+        controller_state=controller_state,
+        index=jnp.array(1),
+        accepted=jnp.array(0),
+        rejected=jnp.array(0),
+        evaluations=jnp.array(1),
+        active=start_ok & ~at_rest,
+        code=RESULTS.where(start_ok, RESULTS.where(at_rest, RESULTS.steady, RESULTS.successful), RESULTS.non_finite),
+        choice=choice,
+    )
+
+
+_NO_TERMS = diffrax.ODETerm(lambda t, y, args: y)
+
+
+def _conclude(coordinates, rules: Rules, s: Flow, h, t1, y1, memory, gradient_norm, error, order, clipped):
+    """Accept or reject the step from `s` to `y1`; (the flow after it, whether it was accepted).
+
+    All but `index`, which the caller advances, and `done`, which follows from it.
+    """
+    zero = jnp.zeros_like(h)
+    eps = jnp.finfo(h.dtype).eps
+    ratio = coordinates.error(s.y, y1, error)
+    finite = _finite((y1, ratio))
+    collapsed = coordinates.loses_rank(s.y, y1)
+    ratio = jnp.where(finite & ~collapsed, ratio, 1e6)
+    keep, _, t2, _, controller_state, _ = _CONTROLLER.adapt_step_size(
+        s.t, t1, zero, zero, None, ratio, order, s.controller_state
+    )
+    proposed = t2 - jnp.where(keep, t1, s.t)
+    next_h = jnp.where(keep & clipped, jnp.maximum(proposed, s.h), proposed)
+    y = where(keep, coordinates.project(y1), s.y)
+    span = rules.ts[-1] - rules.ts[0]
+    stuck = ~keep & (next_h <= 16 * eps * jnp.maximum(jnp.abs(s.t), span * eps))
+    # In a blow-up even the shortest step moves by a share of the state; at a singular gradient it does not.
+    grows = finite & (coordinates.size(y1) > (1 + 1e-4) * coordinates.size(s.y))
+    why = RESULTS.where(grows, RESULTS.diverged, RESULTS.non_finite)
+    why = RESULTS.where(collapsed, RESULTS.rank_lost, why)
+    exhausted = s.accepted + s.rejected + 1 >= rules.max_steps
+    at_rest = keep & rules.at_rest(gradient_norm)
+    done = keep & (t1 >= rules.ts[-1])
+    code = RESULTS.where(exhausted, RESULTS.max_steps_reached, RESULTS.successful)
+    code = RESULTS.where(stuck, why, code)
+    code = RESULTS.where(done, RESULTS.successful, code)
+    code = RESULTS.where(at_rest, RESULTS.steady, code)
+    after = Flow(
+        t=jnp.where(keep, t1, s.t),
+        h=next_h,
+        y=y,
+        memory=where(keep, memory, s.memory),
+        gradient_norm=jnp.where(keep, gradient_norm, s.gradient_norm),
+        controller_state=controller_state,
+        index=s.index,
+        accepted=s.accepted + keep,
+        rejected=s.rejected + ~keep,
+        evaluations=s.evaluations,
+        active=~(done | stuck | exhausted | at_rest),
+        code=code,
+        choice=s.choice,
+    )
+    return after, keep
+
+
+class Explicit:
+    """Any explicit method of diffrax, with steps that end on the times to be saved.
+
+    One that ends on its own last stage, as Dopri5 does, is written out; its memory is the velocity. Any other is
+    diffrax's, with nothing remembered from step to step that a neighbour under `vmap` could have a say in.
+    """
+
+    def __init__(self, solver: diffrax.AbstractSolver):
+        tableau = getattr(solver, "tableau", None)
+        self.solver = solver
+        self.written_out = isinstance(solver, diffrax.AbstractERK) and tableau is not None
+        self.written_out = self.written_out and tableau.fsal and tableau.ssal
+        self.evaluations = 0 if tableau is None else tableau.num_stages - self.written_out
+        order = solver.error_order(_NO_TERMS)
+        assert order is not None  # an adaptive solver has one
+        self.order = order
+
+    def init(self, coordinates: Coordinates):
+        if self.written_out:
+            return lambda t, h, y, velocity: velocity
+        terms = diffrax.ODETerm(lambda t, y, args: coordinates.velocity(y)[0])
+        return lambda t, h, y, velocity: self.solver.init(terms, t, t + h, y, None)
+
+    def step(self, coordinates: Coordinates, rules: Rules, s: Flow) -> tuple[Flow, Bool[Array, ""]]:
+        """(the flow after the step, whether a time to be saved was reached)."""
+        end = rules.ts[jnp.minimum(s.index, len(rules.ts) - 1)]
+        h, last = _clip(s.h, end - s.t)
+        t1 = jnp.where(last, end, s.t + h)
+        attempt = self._stages if self.written_out else self._library
+        y1, error, memory, gradient_norm, reach = attempt(coordinates, s.t, t1, s.y, s.memory)
+        after, keep = _conclude(
+            coordinates, rules, s, h, t1, y1, memory, gradient_norm, error, self.order, clipped=h < s.h
+        )
+        saves = keep & last
+        choice = s.choice
+        if choice is not None:
+            mean = jnp.where(keep, 0.8 * choice.reach + 0.2 * reach, choice.reach)
+            stay = choice.stay + keep
+            leave = (mean > 2.6) & (stay >= choice.patience)
+            fresh = PowerIteration.start(after.memory, choice.power.radius)
+            leaving = Choice(
+                jnp.asarray(True), 4 * mean, jnp.zeros_like(stay), choice.patience * 2, fresh
+            )
+            staying = Choice(choice.stabilised, mean, stay, choice.patience, choice.power)
+            choice = where(leave, leaving, staying)
+        after = eqx.tree_at(
+            lambda f: (f.index, f.evaluations), after, (s.index + saves, s.evaluations + self.evaluations)
+        )
+        return eqx.tree_at(lambda f: f.choice, after, choice, is_leaf=lambda x: x is None), saves
+
+    def _stages(self, coordinates, t0, t1, y0, velocity):
+        tableau = self.solver.tableau
+        h, y, ks, gradient_norm = t1 - t0, y0, [velocity], jnp.zeros_like(t0)
+        weighted = lambda row: [(h * c, k) for c, k in zip(row.tolist(), ks, strict=True) if c != 0]
+        for row in tableau.a_lower:
+            before, y = y, combine((1.0, y0), *weighted(row))
+            k, gradient_norm = coordinates.velocity(y)
+            ks.append(k)
+        error = combine(*weighted(tableau.b_error))
+        # The last two stages stand at the same time: their quotient is the stiffness that the step has met.
+        apart = norm(combine((1.0, y), (-1.0, before)))
+        reach = h * norm(combine((1.0, ks[-1]), (-1.0, ks[-2]))) / jnp.where(apart > 0, apart, 1.0)
+        return y, error, ks[-1], gradient_norm, jnp.where(jnp.isfinite(reach), reach, 0.0)
+
+    def _library(self, coordinates, t0, t1, y0, memory):
+        terms = diffrax.ODETerm(lambda t, y, args: coordinates.velocity(y)[0])
+        y1, error, _, memory, _ = self.solver.step(terms, t0, t1, y0, None, memory, made_jump=True)
+        return y1, error, memory, coordinates.velocity(y1)[1], jnp.zeros_like(t0)
+
+
+_PROBE, _READY, _STAGES, _ENDED = range(4)
+
+
+class Stage(eqx.Module):
+    """Where a flow stands inside its stabilised step, between two evaluations."""
+
+    phase: Int[Array, "*n"]
+    probes: Int[Array, "*n"]
+    # Steps since the spectral radius was looked at.
+    age: Int[Array, "*n"]
+    h: Float[Array, "*n"]
+    last: Bool[Array, "*n"]
+    recurrence: Recurrence
+    velocity: State
+    gradient_norm: Float[Array, "*n"]
+
+    @property
+    def ended(self):
+        return self.phase == _ENDED
+
+
+class Step(eqx.Module):
+    """An accepted step, to interpolate in."""
+
+    t0: Float[Array, "*n"]
+    h: Float[Array, "*n"]
+    y0: State
+    y1: State
+    f0: State
+    f1: State
+
+    def at(self, t: Scalar) -> State:
+        theta = jnp.clip((t - self.t0) / self.h, 0.0, 1.0)
+        return rkc.hermite(self.y0, self.y1, self.f0, self.f1, self.h, theta)
+
+
+class Stabilised:
+    """Runge-Kutta-Chebyshev, one evaluation at a time: flows side by side need not have as many stages."""
+
+    order = 3
+
+    def __init__(self, returns: bool):
+        self.returns = returns
+
+    def begin(self, s: Flow) -> Stage:
+        zero = jnp.array(0)
+        return Stage(
+            phase=jnp.array(_PROBE),
+            probes=zero,
+            age=zero,
+            h=s.h,
+            last=jnp.asarray(False),
+            recurrence=rkc.first_stage(s.y, s.memory, s.h, jnp.array(2)),
+            velocity=s.memory,
+            gradient_norm=s.gradient_norm,
+        )
+
+    def evaluate(self, coordinates: Coordinates, rules: Rules, s: Flow, stage: Stage) -> tuple[Flow, Stage]:
+        """Spend one evaluation, on the spectral radius or on the next stage."""
+        assert s.choice is not None
+        power = s.choice.power
+        # The step follows from what the controller asked for and the most stages there can be.
+        radius = 1.2 * power.radius
+        h, last = _clip(jnp.minimum(s.h, rkc.longest_step(radius)), rules.ts[-1] - s.t)
+        first = rkc.first_stage(s.y, s.memory, h, rkc.stage_count(h * radius))
+        ready = stage.phase == _READY
+        h, last = jnp.where(ready, h, stage.h), jnp.where(ready, last, stage.last)
+        recurrence = where(ready, first, stage.recurrence)
+
+        probing = stage.phase == _PROBE
+        f, gradient_norm = coordinates.velocity(where(probing, power.probe(s.y), recurrence.newer))
+        found = power.update(s.y, s.memory, f)
+        probed = found.settled | (stage.probes >= 20)
+        complete = recurrence.complete
+        after = where(probing | complete, recurrence, rkc.next_stage(recurrence, s.y, s.memory, f, h))
+        phase = jnp.where(probing, jnp.where(probed, _READY, _PROBE), jnp.where(complete, _ENDED, _STAGES))
+        waiting = stage.ended
+        new = Stage(
+            phase=phase,
+            probes=jnp.where(probing, stage.probes + 1, 0),
+            age=jnp.where(probing, 0, stage.age),
+            h=h,
+            last=last,
+            recurrence=after,
+            velocity=f,
+            gradient_norm=gradient_norm,
+        )
+        s = eqx.tree_at(
+            lambda f: (f.evaluations, f.choice.power),
+            s,
+            (s.evaluations + ~waiting, where(probing, found, power)),
+        )
+        return s, where(waiting, stage, new)
+
+    def finish(self, coordinates: Coordinates, rules: Rules, s: Flow, stage: Stage) -> tuple[Flow, Stage, Step]:
+        """Accept or reject a step that has had its last evaluation."""
+        assert s.choice is not None
+        h, y1, f1 = stage.h, stage.recurrence.newer, stage.velocity
+        t1 = jnp.where(stage.last, rules.ts[-1], s.t + h)
+        error = rkc.local_error(s.y, y1, s.memory, f1, h)
+        after, keep = _conclude(
+            coordinates, rules, s, h, t1, y1, f1, stage.gradient_norm, error, self.order, clipped=h < s.h
+        )
+        age = stage.age + 1
+        again = ~keep | (age >= 10)
+        stage = eqx.tree_at(
+            lambda g: (g.phase, g.probes, g.age), stage, (jnp.where(again, _PROBE, _READY), jnp.array(0), age)
+        )
+        choice = s.choice
+        mean = 0.8 * choice.reach + 0.2 * h * choice.power.radius
+        leave = (mean < 2.5) & ~stage.last & self.returns
+        leaving = Choice(jnp.asarray(False), jnp.zeros_like(mean), jnp.array(0), choice.patience, choice.power)
+        staying = Choice(choice.stabilised, mean, choice.stay + 1, choice.patience, choice.power)
+        after = eqx.tree_at(lambda f: f.choice, after, where(leave, leaving, staying))
+        return after, stage, Step(s.t, h, s.y, after.y, s.memory, f1)
