@@ -58,7 +58,7 @@ class Recurrence(eqx.Module):
     @property
     def node(self) -> Scalar:
         """c_j, the time of Y_j as a share of the step."""
-        w0, w1 = _nodes(self.stages, self.b.dtype)
+        _, w1 = _nodes(self.stages, self.b.dtype)
         _, slope, curvature = self.chebyshev[0]
         return jnp.where(self.j == 1, self.b[0] * w1, w1 * curvature / slope)
 
@@ -105,9 +105,7 @@ def next_stage(r: Recurrence, y0: State, f0: State, f: State, h: Scalar) -> Recu
         stages=r.stages,
         j=r.j + 1,
         older=r.newer,
-        newer=combine(
-            (1 - mu - nu, y0), (mu, r.newer), (nu, r.older), (mu_tilde * h, f), (gamma_tilde * h, f0)
-        ),
+        newer=combine((1 - mu - nu, y0), (mu, r.newer), (nu, r.older), (mu_tilde * h, f), (gamma_tilde * h, f0)),
         chebyshev=jnp.stack([new, one]),
         b=jnp.stack([b, r.b[0]]),
     )
@@ -167,7 +165,7 @@ class PowerIteration(eqx.Module):
 
 
 class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
-    """The stabilised explicit method RKC2 for diffrax: any problem whose stiffness is that of a real, negative spectrum.
+    """The stabilised explicit method RKC2 for diffrax, for stiffness from a real, negative spectrum.
 
     The number of stages follows from the step and a power iteration for the spectral radius, up to 200. Not for
     oscillations, not differentiable in reverse mode. Use it as any diffrax solver:
@@ -179,20 +177,25 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
     interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
 
     def order(self, terms):
+        """Of accuracy."""
         return 2
 
     def error_order(self, terms):
+        """Of the error estimate of a step."""
         return 3
 
     def init(self, terms, t0, t1, y0, args):
+        """The memory of the solver: what it knows of the spectral radius."""
         return PowerIteration.start(terms.vf(t0, y0, args), jnp.zeros_like(t0))
 
     def func(self, terms, t0, y0, args):
+        """The vector field."""
         return terms.vf(t0, y0, args)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        """One step; its error is infinite where the most stages are too few."""
         del made_jump
-        h = t1 - t0
+        h = jnp.asarray(t1 - t0)
         f0 = terms.vf(t0, y0, args)
 
         def another(carry):

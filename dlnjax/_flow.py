@@ -234,12 +234,18 @@ def _solve_one(problem: Problem, options: Options) -> FlowSolution:
     return _solution(problem.ts, out, energy)
 
 
-def solve_many(
-    of_row: Callable[[Any], Problem], rows, ts: Float[Array, " ts"], options: Options, lanes: int
-) -> FlowSolution:
-    """The flow of the problem of each row, on `lanes` at a time; to be compiled by the caller."""
+def start_many(of_row: Callable[[Any], Problem], rows, options: Options):
+    """The state from which the flow of each row starts: all the decompositions there are, but for those in X."""
     with jax.default_matmul_precision("highest"):
-        out = _trajectories(of_row, rows, ts, options, lanes)
+        return jax.vmap(lambda row: _start(of_row(row), options))(rows)
+
+
+def solve_many(
+    of_row: Callable[[Any], Problem], rows, y0, ts: Float[Array, " ts"], options: Options, lanes: int
+) -> FlowSolution:
+    """The flow of the problem of each row from `y0`, on `lanes` at a time; to be compiled by the caller."""
+    with jax.default_matmul_precision("highest"):
+        out = _trajectories(of_row, rows, y0, ts, options, lanes)
         energies = jax.vmap(lambda row, x: jax.vmap(of_row(row).energy)(x))
         energy = None if out.svd is None else energies(rows, out.svd.matrix)
     return _solution(ts, out, energy)
@@ -259,20 +265,23 @@ def _solution(ts, out: Trajectory, energy) -> FlowSolution:
     )
 
 
-def _trajectories(of_row, rows, ts, options: Options, lanes: int) -> Trajectory:
-    frame = options.coordinates == "svd"
+def _gap(options: Options):
     # Gaps below the tolerance are gauge; below eps^(5/8) they are rounding.
-    gap = jnp.maximum(options.rtol / 10, jnp.finfo(ts.dtype).eps ** 0.625)
+    return jnp.maximum(options.rtol / 10, jnp.finfo(options.rtol.dtype).eps ** 0.625)
+
+
+def _start(problem: Problem, options: Options):
+    return _frame_start(problem, _gap(options)) if options.coordinates == "svd" else _matrix(problem.start)
+
+
+def _trajectories(of_row, rows, y0, ts, options: Options, lanes: int) -> Trajectory:
+    frame = options.coordinates == "svd"
 
     def coordinates(row):
         problem = of_row(row)
         if frame:
-            return FrameCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol, gap)
+            return FrameCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol, _gap(options))
         return MatrixCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol)
-
-    def start(row):
-        problem = of_row(row)
-        return _frame_start(problem, gap) if frame else _matrix(problem.start)
 
     # An interpolated or projected frame is orthogonal to the square of its error.
     def to_svd(y):
@@ -283,9 +292,7 @@ def _trajectories(of_row, rows, ts, options: Options, lanes: int) -> Trajectory:
         return (point.sigma, point if options.observe is None else options.observe(point))
 
     rules = Rules(ts, options.steady, options.max_steps)
-    flows, (sigma, saved) = integrate(
-        coordinates, rows, jax.vmap(start)(rows), rules, observe, solver=options.solver, lanes=lanes
-    )
+    flows, (sigma, saved) = integrate(coordinates, rows, y0, rules, observe, solver=options.solver, lanes=lanes)
     kept = options.observe is None
     return Trajectory(
         svd=saved if kept else None,
@@ -303,8 +310,9 @@ def _trajectories(of_row, rows, ts, options: Options, lanes: int) -> Trajectory:
 @eqx.filter_custom_jvp
 def _trajectory(problem: Problem, *, options: Options) -> Trajectory:
     arrays, rest = eqx.partition(problem, eqx.is_array)
-    row = jax.tree.map(lambda x: x[None], arrays)
-    out = _trajectories(lambda row: eqx.combine(row, rest), row, problem.ts, options, lanes=1)
+    one = lambda tree: jax.tree.map(lambda x: x[None], tree)
+    of_row = lambda row: eqx.combine(row, rest)
+    out = _trajectories(of_row, one(arrays), one(_start(problem, options)), problem.ts, options, lanes=1)
     return jax.tree.map(lambda x: x[0], out)
 
 

@@ -8,14 +8,14 @@ Under `vmap` the conditions are taken over all batches, so that the buffers of s
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import diffrax
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Int, PyTree
 
 from dlnjax._chebyshev import RungeKuttaChebyshev
 from dlnjax._methods import Coordinates, Explicit, Flow, Rules, Stabilised, Stage, start_flow, State, where
@@ -31,12 +31,7 @@ class Lanes(eqx.Module):
 
 
 def _rows(tree, index):
-    return jax.tree.map(lambda x: x[index] if eqx.is_array(x) else x, tree)
-
-
-def _put(tree, index, rows):
-    """Rows with an index beyond the end are dropped."""
-    return jax.tree.map(lambda x, r: x.at[index].set(r, mode="drop") if eqx.is_array(x) else x, tree, rows)
+    return jax.tree.map(lambda x: x[index], tree)
 
 
 def integrate(
@@ -71,49 +66,54 @@ def integrate(
         return start_flow(c, y0, rules, init, order, (explicit is None) if both else None)
 
     flows = jax.vmap(begin)(own, y0)
+    # As one array, flows change places by one gather and one scatter.
+    unpack = jax.vmap(ravel_pytree(_rows(flows, 0))[1])
+    pack = jax.vmap(lambda flow: ravel_pytree(flow)[0])
     saved = jax.tree.map(
         lambda x: jnp.zeros((n, times, *x.shape[1:]), x.dtype).at[:, 0].set(x), jax.vmap(observe)(flows.y)
     )
 
     def turn(state, method: Explicit | Stabilised):
         """All flows that want `method`, until each has ended or wants the other."""
-        flows, saved = state
+        packed, saved = state
+        flows = unpack(packed)
         wanted = flows.active
         if flows.choice is not None:
             wanted &= flows.choice.stabilised == isinstance(method, Stabilised)
         queue, waiting = jnp.argsort(~wanted, stable=True), jnp.sum(wanted)
 
-        def refill(flows, work: Lanes, head):
+        def refill(packed, work: Lanes, head):
             free = (work.id == n) | ~_stays(work.flow, method)
-            flows = _put(flows, jnp.where(free, work.id, n), work.flow)
+            packed = packed.at[jnp.where(free, work.id, n)].set(pack(work.flow), mode="drop")
             place = head + jnp.cumsum(free) - 1
             taken = free & (place < waiting)
             id = jnp.where(taken, queue[jnp.minimum(place, n - 1)], jnp.where(free, n, work.id))
             fresh = jnp.where(taken, id, 0)
-            flow = where(taken, _rows(flows, fresh), work.flow)
+            flow = where(taken, unpack(packed[fresh]), work.flow)
             stage = work.stage
             if isinstance(method, Stabilised):
                 stage = where(taken, jax.vmap(method.begin)(flow), stage)
-            return flows, Lanes(id, flow, where(taken, _rows(own, fresh), work.own), stage), head + jnp.sum(taken)
+            return packed, Lanes(id, flow, where(taken, _rows(own, fresh), work.own), stage), head + jnp.sum(taken)
 
-        idle = jnp.full((lanes,), n)
         front = jnp.arange(lanes)
         stage = jax.vmap(method.begin)(_rows(flows, front)) if isinstance(method, Stabilised) else None
-        work = Lanes(idle, _rows(flows, front), _rows(own, front), stage)
-        flows, work, head = refill(flows, work, jnp.array(0))
-        advance = _explicit_round if isinstance(method, Explicit) else _stabilised_round
+        idle = Lanes(jnp.full((lanes,), n), _rows(flows, front), _rows(own, front), stage)
+        advance: Callable = _explicit_round if isinstance(method, Explicit) else _stabilised_round
 
         def body(carry):
-            flows, saved, work, head = carry
+            packed, saved, work, head = carry
+            left = (work.id < n) & ~_stays(work.flow, method)
+            wants = jnp.any(left) | (head == 0)
+            packed, work, head = jax.lax.cond(eqxi.unvmap_any(wants), refill, lambda *same: same, packed, work, head)
             work, saved = advance(method, coordinates, rules, observe, work, saved, n)
-            leaves = (work.id < n) & ~_stays(work.flow, method)
-            flows, work, head = jax.lax.cond(
-                eqxi.unvmap_any(leaves), refill, lambda *same: same, flows, work, head
-            )
-            return flows, saved, work, head
+            return packed, saved, work, head
 
-        flows, saved, _, _ = _while(lambda carry: jnp.any(carry[2].id < n), body, (flows, saved, work, head))
-        return flows, saved
+        def unfinished(carry):
+            _, _, work, head = carry
+            return jnp.any(work.id < n) | (head < waiting)
+
+        packed, saved, _, _ = _while(unfinished, body, (packed, saved, idle, jnp.array(0)))
+        return packed, saved
 
     def round(state):
         for method in (explicit, stabilised):
@@ -121,10 +121,8 @@ def integrate(
                 state = turn(state, method)
         return state
 
-    state = round((flows, saved))
-    if explicit is not None and stabilised is not None:
-        state = _while(lambda state: jnp.any(state[0].active), round, state)
-    flows, saved = state
+    packed, saved = _while(lambda state: jnp.any(unpack(state[0]).active), round, (pack(flows), saved))
+    flows = unpack(packed)
     reached = jnp.arange(times) < flows.index[:, None]
     last = jax.vmap(observe)(flows.y)
     return flows, jax.tree.map(lambda rows, end: where(reached, rows, end[:, None]), saved, last)
@@ -170,7 +168,7 @@ def _explicit_round(method: Explicit, coordinates, rules, observe, work: Lanes, 
 
 
 def _stabilised_round(method: Stabilised, coordinates, rules, observe, work: Lanes, saved, n: int):
-    """An evaluation on every lane; and the end of the step where it has come, as soon as a share of the lanes is there."""
+    """An evaluation on every lane; and the end of their step, as soon as a quarter of them has come to it."""
     spend = jax.vmap(lambda own, flow, stage: method.evaluate(coordinates(own), rules, flow, stage))
     flow, stage = spend(work.own, work.flow, work.stage)
     work = Lanes(work.id, flow, work.own, stage)

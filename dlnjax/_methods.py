@@ -194,8 +194,10 @@ class Explicit:
     def __init__(self, solver: diffrax.AbstractSolver):
         tableau = getattr(solver, "tableau", None)
         self.solver = solver
-        self.written_out = isinstance(solver, diffrax.AbstractERK) and tableau is not None
-        self.written_out = self.written_out and tableau.fsal and tableau.ssal
+        self.tableau: Any = tableau
+        self.written_out = (
+            isinstance(solver, diffrax.AbstractERK) and tableau is not None and tableau.fsal and tableau.ssal
+        )
         self.evaluations = 0 if tableau is None else tableau.num_stages - self.written_out
         order = solver.error_order(_NO_TERMS)
         assert order is not None  # an adaptive solver has one
@@ -207,7 +209,7 @@ class Explicit:
         terms = diffrax.ODETerm(lambda t, y, args: coordinates.velocity(y)[0])
         return lambda t, h, y, velocity: self.solver.init(terms, t, t + h, y, None)
 
-    def step(self, coordinates: Coordinates, rules: Rules, s: Flow) -> tuple[Flow, Bool[Array, ""]]:
+    def step(self, coordinates: Coordinates, rules: Rules, s: Flow) -> tuple[Flow, Any]:
         """(the flow after the step, whether a time to be saved was reached)."""
         end = rules.ts[jnp.minimum(s.index, len(rules.ts) - 1)]
         h, last = _clip(s.h, end - s.t)
@@ -224,9 +226,7 @@ class Explicit:
             stay = choice.stay + keep
             leave = (mean > 2.6) & (stay >= choice.patience)
             fresh = PowerIteration.start(after.memory, choice.power.radius)
-            leaving = Choice(
-                jnp.asarray(True), 4 * mean, jnp.zeros_like(stay), choice.patience * 2, fresh
-            )
+            leaving = Choice(jnp.asarray(True), 4 * mean, jnp.zeros_like(stay), choice.patience * 2, fresh)
             staying = Choice(choice.stabilised, mean, stay, choice.patience, choice.power)
             choice = where(leave, leaving, staying)
         after = eqx.tree_at(
@@ -235,8 +235,8 @@ class Explicit:
         return eqx.tree_at(lambda f: f.choice, after, choice, is_leaf=lambda x: x is None), saves
 
     def _stages(self, coordinates, t0, t1, y0, velocity):
-        tableau = self.solver.tableau
-        h, y, ks, gradient_norm = t1 - t0, y0, [velocity], jnp.zeros_like(t0)
+        tableau = self.tableau
+        h, before, y, ks, gradient_norm = t1 - t0, y0, y0, [velocity], jnp.zeros_like(t0)
         weighted = lambda row: [(h * c, k) for c, k in zip(row.tolist(), ks, strict=True) if c != 0]
         for row in tableau.a_lower:
             before, y = y, combine((1.0, y0), *weighted(row))

@@ -27,9 +27,9 @@ class RESULTS(eqx.Enumeration):
     )
 
 
-_NAMES = ["successful", "steady", "max_steps_reached", "diverged", "rank_lost", "non_finite"]
+NAMES = ["successful", "steady", "max_steps_reached", "diverged", "rank_lost", "non_finite"]
 
 
 def result_names(result: RESULTS):
     """The names of the codes, an array of strings of the shape of `result`."""
-    return np.asarray(_NAMES)[np.asarray(result._value)]
+    return np.asarray(NAMES)[np.asarray(result._value)]

@@ -1,6 +1,7 @@
 """What a flow returns."""
 
 import os
+from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
@@ -12,12 +13,13 @@ from jaxtyping import Array, Float, Int, PyTree
 from dlnjax._checks import is_concrete
 from dlnjax._results import result_names, RESULTS
 from dlnjax._spectrum import effective_rank
+from dlnjax._store import open_folder
 from dlnjax._svd import SVD
 
 if TYPE_CHECKING:
     import xarray
 
-_FORMAT = "dlnjax.FlowSolution/1"
+_FORMAT = "dlnjax.FlowSolution/2"
 _CONVENTION = "1/N-normalised flow: time here = thesis time * N at finite depth N (2.9), thesis time at infinite depth"
 
 
@@ -35,7 +37,8 @@ class FlowSolution(eqx.Module):
     - `final`: the last good state, an `SVD`.
     - `t_end`: the time of it, `[n]`. Entries of `ts` after `t_end` repeat it.
     - `result`: a code of `RESULTS` for each seed.
-    - `stats`: `steps`, `rejected`: accepted and rejected steps of the solver, `[n]`.
+    - `stats`: `steps`, `rejected`: accepted and rejected steps of the solver; `evaluations` of the right-hand side (0
+      for a solver that does not say), `[n]`.
     """
 
     ts: Float[Array, " ts"]
@@ -112,6 +115,7 @@ class FlowSolution(eqx.Module):
             "t_end": seeds,
             "steps": seeds,
             "rejected": seeds,
+            "evaluations": seeds,
             "result": seeds,
         }
         notes = {
@@ -124,6 +128,7 @@ class FlowSolution(eqx.Module):
             "result": "how the flow ended, a code of dlnjax.RESULTS",
             "steps": "accepted steps of the solver",
             "rejected": "rejected steps of the solver",
+            "evaluations": "evaluations of the right-hand side; of a solver that does not say, 0",
         }
         data = {}
         for name, value in arrays.items():
@@ -157,23 +162,26 @@ class FlowSolution(eqx.Module):
 
 
 def load(path: str | os.PathLike) -> FlowSolution:
-    """A solution written by `FlowSolution.save`. Reading runs nothing from the file.
+    """A solution written by `FlowSolution.save`, or the folder of a finished `sweep`. Reading runs nothing from it.
 
-    **Raises:** `ValueError` if the file is missing or is not such a solution.
+    **Raises:** `ValueError` if it is missing, is no such solution, or is a sweep that has not come to its end.
     """
     import xarray
 
+    path = Path(path)
     try:
-        with xarray.open_dataset(path, engine="scipy") as dataset:
+        with open_folder(path) if path.is_dir() else xarray.open_dataset(path, engine="scipy") as dataset:
             data = dataset.load()
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"cannot read {os.fspath(path)!r} as a saved solution: {error}") from error
+        raise ValueError(f"cannot read {str(path)!r} as a saved solution: {error}") from error
     if data.attrs.get("format") != _FORMAT:
-        raise ValueError(f"{os.fspath(path)!r} is no {_FORMAT} file: it says {data.attrs.get('format')!r}.")
+        raise ValueError(f"{str(path)!r} is no {_FORMAT} file: it says {data.attrs.get('format')!r}.")
     get = lambda name: jnp.asarray(data[name].values)
-    names = [str(name) for name in np.atleast_1d(data["result"].astype(str).values)]
-    codes = jnp.asarray([getattr(RESULTS, name)._value for name in names])
-    result = eqx.tree_at(lambda r: r._value, RESULTS.successful, codes if data["result"].ndim else codes[0])
+    codes = data["result"].values
+    if codes.dtype.kind != "i":
+        names = [str(name) for name in np.atleast_1d(data["result"].astype(str).values)]
+        codes = np.reshape([getattr(RESULTS, name)._value for name in names], codes.shape)
+    result = eqx.tree_at(lambda r: r._value, RESULTS.successful, jnp.asarray(codes, int))
     kept = "u" in data
     return FlowSolution(
         ts=get("time"),
@@ -181,7 +189,7 @@ def load(path: str | os.PathLike) -> FlowSolution:
         final=SVD(get("final_u"), get("final_sigma"), get("final_v")),
         t_end=get("t_end"),
         result=result,
-        stats={"steps": get("steps"), "rejected": get("rejected")},
+        stats={name: get(name) for name in ("steps", "rejected", "evaluations")},
         observed=get("observed") if "observed" in data else None,
         _svd=SVD(get("u"), get("sigma"), get("v")) if kept else None,
         _energy=get("energy") if kept else None,

@@ -1,9 +1,10 @@
 """One flow for each of many starts."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Literal, overload, TYPE_CHECKING, TypedDict, Unpack
 
 import diffrax
 import equinox as eqx
@@ -12,13 +13,52 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dlnjax._call import identity
 from dlnjax._checks import as_count, as_depth, as_square, check_energy
-from dlnjax._flow import Options, prepare, Problem, solve_many, Steady
+from dlnjax._chunks import (
+    as_devices,
+    calls_lapack,
+    chunk_size,
+    in_order,
+    lane_count,
+    solve_chunk,
+    start_chunk,
+    worker_count,
+)
+from dlnjax._flow import prepare, Steady
 from dlnjax._random import Ensemble
 from dlnjax._solution import FlowSolution
+from dlnjax._store import Store
 from dlnjax._svd import SVD
 
-LANES = 16
+if TYPE_CHECKING:
+    import xarray
+
+
+class _Options(TypedDict, total=False):
+    depth: Any
+    solver: diffrax.AbstractSolver | None
+    rtol: Any
+    atol: Any
+    coordinates: Literal["svd", "matrix"]
+    stop: Steady | None
+    observe: Callable[[SVD], Any] | None
+    max_steps: int
+    chunk: int | None
+    progress: bool
+    devices: Sequence[Any] | None
+
+
+@overload
+def sweep(
+    energy: Callable, starts: Any, *, ts: Any, folder: None = None, **options: Unpack[_Options]
+) -> FlowSolution: ...
+
+
+@overload
+def sweep(
+    energy: Callable, starts: Any, *, ts: Any, folder: str | os.PathLike, **options: Unpack[_Options]
+) -> "xarray.Dataset": ...
 
 
 def sweep(
@@ -36,7 +76,9 @@ def sweep(
     max_steps: int = 100_000,
     chunk: int | None = None,
     progress: bool = True,
-) -> FlowSolution:
+    devices: Sequence[Any] | None = None,
+    folder: str | os.PathLike | None = None,
+) -> "FlowSolution | xarray.Dataset":
     """The flow of `gradient_flow` from each of many starts, with a result code for each seed and none lost.
 
     A seed that fails ends with its code and its last good state; the others do not notice. Nothing is raised for it.
@@ -48,14 +90,22 @@ def sweep(
     - `starts`: `n d d`, or an `Ensemble`.
     - `depth`: one number for all, or `n` of them.
     - `ts`: as in `gradient_flow`, the same for all.
+    - `folder`: where to write what is finished as it goes, for sweeps that are long or do not fit in memory. The same
+      call again goes on from there. Needs zarr.
 
-    **Other arguments:** `chunk`, seeds that run together (by default 256, or as many as keep the saved states
-    small); `progress`, a bar on a terminal with the seeds done and the time left; the rest as in `gradient_flow`.
+    **Other arguments:** `chunk`, seeds that are handed over together (by default up to 256 on a CPU, or as many as keep
+    the saved states small); `devices`, those to share the work, by default all; `progress`, a bar on a terminal with
+    the seeds done and the time left; the rest as in `gradient_flow`.
 
-    **Returns:** a `FlowSolution` with the seed as its first axis.
+    **Returns:** a `FlowSolution` with the seed as its first axis; with `folder`, the `xarray.Dataset` in it, read only
+    where it is looked at (`dlnjax.load(folder)` makes a `FlowSolution` of it).
 
-    **Raises:** `ValueError` or `TypeError` for bad input, before anything runs. NaN in a start is no bad input but that
-    seed's result, `non_finite`.
+    **Reproducible:** the order of the seeds, their neighbours, the progress bar and a restart change no bit of a seed's
+    result. Another chunk or number of devices is another compilation, which may round differently: far within the
+    tolerance, and below 1e-9 at the default one.
+
+    **Raises:** `ValueError` or `TypeError` for bad input, before anything runs; `ValueError` for a folder that belongs
+    to another call or is damaged. NaN in a start is no bad input but that seed's result, `non_finite`.
     """
     n, take = _lazy(starts)
     example = take(np.arange(1))
@@ -66,31 +116,46 @@ def sweep(
         energy, example, depth, ts, solver, rtol, atol, coordinates, stop, observe, max_steps, many=True
     )
     d = example.shape[-1]
-    seeded, shared = _split_energy(energy, n, d, example.dtype)
+    seeded, shared, first_energy = _split_energy(energy, n, d, example.dtype)
     inverse_depth = np.broadcast_to(problem.inverse_depth, (n,))
-    chunk = _chunk_size(chunk, n, len(problem.ts), d, observe is not None)
+    devices = as_devices(devices)
+    workers = worker_count(devices, n)
+    if devices[0].platform == "cpu" and calls_lapack(first_energy, example, options):
+        devices, workers = devices[:1], 1
+    if chunk is not None:
+        chunk = min(as_count("chunk", chunk), n)
+    store = None
+    if folder is not None:
+        call = identity(energy, first_energy, starts, problem, options, n, example)
+        store = Store(folder, call, chunk)
+        chunk = store.chunk or chunk
+    chunk = chunk or chunk_size(n, workers, devices, len(problem.ts), d, observe is not None)
+    # Every call has the same shape, and with it the same compilation: what is missing is filled up with NaN.
+    rows = -(-chunk // len(devices)) * len(devices)
+    lanes = lane_count(devices[0], rows // len(devices), d)
+
+    def begin(first: int):
+        index = np.minimum(np.arange(first, first + rows), n - 1)
+        real = jnp.arange(rows) < n - first
+        points = jnp.where(real[:, None, None], take(index), jnp.nan)
+        own = (jax.tree.map(itemgetter(index), seeded), points, inverse_depth[index])
+        return own, start_chunk(own, shared, problem.ts, options)
+
+    def solve(own, y0) -> FlowSolution:
+        return solve_chunk(own, y0, shared, problem.ts, options, devices, lanes)  # pyright: ignore[reportCallIssue]
 
     parts = []
-    with _progress(n, progress) as advance:
-        for first in range(0, n, chunk):
-            count = min(chunk, n - first)
-            # The last chunk repeats its last seed to keep the shape, and with it the compilation.
-            index = np.minimum(np.arange(first, first + chunk), n - 1)
-            own = jax.tree.map(itemgetter(index), seeded)
-            out = _solve_chunk(own, shared, take(index), inverse_depth[index], problem.ts, options)
-            parts.append(jax.tree.map(itemgetter(slice(count)), jax.device_get(out)))
-            advance(count)
-    return _join(parts, problem.ts)
-
-
-@eqx.filter_jit
-def _solve_chunk(seeded, shared, starts, inverse_depth, ts, options: Options) -> FlowSolution:
-    def of_row(row):
-        seeded, start, inverse_depth = row
-        return Problem(eqx.combine(seeded, shared), start, inverse_depth, ts)
-
-    sol = solve_many(of_row, (seeded, starts, inverse_depth), ts, options, LANES)
-    return eqx.tree_at(lambda s: s.ts, sol, None)
+    done = 0 if store is None else store.done
+    with _progress(n, progress, done) as advance:
+        for first, part in in_order(begin, solve, range(done, n, chunk), workers):
+            part = jax.tree.map(itemgetter(slice(min(chunk, n - first))), part)
+            part = eqx.tree_at(lambda s: s.ts, part, np.asarray(problem.ts), is_leaf=lambda x: x is None)
+            if store is None:
+                parts.append(part)
+            else:
+                store.write(part.to_xarray(), n, chunk)
+            advance(min(chunk, n - first))
+    return _join(parts, problem.ts) if store is None else store.open()
 
 
 def _lazy(starts) -> tuple[int, Callable]:
@@ -109,15 +174,14 @@ def _lazy(starts) -> tuple[int, Callable]:
 
 
 def _split_energy(energy, n: int, d: int, dtype):
-    """The arrays of the energy that carry the seeds in front, and the rest of it."""
+    """The arrays of the energy that carry the seeds in front, the rest of it, and the energy of the first seed."""
     seeded = jax.tree.map(lambda x: eqx.is_array(x) and x.ndim > 0 and len(x) == n, energy)
     own, shared = eqx.partition(energy, seeded)
-    if any(jax.tree.leaves(seeded)) and _shape(energy, d, dtype) != ():
-        one = eqx.combine(jax.tree.map(lambda x: x[0], own), shared)
-        check_energy(one, d, dtype)
-        return own, shared
-    check_energy(energy, d, dtype)
-    return jax.tree.map(lambda _: None, own), energy
+    if not any(jax.tree.leaves(seeded)) or _shape(energy, d, dtype) == ():
+        own, shared = jax.tree.map(lambda _: None, own), energy
+    one = eqx.combine(jax.tree.map(lambda x: x[0], own), shared)
+    check_energy(one, d, dtype)
+    return own, shared, one
 
 
 def _shape(energy, d, dtype):
@@ -127,20 +191,14 @@ def _shape(energy, d, dtype):
         return None  # it cannot take one matrix as it is, so its arrays carry the seeds
 
 
-def _chunk_size(chunk, n: int, times: int, d: int, observed: bool) -> int:
-    if chunk is None:
-        per_seed = 8 * times * (d if observed else 2 * d * d + d)
-        return int(min(n, 256, max(1, 2**28 // per_seed)))
-    return min(as_count("chunk", chunk), n)
-
-
 def _join(parts: list[FlowSolution], ts) -> FlowSolution:
+    parts = [eqx.tree_at(lambda s: s.ts, part, None) for part in parts]
     joined = jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)), *parts)
     return eqx.tree_at(lambda s: s.ts, joined, ts, is_leaf=lambda x: x is None)
 
 
 @contextmanager
-def _progress(n: int, show: bool) -> Iterator[Callable[[int], None]]:
+def _progress(n: int, show: bool, done: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -148,5 +206,5 @@ def _progress(n: int, show: bool) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
     quiet = not show or not (console.is_terminal or console.is_jupyter)
     with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
-        task = bar.add_task("", total=n)
+        task = bar.add_task("", total=n, completed=done)
         yield lambda count: bar.advance(task, count)

@@ -210,5 +210,5 @@ def test_netcdf_of_something_else_is_refused(tmp_path):
     import xarray
 
     xarray.Dataset({"a": ("x", [1.0])}).to_netcdf(tmp_path / "other.nc", engine="scipy")
-    with pytest.raises(ValueError, match=r"no dlnjax.FlowSolution/1 file"):
+    with pytest.raises(ValueError, match=r"no dlnjax.FlowSolution/2 file"):
         dln.load(tmp_path / "other.nc")

@@ -11,12 +11,12 @@ import dlnjax
 
 ROOT = Path(dlnjax.__file__).parent
 LAYERS = [
-    {"_checks", "_special", "_results"},
+    {"_checks", "_special", "_results", "_chebyshev"},
     {"_kernel", "_svd", "_spectrum", "_random"},
-    {"_metric", "_solution", "_energy._protocol"},
+    {"_metric", "_store", "_solution", "_energy._protocol"},
     {"_energy"},
-    {"_coordinates", "_integrate", "_flow"},
-    {"_sweep"},
+    {"_coordinates", "_methods", "_integrate", "_flow"},
+    {"_call", "_chunks", "_sweep"},
     {"plot"},
     {"figures", "_cli"},
 ]

@@ -2,9 +2,11 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax._checks import as_array, as_positive, as_square, require
+from dlnjax._checks import as_array, as_positive, as_square, is_concrete, require
+from dlnjax._svd import SVD
 
 
 class MatrixCompletion(eqx.Module):
@@ -23,6 +25,7 @@ class MatrixCompletion(eqx.Module):
     labels: Float[Array, "*n d d"]
     mask: Bool[Array, "*n d d"]
     weight: Float[Array, ""]
+    entries: tuple[Int[Array, " d"], Int[Array, " d"], Float[Array, " d"]] | None
 
     def __init__(self, labels, mask, weight=0.5):
         labels = as_square("labels", labels, leading=True)
@@ -39,6 +42,7 @@ class MatrixCompletion(eqx.Module):
         self.labels = require(labels, unknown, "labels must be finite on the mask, got NaN or infinity there.")
         self.mask = mask
         self.weight = as_positive("weight", weight).astype(labels.dtype)
+        self.entries = _few_entries(mask, labels.dtype)
 
     @classmethod
     def diagonal(cls, d: int) -> "MatrixCompletion":
@@ -55,3 +59,24 @@ class MatrixCompletion(eqx.Module):
 
     def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
         return 2 * self.weight * self._residual(x)
+
+    def pullback(self, point: SVD) -> Float[Array, "d d"]:
+        """U^T dE V. With at most d entries seen, X is needed there alone: one product in place of three."""
+        if self.entries is None:
+            return point.u.T @ self.gradient(point.matrix) @ point.v
+        rows, columns, seen = self.entries
+        u, v = point.u[rows], point.v[columns]
+        labels = jnp.where(seen > 0, self.labels[rows, columns], 0.0)
+        residual = seen * (jnp.sum(u * point.sigma * v, axis=1) - labels)
+        return (2 * self.weight * residual[:, None] * u).T @ v
+
+
+def _few_entries(mask, dtype):
+    """(rows, columns, 1 or 0 for those that count) of a mask of at most d entries; None if it has more."""
+    if not is_concrete(mask) or mask.ndim != 2 or jnp.sum(mask) > len(mask):
+        return None
+    rows, columns = np.nonzero(np.asarray(mask))
+    # Always d of them: masks of other sizes are no reason to compile again.
+    rest = (0, len(mask) - len(rows))
+    pad = lambda index: jnp.asarray(np.pad(index, rest))
+    return pad(rows), pad(columns), jnp.asarray(np.pad(np.ones(len(rows)), rest), dtype)
