@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help install reproduce test fast check format bench clean
+.PHONY: help install reproduce test fast check format bench stress clean
 
 help:
 	@echo "make reproduce   every figure, its data and a table of the numbers, into out/"
 	@echo "make test        the tests            make fast    without the slow ones"
 	@echo "make check       format, lint, types  make format  apply the first two"
-	@echo "make bench       the benchmarks       make install the environment alone, editable"
+	@echo "make bench       the benchmarks       make stress  every seed accounted for, at length"
+	@echo "make install     the environment alone, editable"
 
 install: .venv/installed
 
@@ -38,6 +39,12 @@ format: install
 
 bench: install
 	$(BIN)/python benchmarks/flow.py
+	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/scaling.py
+
+stress: install
+	$(BIN)/python tests/stress.py
 
 clean:
 	rm -rf .venv .cache out build dist

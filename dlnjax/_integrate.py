@@ -20,6 +20,8 @@ from jaxtyping import Array, Int, PyTree
 from dlnjax._chebyshev import RungeKuttaChebyshev
 from dlnjax._methods import Coordinates, Explicit, Flow, Rules, Stabilised, Stage, start_flow, State, where
 
+PATIENCE = 3
+
 
 class Lanes(eqx.Module):
     """The flows in work. `id` is the flow's place among all, or their number on an idle lane."""
@@ -69,9 +71,8 @@ def integrate(
     # As one array, flows change places by one gather and one scatter.
     unpack = jax.vmap(ravel_pytree(_rows(flows, 0))[1])
     pack = jax.vmap(lambda flow: ravel_pytree(flow)[0])
-    saved = jax.tree.map(
-        lambda x: jnp.zeros((n, times, *x.shape[1:]), x.dtype).at[:, 0].set(x), jax.vmap(observe)(flows.y)
-    )
+    seen = jax.eval_shape(observe, _rows(y0, 0))
+    saved = jax.tree.map(lambda x: jnp.zeros((n, times, *x.shape), x.dtype), seen)
 
     def turn(state, method: Explicit | Stabilised):
         """All flows that want `method`, until each has ended or wants the other."""
@@ -123,9 +124,10 @@ def integrate(
 
     packed, saved = _while(lambda state: jnp.any(unpack(state[0]).active), round, (pack(flows), saved))
     flows = unpack(packed)
+    ends = jax.vmap(observe)(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y0, flows.y))
     reached = jnp.arange(times) < flows.index[:, None]
-    last = jax.vmap(observe)(flows.y)
-    return flows, jax.tree.map(lambda rows, end: where(reached, rows, end[:, None]), saved, last)
+    fill = lambda rows, ends: where(reached, rows.at[:, 0].set(ends[:n]), ends[n:, None])
+    return flows, jax.tree.map(fill, saved, ends)
 
 
 def _stays(flow: Flow, method):
@@ -168,13 +170,13 @@ def _explicit_round(method: Explicit, coordinates, rules, observe, work: Lanes, 
 
 
 def _stabilised_round(method: Stabilised, coordinates, rules, observe, work: Lanes, saved, n: int):
-    """An evaluation on every lane; and the end of their step, as soon as a quarter of them has come to it."""
+    """An evaluation on every lane; and the end of their steps, once one has waited or all have come to it."""
     spend = jax.vmap(lambda own, flow, stage: method.evaluate(coordinates(own), rules, flow, stage))
     flow, stage = spend(work.own, work.flow, work.stage)
     work = Lanes(work.id, flow, work.own, stage)
     busy = work.id < n
     ended = busy & stage.ended
-    due = 4 * jnp.sum(ended) >= jnp.sum(busy)
+    due = eqxi.unvmap_any(ended & (stage.waited >= PATIENCE)) | eqxi.unvmap_all(ended | ~busy)
 
     def finish(work: Lanes, saved):
         close = jax.vmap(lambda own, flow, stage: method.finish(coordinates(own), rules, flow, stage))
@@ -197,4 +199,4 @@ def _stabilised_round(method: Stabilised, coordinates, rules, observe, work: Lan
         flow = eqx.tree_at(lambda f: f.index, flow, index)
         return Lanes(work.id, flow, work.own, stage), saved
 
-    return jax.lax.cond(eqxi.unvmap_any(due & jnp.any(ended)), finish, lambda *same: same, work, saved)
+    return jax.lax.cond(due, finish, lambda *same: same, work, saved)

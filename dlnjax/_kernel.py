@@ -71,22 +71,25 @@ def rotation_rates(
     a = inverse_depth
     log, u = _log_ratio(sigma)
     power, root = jnp.exp(a * log), jnp.sqrt(sigma)
-    near = jnp.abs(a * u) < 1
-    # sinh(a u)/(a u) r_i r_j = (r_i^2 - r_j^2)/(2 a u), r = sigma^a: by series, or as it stands.
     square = power * power
-    ratio = jnp.where(
-        near,
-        power[:, None] * power[None, :] * shc_small(jnp.where(near, a * u, 0.0)),
-        (square[:, None] - square[None, :]) / jnp.where(near, 1.0, 2 * a * u),
-    )
-    close = jnp.abs(u) < 1
-    log_mean = jnp.where(
-        close,
-        root[:, None] * root[None, :] * shc_small(jnp.where(close, u / 2, 0.0)),
-        (sigma[:, None] - sigma[None, :]) / jnp.where(close, 1.0, u),
-    )
     regularised = u / (u * u + gap * gap)
-    weight = jnp.where(_alive(sigma, a) & (ratio > 0), 0.5 / jnp.where(ratio > 0, ratio, 1.0), 0.0)
+    # sinh(a u)/(a u) r_i r_j = (r_i^2 - r_j^2)/(2 a u), r = sigma^a: by series, or as it stands. Away from u = 0 the
+    # regularised 1/u is 1/u to gap^2, far below the tolerance.
+    half = jnp.where(a > 0, 0.5 / jnp.where(a > 0, a, 1.0), 0.0)
+    ratio = jnp.where(
+        jnp.abs(a * u) < 0.5,
+        power[:, None] * power[None, :] * shc_small(a * u),
+        (square[:, None] - square[None, :]) * (half * regularised),
+    )
+    log_mean = jnp.where(
+        jnp.abs(u) < 1,
+        root[:, None] * root[None, :] * shc_small(u / 2),
+        (sigma[:, None] - sigma[None, :]) * regularised,
+    )
+    # Two zeros have no weight by themselves; at infinite depth one zero is enough to stop a pair. In arithmetic: a loop
+    # over truth values would not be vectorised.
+    moves = ((sigma > 0) | (a > 0)).astype(sigma.dtype)
+    weight = (0.5 * moves[:, None]) * moves[None, :] / jnp.maximum(ratio, jnp.finfo(sigma.dtype).tiny)
     common = (sigma[:, None] + sigma[None, :]) * regularised * weight
     return common, log_mean * weight
 

@@ -260,6 +260,8 @@ _PROBE, _READY, _STAGES, _ENDED = range(4)
 class Stage(eqx.Module):
     """Where a flow stands inside its stabilised step, between two evaluations."""
 
+    # Evaluations since the step ended: the flow waits for others, to end their steps together.
+    waited: Int[Array, "*n"]
     phase: Int[Array, "*n"]
     probes: Int[Array, "*n"]
     # Steps since the spectral radius was looked at.
@@ -301,6 +303,7 @@ class Stabilised:
     def begin(self, s: Flow) -> Stage:
         zero = jnp.array(0)
         return Stage(
+            waited=zero,
             phase=jnp.array(_PROBE),
             probes=zero,
             age=zero,
@@ -332,6 +335,7 @@ class Stabilised:
         phase = jnp.where(probing, jnp.where(probed, _READY, _PROBE), jnp.where(complete, _ENDED, _STAGES))
         waiting = stage.ended
         new = Stage(
+            waited=jnp.array(0),
             phase=phase,
             probes=jnp.where(probing, stage.probes + 1, 0),
             age=jnp.where(probing, 0, stage.age),
@@ -346,7 +350,7 @@ class Stabilised:
             s,
             (s.evaluations + ~waiting, where(probing, found, power)),
         )
-        return s, where(waiting, stage, new)
+        return s, where(waiting, eqx.tree_at(lambda g: g.waited, stage, stage.waited + 1), new)
 
     def finish(self, coordinates: Coordinates, rules: Rules, s: Flow, stage: Stage) -> tuple[Flow, Stage, Step]:
         """Accept or reject a step that has had its last evaluation."""
