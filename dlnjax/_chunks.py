@@ -103,10 +103,11 @@ def calls_lapack(energy, example, options: Options) -> bool:
 def as_devices(devices) -> tuple[Any, ...]:
     if devices is None:
         return tuple(jax.local_devices())
-    devices = tuple(devices) if isinstance(devices, Sequence) else (devices,)
-    if not devices or not all(isinstance(device, jax.Device) for device in devices):
-        raise TypeError(f"devices must be a list of jax.devices(), got {devices!r}.")
-    return devices
+    if isinstance(devices, str) or not isinstance(devices, Sequence) or not devices:
+        raise TypeError(f"devices must be a list of some of jax.devices(), got {devices!r}.")
+    if not all(isinstance(device, jax.Device) for device in devices):
+        raise TypeError(f"devices must be a list of some of jax.devices(), got {devices!r}.")
+    return tuple(devices)
 
 
 def worker_count(devices, n: int) -> int:

@@ -114,8 +114,8 @@ def gradient_flow(
 
     **Other arguments:**
 
-    - `solver`: by default Dopri5 and, wherever stability rather than accuracy limits its steps, the stabilised method of
-      `RungeKuttaChebyshev`; or any diffrax solver with an error estimate.
+    - `solver`: by default Dopri5 and, wherever stability rather than accuracy limits its steps, the stabilised method
+      of `RungeKuttaChebyshev`; or any diffrax solver with an error estimate.
     - `rtol`, `atol`: tolerances of a step, on each singular value and on the frame (in "matrix", on the Frobenius norm
       of X).
     - `coordinates`: "svd", or "matrix" for the flow in X itself, with a decomposition at every evaluation: slower, and

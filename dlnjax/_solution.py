@@ -176,6 +176,8 @@ def load(path: str | os.PathLike) -> FlowSolution:
         raise ValueError(f"cannot read {str(path)!r} as a saved solution: {error}") from error
     if data.attrs.get("format") != _FORMAT:
         raise ValueError(f"{str(path)!r} is no {_FORMAT} file: it says {data.attrs.get('format')!r}.")
+    if any(str(name).startswith("observed") and name != "observed" for name in data):
+        raise ValueError(f"{str(path)!r} holds several observed arrays, which only xarray can open: xarray.open_zarr.")
     get = lambda name: jnp.asarray(data[name].values)
     codes = data["result"].values
     if codes.dtype.kind != "i":

@@ -8,6 +8,7 @@ goes on from the last finished part.
 """
 
 import json
+import math
 import os
 import zlib
 from pathlib import Path
@@ -38,6 +39,7 @@ class Store:
         self.folder = Path(folder)
         self.data = self.folder / "data.zarr"
         self.record = self.folder / "call.json"
+        self.fresh = self.folder / "call.new"
         self.call = call
         self.parts: list[int] = []
         self.chunk = chunk
@@ -46,7 +48,8 @@ class Store:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.iterdir()):
+            # A first record that was cut off is no work to lose.
+            if any(path.name != self.fresh.name for path in self.folder.iterdir()):
                 raise ValueError(
                     f"{self.folder} is not empty and holds no sweep. Name a new folder, or empty this one."
                 )
@@ -97,9 +100,8 @@ class Store:
 
     def _write_record(self):
         record = {"format": FORMAT, "call": self.call, "chunk": self.chunk, "parts": self.parts}
-        fresh = self.record.with_suffix(".new")
-        fresh.write_text(json.dumps(record), encoding="utf-8")
-        os.replace(fresh, self.record)
+        self.fresh.write_text(json.dumps(record), encoding="utf-8")
+        os.replace(self.fresh, self.record)
 
     def open(self) -> "xarray.Dataset":
         return open_data(self.folder)
@@ -130,6 +132,10 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is no folder of a sweep, or its call.json is damaged: {error}") from error
     if version != FORMAT:
         raise ValueError(f"{folder} was written as {version!r}, and this version writes {FORMAT!r}. Name a new folder.")
+    if not {"call", "chunk", "parts"} <= record.keys():
+        raise ValueError(
+            f"{folder} cannot be read: its call.json is damaged, an entry is missing. Delete it and begin again."
+        )
     return record
 
 
@@ -172,5 +178,5 @@ def _same(a, b) -> bool:
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return all(_same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, float) and isinstance(b, float):
-        return a == b or abs(a - b) <= 1e-9 * (abs(a) + abs(b)) or (np.isnan(a) and np.isnan(b))
+        return a == b or abs(a - b) <= 1e-9 * (abs(a) + abs(b)) or (math.isnan(a) and math.isnan(b))
     return a == b

@@ -1,0 +1,320 @@
+"""Sweeps into a folder: the same numbers, killed and taken up again at any moment, and no foreign or damaged part."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import diffrax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dlnjax as dln
+
+# The last part is shorter than the others.
+CHUNK, N, MANY, D, TS = 4, 22, 202, 2, [0.0, 0.5, 3.0]
+LABELS = np.array([[1.0, -0.5], [0.3, 0.8]])
+MASK = np.array([[True, False], [True, True]])
+
+
+def draw(n):
+    return np.eye(D) + 0.3 * np.random.default_rng(11).standard_normal((n, D, D))
+
+
+def sweep(folder=None, n=N, labels=LABELS, starts=None, **options):
+    # One method alone, as it is compiled in less time.
+    options = {"ts": TS, "depth": 2.0, "chunk": CHUNK, "solver": diffrax.Dopri5(), "progress": False} | options
+    energy = dln.MatrixCompletion(labels, MASK)
+    starts = jnp.asarray(draw(n) if starts is None else starts)
+    return dln.sweep(energy, starts, folder=folder, **options)
+
+
+@pytest.fixture(scope="module")
+def solution():
+    return sweep()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder that nobody may change."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    sweep(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A finished folder to do with as one likes."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def record_of(folder):
+    return json.loads((folder / "call.json").read_text())
+
+
+def write_record(folder, **changes):
+    (folder / "call.json").write_text(json.dumps(record_of(folder) | changes))
+
+
+def chunks_of(folder, part):
+    """The files that hold the seeds of a part."""
+    data = folder / "data.zarr"
+    files = [p for p in data.glob("*/c/**/*") if p.is_file() and p.relative_to(data).parts[2] == str(part)]
+    assert files, f"no files for part {part}"
+    return files
+
+
+def assert_same_data(actual, expected):
+    assert set(actual.variables) == set(expected.variables)
+    for name, variable in expected.variables.items():
+        assert actual[name].dims == variable.dims and actual[name].dtype == variable.dtype
+        np.testing.assert_array_equal(actual[name].values, variable.values, err_msg=name)
+
+
+def test_folder_holds_the_dataset_of_the_sweep_in_memory(finished, solution):
+    dataset, expected = sweep(finished), solution.to_xarray()
+    names = np.array(dataset.result.attrs["flag_meanings"].split())
+    assert dataset.result.dtype == np.int8
+    assert dataset.result.attrs["flag_values"] == list(range(len(names)))
+    np.testing.assert_array_equal(names[dataset.result.values], expected.result.values)
+    assert_same_data(dataset.drop_vars("result"), expected.drop_vars("result"))
+    assert dataset.attrs == expected.attrs
+    for name in expected.drop_vars("result").variables:
+        # What zarr calls the value of a missing entry is an attribute too.
+        assert {k: v for k, v in dataset[name].attrs.items() if k != "_FillValue"} == expected[name].attrs
+
+
+def test_load_makes_a_solution_of_a_folder(finished, solution):
+    back = dln.load(finished)
+    assert isinstance(back, dln.FlowSolution) and str(back) == str(solution)
+    for name, value in solution.to_numpy().items():
+        np.testing.assert_array_equal(back.to_numpy()[name], value)
+
+
+def test_seeds_that_fail_keep_their_codes(tmp_path):
+    starts = draw(N)
+    starts[3], starts[9, 0, 1] = np.nan, np.inf
+    dataset = sweep(tmp_path / "run", starts=starts)
+    codes = np.array(dataset.result.attrs["flag_meanings"].split())[dataset.result.values]
+    assert np.flatnonzero(codes == "non_finite").tolist() == [3, 9]
+    assert dln.load(tmp_path / "run").to_numpy()["result"].tolist() == codes.tolist()
+    # NaN of their own, and NaN in the starts, are no damage and no other call.
+    assert_same_data(sweep(tmp_path / "run", starts=starts), dataset)
+
+
+# A process that is killed
+
+CHILD = """
+import sys
+import jax
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+sys.path.insert(0, sys.argv[1])
+import test_store as this
+
+this.sweep(sys.argv[2], n=this.MANY)
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return sweep(folder, n=MANY)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("cache"))
+
+
+def parts_of(folder):
+    return record_of(folder)["parts"] if (folder / "call.json").exists() else []
+
+
+def kill_after(folder, parts, wait, cache):
+    """Begin or go on with the sweep in another process, and kill it `wait` seconds after it has `parts`."""
+    here = str(Path(__file__).parent)
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, here, str(folder)],
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        deadline = time.monotonic() + 120
+        while len(parts_of(folder)) < parts and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(wait)
+        child.send_signal(signal.SIGKILL)
+        _, errors = child.communicate()
+    assert child.returncode == -signal.SIGKILL, errors
+
+
+def test_killed_sweep_goes_on_where_it_stopped_and_ends_the_same(whole, cache, tmp_path):
+    folder, total = tmp_path / "run", -(-MANY // CHUNK)
+    waits = np.random.default_rng().uniform(0, 0.1, 2)
+    done, written, kept = 0, {}, []
+    for wait in waits:
+        kill_after(folder, done + 2, wait, cache)
+        parts = parts_of(folder)
+        assert done + 2 <= len(parts) < total, "it must be killed on its way"
+        assert parts[: len(kept)] == kept
+        with pytest.raises(ValueError, match=rf"has {len(parts) * CHUNK} of {MANY} seeds"):
+            dln.load(folder)
+        # What was finished has not been touched since.
+        assert all(path.stat().st_mtime_ns == at for path, at in written.items())
+        done, kept = len(parts), parts
+        written = {path: path.stat().st_mtime_ns for k in range(done) for path in chunks_of(folder, k)}
+    resumed = sweep(folder, n=MANY)
+    assert len(parts_of(folder)) == total and parts_of(folder)[:done] == kept
+    assert all(path.stat().st_mtime_ns == at for path, at in written.items())
+    assert_same_data(resumed, whole)
+    assert dln.load(folder).t_end.shape == (MANY,)
+
+
+def test_finished_folder_computes_nothing(folder, finished, monkeypatch):
+    monkeypatch.setattr("dlnjax._sweep.solve_chunk", lambda *args: pytest.fail("computed again"))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert_same_data(sweep(folder), sweep(finished))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+    # The size of the chunk may be left to the folder.
+    assert_same_data(sweep(folder, chunk=None), sweep(finished))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("done", [0, 2, 5])
+@pytest.mark.parametrize("spoil", [truncate, flip, Path.unlink])
+def test_half_written_part_is_computed_again(folder, finished, done, spoil):
+    write_record(folder, parts=record_of(folder)["parts"][:done])
+    for path in chunks_of(folder, done)[::2]:
+        spoil(path)
+    assert_same_data(sweep(folder), sweep(finished))
+    assert record_of(folder) == record_of(finished)
+
+
+def test_killed_before_the_first_part(folder, finished):
+    write_record(folder, parts=[], chunk=None)
+    shutil.rmtree(folder / "data.zarr" / "sigma")
+    (folder / "data.zarr" / "zarr.json").write_text("{")
+    assert_same_data(sweep(folder), sweep(finished))
+
+
+def test_killed_while_the_first_record_is_written(tmp_path, finished):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "call.new").write_text('{"format": "dlnjax.sw')
+    assert_same_data(sweep(folder), sweep(finished))
+
+
+# What is refused
+
+OTHER = [
+    ({"rtol": 1e-7}, "rtol"),
+    ({"atol": 1e-9}, "atol"),
+    ({"labels": LABELS + 0.1}, "energy"),
+    ({"labels": LABELS - 2.0 * ~MASK}, "energy"),
+    ({"starts": draw(N) + 1e-6}, "starts"),
+    ({"n": N - 1}, "n, starts"),
+    ({"depth": 3.0}, "depth"),
+    ({"ts": [0.0, 0.5, 2.0]}, "ts"),
+    ({"stop": dln.Steady(1e-3)}, "stop"),
+    ({"max_steps": 1000}, "max_steps"),
+    ({"solver": dln.RungeKuttaChebyshev()}, "solver"),
+    ({"coordinates": "matrix"}, "coordinates"),
+    ({"observe": lambda point: point.sigma}, "observe"),
+]
+
+
+@pytest.mark.parametrize(("change", "named"), OTHER, ids=[" ".join(c) for c, _ in OTHER])
+def test_folder_of_another_call_is_refused(finished, change, named):
+    with pytest.raises(ValueError, match=rf"belongs to another call: .*{named}.*differ\. Name a new folder") as raised:
+        sweep(finished, **change)
+    assert str(finished) in str(raised.value)
+
+
+def test_another_chunk_is_refused(finished):
+    with pytest.raises(ValueError, match=r"begun with chunk=4, got chunk=5\. Leave it out"):
+        sweep(finished, chunk=5)
+
+
+def test_folder_of_another_version_is_refused(folder):
+    write_record(folder, format="dlnjax.sweep/0")
+    for call in (sweep, dln.load):
+        with pytest.raises(ValueError, match=r"written as 'dlnjax\.sweep/0', and this version writes"):
+            call(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"call": {}}', '{"format": "dlnjax.sweep/1"}'])
+def test_damaged_record_is_refused(folder, text):
+    (folder / "call.json").write_text(text)
+    for call in (sweep, dln.load):
+        with pytest.raises(ValueError, match=r"call\.json is damaged"):
+            call(folder)
+
+
+def test_folder_with_something_else_is_refused(tmp_path):
+    (tmp_path / "letter.txt").write_text("Dear reader")
+    with pytest.raises(ValueError, match=r"not empty and holds no sweep\. Name a new folder"):
+        sweep(tmp_path)
+    with pytest.raises(ValueError, match=r"no folder of a sweep"):
+        dln.load(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_folder_that_cannot_be_written_is_refused(tmp_path, below):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match=r"cannot write to .*file.*Name another folder"):
+        sweep(tmp_path / "file" / "run" if below else tmp_path / "file")
+
+
+@pytest.mark.parametrize("spoil", [truncate, flip, Path.unlink])
+@pytest.mark.parametrize("part", [1, 5])
+def test_damaged_part_is_refused(folder, part, spoil):
+    spoil(next(path for path in chunks_of(folder, part) if "sigma" in path.parts))
+    for call in (sweep, dln.load):
+        with pytest.raises(ValueError, match=rf"damaged: seeds {part * CHUNK} to .*Delete it and begin again"):
+            call(folder)
+
+
+@pytest.mark.filterwarnings("ignore:Object at u is not recognized")
+@pytest.mark.parametrize("lost", ["data.zarr", "data.zarr/u", "data.zarr/zarr.json", "data.zarr/u/zarr.json"])
+def test_folder_that_lacks_a_piece_is_refused(folder, lost):
+    piece = folder / lost
+    shutil.rmtree(piece) if piece.is_dir() else piece.unlink()
+    for call in (sweep, dln.load):
+        with pytest.raises(ValueError, match=r"damaged: seeds 0 to"):
+            call(folder)
+
+
+def test_every_byte_counts(folder):
+    """A flipped byte anywhere in a finished part is found, or changes no number."""
+    expected = sweep(folder).load()
+    for path in chunks_of(folder, 2):
+        original = path.read_bytes()
+        flip(path)
+        try:
+            assert_same_data(sweep(folder), expected)
+        except ValueError as error:
+            assert "damaged" in str(error)
+        path.write_bytes(original)
+
+
+def test_unfinished_folder_is_not_loaded(folder):
+    write_record(folder, parts=record_of(folder)["parts"][:3])
+    with pytest.raises(ValueError, match=rf"has {3 * CHUNK} of {N} seeds\. Repeat the call that began it"):
+        dln.load(folder)
