@@ -130,5 +130,5 @@ def chunk_size(n: int, workers: int, devices, times: int, d: int, observed: bool
 def lane_count(device, rows: int, d: int) -> int:
     """Flows in work at a time: on a CPU as many as stay in its cache, elsewhere as many as it takes to fill it."""
     if device.platform == "cpu":
-        return min(rows, 16 if d >= 10 else 32)
+        return min(rows, max(2, min(32, 5000 // d**2)))
     return min(rows, max(256, 2**23 // (d * d)))
