@@ -115,7 +115,7 @@ def gradient_flow(
     **Other arguments:**
 
     - `solver`: by default Dopri5 and, wherever stability rather than accuracy limits its steps, the stabilised method
-      of `RungeKuttaChebyshev`; or any diffrax solver with an error estimate.
+      of `RungeKuttaChebyshev` (in "matrix", Dopri5 alone); or any diffrax solver with an error estimate.
     - `rtol`, `atol`: tolerances of a step, on each singular value and on the frame (in "matrix", on the Frobenius norm
       of X).
     - `coordinates`: "svd", or "matrix" for the flow in X itself, with a decomposition at every evaluation: slower, and
@@ -294,7 +294,9 @@ def _trajectories(of_row, rows, y0, ts, options: Options, lanes: int) -> Traject
         return (point.sigma, point if options.observe is None else options.observe(point))
 
     rules = Rules(ts, options.steady, options.max_steps)
-    flows, (sigma, saved) = integrate(coordinates, rows, y0, rules, observe, solver=options.solver, lanes=lanes)
+    # In X, the check is to be as plain as it can be.
+    solver = options.solver or (None if frame else diffrax.Dopri5())
+    flows, (sigma, saved) = integrate(coordinates, rows, y0, rules, observe, solver=solver, lanes=lanes)
     kept = options.observe is None
     return Trajectory(
         svd=saved if kept else None,

@@ -10,7 +10,7 @@ from dlnjax import gaussian, MatrixCompletion, Steady, sweep
 from dlnjax.figures._figure import Figure, Number, verdict
 from dlnjax.plot import new_figure
 
-LARGEST, BLOCK = 25, 5
+LARGEST, BLOCK = 25, 9
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
@@ -20,7 +20,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
     # A start of size d, padded by zeros, is a matrix of rank d on which the flow stays: so a block of dimensions shares
     # one shape and one compilation.
     for first in range(1, LARGEST + 1, BLOCK):
-        size = first + BLOCK - 1
+        size = min(first + BLOCK - 1, LARGEST)
         block = [d for d in range(max(first, 2), size + 1)]
         of_seed = np.repeat(block, seeds)
         inside = jnp.asarray(np.arange(size) < of_seed[:, None])
