@@ -22,7 +22,10 @@ class Number(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A figure: `compute(key, seeds)` its data, `draw` it from them alone, and the `numbers` that they hold."""
+    """A figure: `compute(key, seeds)` its data, `draw` it from them alone, and the `numbers` that they hold.
+
+    `text` says in two or three sentences what it shows; `parameters` in one line with what it was made.
+    """
 
     name: str
     title: str
@@ -30,6 +33,8 @@ class Figure(NamedTuple):
     compute: Callable[[PRNGKeyArray, int], "xarray.Dataset"]
     draw: Callable[["xarray.Dataset"], Drawing]
     numbers: Callable[["xarray.Dataset"], list[Number]]
+    text: str = ""
+    parameters: str = ""
 
 
 def mean(values) -> tuple[float, float]:
