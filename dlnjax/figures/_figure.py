@@ -12,13 +12,19 @@ if TYPE_CHECKING:
 
 
 class Number(NamedTuple):
-    """One row of the table: what the thesis says, and what came out here."""
+    """One row of the table: what the thesis says, and what came out here.
+
+    `expected` is the same number from an independent computation, where there is one; `note` explains a deviation from
+    it, or from the thesis, of more than three standard errors.
+    """
 
     quantity: str
     thesis: str
     here: float
     standard_error: float
     verdict: str
+    expected: float = np.nan
+    note: str = ""
 
 
 class Figure(NamedTuple):
