@@ -3,7 +3,7 @@
 To add one, write such a module and name it here.
 """
 
-from dlnjax.figures import _coupling, _escape, _limits, _rank_dynamics, _small_starts
+from dlnjax.figures import _coupling, _escape, _limits, _rank_dynamics, _small_starts, _sparsity
 from dlnjax.figures._figure import Figure as Figure, Number as Number
 
 FIGURES: dict[str, Figure] = {
@@ -14,5 +14,6 @@ FIGURES: dict[str, Figure] = {
         *_rank_dynamics.FIGURES,
         _limits.FIGURE,
         _small_starts.FIGURE,
+        _sparsity.FIGURE,
     )
 }

@@ -8,7 +8,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import gaussian, MatrixCompletion, RESULTS, Steady, sweep
-from dlnjax.figures._diagonal import ENERGY
+from dlnjax.figures._shapes import ENERGY
 from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
 from dlnjax.plot import new_figure
 

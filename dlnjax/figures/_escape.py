@@ -6,7 +6,7 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import RESULTS
-from dlnjax.figures._diagonal import diagonal_flows, ENERGY, TIMES, times
+from dlnjax.figures._shapes import diagonal_flows, ENERGY, TIMES, times
 from dlnjax.figures._figure import Figure, measured, median, Number, verdict
 from dlnjax.plot import new_figure, singular_values
 

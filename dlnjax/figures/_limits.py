@@ -6,7 +6,7 @@ import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax.figures._diagonal import diagonal_flows, ENERGY, SIZE, times
+from dlnjax.figures._shapes import diagonal_flows, ENERGY, SIZE, times
 from dlnjax.figures._figure import Figure, measured, Number, verdict
 from dlnjax.plot import new_figure
 

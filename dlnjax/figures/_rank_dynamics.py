@@ -7,7 +7,7 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax.figures._diagonal import diagonal_flows, ENERGY, times
+from dlnjax.figures._shapes import diagonal_flows, ENERGY, times
 from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
 from dlnjax.plot import effective_rank, new_figure
 

@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import RESULTS
-from dlnjax.figures._diagonal import diagonal_flows, ENERGY, times
+from dlnjax.figures._shapes import diagonal_flows, ENERGY, times
 from dlnjax.figures._figure import Figure, mean, measured, Number
 from dlnjax.plot import effective_rank, effective_rank_violins, new_figure
 

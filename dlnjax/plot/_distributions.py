@@ -31,7 +31,7 @@ def effective_rank_violins(
     ax = new_axes(ax)
     values = [_at(as_dataset(sol)["effective_rank"], time) for sol in sols.values()]
     places = np.arange(len(values))
-    parts = ax.violinplot(values, places, widths=0.85, showextrema=False, side=side, bw_method=0.3)
+    parts = ax.violinplot(values, places, widths=0.85, showextrema=False, side=side)
     for body in parts["bodies"]:  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
         body.set(facecolor=color, alpha=0.45, edgecolor=color, linewidth=0.4)
     shift = {"both": 0.0, "low": -0.08, "high": 0.08}[side]
