@@ -3,7 +3,7 @@
 To add one, write such a module and name it here.
 """
 
-from dlnjax.figures import _coupling, _escape, _limits, _rank_dynamics, _small_starts, _sparsity
+from dlnjax.figures import _coupling, _escape, _isotropy, _limits, _rank_dynamics, _small_starts, _sparsity
 from dlnjax.figures._figure import Figure as Figure, Number as Number
 
 FIGURES: dict[str, Figure] = {
@@ -15,5 +15,6 @@ FIGURES: dict[str, Figure] = {
         _limits.FIGURE,
         _small_starts.FIGURE,
         _sparsity.FIGURE,
+        _isotropy.FIGURE,
     )
 }

@@ -74,7 +74,9 @@ def _scatter(ax, data: xarray.Dataset, norm, reach: float):
     return points
 
 
-_RESTS = "Every start comes to rest if it is given the time: some need t = 60000, beyond the horizon of that computation."
+_RESTS = (
+    "Every start comes to rest if it is given the time: some need t = 60000, beyond the horizon of that computation."
+)
 
 
 def numbers(data: xarray.Dataset) -> list[Number]:

@@ -28,9 +28,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
     flat = lambda a: jnp.broadcast_to(a, (*shape, D, D)).reshape(-1, D, D)
     energy = MatrixCompletion(flat(labels[:, None]), flat(mask[:, :, None]))
     # The mean over runs does not ask for more than four digits.
-    sol = completion_flows(
-        energy, flat(starts), [0.0, 100.0, HORIZON], gradient=1e-3, rtol=1e-4, atol=1e-6
-    )
+    sol = completion_flows(energy, flat(starts), [0.0, 100.0, HORIZON], gradient=1e-3, rtol=1e-4, atol=1e-6)
     of_run = lambda values: np.asarray(values).reshape(*shape, *np.shape(values)[1:])
     runs = ("K", "matrix", "run")
     data = xarray.Dataset(
@@ -63,7 +61,7 @@ def draw(data: xarray.Dataset) -> Drawing:
         ax.text(place, 0.03, f"{100 * share:.0f}", transform=bottom, ha="center", fontsize=7)
     ax.text(-0.4, 0.1, f"% at rest by $t = {HORIZON:.0f}$:", transform=bottom, fontsize=7)
     ax.set(xlabel=r"entries seen $K$, of 100", ylabel=f"mean effective rank of {data.sizes['run']} runs")
-    ax.set_title(rf"$d = {D}$, $N = \infty$; {data.sizes["matrix"]} label matrices; bars: 2 s.e.")
+    ax.set_title(rf"$d = {D}$, $N = \infty$; {data.sizes['matrix']} label matrices; bars: 2 s.e.")
     return figure
 
 
@@ -78,9 +76,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     rows.append(measured("mean effective rank at the start", mean(_start(data))))
     for few, many in ((1, 25), (99, 25)):
         fall = mean((end.sel(K=few) - end.sel(K=many)).values)
-        rows.append(
-            Number(f"K = {few} above K = {many}", "U-shaped pattern", *fall, verdict(fall[0] > 3 * fall[1]))
-        )
+        rows.append(Number(f"K = {few} above K = {many}", "U-shaped pattern", *fall, verdict(fall[0] > 3 * fall[1])))
     for k, expected in ((75, np.nan), (90, 0.87), (99, np.nan)):
         rows.append(measured(f"share at rest by t = 300, K = {k}", mean(converged.sel(K=k).values), expected))
     return rows
