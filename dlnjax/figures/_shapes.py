@@ -1,5 +1,7 @@
 """Sweeps that many figures share: always of the same shapes, and so with one compilation for all."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,7 @@ def times(first: float, last: float, *others: float) -> Float[np.ndarray, " time
     return np.sort([0.0, *others, *np.geomspace(first, last, TIMES - 1 - len(others))])
 
 
-def diagonal_flows(keys, d, std, ts, *, depth=jnp.inf, gradient=1e-4, size: int = SIZE) -> FlowSolution:
+def diagonal_flows(keys, d, std, ts, *, depth: Any = jnp.inf, gradient=1e-4, size: int = SIZE) -> FlowSolution:
     """A sweep of starts X_ij ~ N(0, std^2) of size d to rest, |dE| <= gradient; sigma is kept, padded by zeros.
 
     **Arguments:** `keys`, `n`; `d`, `std` and `depth`, one number or `n`; `ts`, as many as `times` gives.
@@ -54,7 +56,7 @@ def diagonal_flows(keys, d, std, ts, *, depth=jnp.inf, gradient=1e-4, size: int 
 
 
 def completion_flows(
-    energy: MatrixCompletion, starts, ts, *, depth=jnp.inf, gradient, rtol=1e-6, atol=1e-8, chunk: int = 1000
+    energy: MatrixCompletion, starts, ts, *, depth: Any = jnp.inf, gradient, rtol=1e-6, atol=1e-8, chunk: int = 1000
 ) -> FlowSolution:
     """A sweep of completions with labels and masks of their own, `n d d`, to rest, |dE| <= gradient; sigma is kept.
 

@@ -48,7 +48,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     ax = figure.subplots()
     # As the thesis has it: the mean over runs for each label matrix, and its distribution over label matrices.
     means = data["effective_rank"].mean("run")
-    groups = {int(k): means.sel(K=k).to_dataset() for k in data["K"].values}
+    groups = {f"{k}": means.sel(K=k).to_dataset() for k in data["K"].values}
     groups["labels"] = data["labels_rank"].expand_dims("time").to_dataset(name="effective_rank")
     effective_rank_violins(groups, ax=ax)
     ax.axvline(len(groups) - 1.5, color="0.8", lw=0.6)
@@ -93,10 +93,10 @@ FIGURE = Figure(
     compute,
     draw,
     numbers,
-    text="Each violin is the distribution, over label matrices, of the effective rank that 50 runs reach on average, with "
-    "its mean and two standard errors. With few entries seen, X hardly moves and keeps the rank of its start; with "
-    "almost all seen it has to take that of the labels; in between it is free to choose, and chooses low rank. With "
-    "nearly all entries seen the flow is slow, and not all runs are at rest by the time it is read.",
-    parameters="E of (4.24), d = 10, N = infinity, labels U[-2, 2], random masks of K entries, X_ij ~ N(0, 1/d), to |dE| <= "
-    "1e-3 or t = 300, 10 label matrices, the same for every K, and 50 starts, the same for all",
+    text="Each violin is the distribution, over label matrices, of the effective rank that 50 runs reach on average, "
+    "with its mean and two standard errors. With few entries seen, X hardly moves and keeps the rank of its start; "
+    "with almost all seen it has to take that of the labels; in between it is free to choose, and chooses low rank. "
+    "With nearly all entries seen the flow is slow, and not all runs are at rest by the time it is read.",
+    parameters="E of (4.24), d = 10, N = infinity, labels U[-2, 2], random masks of K entries, X_ij ~ N(0, 1/d), to "
+    "|dE| <= 1e-3 or t = 300, 10 label matrices, the same for every K, and 50 starts, the same for all",
 )
