@@ -7,9 +7,9 @@ import xarray
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import gaussian, MatrixCompletion, RESULTS, Steady, sweep
-from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
-from dlnjax.figures._shapes import ENERGY
+from dlnjax import gaussian, MatrixCompletion, RESULTS
+from dlnjax.figures._figure import Figure, measured, Number, share, verdict
+from dlnjax.figures._shapes import ENERGY, small_flows, times
 from dlnjax.plot import new_figure
 
 STDS, STD, HORIZON = (0.003, 0.01, 0.1), 0.01, 1e6
@@ -18,7 +18,7 @@ STDS, STD, HORIZON = (0.003, 0.01, 0.1), 0.01, 1e6
 def compute(key, seeds: int) -> xarray.Dataset:
     entries = jax.vmap(gaussian, (0, None, None))(jax.random.split(key, seeds), 2, 1.0)
     starts = (jnp.asarray(STDS)[:, None, None, None] * entries).reshape(-1, 2, 2)
-    sol = sweep(MatrixCompletion.diagonal(2), starts, ts=[0.0, HORIZON], stop=Steady(1e-6), observe=lambda point: ())
+    sol = small_flows(MatrixCompletion.diagonal(2), starts, times(1.0, HORIZON), gradient=1e-6)
     of_start = lambda values: (("std", "seed"), np.asarray(values).reshape(len(STDS), seeds))
     x = sol.final.matrix
     return xarray.Dataset(
@@ -83,14 +83,14 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     product = (data["x12"] * data["x21"]).sel(std=STD).values
     negative = data["determinant"].sel(std=STD).values < 0
     done = data["converged"].sel(std=STD).values
-    share = lambda std: mean(abs(data["x12"] * data["x21"] - 1).sel(std=std).values < 0.1)
-    far_side, near_side = mean((product > 1)[negative & done]), mean((product < 1)[~negative & done])
+    near = lambda std: share(abs(data["x12"] * data["x21"] - 1).sel(std=std).values < 0.1)
+    far_side, near_side = share((product > 1)[negative & done]), share((product < 1)[~negative & done])
     sides = "every minimiser of that determinant lies there"
     return [
-        measured("share of starts with |X12 X21 - 1| < 0.1, std 0.01", share(STD), 0.98, "concentrated at 1"),
-        measured("the same share, std 0.1", share(0.1), 0.57),
-        measured("the same share, std 0.003", share(0.003), 0.998),
-        measured("share at rest by the horizon, std 0.01", mean(done), 0.984, note=_RESTS),
+        measured("share of starts with |X12 X21 - 1| < 0.1, std 0.01", near(STD), 0.98, "concentrated at 1"),
+        measured("the same share, std 0.1", near(0.1), 0.57),
+        measured("the same share, std 0.003", near(0.003), 0.998),
+        measured("share at rest by the horizon, std 0.01", share(done), 0.984, note=_RESTS),
         Number("det X0 < 0: share of limits with X12 X21 > 1", sides, *far_side, verdict(far_side[0] == 1)),
         Number("det X0 > 0: share of limits with X12 X21 < 1", sides, *near_side, verdict(near_side[0] == 1)),
     ]

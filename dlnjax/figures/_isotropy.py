@@ -7,7 +7,7 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import FreeEnergy, gaussian, RESULTS, Schatten, Steady, sweep
-from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
+from dlnjax.figures._figure import Figure, mean, measured, Number, share, verdict
 from dlnjax.figures._shapes import sigma_of, times
 from dlnjax.plot import new_figure
 
@@ -91,7 +91,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
             0.0,
             stop,
         ),
-        measured("share that converged", mean(data["converged"].values.ravel())),
+        measured("share that converged", share(data["converged"].values.ravel())),
     ]
 
 

@@ -24,7 +24,9 @@ def compute(key, seeds: int) -> xarray.Dataset:
     rank = np.asarray(sol.effective_rank).reshape(len(dims), seeds, -1)
     flows = []
     for size, (further, share) in FURTHER.items():
-        draws = max(2, round(share * seeds))
+        draws = round(share * seeds)
+        if draws < 2:
+            continue
         depth, d, _ = (a.ravel() for a in np.meshgrid(DEPTHS, further, np.arange(draws), indexing="ij"))
         keys = jax.random.split(jax.random.fold_in(key, size), len(d))
         end = diagonal_flows(keys, d, d**-0.5, ts, depth=depth, size=size).effective_rank[:, -1]
@@ -90,8 +92,8 @@ def draw(data: xarray.Dataset) -> Drawing:
         slope = _points(further, d, rank, color)
         name = r"\infty" if np.isinf(depth) else f"{depth:.0f}"
         label = rf"$N = {name}$: slope ${slope[0]:.3f} \pm {slope[1]:.3f}$"
-        place = 0.35 - 0.1 * DEPTHS.index(depth)
-        further.text(1.0, place, label, transform=further.transAxes, ha="right", color=color)
+        place = 0.33 - 0.09 * DEPTHS.index(depth)
+        further.text(1.0, place, label, transform=further.transAxes, ha="right", color=color, fontsize=7)
     further.set(xlabel=r"dimension $d$", ylabel="mean limiting effective rank")
     further.set_title("the same further on, and at other depths")
     return figure

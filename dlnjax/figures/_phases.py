@@ -7,7 +7,7 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import gaussian, MatrixCompletion, RESULTS
-from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
+from dlnjax.figures._figure import Figure, mean, measured, Number, share, verdict
 from dlnjax.figures._shapes import completion_flows, ENERGY
 from dlnjax.plot import new_figure
 
@@ -54,8 +54,8 @@ def draw(data: xarray.Dataset) -> Drawing:
     for (row, column), value in np.ndenumerate(middle):
         color = "white" if value < 0.6 * D else "black"
         ax.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=6, color=color)
-    ax.set_xticks(range(len(DEPTHS)), [r"$\infty$" if np.isinf(n) else f"{n:g}" for n in DEPTHS])
-    ax.set_yticks(range(len(STDS)), [f"{std:g}" for std in STDS])
+    ax.set_xticks(range(data.sizes["depth"]), [r"$\infty$" if np.isinf(n) else f"{n:g}" for n in data["depth"].values])
+    ax.set_yticks(range(data.sizes["std"]), [f"{std:g}" for std in data["std"].values])
     ax.set(xlabel=r"depth $N$", ylabel="standard deviation of the start's entries")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -82,7 +82,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     ):
         value, error = mean(fall.values)
         rows.append(Number(quantity, "stronger for small starts", value, error, verdict(value > 3 * error)))
-    rows.append(measured("share that converged, all cells", mean(data["converged"].values.ravel())))
+    rows.append(measured("share that converged, all cells", share(data["converged"].values.ravel())))
     return rows
 
 

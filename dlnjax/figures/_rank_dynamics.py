@@ -24,6 +24,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     figure = new_figure(3.4, 2.4)
     ax, side = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     effective_rank(data, ax=ax)
+    ax.text(0.03, 0.04, "mean; bands: 50 and 90 %", transform=ax.transAxes, fontsize=7)
     d = int(data.attrs["d"])
     ax.set_title(rf"$d = {d}$, $N = \infty$, {data.sizes['seed']} starts $N(0, 1/d)$")
     rank = data["effective_rank"].values

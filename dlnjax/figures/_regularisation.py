@@ -7,9 +7,9 @@ import xarray
 from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import FreeEnergy, gaussian, MatrixCompletion, sweep
-from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
-from dlnjax.figures._shapes import sigma_of, times
+from dlnjax import FreeEnergy, gaussian, MatrixCompletion
+from dlnjax.figures._figure import Figure, mean, measured, Number, share as proportion, verdict
+from dlnjax.figures._shapes import small_flows, times
 from dlnjax.plot import effective_rank_violins, new_figure
 
 BETA, T = 20.0, 100.0
@@ -21,7 +21,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
     starts = (jnp.asarray(STDS)[:, None, None, None] * entries).reshape(-1, 2, 2)
     plain = MatrixCompletion.diagonal(2)
     ts = times(1.0, T)
-    flows = [sweep(energy, starts, ts=ts, observe=sigma_of) for energy in (plain, FreeEnergy(plain, BETA))]
+    flows = [small_flows(energy, starts, ts, gradient=1e-10) for energy in (plain, FreeEnergy(plain, BETA))]
     ranks = [np.asarray(sol.effective_rank).reshape(len(STDS), seeds, len(ts)) for sol in flows]
     return xarray.Dataset(
         {"effective_rank": (("entropy", "std", "seed", "time"), np.stack(ranks))},
@@ -70,7 +70,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     for entropy, name, centre, share in ((0, "without", 1.172, 0.74), (1, "with", 1.074, 0.87)):
         one = rank.sel(entropy=entropy, std=0.01).values
         rows.append(measured(f"mean effective rank at T = 100, std 0.01, {name} entropy", mean(one), centre))
-        rows.append(measured(f"share below 1.1 at T = 100, std 0.01, {name} entropy", mean(one < 1.1), share))
+        rows.append(measured(f"share below 1.1 at T = 100, std 0.01, {name} entropy", proportion(one < 1.1), share))
     for std in data["std"].values:
         change, error = mean(_difference(data).sel(time=T, std=std).values)
         quantity = f"change of the mean effective rank by the entropy at T = 100, std {std:g}"

@@ -63,7 +63,13 @@ def completion_flows(
     **Arguments:** `starts`, `n d d`; `ts`, three times.
     """
     options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "rtol": rtol, "atol": atol, "chunk": chunk}
-    return _filled(energy, np.asarray(starts), depth, options)
+    return _filled(energy, starts, depth, options)
+
+
+def small_flows(energy, starts, ts, *, gradient) -> FlowSolution:
+    """A sweep of 2 x 2 matrices to rest, |dE| <= gradient; sigma is kept. **Arguments:** `ts`, from `times`."""
+    options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "chunk": 250}
+    return _filled(energy, starts, jnp.inf, options)
 
 
 def _filled(energy, starts, depth, options) -> FlowSolution:
@@ -72,8 +78,8 @@ def _filled(energy, starts, depth, options) -> FlowSolution:
     n = len(starts)
     hands = -(-n // options["chunk"])
     rows = np.append(np.argsort(np.arange(n) % hands, kind="stable"), np.full(max(0, options["chunk"] - n), -1))
-    starts = np.where(rows[:, None, None] < 0, np.nan, starts[rows])
-    energy = jax.tree.map(lambda a: a[rows] if np.ndim(a) else a, energy)
+    starts = jnp.where(rows[:, None, None] < 0, jnp.nan, jnp.asarray(starts)[rows])
+    energy = jax.tree.map(lambda a: a[rows] if np.ndim(a) and len(a) == n else a, energy)
     sol = sweep(energy, starts, depth=np.broadcast_to(depth, n)[rows], **options)
     back = np.argsort(rows[:n])
     return eqx.tree_at(lambda s: s.ts, jax.tree.map(lambda a: a[back], sol), sol.ts)

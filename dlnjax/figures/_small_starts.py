@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import RESULTS
-from dlnjax.figures._figure import Figure, mean, measured, Number
+from dlnjax.figures._figure import Figure, mean, measured, Number, share
 from dlnjax.figures._shapes import diagonal_flows, ENERGY, times
 from dlnjax.plot import effective_rank, effective_rank_violins, new_figure
 
@@ -71,7 +71,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     rows += [measured(f"mean effective rank at convergence, std {std:g}", at(std, HORIZON)) for std in EXPECTED]
     # The energy with a factor 1/2 is half as fast: its T = 100 is T = 50 here.
     rows.append(measured("with the 1/2 of (4.24), at T = 100, std 0.001", at(1e-3, T / 2), 17.1))
-    rows.append(measured("share that converged, all std", mean(data["converged"].values.ravel())))
+    rows.append(measured("share that converged, all std", share(data["converged"].values.ravel())))
     return rows
 
 
