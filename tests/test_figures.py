@@ -1,14 +1,17 @@
-"""The phenomenon that each figure shows, on few starts, and the drawings."""
+"""The phenomenon that each figure of the diagonal completion shows, on few starts, and the drawings."""
 
 import itertools
 
 import jax
 import numpy as np
 import pytest
+from flows import scipy_flow
 from matplotlib.figure import Figure as Drawing
+from tolerances import assert_close, INTEGRATION
 
 from dlnjax import plot
-from dlnjax.figures import _limits, FIGURES
+from dlnjax.figures import _limits, _small_starts, FIGURES
+from dlnjax.figures._shapes import diagonal_flows, times
 
 pytestmark = pytest.mark.slow
 KEY = jax.random.key(5)
@@ -71,3 +74,54 @@ def test_limiting_rank_grows_with_the_dimension_and_slower_than_that_of_the_star
     assert list(data["d"].values) == [2, 3, 4, 5]
     assert np.all(data["start"].values <= data["d"].values[:, None])
     assert_draws("4.2d", data)
+
+
+def test_padded_sweep_is_the_flow_of_the_matrix_itself():
+    d, ts = 3, times(0.1, 2.0)
+    keys = jax.random.split(KEY, 2)
+    padded = diagonal_flows(keys, [d, 7], [0.5, 1.0], ts, depth=[3.0, np.inf], gradient=1e-9)
+    x0 = 0.5 * jax.random.normal(keys[0], (25, 25))[:d, :d]
+    alone = scipy_flow(lambda x: 2 * np.diag(np.diag(x) - 1), x0, 3.0, ts[[0, 20, -1]])
+    expected = np.linalg.svd(alone, compute_uv=False)
+    # The sweep is at the default tolerance of 1e-6.
+    np.testing.assert_allclose(padded.sigma[0, [0, 20, -1], :d], expected, rtol=1e-4, atol=1e-5)
+    assert np.all(np.asarray(padded.sigma[0, :, d:]) == 0)
+    assert np.all(np.asarray(padded.sigma[1, 0, :7]) > 0) and np.all(np.asarray(padded.sigma[1, :, 7:]) == 0)
+
+
+def test_smaller_starts_end_at_lower_rank_and_later(monkeypatch):
+    monkeypatch.setattr(_small_starts, "EXPECTED", {1e-3: 1.068, 0.1: 9.78, 1.0: 19.4})
+    data = FIGURES["4.3"].compute(KEY, 10)
+    rows = numbers("4.3", data)
+    at = [rows[f"mean effective rank at T = 100, std {std:g}"] for std in (1e-3, 0.1, 1.0)]
+    assert at[0].here < 1.3 < 7 < at[1].here < 13 < at[2].here < 20
+    # With the factor 1/2 they have hardly moved.
+    assert rows["with the 1/2 of (4.24), at T = 100, std 0.001"].here > 14
+    assert rows["share that converged, all std"].here == 1
+    assert np.all(np.diff(data["t_end"].mean("seed")) < 0)
+    assert_draws("4.3", data)
+
+
+def test_entropy_lowers_the_rank_from_small_starts_and_raises_it_from_larger_ones():
+    data = FIGURES["4.5b"].compute(KEY, 60)
+    rows = numbers("4.5b", data)
+    change = [rows[f"change of the mean effective rank by the entropy at T = 100, std {std}"] for std in (0.01, 0.1)]
+    assert change[0].here < -2 * change[0].standard_error
+    assert change[1].here > 2 * change[1].standard_error
+    assert change[0].verdict == "agrees" and change[1].verdict.startswith("mixed")
+    assert_draws("4.5b", data)
+
+
+def test_violins_take_solutions_and_their_xarray_form():
+    sol = diagonal_flows(jax.random.split(KEY, 12), 4, 0.5, times(0.1, 5.0))
+    with plot.style():
+        ax = plot.effective_rank_violins({"a": sol, "b": sol.to_xarray()}, time=0.0)
+        again = plot.effective_rank_violins({"a": sol, "b": sol.to_xarray()}, ax=ax, color="C1", side="high")
+    assert again is ax and ax.get_ylabel() == "effective rank"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b"]
+    heights = [np.asarray(line.get_ydata(), float) for line in ax.lines if len(line.get_ydata()) == 2]
+    means = np.asarray(sol.effective_rank).mean(0)
+    assert_close(heights[0], 2 * [means[0]], INTEGRATION)
+    assert_close(heights[1], 2 * [means[-1]], INTEGRATION)
+    with pytest.raises(ValueError, match="no solutions"):
+        plot.effective_rank_violins({})

@@ -10,10 +10,9 @@ from scipy.optimize import linprog
 from test_figures import assert_draws, numbers
 from tolerances import assert_close, INTEGRATION
 
-from dlnjax import gradient_flow, MatrixCompletion, plot
-from dlnjax.figures import _descent, _phases, _sensing, _small_starts, _sparsity, FIGURES
+from dlnjax import plot
+from dlnjax.figures import _descent, _phases, _sensing, _sparsity, FIGURES
 from dlnjax.figures._figure import measured, share
-from dlnjax.figures._shapes import diagonal_flows, times
 
 pytestmark = pytest.mark.slow
 KEY = jax.random.key(7)
@@ -40,49 +39,9 @@ def test_number_is_judged_by_its_error_and_by_that_of_what_was_expected():
     assert share([True] * 8) == (1.0, pytest.approx((9 / 100 / 8) ** 0.5))
 
 
-def test_padded_sweep_is_the_flow_of_the_matrix_itself():
-    d, ts = 3, times(0.1, 5.0)
-    keys = jax.random.split(KEY, 2)
-    padded = diagonal_flows(keys, [d, 7], [0.5, 1.0], ts, depth=[3.0, np.inf], gradient=1e-9)
-    x0 = 0.5 * jax.random.normal(keys[0], (25, 25))[:d, :d]
-    alone = gradient_flow(MatrixCompletion.diagonal(d), x0, depth=3.0, ts=ts)
-    # Both at the default tolerance of 1e-6.
-    np.testing.assert_allclose(padded.sigma[0, :, :d], alone.sigma, rtol=1e-4, atol=1e-5)
-    assert np.all(np.asarray(padded.sigma[0, :, d:]) == 0)
-    assert np.all(np.asarray(padded.sigma[1, 0, :7]) > 0) and np.all(np.asarray(padded.sigma[1, :, 7:]) == 0)
-
-
-def test_violins_take_solutions_and_their_xarray_form():
-    sol = diagonal_flows(jax.random.split(KEY, 12), 4, 0.5, times(0.1, 5.0))
-    with plot.style():
-        ax = plot.effective_rank_violins({"a": sol, "b": sol.to_xarray()}, time=0.0)
-        again = plot.effective_rank_violins({"a": sol, "b": sol.to_xarray()}, ax=ax, color="C1", side="high")
-    assert again is ax and ax.get_ylabel() == "effective rank"
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b"]
-    heights = [np.asarray(line.get_ydata(), float) for line in ax.lines if len(line.get_ydata()) == 2]
-    means = np.asarray(sol.effective_rank).mean(0)
-    assert_close(heights[0], 2 * [means[0]], INTEGRATION)
-    assert_close(heights[1], 2 * [means[-1]], INTEGRATION)
-    with pytest.raises(ValueError, match="no solutions"):
-        plot.effective_rank_violins({})
-
-
-def test_smaller_starts_end_at_lower_rank_and_later(monkeypatch):
-    monkeypatch.setattr(_small_starts, "EXPECTED", {1e-3: 1.068, 0.1: 9.78, 1.0: 19.4})
-    data = FIGURES["4.3"].compute(KEY, 10)
-    rows = numbers("4.3", data)
-    at = [rows[f"mean effective rank at T = 100, std {std:g}"] for std in (1e-3, 0.1, 1.0)]
-    assert at[0].here < 1.3 < 7 < at[1].here < 13 < at[2].here < 20
-    # With the factor 1/2 they have hardly moved.
-    assert rows["with the 1/2 of (4.24), at T = 100, std 0.001"].here > 14
-    assert rows["share that converged, all std"].here == 1
-    assert np.all(np.diff(data["t_end"].mean("seed")) < 0)
-    assert_draws("4.3", data)
-
-
 def test_rank_is_a_u_shape_in_the_number_of_entries_seen(monkeypatch):
     monkeypatch.setattr(_sparsity, "EXPECTED", {1: 7.46, 25: 5.15, 75: 5.95, 90: 6.33, 99: np.nan})
-    monkeypatch.setattr(_sparsity, "HORIZON", 101.0)
+    monkeypatch.setattr(_sparsity, "HORIZON", 30.0)
     data = FIGURES["4.4"].compute(KEY, 5)
     rows = numbers("4.4", data)
     limit = [rows[f"mean effective rank in the limit, K = {k}"].here for k in (1, 25, 90)]
@@ -102,16 +61,6 @@ def test_entropy_makes_an_isotropic_matrix_at_every_depth_and_power():
             assert_close(limit.sel(p=p, depth=depth), np.full((2, 10), expected), INTEGRATION)
     assert_close(limit.sel(p=2.0, depth=np.inf), np.full((2, 10), 2.1213203436), INTEGRATION)
     assert_draws("4.5a", data)
-
-
-def test_entropy_lowers_the_rank_from_small_starts_and_raises_it_from_larger_ones():
-    data = FIGURES["4.5b"].compute(KEY, 120)
-    rows = numbers("4.5b", data)
-    change = [rows[f"change of the mean effective rank by the entropy at T = 100, std {std}"] for std in (0.01, 0.1)]
-    assert change[0].here < -2 * change[0].standard_error
-    assert change[1].here > 2 * change[1].standard_error
-    assert change[0].verdict == "agrees" and change[1].verdict.startswith("mixed")
-    assert_draws("4.5b", data)
 
 
 def test_low_rank_needs_both_depth_and_small_starts(monkeypatch):
@@ -140,14 +89,15 @@ def test_descent_on_the_factors_converges_to_the_flow_and_depth_to_its_limit(mon
     assert_draws("5.2", data)
 
 
-def test_sensing_reaches_the_least_nuclear_norm_where_measurements_commute_alone():
+def test_sensing_reaches_the_least_nuclear_norm_where_measurements_commute_alone(monkeypatch):
+    monkeypatch.setattr(_sensing, "STDS", (0.1, 1e-3))
     data = FIGURES["5.3"].compute(KEY, 4)
     gap = _sensing._gap(data).mean("seed")
     # In the order of the sizes of the start, which fall.
     assert np.all(gap.sel(case="commuting").diff("std") < 0)
-    assert np.all(gap.sel(case="commuting", std=1e-4) < 0.03)
-    assert np.all(gap.sel(case="generic", std=1e-4, depth=[3.0, np.inf]) > 0.03)
-    rank = data["effective_rank"].sel(case="generic", std=1e-4, depth=np.inf).mean("seed")
+    assert np.all(gap.sel(case="commuting", std=1e-3) < 0.05)
+    assert np.all(gap.sel(case="generic", std=1e-3, depth=[3.0, np.inf]) > 0.03)
+    rank = data["effective_rank"].sel(case="generic", std=1e-3, depth=np.inf).mean("seed")
     assert rank < data["rank_of_least"].sel(case="generic").mean() - 0.1
     # For diagonal measurements the minimiser solves a linear programme.
     for k, key in enumerate(jax.random.split(KEY, 4)):
@@ -159,6 +109,7 @@ def test_sensing_reaches_the_least_nuclear_norm_where_measurements_commute_alone
 
 
 def test_figure_without_a_convex_solver_says_how_to_get_one(monkeypatch):
+    monkeypatch.setattr(_sensing, "STDS", (0.1, 1e-3))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     data = FIGURES["5.3"].compute(KEY, 4)
     assert data["least_nuclear_norm"].isnull().all() and data["nuclear_norm"].notnull().all()
