@@ -42,6 +42,7 @@ bench: install
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/reproduce.py
 
 stress: install
 	$(BIN)/python tests/stress.py

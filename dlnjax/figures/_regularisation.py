@@ -72,13 +72,16 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         rows.append(measured(f"mean effective rank at T = 100, std 0.01, {name} entropy", mean(one), centre))
         rows.append(measured(f"share below 1.1 at T = 100, std 0.01, {name} entropy", proportion(one < 1.1), share))
     for std in data["std"].values:
-        change, error = mean(_difference(data).sel(time=T, std=std).values)
+        difference = _difference(data).sel(std=std)
+        change, error = mean(difference.sel(time=T).values)
         quantity = f"change of the mean effective rank by the entropy at T = 100, std {std:g}"
         way = "no change" if abs(change) < 3 * error else "lower" if change < 0 else "higher"
+        turned = change * float(difference.sel(time=T / 3, method="nearest").mean()) < 0
+        note = "At a third of that time it has the other sign: there is no equilibrium to wait for." if turned else ""
         if std == STDS[0]:
-            rows.append(Number(quantity, "tighter at rank 1", change, error, verdict(way == "lower")))
+            rows.append(Number(quantity, "tighter at rank 1", change, error, verdict(way == "lower"), note=note))
         else:
-            rows.append(Number(quantity, "mixed", change, error, f"mixed: {way}"))
+            rows.append(Number(quantity, "mixed", change, error, f"mixed: {way}", note=note))
     return rows
 
 

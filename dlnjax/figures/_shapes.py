@@ -52,7 +52,7 @@ def diagonal_flows(keys, d, std, ts, *, depth: Any = jnp.inf, gradient=1e-4, siz
     starts = np.where(inside[:, :, None] & inside[:, None, :], std[:, None, None] * entries, 0.0)
     chunk = CHUNK if size == SIZE else -(-len(keys) // 2)
     options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "chunk": chunk}
-    return _filled(PaddedDiagonal(jnp.asarray(inside, float)), starts, depth, options)
+    return dealt_sweep(PaddedDiagonal(jnp.asarray(inside, float)), starts, depth, **options)
 
 
 def completion_flows(
@@ -63,24 +63,25 @@ def completion_flows(
     **Arguments:** `starts`, `n d d`; `ts`, three times.
     """
     options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "rtol": rtol, "atol": atol, "chunk": chunk}
-    return _filled(energy, starts, depth, options)
+    return dealt_sweep(energy, starts, depth, **options)
 
 
 def small_flows(energy, starts, ts, *, gradient) -> FlowSolution:
     """A sweep of 2 x 2 matrices to rest, |dE| <= gradient; sigma is kept. **Arguments:** `ts`, from `times`."""
     options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "chunk": 250}
-    return _filled(energy, starts, jnp.inf, options)
+    return dealt_sweep(energy, starts, jnp.inf, **options)
 
 
-def _filled(energy, starts, depth, options) -> FlowSolution:
+def dealt_sweep(energy, starts, depth, *, chunk: int, **options) -> FlowSolution:
+    """`sweep`, in chunks of one size that cost about the same. **Arguments:** slow flows come first."""
     # Dealt out like cards, so that every chunk has its share of the slow flows, and those that come first begin first.
     # A sweep smaller than a chunk would have a shape of its own: it is filled up with starts that end at once.
     n = len(starts)
-    hands = -(-n // options["chunk"])
-    rows = np.append(np.argsort(np.arange(n) % hands, kind="stable"), np.full(max(0, options["chunk"] - n), -1))
+    hands = -(-n // chunk)
+    rows = np.append(np.argsort(np.arange(n) % hands, kind="stable"), np.full(max(0, chunk - n), -1))
     starts = jnp.where(rows[:, None, None] < 0, jnp.nan, jnp.asarray(starts)[rows])
     energy = jax.tree.map(lambda a: a[rows] if np.ndim(a) and len(a) == n else a, energy)
-    sol = sweep(energy, starts, depth=np.broadcast_to(depth, n)[rows], **options)
+    sol = sweep(energy, starts, depth=np.broadcast_to(depth, n)[rows], chunk=chunk, **options)
     back = np.argsort(rows[:n])
     return eqx.tree_at(lambda s: s.ts, jax.tree.map(lambda a: a[back], sol), sol.ts)
 
