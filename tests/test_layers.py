@@ -15,7 +15,7 @@ LAYERS = [
     {"_kernel", "_svd", "_spectrum", "_random"},
     {"_metric", "_store", "_solution", "_energy._protocol"},
     {"_energy"},
-    {"_coordinates", "_methods", "_integrate", "_flow"},
+    {"_coordinates", "_methods", "_stabilised", "_integrate", "_flow"},
     {"_call", "_chunks", "_sweep"},
     {"plot"},
     {"figures", "_cli"},
