@@ -35,9 +35,10 @@ def _stopped_at_once(args: argparse.Namespace) -> Iterator[None]:
     """On Ctrl-C end with one line: what is on disk is whole at any moment, and to unwind is to wait for threads."""
 
     def stop(*_) -> NoReturn:
-        console().show_cursor()
-        kept = f": {args.stopped.format(out=args.out)}" if getattr(args, "out", None) else ""
-        print(f"{os.linesep if console().is_terminal else ''}dlnjax: stopped{kept}", file=sys.stderr, flush=True)
+        kept = f"; {args.stopped.format(out=args.out)}" if getattr(args, "out", None) else ""
+        # Below the bars, which hide the cursor.
+        below = "\x1b[?25h\n" if console().is_terminal else ""
+        os.write(2, f"{below}dlnjax: stopped{kept}\n".encode())
         os._exit(130)
 
     if threading.current_thread() is not threading.main_thread():
@@ -81,7 +82,7 @@ def _add_reproduce(commands) -> None:
     add("--seeds", type=_whole(10), metavar="N", help="starts for each ensemble, in place of the thesis's; at least 10")
     add("--quick", action="store_true", help="a tenth of the starts: a look, not a result")
     add("--resume", action="store_true", help="take up the figures that DIR holds already from the same options")
-    parser.set_defaults(run=_reproduce, stopped="what is finished is in {out}; --resume goes on from there")
+    parser.set_defaults(run=_reproduce, stopped="what is finished is in {out}, and --resume goes on from there")
 
 
 def _add_plot(commands) -> None:
@@ -102,7 +103,7 @@ def _add_sweep(commands) -> None:
         help="the flows of many random starts: a summary, and the data in a folder",
         description="The gradient flow from many random starts X_ij ~ N(0, STD^2), with a summary of how they ended. "
         "With --out all of it is written to a folder as it goes; the same command again goes on from there.",
-        epilog="example:  dlnjax sweep --d 10 --depth 3 --std 0.03 --t-end 1e4 --steady 1e-4 --out run",
+        epilog="example:  dlnjax sweep --depth 3 --std 0.03 --steady 1e-4 --out run",
     )
     add = parser.add_argument
     energies = ("diagonal", "random-mask", "schatten")
@@ -116,7 +117,7 @@ def _add_sweep(commands) -> None:
         type=_number(0, above=True, finite=False),
         default=math.inf,
         metavar="B",
-        help="adds -S/B, the entropy (4.51)",
+        help="inverse temperature: adds -S/B to the energy (4.51)",
     )
     add("--d", type=_whole(1), default=10, metavar="D", help="size of the matrices (default: 10)")
     add(
@@ -130,11 +131,17 @@ def _add_sweep(commands) -> None:
     add("--seeds", type=_whole(1), default=100, metavar="N", help="how many starts (default: 100)")
     add("--seed", type=_whole(0, 2**31 - 1), default=0, metavar="S", help="of all that is random (default: 0)")
     add("--t-end", type=positive, default=100.0, metavar="T", help="of the 1/N-normalised flow (default: 100)")
-    add("--times", type=_whole(2), default=2, metavar="K", help="saved, from 0 to T (default: 2, both ends)")
+    add(
+        "--times",
+        type=_whole(2),
+        default=2,
+        metavar="K",
+        help="how many times to save, from 0 to T (default: 2, both ends)",
+    )
     add("--rtol", type=positive, default=1e-6, metavar="R", help="relative tolerance (default: 1e-6)")
     add("--steady", type=positive, metavar="G", help="stop a flow once |dE| <= G (default: never)")
     add("--out", type=Path, metavar="DIR", help="folder to write, or to go on with (default: a summary alone)")
-    parser.set_defaults(run=_sweep, stopped="what is finished is in {out}; the same command goes on from there")
+    parser.set_defaults(run=_sweep, stopped="what is finished is in {out}, and the same command goes on from there")
 
 
 # Commands are imported once they are asked for: help and mistakes are answered at once.

@@ -35,22 +35,33 @@ def reproduce(args: argparse.Namespace) -> int:
     with RunProgress(foreseen, {name: FIGURES[name].title for name in names}) as progress:
         for name in names:
             progress.begin(name)
-            path = args.out / f"{name}.nc"
-            seeds = args.seeds or _usual_seeds(FIGURES[name].seeds, args.quick)
-            wanted = _run.identity(name, seed=args.seed, seeds=seeds, quick=args.quick)
-            kept = args.resume and _run.is_kept(path, wanted)
-            if not kept:
-                _run.compute(path, wanted)
-            runs[name] = _run.read(path)
-            _run.draw(runs[name])
-            shown = [runs[name] for name in FIGURES if name in runs]
-            _report.write_numbers(args.out / "numbers.csv", shown)
-            _report.write_report(args.out / "report.html", shown)
+            try:
+                kept = _make(name, runs, args)
+            except OSError as error:
+                reason = f"{error}. What is finished is kept, and --resume goes on from there"
+                raise Refused(f"cannot write figure {name}: {reason}.") from error
             progress.end(name, kept)
     _print_numbers([runs[name] for name in names])
     took, page = duration(time.perf_counter() - began), args.out / "report.html"
     console().print(f"{len(names)} figures in {took}; the report is {page}", markup=False, soft_wrap=True)
     return 0
+
+
+def _make(name: str, runs: dict[str, Run], args: argparse.Namespace) -> bool:
+    """Put one figure among the runs and write all that depends on it; whether its data were there already."""
+    path = args.out / f"{name}.nc"
+    seeds = args.seeds or _usual_seeds(FIGURES[name].seeds, args.quick)
+    wanted = _run.identity(name, seed=args.seed, seeds=seeds, quick=args.quick)
+    kept = args.resume and _run.is_kept(path, wanted)
+    if not kept:
+        _run.compute(path, wanted)
+    # Whether computed now or before, what is drawn is what is on disk.
+    runs[name] = _run.read(path)
+    _run.draw(runs[name])
+    shown = [runs[name] for name in FIGURES if name in runs]
+    _report.write_numbers(args.out / "numbers.csv", shown)
+    _report.write_report(args.out / "report.html", shown)
+    return kept
 
 
 def _usual_seeds(seeds: int, quick: bool) -> int:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import dlnjax as dln
-from dlnjax._commands._common import check_writable, Refused
+from dlnjax._commands._common import Refused
 
 
 def sweep(args: argparse.Namespace) -> int:
@@ -18,8 +18,6 @@ def sweep(args: argparse.Namespace) -> int:
             raise Refused(f"--{option} belongs to --energy {energy}, got --energy {args.energy}.")
     if args.entries is not None and args.entries > most:
         raise Refused(f"--entries must be at most d^2 = {most}, got {args.entries}.")
-    if args.out is not None:
-        check_writable(args.out)
     start_key, energy_key = jax.random.split(jax.random.key(args.seed))
     std = args.std or args.d**-0.5
     starts = dln.Ensemble(lambda key: dln.gaussian(key, args.d, std), start_key, args.seeds)

@@ -79,7 +79,7 @@ def read(path: Path) -> Run:
     try:
         with xarray.open_dataset(path, engine="scipy") as file:
             data = file.load()
-    except (OSError, TypeError, ValueError) as error:
+    except (IndexError, KeyError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"cannot read {path} as the data of a figure: {error}") from error
     figure = FIGURES.get(data.attrs.get("figure", ""))
     found = data.attrs.get("format")
@@ -94,9 +94,12 @@ def read(path: Path) -> Run:
 
 def draw(run: Run) -> Path:
     """Draw a figure from its data, beside them: NAME.png and NAME.svg. Returns the path of the latter."""
+    fresh = run.path.with_name(f".{run.figure.name}.part")
     # Letters as outlines: the same on every machine, whatever its fonts.
     with plot.style(), matplotlib.rc_context({"svg.fonttype": "path"}):
-        plot.save(run.figure.draw(run.data), run.path.with_name(run.figure.name))
+        plot.save(run.figure.draw(run.data), fresh)
+    for kind in ("png", "svg"):
+        os.replace(f"{fresh}.{kind}", run.drawing.with_name(f"{run.figure.name}.{kind}"))
     return run.drawing
 
 
