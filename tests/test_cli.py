@@ -126,10 +126,10 @@ def start(*args, log, wait=True):
     return subprocess.Popen([sys.executable, str(SCRIPT), *args], env=env, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(log, text):
+def wait_for_the_second(log, process):
     until = time.monotonic() + 60
-    while not (log.exists() and log.read_text() == text):
-        assert time.monotonic() < until, "the second figure has not begun"
+    while not (log.exists() and log.read_text() == "1.1a\n1.1b\n"):
+        assert process.poll() is None and time.monotonic() < until, "the second figure has not begun"
         time.sleep(0.05)
 
 
@@ -137,7 +137,7 @@ def test_killed_between_figures_it_keeps_what_is_done_and_goes_on_from_there(two
     out, log = tmp_path / "out", tmp_path / "log"
     args = ["reproduce", "--out", str(out), "--seeds", "12"]
     with start(*args, log=log) as process:
-        wait_for(log, "1.1a\n1.1b\n")
+        wait_for_the_second(log, process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert sorted(path.name for path in out.glob("1.1*")) == ["1.1a.nc", "1.1a.png", "1.1a.svg"]
@@ -159,12 +159,29 @@ def test_killed_between_figures_it_keeps_what_is_done_and_goes_on_from_there(two
 def test_ctrl_c_says_in_one_line_what_is_kept(tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     with start("reproduce", "--out", str(out), log=log) as process:
-        wait_for(log, "1.1a\n1.1b\n")
+        wait_for_the_second(log, process)
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
     assert process.returncode == 130
     assert said.splitlines()[-1] == f"dlnjax: stopped; what is finished is in {out}, and --resume goes on from there"
     assert "Traceback" not in said and (out / "1.1a.nc").exists()
+
+
+def test_what_cannot_be_written_to_its_end_leaves_what_was_there(two, tmp_path, monkeypatch, capsys):
+    args = ["reproduce", "--figure", "1.1a", "--out", str(tmp_path)]
+    assert _cli.main([*args, "--seeds", "12"]) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(self, path, **_):
+        Path(path).write_bytes(b"CDF")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(xarray.Dataset, "to_netcdf", full)
+    capsys.readouterr()
+    assert _cli.main([*args, "--seeds", "13"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("dlnjax: cannot write figure 1.1a: ") and "No space left" in said and "--resume" in said
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
 def test_resume_takes_up_the_same_run_alone(two, tmp_path, monkeypatch):
