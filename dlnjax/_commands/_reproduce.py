@@ -43,7 +43,8 @@ def reproduce(args: argparse.Namespace) -> int:
             progress.end(name, kept)
     _print_numbers([runs[name] for name in names])
     took, page = duration(time.perf_counter() - began), args.out / "report.html"
-    console().print(f"{len(names)} figures in {took}; the report is {page}", markup=False, soft_wrap=True)
+    count = f"{len(names)} figure{'s' * (len(names) != 1)}"
+    console().print(f"{count} in {took}; the report is {page}", markup=False, soft_wrap=True)
     return 0
 
 
