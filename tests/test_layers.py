@@ -11,14 +11,15 @@ import dlnjax
 
 ROOT = Path(dlnjax.__file__).parent
 LAYERS = [
-    {"_checks", "_special", "_results", "_chebyshev"},
+    {"_checks", "_special", "_results", "_chebyshev", "_terminal"},
     {"_kernel", "_svd", "_spectrum", "_random"},
     {"_metric", "_store", "_solution", "_energy._protocol"},
     {"_energy"},
     {"_coordinates", "_methods", "_stabilised", "_integrate", "_flow"},
     {"_call", "_chunks", "_sweep"},
     {"plot"},
-    {"figures", "_cli"},
+    {"figures"},
+    {"_commands", "_cli"},
 ]
 TOP = {"__init__", "__main__"}
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -12,17 +12,26 @@ if TYPE_CHECKING:
 
 
 class Number(NamedTuple):
-    """One row of the table: what the thesis says, and what came out here."""
+    """One row of the table: what the thesis says, and what came out here.
+
+    `expected` is the same number from an independent computation, where there is one; `note` explains a deviation from
+    it, or from the thesis, of more than three standard errors.
+    """
 
     quantity: str
     thesis: str
     here: float
     standard_error: float
     verdict: str
+    expected: float = np.nan
+    note: str = ""
 
 
 class Figure(NamedTuple):
-    """A figure: `compute(key, seeds)` its data, `draw` it from them alone, and the `numbers` that they hold."""
+    """A figure: `compute(key, seeds)` its data, `draw` it from them alone, and the `numbers` that they hold.
+
+    `text` says in two or three sentences what it shows; `parameters` in one line with what it was made.
+    """
 
     name: str
     title: str
@@ -30,6 +39,8 @@ class Figure(NamedTuple):
     compute: Callable[[PRNGKeyArray, int], "xarray.Dataset"]
     draw: Callable[["xarray.Dataset"], Drawing]
     numbers: Callable[["xarray.Dataset"], list[Number]]
+    text: str = ""
+    parameters: str = ""
 
 
 def mean(values) -> tuple[float, float]:
