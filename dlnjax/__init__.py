@@ -8,6 +8,13 @@ from dlnjax._energy._sensing import MatrixSensing as MatrixSensing
 from dlnjax._energy._spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy
 from dlnjax._flow import gradient_flow as gradient_flow, Steady as Steady
 from dlnjax._metric import metric_operator as metric_operator
+from dlnjax._network import (
+    balanced_factors as balanced_factors,
+    balancedness as balancedness,
+    product as product,
+    train as train,
+    Training as Training,
+)
 from dlnjax._random import Ensemble as Ensemble, gaussian as gaussian
 from dlnjax._results import RESULTS as RESULTS
 from dlnjax._solution import FlowSolution as FlowSolution, load as load

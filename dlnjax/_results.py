@@ -23,7 +23,7 @@ class RESULTS(eqx.Enumeration):
     )
     non_finite = (
         "The start, or the energy's gradient along the way, was NaN or infinite. Check both there: "
-        "the last good state, if any, and its time are in the solution."
+        "the last good state, if any, and its time are in the solution. In `train`, lower the learning rate."
     )
 
 

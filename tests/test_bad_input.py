@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import optax
 import pytest
 
 import dlnjax as dln
@@ -39,6 +40,10 @@ def labelled(labels=EYE, mask=FULL, **options):
 
 def sensed(measurements, values):
     return lambda: dln.MatrixSensing(measurements, values)
+
+
+def trained(energy=ENERGY, weights=np.stack([EYE, EYE]), optimizer=optax.sgd(0.1), steps=1):
+    return lambda: dln.train(energy, weights, optimizer, steps)
 
 
 def with_nan(a):
@@ -151,6 +156,22 @@ WRONG = [
     (lambda: dln.entropy(jnp.array([1j, 1.0])), TypeError, ["sigma", "real"]),
     (lambda: dln.entropy_gradient(jnp.array([1.0, 0.0])), ValueError, ["sigma", "positive"]),
     (lambda: dln.svd(jnp.ones((2, 3))), ValueError, ["x", "square", "(2, 3)"]),
+    # the network
+    (lambda: dln.product(EYE), ValueError, ["weights", "(N, d, d)", "(3, 3)"]),
+    (lambda: dln.product(np.ones((0, 3, 3))), ValueError, ["weights", "(N, d, d)", "(0, 3, 3)"]),
+    (lambda: dln.balancedness(np.ones((2, 2, 3))), ValueError, ["weights", "square", "(2, 2, 3)"]),
+    (lambda: dln.balancedness(np.ones((2, 3, 3), int)), TypeError, ["weights", "floating point", "int"]),
+    (lambda: dln.balanced_factors(np.ones((2, 3)), 2), ValueError, ["x", "square", "(2, 3)"]),
+    (lambda: dln.balanced_factors(EYE, 2.5), ValueError, ["depth", "whole", "2.5"]),
+    (lambda: dln.balanced_factors(EYE, np.inf), ValueError, ["depth", "whole", "inf"]),
+    (trained(weights=EYE), ValueError, ["weights", "(N, d, d)", "jax.vmap"]),
+    (trained(weights=np.full((2, 3, 3), NAN)), ValueError, ["weights", "finite"]),
+    (trained(weights=np.ones((2, 4, 4))), ValueError, ["(4, 4)", "(3, 3)"]),
+    (trained(energy=3.0), TypeError, ["energy", "callable"]),
+    (trained(optimizer=0.1), TypeError, ["optimizer", "optax.sgd", "float"]),
+    (trained(steps=-1), ValueError, ["steps", "at least 0", "-1"]),
+    (trained(steps=2.5), ValueError, ["steps", "whole", "2.5"]),
+    (trained(steps=[3, 3]), ValueError, ["steps", "increase"]),
     # starts
     (lambda: dln.gaussian(KEY, 0, 1.0), ValueError, ["d", "whole"]),
     (lambda: dln.gaussian(KEY, 2.5, 1.0), ValueError, ["d", "whole", "2.5"]),

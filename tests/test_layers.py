@@ -13,7 +13,7 @@ ROOT = Path(dlnjax.__file__).parent
 LAYERS = [
     {"_checks", "_special", "_results", "_chebyshev", "_terminal"},
     {"_kernel", "_svd", "_spectrum", "_random"},
-    {"_metric", "_store", "_solution", "_energy._protocol"},
+    {"_metric", "_network", "_store", "_solution", "_energy._protocol"},
     {"_energy"},
     {"_coordinates", "_methods", "_stabilised", "_integrate", "_flow"},
     {"_call", "_chunks", "_sweep"},

@@ -3,7 +3,7 @@
 To add one, write such a module and name it here.
 """
 
-from dlnjax.figures import _coupling, _escape, _limits, _rank_dynamics
+from dlnjax.figures import _coupling, _escape, _isotropy, _limits, _rank_dynamics, _small_starts, _sparsity
 from dlnjax.figures._figure import Figure as Figure, Number as Number
 
 FIGURES: dict[str, Figure] = {
@@ -13,5 +13,8 @@ FIGURES: dict[str, Figure] = {
         _escape.FIGURE,
         *_rank_dynamics.FIGURES,
         _limits.FIGURE,
+        _small_starts.FIGURE,
+        _sparsity.FIGURE,
+        _isotropy.FIGURE,
     )
 }

@@ -1,6 +1,8 @@
 """What a figure of the report is made of."""
 
+import math
 from collections.abc import Callable
+from decimal import Decimal
 from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +11,9 @@ from matplotlib.figure import Figure as Drawing
 
 if TYPE_CHECKING:
     import xarray
+
+NAN = math.nan
+_SAMPLED = "The expected value is sampled too: the two agree within three standard errors of their difference."
 
 
 class Number(NamedTuple):
@@ -23,7 +28,7 @@ class Number(NamedTuple):
     here: float
     standard_error: float
     verdict: str
-    expected: float = np.nan
+    expected: float = NAN
     note: str = ""
 
 
@@ -49,5 +54,28 @@ def mean(values) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
+def median(values) -> tuple[float, float]:
+    """The median over seeds, and its standard error by the bootstrap."""
+    values = np.asarray(values, dtype=float)
+    draws = np.random.default_rng(0).choice(values, (400, len(values)))
+    return float(np.median(values)), float(np.median(draws, axis=1).std())
+
+
 def verdict(agrees: bool, otherwise: str = "disagrees") -> str:
     return "agrees" if agrees else otherwise
+
+
+def measured(quantity: str, here: tuple[float, float], expected: float = NAN, thesis: str = "-", note: str = ""):
+    """A row judged by what was `expected`: a sampled value too, of about as many draws, and rounded to its last digit.
+
+    **Arguments:** `here`, the value and its standard error; `note`, kept where they are further apart than that.
+    """
+    value, error = here
+    if math.isnan(expected):
+        return Number(quantity, thesis, value, error, "measured", note=note)
+    exponent = Decimal(str(expected)).as_tuple().exponent
+    assert isinstance(exponent, int)
+    off, rounding = abs(value - expected), 0.5 * 10.0**exponent
+    agrees = off <= 3 * math.sqrt(2) * error + rounding
+    sentence = (note or _SAMPLED * agrees) if off > 3 * error else ""
+    return Number(quantity, thesis, value, error, verdict(agrees), expected, sentence)

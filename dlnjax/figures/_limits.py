@@ -1,84 +1,130 @@
-"""Figure 4.2d: the mean limiting effective rank grows linearly with the dimension."""
+"""Figure 4.2d: the mean limiting effective rank grows linearly with the dimension, at every depth."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import gaussian, MatrixCompletion, Steady, sweep
-from dlnjax.figures._figure import Figure, Number, verdict
+from dlnjax.figures._shapes import diagonal_flows, ENERGY, SIZE, times
+from dlnjax.figures._figure import Figure, measured, Number, verdict
 from dlnjax.plot import new_figure
 
-LARGEST, BLOCK = 25, 9
+LARGEST = 25
+# The panel that goes further: dimensions by the shape that they share, and starts to each, as a share of the seeds.
+FURTHER = {SIZE: ((10, 15, 20, 25), 0.4), 100: ((50, 100), 0.08)}
+DEPTHS = (2.0, 3.0, 10.0, np.inf)
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
     dims = np.arange(2, LARGEST + 1)
-    start, end = [], []
-    draw = jax.vmap(gaussian, (0, None, None))
-    # A start of size d, padded by zeros, is a matrix of rank d on which the flow stays: so a block of dimensions shares
-    # one shape and one compilation.
-    for first in range(1, LARGEST + 1, BLOCK):
-        size = min(first + BLOCK - 1, LARGEST)
-        block = [d for d in range(max(first, 2), size + 1)]
-        of_seed = np.repeat(block, seeds)
-        inside = jnp.asarray(np.arange(size) < of_seed[:, None])
-        keys = jax.random.split(jax.random.fold_in(key, size), len(of_seed))
-        std = jnp.asarray(of_seed**-0.5)[:, None, None]
-        starts = jnp.where(inside[:, :, None] & inside[:, None, :], std * draw(keys, size, 1.0), 0.0)
-        energy = MatrixCompletion(jnp.eye(size), inside[:, :, None] & jnp.eye(size, dtype=bool), weight=1.0)
-        sol = sweep(energy, starts, ts=[0.0, 100.0], stop=Steady(1e-4), observe=lambda point: point.sigma)
-        ranks = np.asarray(sol.effective_rank).reshape(len(block), seeds, 2)
-        start.append(ranks[..., 0])
-        end.append(ranks[..., 1])
+    of_seed = np.repeat(dims, seeds)
+    ts = times(1e-2, 1e3)
+    sol = diagonal_flows(jax.random.split(key, len(of_seed)), of_seed, of_seed**-0.5, ts)
+    rank = np.asarray(sol.effective_rank).reshape(len(dims), seeds, -1)
+    flows = []
+    for size, (further, share) in FURTHER.items():
+        draws = max(2, round(share * seeds))
+        depth, d, _ = (a.ravel() for a in np.meshgrid(DEPTHS, further, np.arange(draws), indexing="ij"))
+        keys = jax.random.split(jax.random.fold_in(key, size), len(d))
+        end = diagonal_flows(keys, d, d**-0.5, ts, depth=depth, size=size).effective_rank[:, -1]
+        flows.append(np.stack([depth, d, end]))
+    depth, d, end = np.concatenate(flows, axis=1)
     return xarray.Dataset(
         {
-            "start": (("d", "seed"), np.concatenate(start), {"long_name": "effective rank at the start"}),
-            "end": (("d", "seed"), np.concatenate(end), {"long_name": "effective rank in the limit"}),
+            "start": (("d", "seed"), rank[..., 0], {"long_name": "effective rank at the start"}),
+            "end": (("d", "seed"), rank[..., -1], {"long_name": "effective rank in the limit"}),
+            "further_depth": ("flow", depth, {"long_name": "depth N"}),
+            "further_d": ("flow", d, {"long_name": "dimension d"}),
+            "further_end": ("flow", end, {"long_name": "effective rank in the limit"}),
         },
         coords={"d": dims},
-        attrs={"energy": "sum (X_ii - 1)^2, thesis (4.21)", "depth": "inf", "start": "X_ij ~ N(0, 1/d)"},
+        attrs={"energy": ENERGY, "depth": "inf; 2, 3, 10, inf further on", "start": "X_ij ~ N(0, 1/d)"},
     )
 
 
-def _fit(values: xarray.DataArray):
-    """Slope and intercept of the means against d, weighted by their standard errors, with the errors of both."""
-    average = values.mean("seed").values
-    error = values.std("seed", ddof=1).values / np.sqrt(values.sizes["seed"])
-    (slope, intercept), covariance = np.polyfit(values["d"].values, average, 1, w=1 / error, cov="unscaled")
-    return slope, intercept, np.sqrt(np.diag(covariance)), average, error
+def _fit(d, rank):
+    """Slope and intercept of effective ranks against d, by least squares, each with its standard error."""
+    (slope, intercept), covariance = np.polyfit(d, rank, 1, cov=True)
+    slope_error, intercept_error = np.sqrt(np.diag(covariance))
+    return (float(slope), float(slope_error)), (float(intercept), float(intercept_error))
+
+
+def _starts_or_ends(data: xarray.Dataset, name: str):
+    return np.repeat(data["d"].values, data.sizes["seed"]), data[name].values.ravel()
+
+
+def _further(data: xarray.Dataset, depth: float):
+    chosen = data["further_depth"].values == depth
+    return data["further_d"].values[chosen], data["further_end"].values[chosen]
+
+
+def _points(ax: Axes, d, rank, color, marker="o"):
+    """The means against d with two standard errors, and the fitted line; its slope and error."""
+    dims = np.unique(d)
+    average = np.array([rank[d == each].mean() for each in dims])
+    error = np.array([rank[d == each].std(ddof=1) / np.sqrt((d == each).sum()) for each in dims])
+    slope, intercept = _fit(d, rank)
+    ax.errorbar(dims, average, 2 * error, fmt=marker, color=color, lw=0.8, markersize=2.5)
+    ax.plot(dims, slope[0] * dims + intercept[0], color=color, lw=1)
+    return slope
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 2.8)
-    ax = figure.subplots()
+    figure = new_figure(3.4, 4.8)
+    ax, further = figure.subplots(2, 1)
+    for name, color, marker, at, align in (
+        ("start", "0.45", "s", (0.03, 0.88), "left"),
+        ("end", "C0", "o", (1.0, 0.3), "right"),
+    ):
+        slope = _points(ax, *_starts_or_ends(data, name), color, marker)
+        label = rf"{'start' if name == 'start' else 'limit'}: slope ${slope[0]:.3f} \pm {slope[1]:.3f}$"
+        ax.text(*at, label, transform=ax.transAxes, ha=align, color=color)
     d = data["d"].values
-    for name, color, marker in (("start", "0.55", "s"), ("end", "C0", "o")):
-        slope, intercept, (slope_error, _), average, error = _fit(data[name])
-        ax.errorbar(d, average, 2 * error, fmt=marker, color=color, lw=0.8, markersize=2.5)
-        ax.plot(d, slope * d + intercept, color=color, lw=1)
-        what, at, align = ("start", (0.03, 0.88), "left") if name == "start" else ("limit", (1.0, 0.3), "right")
-        label = rf"{what}: slope ${slope:.3f} \pm {slope_error:.3f}$"
-        ax.text(*at, label, transform=ax.transAxes, ha=align, color="0.35" if name == "start" else color)
-    around = average.mean() + 0.6 * (d - d.mean())
-    ax.plot(d, around, color="C1", lw=0.8, ls="--", zorder=0)
+    ax.plot(d, float(data["end"].mean()) + 0.6 * (d - d.mean()), color="C1", lw=0.8, ls="--", zorder=0)
     ax.text(1.0, 0.2, "dashed: slope 3/5 (thesis)", transform=ax.transAxes, ha="right", color="C1")
     ax.set(xlabel=r"dimension $d$", ylabel="mean effective rank")
     ax.set_title(rf"$N = \infty$, {data.sizes['seed']} starts $N(0, 1/d)$ each, bars: 2 s.e.")
+    for depth, color in zip(DEPTHS, ("C3", "C4", "C2", "C0"), strict=True):
+        d, rank = _further(data, depth)
+        slope = _points(further, d, rank, color)
+        name = r"\infty" if np.isinf(depth) else f"{depth:.0f}"
+        label = rf"$N = {name}$: slope ${slope[0]:.3f} \pm {slope[1]:.3f}$"
+        place = 0.32 - 0.1 * DEPTHS.index(depth)
+        further.text(1.0, place, label, transform=further.transAxes, ha="right", color=color)
+    further.set(xlabel=r"dimension $d$", ylabel="mean limiting effective rank")
+    further.set_title("the same further on, and at other depths")
     return figure
 
 
 def numbers(data: xarray.Dataset) -> list[Number]:
-    slope, intercept, (slope_error, intercept_error), _, _ = _fit(data["end"])
-    start_slope, _, (start_error, _), _, _ = _fit(data["start"])
-    near = abs(slope - 0.6) < 0.1
-    said = verdict(near and abs(slope - 0.6) < 3 * slope_error, "near it, and below" if near else "disagrees")
-    return [
-        Number("slope of the limiting effective rank against d", "around 3/5", slope, slope_error, said),
-        Number("intercept of that line", "-", intercept, intercept_error, "measured"),
-        Number("slope of the effective rank at the start", "-", start_slope, start_error, "measured"),
+    slope, intercept = _fit(*_starts_or_ends(data, "end"))
+    start_slope, start_intercept = _fit(*_starts_or_ends(data, "start"))
+    near = abs(slope[0] - 0.6) < 0.1
+    said = verdict(near and abs(slope[0] - 0.6) < 3 * slope[1], "near it, and below" if near else "disagrees")
+    note = "The thesis reads 3/5 off its picture; a fit gives less. The expected value is one of other draws."
+    rows = [
+        Number("slope of the limiting effective rank against d", "around 3/5", *slope, said, 0.548, note),
+        measured("intercept of that line", intercept, 0.32),
+        measured("slope of the effective rank at the start", start_slope, 0.798),
+        measured("intercept of that line at the start", start_intercept, -0.05),
     ]
+    for depth in DEPTHS:
+        d, rank = _further(data, depth)
+        rows.append(measured(f"the slope of the limit up to d = {d.max():.0f}, N = {depth:g}", _fit(d, rank)[0]))
+    return rows
 
 
-FIGURE = Figure("4.2d", "The limiting effective rank grows linearly with the dimension", 50, compute, draw, numbers)
+FIGURE = Figure(
+    "4.2d",
+    "The limiting effective rank grows linearly with the dimension",
+    50,
+    compute,
+    draw,
+    numbers,
+    text="Mean effective rank at the start and in the limit against the dimension, with two standard errors and lines "
+    "fitted to all draws. The slope of the limit is near the thesis's 3/5, and below it. Underneath, the same up to "
+    "d = 100 and at depths 2, 3 and 10: linear everywhere, and the deeper the network, the lower the slope.",
+    parameters="E of (4.21), N = infinity, X_ij ~ N(0, 1/d), to |dE| <= 1e-4, 50 starts for each d = 2 .. 25; further on "
+    "N = 2, 3, 10, infinity, 20 starts for each d = 10 .. 25 and 4 for d = 50, 100",
+)

@@ -2,22 +2,22 @@
 
 import functools
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import Ensemble, gaussian, MatrixCompletion, Steady, sweep
-from dlnjax.figures._figure import Figure, mean, Number, verdict
+from dlnjax.figures._shapes import diagonal_flows, ENERGY, times
+from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
 from dlnjax.plot import effective_rank, new_figure
+
+EXPECTED = {5: (3.90, 3.03), 10: (7.88, 5.83), 20: (15.9, 11.3)}
 
 
 def compute(key, seeds: int, *, d: int) -> xarray.Dataset:
-    starts = Ensemble(lambda k: gaussian(k, d, d**-0.5), key, seeds)
-    ts = jnp.append(0.0, jnp.geomspace(1e-2, 1e2, 41))
-    sol = sweep(MatrixCompletion.diagonal(d), starts, ts=ts, stop=Steady(1e-6), observe=lambda point: point.sigma)
-    data = sol.to_xarray()[["sigma", "effective_rank", "t_end", "result", "steps"]]
-    return data.assign_attrs(energy="sum (X_ii - 1)^2, thesis (4.21)", depth="inf", start="X_ij ~ N(0, 1/d)", d=d)
+    sol = diagonal_flows(jax.random.split(key, seeds), d, d**-0.5, times(1e-2, 1e2), gradient=1e-6)
+    data = sol.to_xarray()[["sigma", "effective_rank", "t_end", "result", "steps"]].isel(mode=slice(d))
+    return data.assign_attrs(energy=ENERGY, depth="inf", start="X_ij ~ N(0, 1/d)", d=d)
 
 
 def draw(data: xarray.Dataset) -> Drawing:
@@ -38,18 +38,28 @@ def draw(data: xarray.Dataset) -> Drawing:
 
 def numbers(data: xarray.Dataset) -> list[Number]:
     rank, d = data["effective_rank"].values, int(data.attrs["d"])
-    start, end = mean(rank[:, 0]), mean(rank[:, -1])
+    start, end = EXPECTED.get(d, (np.nan, np.nan))
     fall = mean(rank[:, 0] - rank[:, -1])
     return [
-        Number(f"mean effective rank at the start, d = {d}", "-", *start, "measured"),
-        Number(f"mean effective rank in the limit, d = {d}", "-", *end, "measured"),
+        measured(f"mean effective rank at the start, d = {d}", mean(rank[:, 0]), start),
+        measured(f"mean effective rank in the limit, d = {d}", mean(rank[:, -1]), end),
         Number(f"mean fall of the effective rank, d = {d}", "drastic gap", *fall, verdict(fall[0] > 10 * fall[1])),
     ]
 
 
 def _figure(letter: str, d: int) -> Figure:
-    title = f"The effective rank falls along the flow, d = {d}"
-    return Figure(f"4.2{letter}", title, 200, functools.partial(compute, d=d), draw, numbers)
+    return Figure(
+        f"4.2{letter}",
+        f"The effective rank falls along the flow, d = {d}",
+        200,
+        functools.partial(compute, d=d),
+        draw,
+        numbers,
+        text="The effective rank (4.23) in time: its mean over the starts (black), the bands that hold 50 % and 90 % of "
+        "them, and 25 of them one by one. On the right, its histograms at the start and in the limit: they are far "
+        "apart, though nothing in the energy asks for low rank.",
+        parameters=f"E of (4.21), d = {d}, N = infinity, X_ij ~ N(0, 1/d), to |dE| <= 1e-6 or t = 100, 200 starts",
+    )
 
 
 FIGURES = [_figure("a", 5), _figure("b", 10), _figure("c", 20)]

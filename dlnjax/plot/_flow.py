@@ -7,7 +7,7 @@ from dlnjax._solution import FlowSolution
 from dlnjax.plot._style import new_axes
 
 
-def _dataset(sol):
+def as_dataset(sol):
     return sol.to_xarray() if isinstance(sol, FlowSolution) else sol
 
 
@@ -20,18 +20,21 @@ def _time_axis(ax: Axes, times) -> None:
     ax.set_xlabel(r"time $t$ (1/N-normalised flow)")
 
 
-def effective_rank(sol, *, ax: Axes | None = None, individuals: int = 25, color: str = "C0") -> Axes:
+def effective_rank(
+    sol, *, ax: Axes | None = None, individuals: int = 25, color: str = "C0", line: str = "black"
+) -> Axes:
     """Effective rank (4.23) in time: the mean over seeds, the bands that hold 50 % and 90 % of them, and some seeds.
 
-    **Arguments:** `sol`, a `FlowSolution` or its xarray form; `individuals`, how many seeds to draw one by one.
+    **Arguments:** `sol`, a `FlowSolution` or its xarray form; `individuals`, how many seeds to draw one by one;
+    `color`, of these and of the bands; `line`, the colour of the mean.
     """
-    data, ax = _dataset(sol), new_axes(ax)
+    data, ax = as_dataset(sol), new_axes(ax)
     times, rank = data["time"].values, np.atleast_2d(data["effective_rank"].values)
     if len(rank) > 1:
         for low, high in ((5, 95), (25, 75)):
             ax.fill_between(times, *np.nanpercentile(rank, (low, high), axis=0), color=color, alpha=0.18, lw=0)
         ax.plot(times, rank[:individuals].T, color=color, lw=0.4, alpha=0.4)
-    ax.plot(times, np.nanmean(rank, axis=0), color="black", lw=1.6)
+    ax.plot(times, np.nanmean(rank, axis=0), color=line, lw=1.6)
     _time_axis(ax, times)
     ax.set_ylabel("effective rank")
     return ax
@@ -44,7 +47,7 @@ def singular_values(sol, *, ax: Axes | None = None) -> Axes:
 
     **Raises:** `ValueError` for a sweep: choose a seed first, `sol.to_xarray().isel(seed=0)`.
     """
-    data, ax = _dataset(sol), new_axes(ax)
+    data, ax = as_dataset(sol), new_axes(ax)
     if "seed" in data["sigma"].dims:
         raise ValueError("singular_values draws one matrix, got a sweep: pass sol.to_xarray().isel(seed=0).")
     times, sigma = data["time"].values, data["sigma"].values

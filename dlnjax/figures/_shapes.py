@@ -1,0 +1,82 @@
+"""Sweeps that many figures share: always of the same shapes, and so with one compilation for all."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dlnjax import FlowSolution, gaussian, MatrixCompletion, Steady, SVD, sweep
+
+ENERGY = "E(X) = sum_i (X_ii - 1)^2, thesis (4.21)"
+SIZE, TIMES, CHUNK = 25, 49, 50
+
+
+class PaddedDiagonal(eqx.Module):
+    """(4.21) of the leading d x d block: E(X) = sum_{i <= d} (X_ii - 1)^2.
+
+    Padded by zeros, a matrix of size d is one of rank d, on which the flow stays: so all dimensions share a shape.
+    """
+
+    inside: Float[Array, "*n size"]
+
+    def _residual(self, diagonal):
+        return self.inside * (diagonal - 1)
+
+    def __call__(self, x: Float[Array, "size size"]) -> Float[Array, "*n"]:
+        return jnp.sum(self._residual(jnp.diagonal(x, axis1=-2, axis2=-1)) ** 2, axis=-1)
+
+    def gradient(self, x: Float[Array, "size size"]) -> Float[Array, "size size"]:
+        return jnp.diag(2 * self._residual(jnp.diagonal(x)))
+
+    def pullback(self, point: SVD) -> Float[Array, "size size"]:
+        residual = self._residual(jnp.sum(point.u * point.sigma * point.v, axis=1))
+        return (2 * residual[:, None] * point.u).T @ point.v
+
+
+def times(first: float, last: float, *others: float) -> Float[np.ndarray, " times"]:
+    """0, the `others`, and logarithmic times from `first` to `last`: always as many in all."""
+    return np.sort([0.0, *others, *np.geomspace(first, last, TIMES - 1 - len(others))])
+
+
+def diagonal_flows(keys, d, std, ts, *, depth=jnp.inf, gradient=1e-4, size: int = SIZE) -> FlowSolution:
+    """A sweep of starts X_ij ~ N(0, std^2) of size d to rest, |dE| <= gradient; sigma is kept, padded by zeros.
+
+    **Arguments:** `keys`, `n`; `d`, `std` and `depth`, one number or `n`; `ts`, as many as `times` gives.
+    """
+    d, std = (np.broadcast_to(a, len(keys)) for a in (d, std))
+    inside = np.arange(size) < d[:, None]
+    entries = np.asarray(jax.vmap(gaussian, (0, None, None))(keys, size, 1.0))
+    starts = np.where(inside[:, :, None] & inside[:, None, :], std[:, None, None] * entries, 0.0)
+    chunk = CHUNK if size == SIZE else -(-len(keys) // 2)
+    options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "chunk": chunk}
+    return _filled(PaddedDiagonal(jnp.asarray(inside, float)), starts, depth, options)
+
+
+def completion_flows(
+    energy: MatrixCompletion, starts, ts, *, depth=jnp.inf, gradient, rtol=1e-6, atol=1e-8, chunk: int = 1000
+) -> FlowSolution:
+    """A sweep of completions with labels and masks of their own, `n d d`, to rest, |dE| <= gradient; sigma is kept.
+
+    **Arguments:** `starts`, `n d d`; `ts`, three times.
+    """
+    options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "rtol": rtol, "atol": atol, "chunk": chunk}
+    return _filled(energy, np.asarray(starts), depth, options)
+
+
+def _filled(energy, starts, depth, options) -> FlowSolution:
+    # Dealt out like cards, so that every chunk has its share of the slow flows, and those that come first begin first.
+    # A sweep smaller than a chunk would have a shape of its own: it is filled up with starts that end at once.
+    n = len(starts)
+    hands = -(-n // options["chunk"])
+    rows = np.append(np.argsort(np.arange(n) % hands, kind="stable"), np.full(max(0, options["chunk"] - n), -1))
+    starts = np.where(rows[:, None, None] < 0, np.nan, starts[rows])
+    energy = jax.tree.map(lambda a: a[rows] if np.ndim(a) else a, energy)
+    sol = sweep(energy, starts, depth=np.broadcast_to(depth, n)[rows], **options)
+    back = np.argsort(rows[:n])
+    return eqx.tree_at(lambda s: s.ts, jax.tree.map(lambda a: a[back], sol), sol.ts)
+
+
+def sigma_of(point: SVD) -> Float[Array, "*n d"]:
+    """What the sweeps observe."""
+    return point.sigma

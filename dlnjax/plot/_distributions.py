@@ -1,0 +1,49 @@
+"""Distributions over seeds."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from dlnjax.plot._flow import as_dataset
+from dlnjax.plot._style import new_axes
+
+
+def effective_rank_violins(
+    sols: Mapping[Any, Any],
+    *,
+    time: float | None = None,
+    ax: Axes | None = None,
+    color: str = "C0",
+    side: Literal["both", "low", "high"] = "both",
+) -> Axes:
+    """Effective rank (4.23) over a parameter: for each of its values a violin of the seeds, their mean and 2 s.e.
+
+    **Arguments:** `sols`, a mapping from what stands on the axis to the `FlowSolution` of a sweep or its xarray form;
+    `time`, the saved time nearest to which, by default the last; `side`, "low" or "high" for halves, so that two calls
+    can stand back to back.
+
+    **Raises:** `ValueError` if `sols` is empty.
+    """
+    if not sols:
+        raise ValueError("effective_rank_violins got no solutions: pass a mapping such as {0.1: sol, 1.0: other}.")
+    ax = new_axes(ax)
+    values = [_at(as_dataset(sol)["effective_rank"], time) for sol in sols.values()]
+    places = np.arange(len(values))
+    parts = ax.violinplot(values, places, widths=0.85, showextrema=False, side=side)
+    for body in parts["bodies"]:  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
+        body.set(facecolor=color, alpha=0.45, edgecolor=color, linewidth=0.4)
+    shift = {"both": 0.0, "low": -0.08, "high": 0.08}[side]
+    means = [v.mean() for v in values]
+    errors = [2 * v.std(ddof=1) / np.sqrt(len(v)) if len(v) > 1 else np.nan for v in values]
+    ax.errorbar(places + shift, means, errors, fmt="o", color=color, markersize=2, lw=0.8)
+    ax.set_xticks(places, [str(label) for label in sols])
+    ax.set_ylabel("effective rank")
+    return ax
+
+
+def _at(rank, time: float | None):
+    chosen = rank.isel(time=-1) if time is None else rank.sel(time=time, method="nearest")
+    values = chosen.values.ravel()
+    return values[np.isfinite(values)]
