@@ -7,7 +7,15 @@ from dlnjax._energy._completion import MatrixCompletion as MatrixCompletion
 from dlnjax._energy._sensing import MatrixSensing as MatrixSensing
 from dlnjax._energy._spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy
 from dlnjax._flow import gradient_flow as gradient_flow, Steady as Steady
-from dlnjax._metric import metric_operator as metric_operator
+from dlnjax._metric import (
+    hamiltonian as hamiltonian,
+    inner as inner,
+    metric_eigenvalues as metric_eigenvalues,
+    metric_operator as metric_operator,
+    metric_operator_inverse as metric_operator_inverse,
+    norm as norm,
+    riemannian_gradient as riemannian_gradient,
+)
 from dlnjax._random import Ensemble as Ensemble, gaussian as gaussian
 from dlnjax._results import RESULTS as RESULTS
 from dlnjax._solution import FlowSolution as FlowSolution, load as load

@@ -12,7 +12,7 @@ import dlnjax
 ROOT = Path(dlnjax.__file__).parent
 LAYERS = [
     {"_checks", "_special", "_results", "_chebyshev"},
-    {"_kernel", "_svd", "_spectrum", "_random"},
+    {"_kernel", "_differences", "_svd", "_spectrum", "_random"},
     {"_metric", "_store", "_solution", "_energy._protocol"},
     {"_energy"},
     {"_coordinates", "_methods", "_integrate", "_flow"},
