@@ -6,7 +6,15 @@ from dlnjax._chebyshev import RungeKuttaChebyshev as RungeKuttaChebyshev
 from dlnjax._energy._completion import MatrixCompletion as MatrixCompletion
 from dlnjax._energy._sensing import MatrixSensing as MatrixSensing
 from dlnjax._energy._spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy
+from dlnjax._exponential import exponential as exponential, ExponentialSolution as ExponentialSolution
 from dlnjax._flow import gradient_flow as gradient_flow, Steady as Steady
+from dlnjax._geodesic import (
+    distance as distance,
+    distance_bounds as distance_bounds,
+    geodesic as geodesic,
+    GeodesicSolution as GeodesicSolution,
+    logarithm as logarithm,
+)
 from dlnjax._metric import (
     hamiltonian as hamiltonian,
     inner as inner,

@@ -1,4 +1,4 @@
-"""Divided differences of lambda^power in the squared singular values, descending, at any gap: no limit is a special case.
+"""Divided differences of lambda^power in the squared singular values, descending: no limit is a special case.
 
 A difference quotient loses digits where its arguments meet. There it is the mean of the derivative over the segment
 between them (Hermite-Genocchi), by quadrature.
@@ -25,7 +25,7 @@ def squares(sigma: Float[Array, " d"]) -> Float[Array, " d"]:
     return jnp.maximum(sigma * sigma, jnp.finfo(sigma.dtype).tiny)
 
 
-def power_of_eigenvalue(s, t, inverse_depth, power: int):
+def power_of_eigenvalue(s, t, inverse_depth, power: float):
     """lambda^power at squared singular values s and t; see `_kernel.eigenvalues`."""
     x, y = jnp.log(s), jnp.log(t)
     u = (x - y) / 2
@@ -54,12 +54,12 @@ def _gaps(s, threshold):
     return gap, jnp.abs(gap) > threshold * total
 
 
-def values(s: Float[Array, " d"], inverse_depth: Scalar, power: int) -> Float[Array, "d d"]:
+def values(s: Float[Array, " d"], inverse_depth: Scalar, power: float) -> Float[Array, "d d"]:
     """[i, j]: lambda^power."""
     return power_of_eigenvalue(s[:, None], s[None, :], inverse_depth, power)
 
 
-def first_difference(s: Float[Array, " d"], inverse_depth: Scalar, power: int) -> Float[Array, "d d d"]:
+def first_difference(s: Float[Array, " d"], inverse_depth: Scalar, power: float) -> Float[Array, "d d d"]:
     """[i, k, j]: the divided difference of lambda^power(., s_j) between s_i and s_k."""
     f, slope = values(s, inverse_depth, power), _derivative((0,), inverse_depth, power)
     gap, far = _gaps(s, _CLOSE)
@@ -70,7 +70,7 @@ def first_difference(s: Float[Array, " d"], inverse_depth: Scalar, power: int) -
 
 
 def second_differences(
-    s: Float[Array, " d"], first: Float[Array, "d d d"], inverse_depth: Scalar, power: int
+    s: Float[Array, " d"], first: Float[Array, "d d d"], inverse_depth: Scalar, power: float
 ) -> tuple[Float[Array, "d d d d"], Float[Array, "d d d d"]]:
     """([i, j, k, l]: that of s_i, s_j, s_k in one argument, s_l in the other; [i, k, j, m]: of s_i, s_k and s_j, s_m).
 

@@ -12,11 +12,11 @@ from dlnjax._kernel import eigenvalues
 from dlnjax._svd import svd
 
 
-def _into(point, z):
+def into(point, z):
     return point.u.T @ z @ point.v
 
 
-def _out_of(point, z):
+def out_of(point, z):
     return point.u @ z @ point.v.T
 
 
@@ -24,7 +24,7 @@ def _of_depth(s, power, a, da):
     return jax.jvp(lambda b: values(s, b, power), (a,), (da,))[1]
 
 
-def _moved(m, sigma):
+def moved(m, sigma):
     """The motion of X X^T and of X^T X in the frame, when X moves by m there."""
     left, right = m * sigma, m.T * sigma
     return left + left.T, right + right.T
@@ -36,26 +36,26 @@ def apply_metric_operator(x, p, inverse_depth, *, power=1):
     point = svd(x)
     # The kernel knows what becomes of singular values that are zero.
     lam = eigenvalues(point.sigma, inverse_depth)
-    return _out_of(point, (lam if power == 1 else 1 / lam) * _into(point, p))
+    return out_of(point, lam**power * into(point, p))
 
 
 @apply_metric_operator.def_jvp
 def _(primals, tangents, *, power=1):
-    # A_X is a function of X X^T and X^T X: its derivative has divided differences of lambda in the squares, and no frame.
+    # A_X is a function of X X^T and X^T X: its derivative has divided differences in the squares, and turns no frame.
     (x, p, a), (dx, dp, da) = primals, tangents
     point, out = svd(x), apply_metric_operator(x, p, a, power=power)
-    s, g = squares(point.sigma), _into(point, p)
+    s, g = squares(point.sigma), into(point, p)
     tangent = jnp.zeros_like(g)
     if dp is not None:
-        tangent += values(s, a, power) * _into(point, dp)
+        tangent += values(s, a, power) * into(point, dp)
     if da is not None:
         tangent += _of_depth(s, power, a, da) * g
     if dx is not None:
-        tangent += _turned(first_difference(s, a, power), g, *_moved(_into(point, dx), point.sigma))
-    return out, _out_of(point, tangent)
+        tangent += turned(first_difference(s, a, power), g, *moved(into(point, dx), point.sigma))
+    return out, out_of(point, tangent)
 
 
-def _turned(first, g, left, right):
+def turned(first, g, left, right):
     return jnp.einsum("ikj,ik,kj->ij", first, left, g) + jnp.einsum("jki,ik,kj->ij", first, g, right)
 
 
@@ -78,28 +78,28 @@ def _(primals, tangents, *, power):
 def form_gradient(x, p, q, inverse_depth, *, power):
     """The gradient of `form` in X, P, Q and 1/N."""
     point = svd(x)
-    return _back(point, _gradient(point.sigma, _into(point, p), _into(point, q), inverse_depth, power))
+    return _back(point, _gradient(point.sigma, into(point, p), into(point, q), inverse_depth, power))
 
 
 def _back(point, gradients):
     *by, by_depth = gradients
-    return *(_out_of(point, z) for z in by), by_depth
+    return *(out_of(point, z) for z in by), by_depth
 
 
 def _gradient(sigma, p, q, a, power):
     s = squares(sigma)
     first, f = first_difference(s, a, power), values(s, a, power)
-    by_x = _in_x(sigma, *_densities(first, p, q))
+    by_x = in_x(sigma, *densities(first, p, q))
     return by_x, f * q, f * p, jnp.sum(p * q * _of_depth(s, power, a, jnp.ones_like(a)))
 
 
-def _densities(first, p, q):
+def densities(first, p, q):
     """The gradients in X X^T and in X^T X."""
     left, right = jnp.einsum("ikj,ij,kj->ik", first, p, q), jnp.einsum("jki,ij,ik->jk", first, p, q)
     return (left + left.T) / 2, (right + right.T) / 2
 
 
-def _in_x(sigma, left, right):
+def in_x(sigma, left, right):
     return 2 * (left * sigma + sigma[:, None] * right)
 
 
@@ -108,34 +108,34 @@ def _(primals, tangents, *, power):
     (x, p, q, a), (dx, dp, dq, da) = primals, tangents
     point = svd(x)
     sigma, s = point.sigma, squares(point.sigma)
-    p, q = _into(point, p), _into(point, q)
+    p, q = into(point, p), into(point, q)
     f, first = values(s, a, power), first_difference(s, a, power)
     out = _gradient(sigma, p, q, a, power)
     by_x, by_p, by_q, by_depth = (jnp.zeros_like(z) for z in out)
     # The last row of the Hessian is its last column.
     of_depth = jax.jvp(lambda b: _gradient(sigma, p, q, b, power), (a,), (jnp.ones_like(a),))[1]
     if dp is not None:
-        dp = _into(point, dp)
-        by_x += _in_x(sigma, *_densities(first, dp, q))
+        dp = into(point, dp)
+        by_x += in_x(sigma, *densities(first, dp, q))
         by_q += f * dp
         by_depth += jnp.sum(of_depth[1] * dp)
     if dq is not None:
-        dq = _into(point, dq)
-        by_x += _in_x(sigma, *_densities(first, p, dq))
+        dq = into(point, dq)
+        by_x += in_x(sigma, *densities(first, p, dq))
         by_p += f * dq
         by_depth += jnp.sum(of_depth[2] * dq)
     if da is not None:
         by_x, by_p, by_q, by_depth = (z + w * da for z, w in zip((by_x, by_p, by_q, by_depth), of_depth, strict=True))
     if dx is not None:
-        m = _into(point, dx)
-        left, right = _moved(m, sigma)
+        m = into(point, dx)
+        left, right = moved(m, sigma)
         three, mixed = second_differences(s, first, a, power)
         on_left = _bent(three, mixed, p, q, left, right)
         on_right = _bent(three, mixed, p.T, q.T, right, left)
-        was_left, was_right = _densities(first, p, q)
-        by_x += _in_x(sigma, on_left, on_right) + 2 * (was_left @ m + m @ was_right)
-        by_p += _turned(first, q, left, right)
-        by_q += _turned(first, p, left, right)
+        was_left, was_right = densities(first, p, q)
+        by_x += in_x(sigma, on_left, on_right) + 2 * (was_left @ m + m @ was_right)
+        by_p += turned(first, q, left, right)
+        by_q += turned(first, p, left, right)
         by_depth += jnp.sum(of_depth[0] * m)
     return _back(point, out), _back(point, (by_x, by_p, by_q, by_depth))
 
