@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from dlnjax import _closed_form as closed_form  # noqa: F401
 from dlnjax._chebyshev import RungeKuttaChebyshev as RungeKuttaChebyshev
 from dlnjax._energy._completion import MatrixCompletion as MatrixCompletion
 from dlnjax._energy._sensing import MatrixSensing as MatrixSensing

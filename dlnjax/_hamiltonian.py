@@ -77,11 +77,18 @@ def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) ->
     floor = _floor(x, inverse_depth)
 
     def field(t, y, args):
-        return orthonormal_velocity(y[0], y[1], inverse_depth)
+        # A stage beyond all bounds is a step to be rejected, and nothing to decompose.
+        good = jnp.all(jnp.isfinite(y[0]))
+        x = jnp.where(good, y[0], jnp.eye(y[0].shape[0], dtype=y[0].dtype))
+        return tuple(jnp.where(good, z, jnp.nan) for z in orthonormal_velocity(x, y[1], inverse_depth))
+
+    def without_rank(x):
+        good = jnp.all(jnp.isfinite(x))
+        sigma = jnp.linalg.svd(jnp.where(good, x, 1.0), compute_uv=False)
+        return good & (sigma[-1] <= floor * sigma[0])
 
     def lost(t, y, args, **kwargs):
-        sigma = jnp.linalg.svd(y[0], compute_uv=False)
-        return sigma[-1] <= floor * sigma[0]
+        return without_rank(y[0])
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
@@ -101,5 +108,4 @@ def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) ->
     times: Any = solution.ts
     x, w = states
     reached = solution.result == diffrax.RESULTS.successful
-    sigma = jnp.linalg.svd(x[-1], compute_uv=False)
-    return Path(x, w, times[-1], sigma[-1] <= floor * sigma[0], reached, solution.stats["num_steps"])
+    return Path(x, w, times[-1], without_rank(x[-1]), reached, solution.stats["num_steps"])
