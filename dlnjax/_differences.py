@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._special import log_shc
+from dlnjax._special import langevin, log_shc
 
 Scalar = Float[Array, ""]
 
@@ -25,7 +25,7 @@ def squares(sigma: Float[Array, " d"]) -> Float[Array, " d"]:
     return jnp.maximum(sigma * sigma, jnp.finfo(sigma.dtype).tiny)
 
 
-def power_of_eigenvalue(s, t, inverse_depth, power: float):
+def power_of_eigenvalue(s, t, inverse_depth, power: int | float):
     """lambda^power at squared singular values s and t; see `_kernel.eigenvalues`."""
     x, y = jnp.log(s), jnp.log(t)
     u = (x - y) / 2
@@ -34,15 +34,25 @@ def power_of_eigenvalue(s, t, inverse_depth, power: float):
 
 def _derivative(order: tuple[int, ...], inverse_depth, power):
     """The derivative of the kernel, in the arguments of `order`, elementwise."""
-    f = lambda s, t: power_of_eigenvalue(s, t, inverse_depth, power)
-    for argument in order:
-        f = jax.grad(f, argument)
 
-    def of_arrays(s, t):
-        s, t = jnp.broadcast_arrays(s, t)
-        return jax.vmap(f)(s.ravel(), t.ravel()).reshape(s.shape)
+    def slope(s, t):
+        u = jnp.log(s / t) / 2
+        rate = (1 - inverse_depth) + langevin(u) - inverse_depth * langevin(inverse_depth * u)
+        return power_of_eigenvalue(s, t, inverse_depth, power) * (power / 2) * rate / s
 
-    return of_arrays
+    # The kernel is symmetric: its slope in t is that in s, with the arguments exchanged.
+    f = slope if order[0] == 0 else lambda s, t: slope(t, s)
+    for argument in order[1:]:
+        f = _along(f, argument)
+    return lambda s, t: f(*jnp.broadcast_arrays(s, t))
+
+
+def _along(f, argument):
+    def derivative(s, t):
+        one, none = jnp.ones_like(s), jnp.zeros_like(s)
+        return jax.jvp(f, (s, t), (one, none) if argument == 0 else (none, one))[1]
+
+    return derivative
 
 
 def _quotient(above, gap, far):
@@ -54,23 +64,23 @@ def _gaps(s, threshold):
     return gap, jnp.abs(gap) > threshold * total
 
 
-def values(s: Float[Array, " d"], inverse_depth: Scalar, power: float) -> Float[Array, "d d"]:
+def values(s: Float[Array, " d"], inverse_depth: Scalar, power: int | float) -> Float[Array, "d d"]:
     """[i, j]: lambda^power."""
     return power_of_eigenvalue(s[:, None], s[None, :], inverse_depth, power)
 
 
-def first_difference(s: Float[Array, " d"], inverse_depth: Scalar, power: float) -> Float[Array, "d d d"]:
+def first_difference(s: Float[Array, " d"], inverse_depth: Scalar, power: int | float) -> Float[Array, "d d d"]:
     """[i, k, j]: the divided difference of lambda^power(., s_j) between s_i and s_k."""
     f, slope = values(s, inverse_depth, power), _derivative((0,), inverse_depth, power)
     gap, far = _gaps(s, _CLOSE)
     quotient = _quotient(f[:, None, :] - f[None, :, :], gap[:, :, None], far[:, :, None])
-    along = [s[:, None] - c * gap for c in _NODES]
-    mean = sum(w * slope(z[:, :, None], s) for w, z in zip(_WEIGHTS, along, strict=True))
+    along = s[:, None, None, None] - gap[:, :, None, None] * jnp.asarray(_NODES, s.dtype)
+    mean = slope(along, s[:, None]) @ jnp.asarray(_WEIGHTS, s.dtype)
     return jnp.where(far[:, :, None], quotient, mean)
 
 
 def second_differences(
-    s: Float[Array, " d"], first: Float[Array, "d d d"], inverse_depth: Scalar, power: float
+    s: Float[Array, " d"], first: Float[Array, "d d d"], inverse_depth: Scalar, power: int | float
 ) -> tuple[Float[Array, "d d d d"], Float[Array, "d d d d"]]:
     """([i, j, k, l]: that of s_i, s_j, s_k in one argument, s_l in the other; [i, k, j, m]: of s_i, s_k and s_j, s_m).
 

@@ -63,18 +63,20 @@ def largest(error):
     return jnp.max(jnp.stack([jnp.sqrt(jnp.max(jnp.sum(e * e, axis=(-2, -1)))) for e in jax.tree.leaves(error)]))
 
 
-def _floor(x, inverse_depth):
-    """The smallest ratio of singular values at which the rank still counts as full."""
-    sigma = jnp.linalg.svd(x, compute_uv=False)
-    rounding = 4 * jnp.finfo(x.dtype).eps
-    # At infinite depth the boundary is never reached; at depth 1 it is none.
-    floor = jnp.where(inverse_depth > 0, 1e-3 * jnp.minimum(1e-5, sigma[-1] / sigma[0]), rounding)
-    return jnp.where(inverse_depth == 1, -1.0, jnp.maximum(floor, rounding))
+def ratio(x: Matrix) -> Scalar:
+    """Of the smallest singular value to the largest; 1 for what is not finite."""
+    good = jnp.all(jnp.isfinite(x))
+    sigma = jnp.linalg.svd(jnp.where(good, x, jnp.eye(x.shape[0], dtype=x.dtype)), compute_uv=False)
+    return sigma[-1] / sigma[0]
 
 
 def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) -> Path:
     """The flow from (X, W) at the first of `ts`: the states at each, infinite where it did not come, and the last."""
-    floor = _floor(x, inverse_depth)
+    # Rank is lost where a singular value is small beside the start and cannot be told from rounding to `rtol`.
+    eps, start = jnp.finfo(x.dtype).eps, ratio(x)
+    floor = jnp.maximum(1e-3 * jnp.minimum(1e-5, start), 4 * eps)
+    stalled = jnp.maximum(jnp.minimum(1e3 * eps / rtol, 0.1 * start), floor)
+    bounded = (inverse_depth > 0) & (inverse_depth < 1)
 
     def field(t, y, args):
         # A stage beyond all bounds is a step to be rejected, and nothing to decompose.
@@ -82,13 +84,8 @@ def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) ->
         x = jnp.where(good, y[0], jnp.eye(y[0].shape[0], dtype=y[0].dtype))
         return tuple(jnp.where(good, z, jnp.nan) for z in orthonormal_velocity(x, y[1], inverse_depth))
 
-    def without_rank(x):
-        good = jnp.all(jnp.isfinite(x))
-        sigma = jnp.linalg.svd(jnp.where(good, x, 1.0), compute_uv=False)
-        return good & (sigma[-1] <= floor * sigma[0])
-
     def lost(t, y, args, **kwargs):
-        return without_rank(y[0])
+        return bounded & (ratio(y[0]) <= floor)
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
@@ -98,7 +95,7 @@ def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) ->
         dt0=None,
         y0=(x, w),
         saveat=diffrax.SaveAt(ts=ts, t1=True),
-        stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest, dtmin=1e-13),
+        stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest, dtmin=1e-12),
         event=diffrax.Event(lost),
         adjoint=diffrax.ForwardMode() if adjoint is None else adjoint,
         max_steps=max_steps,
@@ -108,4 +105,5 @@ def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) ->
     times: Any = solution.ts
     x, w = states
     reached = solution.result == diffrax.RESULTS.successful
-    return Path(x, w, times[-1], without_rank(x[-1]), reached, solution.stats["num_steps"])
+    lost_rank = bounded & (ratio(x[-1]) <= jnp.where(reached, floor, stalled))
+    return Path(x, w, times[-1], lost_rank, reached & ~lost_rank, solution.stats["num_steps"])

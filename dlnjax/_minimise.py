@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._hamiltonian import velocity
-from dlnjax._metric import apply_metric_operator
+from dlnjax._kernel import eigenvalues
+from dlnjax._metric import into, out_of
+from dlnjax._svd import svd
 
 Matrix = Float[Array, "d d"]
 Scalar = Float[Array, ""]
@@ -50,12 +52,14 @@ def segment(x: Matrix, v: Matrix, inverse_depth: Scalar) -> Segment:
     d = x.shape[0]
     n = d * d
     basis = jnp.eye(n, dtype=x.dtype).reshape(n, d, d)
-    p = apply_metric_operator(x, v, inverse_depth, power=-1)
+    point = svd(x)
+    lam = eigenvalues(point.sigma, inverse_depth)
+    p = out_of(point, into(point, v) / lam)
     along = lambda z: jax.jvp(lambda y: velocity(y, p, inverse_depth), (x,), (z,))
     (_, force), (dx, dp) = jax.vmap(along, out_axes=(None, 0))(basis)
     rows = lambda z: z.reshape(n, n)
-    vv = rows(jax.vmap(lambda z: apply_metric_operator(x, z, inverse_depth, power=-1))(basis))
-    vv = (vv + vv.T) / 2
+    frame = jnp.kron(point.u, point.v)
+    vv = (frame / lam.ravel()) @ frame.T
     hpx = rows(dx).T
     return Segment(force.ravel(), p.ravel(), rows(dp).T + hpx.T @ vv @ hpx, -vv @ hpx, vv)
 

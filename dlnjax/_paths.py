@@ -1,7 +1,5 @@
 """First guesses of a path between two matrices of one sign of the determinant, each in closed form."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -31,11 +29,6 @@ def unflatten(y, inverse_depth):
     return jnp.exp(jnp.where(small, y, scaled))
 
 
-def _cayley(k):
-    eye = jnp.eye(k.shape[0], dtype=k.dtype)
-    return jnp.linalg.solve(eye - k / 2, eye + k / 2)
-
-
 def _generic(d, dtype):
     """An antisymmetric matrix that has nothing to do with anything."""
     i = jnp.arange(d, dtype=dtype)
@@ -49,21 +42,24 @@ class Rotation(eqx.Module):
     vectors: Complex[Array, "d d"]
     angles: Float[Array, " d"]
     detour: Matrix
+    back: Matrix
 
     @classmethod
     def to(cls, q: Matrix) -> "Rotation":
         eye = jnp.eye(q.shape[0], dtype=q.dtype)
         nearest = jnp.linalg.svd(q + eye, compute_uv=False)[-1]
         k = jnp.where(nearest < 10 * _TURN, _TURN, 0.0) * _generic(q.shape[0], q.dtype)
-        q = q @ _cayley(k)
+        detour = jnp.linalg.solve(eye - k / 2, eye + k / 2)
+        q = q @ detour
         # Cayley's transform is antisymmetric, i tan(angle / 2) on each eigenvector.
         half = jnp.linalg.solve((q + eye).T, (q - eye).T).T
         tangents, vectors = jnp.linalg.eigh(-1j * (half - half.T) / 2)
-        return cls(vectors, 2 * jnp.arctan(tangents), k)
+        return cls(vectors, 2 * jnp.arctan(tangents), k, detour.T)
 
     def __call__(self, t: Scalar) -> Matrix:
         turned = (self.vectors * jnp.exp(1j * self.angles * t)) @ self.vectors.conj().T
-        return turned.real @ _cayley(-t * self.detour)
+        eye = jnp.eye(self.angles.shape[0], dtype=self.angles.dtype)
+        return turned.real @ (eye + t * (self.back - eye))
 
     @property
     def rates(self) -> Matrix:
@@ -71,43 +67,37 @@ class Rotation(eqx.Module):
         return ((self.vectors * (1j * self.angles)) @ self.vectors.conj().T).real
 
 
-def polar_path(a: Matrix, b: Matrix, inverse_depth: Scalar) -> Callable[[Scalar], Matrix]:
-    """(3.76) between the positive factors of A = S_A O_A and B = S_B O_B, with the rotation from O_A to O_B."""
+def first_guesses(
+    a: Matrix, b: Matrix, inverse_depth: Scalar, ts: Float[Array, " nodes"]
+) -> Float[Array, "2 nodes d d"]:
+    """Two paths: (3.76) between the positive factors of A = S_A O_A and B = S_B O_B with the rotation from O_A to O_B;
+    and the frames of A turned into those of B, the largest singular value into the largest."""
     first, last = svd(a), svd(b)
-    flat = lambda z: (z.u * flatten(z.sigma, inverse_depth)) @ z.u.T
-    sa, sb, oa = flat(first), flat(last), first.u @ first.v.T
-    turn = Rotation.to(oa.T @ last.u @ last.v.T)
-
-    def at(t):
-        y, u = jnp.linalg.eigh((1 - t) * sa + t * sb)
-        return (u * unflatten(y, inverse_depth)) @ u.T @ oa @ turn(t)
-
-    return at
-
-
-def frame_path(a: Matrix, b: Matrix, inverse_depth: Scalar) -> Callable[[Scalar], Matrix]:
-    """The frames of A turned into those of B, the largest singular value into the largest."""
-    first, last = svd(a), svd(b)
+    ya, yb = flatten(first.sigma, inverse_depth), flatten(last.sigma, inverse_depth)
+    oa, ob = first.u @ first.v.T, last.u @ last.v.T
     left, right = first.u.T @ last.u, first.v.T @ last.v
     near = jnp.diagonal(left) + jnp.diagonal(right)
     sign = jnp.where(near < 0, -1.0, 1.0).astype(a.dtype)
     odd = jnp.linalg.slogdet(left * sign)[0] < 0
     sign = jnp.where(odd & (jnp.arange(len(near)) == jnp.argmin(jnp.abs(near))), -sign, sign)
-    turn_left, turn_right = Rotation.to(left * sign), Rotation.to(right * sign)
-    ya, yb = flatten(first.sigma, inverse_depth), flatten(last.sigma, inverse_depth)
+    turns = jax.vmap(Rotation.to)(jnp.stack([oa.T @ ob, left * sign, right * sign]))
+    sa, sb = (first.u * ya) @ first.u.T, (last.u * yb) @ last.u.T
 
     def at(t):
+        turn, turn_left, turn_right = jax.vmap(lambda turn: turn(t))(turns)
+        y, u = jnp.linalg.eigh((1 - t) * sa + t * sb)
+        polar = (u * unflatten(y, inverse_depth)) @ u.T @ oa @ turn
         sigma = unflatten((1 - t) * ya + t * yb, inverse_depth)
-        return first.u @ (turn_left(t) * sigma) @ (first.v @ turn_right(t)).T
+        return polar, first.u @ (turn_left * sigma) @ (first.v @ turn_right).T
 
-    return at
+    return jnp.stack(jax.vmap(at)(ts)).at[:, 0].set(a).at[:, -1].set(b)
 
 
 def bend(xs: Float[Array, "nodes d d"], ts: Float[Array, " nodes"]) -> Float[Array, "nodes d d"]:
     """The path turned a little in between: one with a symmetry would keep it all the way down."""
-    k = _BEND * _generic(xs.shape[-1], xs.dtype)
-    turn = jax.vmap(lambda s: _cayley(s * k))(jnp.sin(jnp.pi * ts))
-    return jnp.swapaxes(turn, -1, -2) @ xs @ turn
+    k = _BEND * jnp.sin(jnp.pi * ts)[:, None, None] * _generic(xs.shape[-1], xs.dtype)
+    eye = jnp.eye(xs.shape[-1], dtype=xs.dtype)
+    return (eye - k) @ xs @ (eye + k)
 
 
 def times(a: Matrix, b: Matrix, inverse_depth: Scalar, segments: int) -> Float[Array, " nodes"]:

@@ -118,13 +118,11 @@ def candidates(a: Matrix, b: Matrix, inverse_depth: Scalar, rtol: Scalar, descen
     Without `descend`, from the guess itself, to whatever critical path is near.
     """
     ts = _paths.times(a, b, inverse_depth, SEGMENTS)
-    guesses = [_paths.polar_path(a, b, inverse_depth), _paths.frame_path(a, b, inverse_depth)]
-    xs = jnp.stack([jax.vmap(path)(ts) for path in guesses])
+    guesses = _paths.first_guesses(a, b, inverse_depth, ts)
 
     def follow(xs):
-        # The ends of a guess are right to rounding.
-        xs = (_paths.bend(xs, ts) if descend else xs).at[0].set(a).at[-1].set(b)
+        xs = _paths.bend(xs, ts).at[0].set(a).at[-1].set(b) if descend else xs
         low = minimise(xs, jnp.diff(ts), inverse_depth, most=80 if descend else 1)
         return shoot(a, b, low, inverse_depth, rtol)
 
-    return jax.vmap(follow)(xs)
+    return jax.vmap(follow)(guesses)
