@@ -62,7 +62,7 @@ class Connection(eqx.Module):
     stats: dict[str, Int[Array, "*n"]]
 
 
-def connect_all(a, b, inverse_depth, rtol, descend=True) -> Connection:
+def connect_all(a, b, inverse_depth, rtol, descend) -> Connection:
     """Every candidate, leading axis 2."""
     finite = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b))
     eye = jnp.eye(a.shape[0], dtype=a.dtype)
@@ -108,7 +108,7 @@ def sign_of(x):
 @eqx.filter_custom_jvp
 def connect(a, b, inverse_depth, *, rtol) -> Connection:
     """The shortest candidate that arrives; if none does, the one that comes nearest."""
-    every = connect_all(a, b, inverse_depth, rtol)
+    every = connect_all(a, b, inverse_depth, rtol, jnp.asarray(True))
     arrived = every.result == RESULTS.successful
     best = jnp.argmin(jnp.where(arrived, every.length, jnp.inf))
     best = jnp.where(jnp.any(arrived), best, jnp.argmin(every.error))

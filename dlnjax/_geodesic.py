@@ -210,7 +210,7 @@ def geodesic(a: Float[Array, "d d"], b: Float[Array, "d d"], depth, *, all=False
 def _critical(a, b, inverse_depth, rtol) -> list[GeodesicSolution]:
     found = []
     for descend in (True, False):
-        every = _solve_all(a, b, inverse_depth, rtol, descend)
+        every = _solve_all(a, b, inverse_depth, rtol, jnp.asarray(descend))
         found += [jax.tree.map(lambda z, k=k: z[k] if z.ndim else z, every) for k in range(2)]
     found = [one for one in found if bool(one.result == RESULTS.successful)]
     different: list[GeodesicSolution] = []

@@ -148,7 +148,7 @@ class _Descent(eqx.Module):
     step: Int[Array, ""]
 
 
-def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], inverse_depth: Scalar, most: int) -> Minimum:
+def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], inverse_depth: Scalar, most) -> Minimum:
     """Down from the path `xs`, its ends kept, in at most so many steps; the first only looks."""
     nodes, d, _ = xs.shape
     n, dtype = d * d, xs.dtype
