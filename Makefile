@@ -45,6 +45,7 @@ bench: install
 
 stress: install
 	$(BIN)/python tests/stress.py
+	$(BIN)/python tests/stress_geodesic.py
 
 clean:
 	rm -rf .venv .cache out build dist

@@ -1,6 +1,5 @@
 """The spectral kernels of the geometry, in the convention of `eigenvalues`; `inverse_depth` is 1/N, 0 at N = inf."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -128,17 +127,3 @@ def frame_velocity(
     left = symmetric - antisymmetric
     right = (symmetric + antisymmetric) * sign * sign[:, None]
     return left, -speed(sigma, inverse_depth) * jnp.diagonal(pullback), right
-
-
-def metric_spectrum_slope(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Float[Array, "d d d"]:
-    """[i, k, j]: the divided difference of lambda(., sigma_j) between sigma_i and sigma_k, a slope where they meet."""
-
-    def eigenvalue(s, t):
-        return eigenvalues(jnp.stack([s, t]), inverse_depth)[0, 1]
-
-    values = eigenvalues(sigma, inverse_depth)
-    slope = jax.vmap(jax.vmap(jax.grad(eigenvalue), (None, 0)), (0, None))(sigma, sigma)
-    gap = sigma[:, None] - sigma[None, :]
-    close = jnp.abs(gap) <= 1e-5 * (sigma[:, None] + sigma[None, :])
-    quotient = (values[:, None, :] - values[None, :, :]) / jnp.where(close, 1.0, gap)[:, :, None]
-    return jnp.where(close[:, :, None], (slope[:, None, :] + slope[None, :, :]) / 2, quotient)

@@ -47,7 +47,7 @@ def balanced_factors(x: Float[Array, "d d"], depth: int) -> Float[Array, "N d d"
 
     **Returns:** the factors, `N d d`, W_1 first: `product` of them is `x`, and `balancedness` zero.
 
-    **Raises:** `ValueError` or `TypeError` if `x` is not a real square matrix, or `depth` no whole number of at least 1.
+    **Raises:** `ValueError` or `TypeError` if `x` is not a real square matrix, or `depth` no whole number from 1.
     """
     depth, point = as_count("depth", depth), svd(as_square("x", x))
     root = jnp.diag(point.sigma ** (1 / depth))
