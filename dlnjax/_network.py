@@ -47,7 +47,7 @@ def balanced_factors(x: Float[Array, "d d"], depth: int) -> Float[Array, "N d d"
 
     **Returns:** the factors, `N d d`, W_1 first: `product` of them is `x`, and `balancedness` zero.
 
-    **Raises:** `ValueError` or `TypeError` if `x` is not a real square matrix, or `depth` no whole number from 1.
+    **Raises:** `ValueError` or `TypeError` if `x` is not a real square matrix, or `depth` no whole number above 0.
     """
     depth, point = as_count("depth", depth), svd(as_square("x", x))
     root = jnp.diag(point.sigma ** (1 / depth))
@@ -161,7 +161,7 @@ def _train(energy, weights, optimizer, counts) -> Training:
         weights, state, taken, _ = carry
         x, pull = jax.vjp(_product, weights)
         updates, next_state = optimizer.update(pull(gradient(energy, x))[0], state, weights)
-        after = optax.apply_updates(weights, updates)
+        after: Any = optax.apply_updates(weights, updates)
         good = jnp.all(jnp.isfinite(after))
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
         return keep(after, weights), keep(next_state, state), taken + good, good

@@ -5,6 +5,7 @@ given here as such, so that nothing is divided by a gap that may be zero.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -165,7 +166,7 @@ class FreeEnergy(eqx.Module):
     beta: Float[Array, "*n"]
     inverse_depth: Float[Array, "*n"]
 
-    def __init__(self, energy, beta, depth=jnp.inf):
+    def __init__(self, energy, beta, depth: Any = jnp.inf):
         if not callable(energy):
             raise TypeError(f"energy must be a callable X -> scalar, got {type(energy).__name__}.")
         self.energy = energy

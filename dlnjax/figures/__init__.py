@@ -3,7 +3,19 @@
 To add one, write such a module and name it here.
 """
 
-from dlnjax.figures import _coupling, _escape, _isotropy, _limits, _rank_dynamics, _small_starts, _sparsity
+from dlnjax.figures import (
+    _coupling,
+    _descent,
+    _escape,
+    _isotropy,
+    _limits,
+    _phases,
+    _rank_dynamics,
+    _regularisation,
+    _sensing,
+    _small_starts,
+    _sparsity,
+)
 from dlnjax.figures._figure import Figure as Figure, Number as Number
 
 FIGURES: dict[str, Figure] = {
@@ -16,5 +28,9 @@ FIGURES: dict[str, Figure] = {
         _small_starts.FIGURE,
         _sparsity.FIGURE,
         _isotropy.FIGURE,
+        _regularisation.FIGURE,
+        _phases.FIGURE,
+        _descent.FIGURE,
+        _sensing.FIGURE,
     )
 }

@@ -7,9 +7,9 @@ import xarray
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import gaussian, MatrixCompletion, RESULTS, Steady, sweep
-from dlnjax.figures._shapes import ENERGY
-from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
+from dlnjax import gaussian, MatrixCompletion, RESULTS
+from dlnjax.figures._figure import Figure, measured, Number, share, verdict
+from dlnjax.figures._shapes import ENERGY, small_flows, times
 from dlnjax.plot import new_figure
 
 STDS, STD, HORIZON = (0.003, 0.01, 0.1), 0.01, 1e6
@@ -18,7 +18,7 @@ STDS, STD, HORIZON = (0.003, 0.01, 0.1), 0.01, 1e6
 def compute(key, seeds: int) -> xarray.Dataset:
     entries = jax.vmap(gaussian, (0, None, None))(jax.random.split(key, seeds), 2, 1.0)
     starts = (jnp.asarray(STDS)[:, None, None, None] * entries).reshape(-1, 2, 2)
-    sol = sweep(MatrixCompletion.diagonal(2), starts, ts=[0.0, HORIZON], stop=Steady(1e-6), observe=lambda point: ())
+    sol = small_flows(MatrixCompletion.diagonal(2), starts, times(1.0, HORIZON), gradient=1e-6)
     of_start = lambda values: (("std", "seed"), np.asarray(values).reshape(len(STDS), seeds))
     x = sol.final.matrix
     return xarray.Dataset(
@@ -37,7 +37,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 def draw(data: xarray.Dataset) -> Drawing:
     data = data.sel(std=STD)
-    figure = new_figure(3.4, 3.1)
+    figure = new_figure(3.4, 2.8)
     ax = figure.subplots()
     reach = 1.1 * float(max(abs(data["x12"]).max(), abs(data["x21"]).max()))
     # Most limits have rank one to a per cent: the power spreads the colours there.
@@ -45,12 +45,12 @@ def draw(data: xarray.Dataset) -> Drawing:
     points = _scatter(ax, data, norm, reach)
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel=r"$X_{12}$", ylabel=r"$X_{21}$", aspect="equal")
     ax.legend(loc="upper left", handletextpad=0.2, borderaxespad=0)
-    zoom = ax.inset_axes((0.6, 0.07, 0.4, 0.4))
+    zoom = ax.inset_axes((0.61, 0.11, 0.39, 0.39))
     _scatter(zoom, data, norm, reach)
     zoom.set(xlim=(0.85, 1.15), ylim=(0.85, 1.15), xticks=[0.9, 1.1], yticks=[0.9, 1.1])
     zoom.tick_params(labelsize=6)
     ax.indicate_inset_zoom(zoom, edgecolor="0.5", lw=0.5)
-    figure.colorbar(points, ax=ax, label="limiting effective rank", shrink=0.75)
+    figure.colorbar(points, ax=ax, label="limiting effective rank", shrink=0.9)
     ax.set_title(rf"$d = 2$, $N = \infty$, std {STD}, {data.sizes['seed']} starts")
     return figure
 
@@ -61,13 +61,13 @@ def _scatter(ax, data: xarray.Dataset, norm, reach: float):
         label = "$X_{12} X_{21} = 1$" if sign > 0 else None
         ax.plot(sign * line, sign / line, color="C1", lw=0.8, zorder=1, label=label)
 
-    def limits(chosen, marker, label):
+    def limits(chosen, marker, edge, label):
         part = data.where(chosen & data["converged"], drop=True)
-        style = {"marker": marker, "s": 11, "lw": 0.25, "edgecolors": "black", "norm": norm, "label": label}
+        style = {"marker": marker, "s": 11, "lw": 0.4, "edgecolors": edge, "norm": norm, "label": label}
         return ax.scatter(part["x12"], part["x21"], c=part["effective_rank"], **style)
 
-    limits(data["determinant"] > 0, "o", r"$\det X_0 > 0$")
-    points = limits(data["determinant"] < 0, "^", r"$\det X_0 < 0$")
+    limits(data["determinant"] > 0, "o", "black", r"$\det X_0 > 0$")
+    points = limits(data["determinant"] < 0, "^", "C3", r"$\det X_0 < 0$")
     moving = data.where(~data["converged"], drop=True)
     if moving.sizes["seed"]:
         ax.scatter(moving["x12"], moving["x21"], marker="x", color="C3", s=14, lw=0.8, label="not at rest")
@@ -83,14 +83,14 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     product = (data["x12"] * data["x21"]).sel(std=STD).values
     negative = data["determinant"].sel(std=STD).values < 0
     done = data["converged"].sel(std=STD).values
-    share = lambda std: mean(abs(data["x12"] * data["x21"] - 1).sel(std=std).values < 0.1)
-    far_side, near_side = mean((product > 1)[negative & done]), mean((product < 1)[~negative & done])
+    near = lambda std: share(abs(data["x12"] * data["x21"] - 1).sel(std=std).values < 0.1)
+    far_side, near_side = share((product > 1)[negative & done]), share((product < 1)[~negative & done])
     sides = "every minimiser of that determinant lies there"
     return [
-        measured("share of starts with |X12 X21 - 1| < 0.1, std 0.01", share(STD), 0.98, "concentrated at 1"),
-        measured("the same share, std 0.1", share(0.1), 0.57),
-        measured("the same share, std 0.003", share(0.003), 0.998),
-        measured("share at rest by the horizon, std 0.01", mean(done), 0.984, note=_RESTS),
+        measured("share of starts with |X12 X21 - 1| < 0.1, std 0.01", near(STD), 0.98, "concentrated at 1"),
+        measured("the same share, std 0.1", near(0.1), 0.57),
+        measured("the same share, std 0.003", near(0.003), 0.998),
+        measured("share at rest by the horizon, std 0.01", share(done), 0.984, note=_RESTS),
         Number("det X0 < 0: share of limits with X12 X21 > 1", sides, *far_side, verdict(far_side[0] == 1)),
         Number("det X0 > 0: share of limits with X12 X21 < 1", sides, *near_side, verdict(near_side[0] == 1)),
     ]
@@ -103,9 +103,9 @@ FIGURE = Figure(
     compute,
     draw,
     numbers,
-    text="Each point is the limit of one start; the curve holds the minimisers of rank one, X12 X21 = 1. The flow keeps "
-    "the sign of the determinant, which is 1 - X12 X21 at a minimiser: starts with det < 0 cannot reach the curve from "
-    "the side of the identity, nor any minimiser with X12 X21 < 1. They come to rest just beyond the curve "
+    text="Each point is the limit of one start; the curve holds the minimisers of rank one, X12 X21 = 1. The flow "
+    "keeps the sign of the determinant, which is 1 - X12 X21 at a minimiser: starts with det < 0 cannot reach the "
+    "curve from the side of the identity, nor any minimiser with X12 X21 < 1. They come to rest just beyond the curve "
     "(triangles), those with det > 0 before it (circles), and none is left over.",
     parameters="E of (4.21), d = 2, N = infinity, X_ij ~ N(0, 0.01^2), to |dE| <= 1e-6 or t = 1e6, 500 starts",
 )

@@ -6,8 +6,8 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import RESULTS
-from dlnjax.figures._shapes import diagonal_flows, ENERGY, TIMES, times
 from dlnjax.figures._figure import Figure, measured, median, Number, verdict
+from dlnjax.figures._shapes import diagonal_flows, ENERGY, TIMES, times
 from dlnjax.plot import new_figure, singular_values
 
 D, STD, HORIZON = 5, 1e-3, 1e5
@@ -74,8 +74,9 @@ FIGURE = Figure(
     compute,
     draw,
     numbers,
-    text="The singular values of one start in time: of the starts, the one that takes the median time to come to rest. "
-    "The largest grows to d, the norm of the rank-one minimiser with all entries of modulus 1, the others stay of the "
-    "size that they had. The grey bars hold the middle 90 % of all starts around the median, sigma_1 to sigma_5.",
+    text="The singular values of one start in time: of the starts, the one that takes the median time to come to "
+    "rest. The largest grows to d, the norm of the rank-one minimiser with all entries of modulus 1, the others stay "
+    "of the size that they had. The grey bars hold the middle 90 % of all starts around the median, sigma_1 to "
+    "sigma_5.",
     parameters="E of (4.21), d = 5, N = infinity, X_ij ~ N(0, 0.001^2), to |dE| <= 1e-4, 100 starts",
 )

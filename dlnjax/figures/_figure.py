@@ -54,6 +54,13 @@ def mean(values) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
+def share(values) -> tuple[float, float]:
+    """The share of seeds for which it is true. Its standard error is by Laplace's rule: all of n are not 1 +- 0."""
+    values = np.asarray(values, dtype=bool)
+    likely = (values.sum() + 1) / (len(values) + 2)
+    return float(values.mean()), float(np.sqrt(likely * (1 - likely) / len(values)))
+
+
 def median(values) -> tuple[float, float]:
     """The median over seeds, and its standard error by the bootstrap."""
     values = np.asarray(values, dtype=float)

@@ -7,8 +7,8 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax.figures._shapes import diagonal_flows, ENERGY, times
 from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
+from dlnjax.figures._shapes import diagonal_flows, ENERGY, times
 from dlnjax.plot import effective_rank, new_figure
 
 EXPECTED = {5: (3.90, 3.03), 10: (7.88, 5.83), 20: (15.9, 11.3)}
@@ -24,6 +24,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     figure = new_figure(3.4, 2.4)
     ax, side = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     effective_rank(data, ax=ax)
+    ax.text(0.03, 0.04, "mean; bands: 50 and 90 %", transform=ax.transAxes, fontsize=7)
     d = int(data.attrs["d"])
     ax.set_title(rf"$d = {d}$, $N = \infty$, {data.sizes['seed']} starts $N(0, 1/d)$")
     rank = data["effective_rank"].values
@@ -55,8 +56,8 @@ def _figure(letter: str, d: int) -> Figure:
         functools.partial(compute, d=d),
         draw,
         numbers,
-        text="The effective rank (4.23) in time: its mean over the starts (black), the bands that hold 50 % and 90 % of "
-        "them, and 25 of them one by one. On the right, its histograms at the start and in the limit: they are far "
+        text="The effective rank (4.23) in time: its mean over the starts (black), the bands that hold 50 % and 90 % "
+        "of them, and 25 of them one by one. On the right, its histograms at the start and in the limit: they are far "
         "apart, though nothing in the energy asks for low rank.",
         parameters=f"E of (4.21), d = {d}, N = infinity, X_ij ~ N(0, 1/d), to |dE| <= 1e-6 or t = 100, 200 starts",
     )

@@ -4,23 +4,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray
+from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import FreeEnergy, gaussian, MatrixCompletion, sweep
-from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
-from dlnjax.figures._shapes import sigma_of, times
+from dlnjax import FreeEnergy, gaussian, MatrixCompletion
+from dlnjax.figures._figure import Figure, mean, measured, Number, share as proportion, verdict
+from dlnjax.figures._shapes import small_flows, times
 from dlnjax.plot import effective_rank_violins, new_figure
 
 BETA, T = 20.0, 100.0
-STDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+STDS = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
     entries = jax.vmap(gaussian, (0, None, None))(jax.random.split(key, seeds), 2, 1.0)
     starts = (jnp.asarray(STDS)[:, None, None, None] * entries).reshape(-1, 2, 2)
     plain = MatrixCompletion.diagonal(2)
-    ts = times(1.0, 2e3, T)
-    flows = [sweep(energy, starts, ts=ts, observe=sigma_of) for energy in (plain, FreeEnergy(plain, BETA))]
+    ts = times(1.0, T)
+    flows = [small_flows(energy, starts, ts, gradient=1e-10) for energy in (plain, FreeEnergy(plain, BETA))]
     ranks = [np.asarray(sol.effective_rank).reshape(len(STDS), seeds, len(ts)) for sol in flows]
     return xarray.Dataset(
         {"effective_rank": (("entropy", "std", "seed", "time"), np.stack(ranks))},
@@ -31,3 +32,67 @@ def compute(key, seeds: int) -> xarray.Dataset:
         },
         attrs={"energy": "(4.21) and (4.21) - S/beta", "beta": BETA, "depth": "inf", "start": "X_ij ~ N(0, std^2)"},
     )
+
+
+def draw(data: xarray.Dataset) -> Drawing:
+    figure = new_figure(3.4, 4.6)
+    violins, ax = figure.subplots(2, 1)
+    without, with_ = ({f"{std:g}": data.sel(entropy=k, std=std) for std in data["std"].values} for k in (0, 1))
+    effective_rank_violins(without, time=T, ax=violins, color="C0", side="low")
+    effective_rank_violins(with_, time=T, ax=violins, color="C1", side="high")
+    violins.text(0.03, 0.9, "left: without entropy", transform=violins.transAxes, color="C0")
+    violins.text(0.03, 0.8, rf"right: with, $\beta = {BETA:.0f}$", transform=violins.transAxes, color="C1")
+    violins.set(xlabel="standard deviation of the start's entries", ylim=(0.98, 2.4))
+    violins.set_title(rf"$d = 2$, $N = \infty$, read at $t = {T:.0f}$, {data.sizes['seed']} starts")
+    difference = _difference(data)
+    error = 2 * difference.std("seed", ddof=1) / np.sqrt(data.sizes["seed"])
+    colors = colormaps["viridis"](np.linspace(0, 0.85, data.sizes["std"]))
+    for std, color in zip(data["std"].values, colors, strict=True):
+        middle = difference.sel(std=std).mean("seed")
+        ax.fill_between(
+            data["time"], middle - error.sel(std=std), middle + error.sel(std=std), color=color, alpha=0.3, lw=0
+        )
+        ax.plot(data["time"], middle, color=color, label=f"std {std:g}")
+    ax.axhline(0, color="0.5", lw=0.6)
+    ax.set(xscale="log", xlim=(1, T), xlabel=r"time $t$ (1/N-normalised flow)", ylabel="mean change by the entropy")
+    ax.legend(loc="lower left", ncols=2, handlelength=1.2, columnspacing=1)
+    ax.set_title("effective rank with minus without, bands: 2 s.e.")
+    return figure
+
+
+def _difference(data: xarray.Dataset) -> xarray.DataArray:
+    return data["effective_rank"].sel(entropy=1) - data["effective_rank"].sel(entropy=0)
+
+
+def numbers(data: xarray.Dataset) -> list[Number]:
+    rank = data["effective_rank"].sel(time=T)
+    rows = []
+    for entropy, name, centre, share in ((0, "without", 1.172, 0.74), (1, "with", 1.074, 0.87)):
+        one = rank.sel(entropy=entropy, std=0.01).values
+        rows.append(measured(f"mean effective rank at T = 100, std 0.01, {name} entropy", mean(one), centre))
+        rows.append(measured(f"share below 1.1 at T = 100, std 0.01, {name} entropy", proportion(one < 1.1), share))
+    for std in data["std"].values:
+        change, error = mean(_difference(data).sel(time=T, std=std).values)
+        quantity = f"change of the mean effective rank by the entropy at T = 100, std {std:g}"
+        way = "no change" if abs(change) < 3 * error else "lower" if change < 0 else "higher"
+        if std == STDS[0]:
+            rows.append(Number(quantity, "tighter at rank 1", change, error, verdict(way == "lower")))
+        else:
+            rows.append(Number(quantity, "mixed", change, error, f"mixed: {way}"))
+    return rows
+
+
+FIGURE = Figure(
+    "4.5b",
+    "The entropy in the completion energy: a help for small starts, mixed for others",
+    500,
+    compute,
+    draw,
+    numbers,
+    text="Above, the effective rank at t = 100 of the flow of (4.21) (left halves) and of (4.21) - S/20 (right "
+    "halves) from the same starts. Below, what the entropy changes on average in the course of time. There is no "
+    "equilibrium to wait for: E - S/beta is unbounded below, its flow drifts off along [[1, a], [-a, 1]], and the "
+    "sign of the effect depends on the size of the start and on the time at which it is read.",
+    parameters="(4.21) and (4.21) - S/beta, beta = 20, d = 2, N = infinity, X_ij ~ N(0, std^2), at t = 100, 500 "
+    "starts, the same for both and for all std",
+)

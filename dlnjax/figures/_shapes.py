@@ -1,5 +1,7 @@
 """Sweeps that many figures share: always of the same shapes, and so with one compilation for all."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,7 @@ def times(first: float, last: float, *others: float) -> Float[np.ndarray, " time
     return np.sort([0.0, *others, *np.geomspace(first, last, TIMES - 1 - len(others))])
 
 
-def diagonal_flows(keys, d, std, ts, *, depth=jnp.inf, gradient=1e-4, size: int = SIZE) -> FlowSolution:
+def diagonal_flows(keys, d, std, ts, *, depth: Any = jnp.inf, gradient=1e-4, size: int = SIZE) -> FlowSolution:
     """A sweep of starts X_ij ~ N(0, std^2) of size d to rest, |dE| <= gradient; sigma is kept, padded by zeros.
 
     **Arguments:** `keys`, `n`; `d`, `std` and `depth`, one number or `n`; `ts`, as many as `times` gives.
@@ -54,7 +56,7 @@ def diagonal_flows(keys, d, std, ts, *, depth=jnp.inf, gradient=1e-4, size: int 
 
 
 def completion_flows(
-    energy: MatrixCompletion, starts, ts, *, depth=jnp.inf, gradient, rtol=1e-6, atol=1e-8, chunk: int = 1000
+    energy: MatrixCompletion, starts, ts, *, depth: Any = jnp.inf, gradient, rtol=1e-6, atol=1e-8, chunk: int = 1000
 ) -> FlowSolution:
     """A sweep of completions with labels and masks of their own, `n d d`, to rest, |dE| <= gradient; sigma is kept.
 
@@ -64,6 +66,12 @@ def completion_flows(
     return _filled(energy, np.asarray(starts), depth, options)
 
 
+def small_flows(energy, starts, ts, *, gradient) -> FlowSolution:
+    """A sweep of 2 x 2 matrices to rest, |dE| <= gradient; sigma is kept. **Argument:** `ts`, as of `times`."""
+    options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "chunk": 250}
+    return _filled(energy, np.asarray(starts), jnp.inf, options)
+
+
 def _filled(energy, starts, depth, options) -> FlowSolution:
     # Dealt out like cards, so that every chunk has its share of the slow flows, and those that come first begin first.
     # A sweep smaller than a chunk would have a shape of its own: it is filled up with starts that end at once.
@@ -71,7 +79,7 @@ def _filled(energy, starts, depth, options) -> FlowSolution:
     hands = -(-n // options["chunk"])
     rows = np.append(np.argsort(np.arange(n) % hands, kind="stable"), np.full(max(0, options["chunk"] - n), -1))
     starts = np.where(rows[:, None, None] < 0, np.nan, starts[rows])
-    energy = jax.tree.map(lambda a: a[rows] if np.ndim(a) else a, energy)
+    energy = jax.tree.map(lambda a: a[rows] if np.ndim(a) and len(a) == n else a, energy)
     sol = sweep(energy, starts, depth=np.broadcast_to(depth, n)[rows], **options)
     back = np.argsort(rows[:n])
     return eqx.tree_at(lambda s: s.ts, jax.tree.map(lambda a: a[back], sol), sol.ts)

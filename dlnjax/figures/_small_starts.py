@@ -7,8 +7,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import RESULTS
+from dlnjax.figures._figure import Figure, mean, measured, Number, share
 from dlnjax.figures._shapes import diagonal_flows, ENERGY, times
-from dlnjax.figures._figure import Figure, mean, measured, Number
 from dlnjax.plot import effective_rank, effective_rank_violins, new_figure
 
 D, T, HORIZON = 25, 100.0, 2e3
@@ -71,7 +71,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     rows += [measured(f"mean effective rank at convergence, std {std:g}", at(std, HORIZON)) for std in EXPECTED]
     # The energy with a factor 1/2 is half as fast: its T = 100 is T = 50 here.
     rows.append(measured("with the 1/2 of (4.24), at T = 100, std 0.001", at(1e-3, T / 2), 17.1))
-    rows.append(measured("share that converged, all std", mean(data["converged"].values.ravel())))
+    rows.append(measured("share that converged, all std", share(data["converged"].values.ravel())))
     return rows
 
 
@@ -82,9 +82,9 @@ FIGURE = Figure(
     compute,
     draw,
     numbers,
-    text="Above, the effective rank in time for starts of several sizes: means, and bands that hold 50 % and 90 % of the "
-    "starts. Below, its distribution at T = 100 (left halves) and at convergence (right halves), with means and two "
-    "standard errors. Small starts end at rank one, but late: with the 1/2 of (4.24), which (4.21) lacks, the flow is "
-    "half as fast, and the smallest starts have not moved by T = 100 (diamonds).",
+    text="Above, the effective rank in time for starts of several sizes: means, and bands that hold 50 % and 90 % of "
+    "the starts. Below, its distribution at T = 100 (left halves) and at convergence (right halves), with means and "
+    "two standard errors. Small starts end at rank one, but late: with the 1/2 of (4.24), which (4.21) lacks, the "
+    "flow is half as fast, and the smallest starts have not moved by T = 100 (diamonds).",
     parameters="E of (4.21), d = 25, N = infinity, X_ij ~ N(0, std^2), to |dE| <= 1e-4, 100 starts for each std",
 )
