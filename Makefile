@@ -6,7 +6,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 .PHONY: help install reproduce test fast check format bench stress clean
 
 help:
-	@echo "make reproduce   every figure, its data and a table of the numbers, into out/"
+	@echo "make reproduce   every figure, its data, the numbers and a report, into out/; ARGS=--quick for a look"
 	@echo "make test        the tests            make fast    without the slow ones"
 	@echo "make check       format, lint, types  make format  apply the first two"
 	@echo "make bench       the benchmarks       make stress  every seed accounted for, at length"
@@ -20,7 +20,7 @@ install: .venv/installed
 	touch $@
 
 reproduce: install
-	$(BIN)/dlnjax reproduce --out out
+	$(BIN)/dlnjax reproduce --out out $(ARGS)
 
 test: install
 	$(BIN)/pytest -n auto --dist loadscope
@@ -46,6 +46,7 @@ bench: install
 
 stress: install
 	$(BIN)/python tests/stress.py
+	$(BIN)/python tests/stress_geodesic.py
 
 clean:
 	rm -rf .venv .cache out build dist

@@ -3,7 +3,8 @@
     python benchmarks/scaling.py [--part seeds d depth] [--seeds 100 1000 10000 100000] [--device gpu] [--quick]
 
 E = sum (X_ii - 1)^2, starts with entries from N(0, 1/d). Seeds: d = 5, infinite depth, to |dE| <= 1e-4, in a process of
-its own for each number, whose memory is the growth of its largest resident set once it is compiled and warm. d: 32
+its own for each number, whose memory is the growth of its largest resident set once it is compiled and warm; and the
+same written to a folder as it goes. d: 32
 seeds to t = 2. Depth: 64 seeds at d = 10 to t = 2 (--t-end).
 """
 
@@ -13,6 +14,7 @@ import resource
 import subprocess
 import sys
 from functools import partial
+from tempfile import TemporaryDirectory
 
 import jax
 import jax.numpy as jnp
@@ -49,39 +51,51 @@ def resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure_seeds(n: int, runs: int) -> dict:
+def into_folder(many, starts) -> int:
+    """The sweep, kept on disk alone: its evaluations."""
+    with TemporaryDirectory() as folder, many(starts, folder=f"{folder}/sweep") as data:
+        return int(data["evaluations"].sum())
+
+
+def measure_seeds(n: int, runs: int, folder: bool) -> dict:
     """Seconds, evaluations and memory of a sweep over n seeds, in chunks as the sweep would choose them."""
     energy, devices = dln.MatrixCompletion.diagonal(5), as_devices(None)
     workers = worker_count(devices, n)
     chunk = chunk_size(n, workers, devices, 2, 5, True)
     many = partial(flow, energy, t_end=100.0, stop=dln.Steady(1e-4), chunk=chunk)
-    clock(partial(many, ensemble(5, min(n, chunk * workers))))
+    run = partial(into_folder, many) if folder else many
+    clock(partial(run, ensemble(5, min(n, chunk * workers))))
     before, times = resident(), []
     for _ in range(runs):
-        out, seconds = clock(partial(many, ensemble(5, n)))
+        out, seconds = clock(partial(run, ensemble(5, n)))
         times.append(seconds)
         grown = resident() - before if len(times) == 1 else grown
+    evaluations = out if folder else int(np.sum(out.stats["evaluations"]))
     size = sum(x.nbytes for x in jax.tree.leaves(out) if hasattr(x, "nbytes")) / 2**20
-    return {"times": times, "evaluations": int(np.sum(out.stats["evaluations"])), "grown": grown, "size": size}
+    return {"times": times, "evaluations": evaluations, "grown": grown, "size": size}
 
 
-def in_process(args, n: int) -> dict:
+def in_process(args, n: int, folder: bool) -> dict:
     """`measure_seeds` in a process of its own."""
     command = [sys.executable, __file__, "--device", args.device, "--runs", f"{args.runs}", "--child", f"{n}"]
+    command += ["--folder"] * folder
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(out.splitlines()[-1])
 
 
 def by_seeds(args, report: Report) -> dict:
-    cost, memory = [], []
-    for n in args.seeds:
-        found = in_process(args, n)
-        median, spread = float(np.median(found["times"])), f"{min(found['times']):.3g}-{max(found['times']):.3g}"
-        speed = 1e3 * median / n, 1e6 * median / found["evaluations"]
-        report.add("seeds", f"{n}", f"{n}", median, spread, *speed, found["grown"], found["size"])
-        cost.append(speed[0])
-        memory.append(found["grown"])
-    return {"seeds": (args.seeds, cost, memory)}
+    curves = {}
+    for folder, name in ((False, "seeds"), (True, "seeds, in a folder")):
+        cost, memory = [], []
+        for n in args.seeds:
+            found = in_process(args, n, folder)
+            median, spread = float(np.median(found["times"])), f"{min(found['times']):.3g}-{max(found['times']):.3g}"
+            speed = 1e3 * median / n, 1e6 * median / found["evaluations"]
+            report.add(name, f"{n}", f"{n}", median, spread, *speed, found["grown"], found["size"])
+            cost.append(speed[0])
+            memory.append(found["grown"])
+        curves[name] = (args.seeds, cost, memory)
+    return curves
 
 
 def in_turns(args, report: Report, varied: str, contenders: dict) -> list[float]:
@@ -120,7 +134,8 @@ def draw(found: dict) -> Figure:
         if "seeds" in found:
             n, cost, memory = found["seeds"]
             left.loglog(n, cost, "o-", label="ms per seed")
-            left.loglog(n, memory, "s--", label="MB of memory grown")
+            left.loglog(n, memory, "s--", label="MB grown")
+            left.loglog(n, found["seeds, in a folder"][2], "^:", label="MB grown, in a folder")
             left.set(xlabel="seeds", ylabel="ms per seed, or MB")
             left.legend()
         if "d" in found:
@@ -154,13 +169,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="small sizes, and no file is written")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", action="store_true", help=argparse.SUPPRESS)
     add_device(parser)
     args = parser.parse_args()
     if args.quick:
         args.seeds, args.d, args.runs = [100, 1000], [5, 10], 2
     use_device(args.device)
     if args.child is not None:
-        print(json.dumps(measure_seeds(args.child, args.runs)))
+        print(json.dumps(measure_seeds(args.child, args.runs, args.folder)))
         return
     report = Report("scaling", "Time and memory against the number of seeds, d and the depth", COLUMNS, NOTES)
     found = {}

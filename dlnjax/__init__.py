@@ -2,12 +2,29 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from dlnjax import _closed_form as closed_form  # noqa: F401
 from dlnjax._chebyshev import RungeKuttaChebyshev as RungeKuttaChebyshev
 from dlnjax._energy._completion import MatrixCompletion as MatrixCompletion
 from dlnjax._energy._sensing import MatrixSensing as MatrixSensing
 from dlnjax._energy._spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy
+from dlnjax._exponential import exponential as exponential, ExponentialSolution as ExponentialSolution
 from dlnjax._flow import gradient_flow as gradient_flow, Steady as Steady
-from dlnjax._metric import metric_operator as metric_operator
+from dlnjax._geodesic import (
+    distance as distance,
+    distance_bounds as distance_bounds,
+    geodesic as geodesic,
+    GeodesicSolution as GeodesicSolution,
+    logarithm as logarithm,
+)
+from dlnjax._metric import (
+    hamiltonian as hamiltonian,
+    inner as inner,
+    metric_eigenvalues as metric_eigenvalues,
+    metric_operator as metric_operator,
+    metric_operator_inverse as metric_operator_inverse,
+    norm as norm,
+    riemannian_gradient as riemannian_gradient,
+)
 from dlnjax._network import (
     balanced_factors as balanced_factors,
     balancedness as balancedness,

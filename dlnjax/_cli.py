@@ -1,160 +1,196 @@
 """The command line: `dlnjax`, or `python -m dlnjax`."""
 
 import argparse
-import csv
+import math
 import os
+import signal
 import sys
-import time
-from operator import itemgetter
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import dlnjax
-
-_EXAMPLE = "example:  dlnjax reproduce --figure 4.1 --figure 4.2d --out out"
+from dlnjax._commands._common import configure_jax, Refused
+from dlnjax._terminal import console
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-    if args.command is None:
-        _parser().print_help()
-        return 0
     try:
-        return args.run(args)
-    except KeyboardInterrupt:
-        print("stopped: what was finished is kept", file=sys.stderr)
-        return 130
+        args = _parser().parse_args(argv)
+        if args.command is None:
+            _parser().print_help()
+            return 0
+        configure_jax()
+        with _stopped_at_once(args):
+            return args.run(args)
+    except Refused as error:
+        print(f"dlnjax: {error}", file=sys.stderr)
+        return 2
+
+
+@contextmanager
+def _stopped_at_once(args: argparse.Namespace) -> Iterator[None]:
+    """On Ctrl-C end with one line: what is on disk is whole at any moment, and to unwind is to wait for threads."""
+
+    def stop(*_) -> NoReturn:
+        kept = f"; {args.stopped.format(out=args.out)}" if getattr(args, "out", None) else ""
+        # Below the bars, which hide the cursor.
+        below = "\x1b[?25h\n" if console().is_terminal else ""
+        os.write(2, f"{below}dlnjax: stopped{kept}\n".encode())
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Refused(f"{message}. See {self.prog} --help.")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dlnjax", description=dlnjax.__doc__)
+    parser = _Parser(prog="dlnjax", description=dlnjax.__doc__)
     parser.add_argument("--version", action="version", version=f"dlnjax {dlnjax.__version__}")
-    commands = parser.add_subparsers(dest="command", title="commands")
-    reproduce = commands.add_parser(
-        "reproduce",
-        help="the figures of the thesis, their data and a table of the numbers",
-        description="Compute and draw figures of the thesis. Each writes NAME.png, NAME.svg and its data, NAME.nc; "
-        "the numbers go to numbers.csv and to the terminal.",
-        epilog=_EXAMPLE,
-    )
-    reproduce.add_argument(
-        "--figure", action="append", metavar="F", help="a figure (4.2d) or a group (4.2); again for more; default all"
-    )
-    reproduce.add_argument(
-        "--out", type=Path, default=Path("out"), metavar="DIR", help="folder to write (default: out)"
-    )
-    reproduce.add_argument("--seed", type=int, default=0, metavar="S", help="of the random starts (default: 0)")
-    reproduce.add_argument("--seeds", type=int, metavar="N", help="starts for each ensemble, in place of the thesis's")
-    reproduce.add_argument("--quick", action="store_true", help="a tenth of the starts: a look, not a result")
-    reproduce.set_defaults(run=_reproduce)
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
+    _add_reproduce(commands)
+    _add_plot(commands)
+    _add_sweep(commands)
     return parser
 
 
-def _fail(message: str) -> int:
-    print(f"dlnjax: {message}", file=sys.stderr)
-    return 2
+def _add_reproduce(commands) -> None:
+    parser = commands.add_parser(
+        "reproduce",
+        help="the figures of the thesis, their data, the numbers and a report",
+        description="Compute and draw figures of the thesis. Each writes its data, NAME.nc, and its drawing, NAME.png "
+        "and NAME.svg; all of them together report.html and numbers.csv.",
+        epilog="example:  dlnjax reproduce --figure 4.1 --figure 4.2d --out out",
+    )
+    add = parser.add_argument
+    add("--figure", action="append", metavar="F", help="a figure (4.2d) or a group (4.2); again for more; default all")
+    add("--out", type=Path, default=Path("out"), metavar="DIR", help="folder to write (default: out)")
+    add("--seed", type=_whole(0, 2**31 - 1), default=0, metavar="S", help="of the random starts (default: 0)")
+    # Fewer have no standard error worth printing.
+    add("--seeds", type=_whole(10), metavar="N", help="starts for each ensemble, in place of the thesis's; at least 10")
+    add("--quick", action="store_true", help="a tenth of the starts: a look, not a result")
+    add("--resume", action="store_true", help="take up the figures that DIR holds already from the same options")
+    parser.set_defaults(run=_reproduce, stopped="what is finished is in {out}, and --resume goes on from there")
 
 
+def _add_plot(commands) -> None:
+    parser = commands.add_parser(
+        "plot",
+        help="the pictures again from their data, without computing",
+        description="Draw figures from the data that `dlnjax reproduce` has written, beside them.",
+        epilog="example:  dlnjax plot out/4.2 out/4.1a.nc",
+    )
+    what = "a figure (out/4.2a), a group (out/4.2), a file (out/4.2a.nc) or a folder (out)"
+    parser.add_argument("data", nargs="+", type=Path, metavar="DATA", help=what)
+    parser.set_defaults(run=_plot)
+
+
+def _add_sweep(commands) -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="the flows of many random starts: a summary, and the data in a folder",
+        description="The gradient flow from many random starts X_ij ~ N(0, STD^2), with a summary of how they ended. "
+        "With --out all of it is written to a folder as it goes; the same command again goes on from there.",
+        epilog="example:  dlnjax sweep --depth 3 --std 0.03 --steady 1e-4 --out run",
+    )
+    add = parser.add_argument
+    energies = ("diagonal", "random-mask", "schatten")
+    which = "completion of the diagonal (4.21) or of a random mask (4.24), or a Schatten norm (4.69); default diagonal"
+    add("--energy", choices=energies, default="diagonal", help=which)
+    positive = _number(0, above=True, finite=True)
+    add("--entries", type=_whole(1), metavar="K", help="of a random mask, drawn with its labels U[-2, 2] for each seed")
+    add("--p", type=positive, metavar="P", help="of the Schatten norm (default: 2)")
+    add(
+        "--beta",
+        type=_number(0, above=True, finite=False),
+        default=math.inf,
+        metavar="B",
+        help="inverse temperature: adds -S/B to the energy (4.51)",
+    )
+    add("--d", type=_whole(1), default=10, metavar="D", help="size of the matrices (default: 10)")
+    add(
+        "--depth",
+        type=_number(1, above=False, finite=False),
+        default=math.inf,
+        metavar="N",
+        help="1 to inf (default: inf)",
+    )
+    add("--std", type=positive, metavar="STD", help="of the entries of the starts (default: 1/sqrt(D))")
+    add("--seeds", type=_whole(1), default=100, metavar="N", help="how many starts (default: 100)")
+    add("--seed", type=_whole(0, 2**31 - 1), default=0, metavar="S", help="of all that is random (default: 0)")
+    add("--t-end", type=positive, default=100.0, metavar="T", help="of the 1/N-normalised flow (default: 100)")
+    add(
+        "--times",
+        type=_whole(2),
+        default=2,
+        metavar="K",
+        help="how many times to save, from 0 to T (default: 2, both ends)",
+    )
+    add("--rtol", type=positive, default=1e-6, metavar="R", help="relative tolerance (default: 1e-6)")
+    add("--steady", type=positive, metavar="G", help="stop a flow once |dE| <= G (default: never)")
+    add("--out", type=Path, metavar="DIR", help="folder to write, or to go on with (default: a summary alone)")
+    parser.set_defaults(run=_sweep, stopped="what is finished is in {out}, and the same command goes on from there")
+
+
+# Commands are imported once they are asked for: help and mistakes are answered at once.
 def _reproduce(args: argparse.Namespace) -> int:
-    if args.seeds is not None and args.seeds < 10:
-        return _fail(f"--seeds must be at least 10, to have a standard error worth printing, got {args.seeds}.")
-    problem = _unwritable(args.out)
-    if problem:
-        return _fail(problem)
-    _configure_jax()
-    import jax
-    from rich.console import Console
+    from dlnjax._commands._reproduce import reproduce
 
-    from dlnjax import plot
-    from dlnjax.figures import FIGURES
-
-    chosen = _choose(args.figure, list(FIGURES))
-    if isinstance(chosen, str):
-        return _fail(chosen)
-    terminal = Console(stderr=True)
-    table, began = args.out / "numbers.csv", time.perf_counter()
-    rows = []
-    for k, name in enumerate(chosen):
-        figure = FIGURES[name]
-        terminal.print(f"[bold]{name}[/bold]  {figure.title}", highlight=False)
-        start = time.perf_counter()
-        seeds = args.seeds or (max(10, figure.seeds // 10) if args.quick else figure.seeds)
-        key = jax.random.fold_in(jax.random.key(args.seed), sum(map(ord, name)))
-        data = figure.compute(key, seeds)
-        data.attrs |= {"figure": name, "title": figure.title, "seed": args.seed, "seeds": seeds}
-        data.to_netcdf(args.out / f"{name}.nc", engine="scipy", format="NETCDF3_64BIT")
-        with plot.style():
-            plot.save(figure.draw(data), args.out / name)
-        numbers = figure.numbers(data)
-        rows += [(name, number) for number in numbers]
-        _write_numbers(table, name, numbers)
-        spent, left = time.perf_counter() - start, len(chosen) - k - 1
-        terminal.print(f"      {spent:.1f} s, {left} to go", highlight=False)
-    _print_numbers(rows)
-    total = time.perf_counter() - began
-    terminal.print(f"{len(chosen)} figures, {len(rows)} numbers in {args.out}/, {total:.0f} s", highlight=False)
-    return 0
+    return reproduce(args)
 
 
-def _unwritable(folder: Path) -> str | None:
-    """Why nothing can be written to `folder`, found out before any work is done; None if something can."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".dlnjax-can-write"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        return f"cannot write to {folder}: {error.strerror or error}. Name another folder with --out."
-    return None
+def _plot(args: argparse.Namespace) -> int:
+    from dlnjax._commands._plot import plot
+
+    return plot(args)
 
 
-def _choose(wanted: list[str] | None, names: list[str]) -> list[str] | str:
-    if not wanted:
-        return names
-    for each in wanted:
-        if not any(name == each or name.rstrip("abcdefgh") == each for name in names):
-            return (
-                f"there is no figure {each!r}. There are: {', '.join(names)}; a group such as 4.2 means all of its own."
-            )
-    return [name for name in names if name in wanted or name.rstrip("abcdefgh") in wanted]
+def _sweep(args: argparse.Namespace) -> int:
+    from dlnjax._commands._sweep import sweep
+
+    return sweep(args)
 
 
-def _configure_jax() -> None:
-    import jax
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of an option: a whole number."""
+    expected = f"at least {least}" if most is None else f"from {least} to {most}"
 
-    jax.config.update("jax_enable_x64", True)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "dlnjax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"must be a whole number, {expected}, got {text!r}")
+        return value
 
-
-def _write_numbers(path: Path, figure: str, numbers) -> None:
-    """Put the rows of one figure into the table; those of other figures stay."""
-    header = ["figure", "quantity", "thesis", "here", "standard_error", "verdict"]
-    rows: list[list[str]] = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if row and row != header and row[0] != figure]
-    for n in numbers:
-        rows.append([figure, n.quantity, n.thesis, f"{n.here:.6g}", f"{n.standard_error:.2g}", n.verdict])
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *sorted(rows, key=itemgetter(0))])
+    return convert
 
 
-def _print_numbers(rows) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def _number(least: float, *, above: bool, finite: bool) -> Callable[[str], float]:
+    """The type of an option: a number of at least `least`, or above it."""
+    expected = f"{'above' if above else 'of at least'} {least}" + (" and finite" if finite else ", or inf")
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("figure", "quantity", "thesis"):
-        table.add_column(column)
-    table.add_column("here", justify="right")
-    table.add_column("std. error", justify="right")
-    table.add_column("verdict")
-    for name, number in rows:
-        here, error = f"{number.here:.4g}", f"{number.standard_error:.1g}"
-        table.add_row(name, number.quantity, number.thesis, here, error, number.verdict)
-    console = Console()
-    # Piped, a table keeps its width, so that no cell is cut.
-    (console if console.is_terminal else Console(width=140)).print(table)
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        large_enough = value > least if above else value >= least
+        if not large_enough or (finite and math.isinf(value)):
+            raise argparse.ArgumentTypeError(f"must be a number {expected}, got {text!r}")
+        return value
+
+    return convert

@@ -4,14 +4,15 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dlnjax._energy._protocol import gradient, pullback
-from dlnjax._kernel import frame_velocity
+from dlnjax._kernel import frame_velocity, partner_eigenvalues
 from dlnjax._metric import apply_metric_operator
 from dlnjax._svd import orthogonalise, SVD
 
 Scalar = Float[Array, ""]
+CHARTED = 16
 
 
 def _norm(x):
@@ -32,12 +33,28 @@ class FrameCoordinates(eqx.Module):
         left, dsigma, right = frame_velocity(y.sigma, g, self.inverse_depth, self.gap)
         return SVD(y.u @ left, dsigma, y.v @ right), _norm(g)
 
+    def gauge(self, y: SVD) -> Int[Array, " d"] | None:
+        # Few singular values seldom meet, and there the way through the chart costs more than it saves.
+        return partners(y.sigma) if len(y.sigma) >= CHARTED else None
+
+    def chart(self, gauge: Int[Array, " d"] | None) -> "FrameCoordinates | Chart":
+        return self if gauge is None else Chart(self, gauge)
+
+    def enter(self, y: SVD) -> SVD:
+        return y
+
+    def leave(self, z: SVD, dz: SVD) -> tuple[SVD, SVD]:
+        return z, dz
+
     def project(self, y: SVD) -> SVD:
         return SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v))
 
-    def error(self, y0: SVD, y1: SVD, error: SVD) -> Scalar:
+    def error(self, y0: SVD, y1: SVD, error: "SVD | Coupled") -> Scalar:
         sigma = jnp.maximum(jnp.abs(y0.sigma), jnp.abs(y1.sigma))
-        values = jnp.max(jnp.abs(error.sigma) / (self.atol + self.rtol * sigma))
+        wrong = jnp.abs(error.sigma)
+        if isinstance(error, Coupled):
+            wrong = jnp.maximum(wrong, jnp.abs(error.coupling))
+        values = jnp.max(wrong / (self.atol + self.rtol * sigma))
         columns = jnp.max(jnp.sum(error.u**2 + error.v**2, axis=0)) ** 0.5 / (self.atol + self.rtol)
         return jnp.maximum(values, columns)
 
@@ -46,6 +63,74 @@ class FrameCoordinates(eqx.Module):
 
     def loses_rank(self, y0: SVD, y1: SVD) -> Array:
         return (self.inverse_depth < 1) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
+
+
+class Coupled(eqx.Module):
+    """X = u K v^T, where K has `sigma` on its diagonal and `coupling` between partners, and is zero elsewhere."""
+
+    u: Float[Array, "d d"]
+    sigma: Float[Array, " d"]
+    v: Float[Array, "d d"]
+    coupling: Float[Array, " d"]
+
+
+class Chart(eqx.Module):
+    """The flow for the length of a step, in which neighbours may cross.
+
+    Where two singular values nearly meet, U and V turn together at a rate that grows as the gap closes, and X does not
+    feel it. Between partners that rotation is left out, and K is let off the diagonal instead: there the flow is as
+    smooth as in X. K is diagonalised, two by two in closed form, wherever the velocity is asked for.
+    """
+
+    flow: FrameCoordinates
+    partner: Int[Array, " d"]
+
+    def enter(self, y: SVD) -> Coupled:
+        return Coupled(y.u, y.sigma, y.v, jnp.zeros_like(y.sigma))
+
+    def leave(self, z: Coupled, dz: Coupled) -> tuple[SVD, Coupled]:
+        t = self._tangent(z)
+        turned = self._turn(z, t)
+        return SVD(turned.u, turned.sigma, turned.v), self._turn(dz, t)
+
+    def _tangent(self, z: Coupled) -> Float[Array, " d"]:
+        """Of the angle by which each column turns towards its partner where K becomes diagonal."""
+        half = (z.sigma - z.sigma[self.partner]) / 2
+        # At equal values one turns to +1 and the other to -1.
+        order = jnp.sign(self.partner - jnp.arange(len(half))).astype(half.dtype)
+        width = jnp.abs(half) + jnp.sqrt(half**2 + z.coupling**2)
+        return jnp.where(half == 0, order, jnp.sign(half)) * z.coupling / jnp.where(width > 0, width, 1.0)
+
+    def _turn(self, z: Coupled, t: Float[Array, " d"]) -> Coupled:
+        """The same matrix (or, of a velocity, the same motion) in columns turned by angles of tangent t."""
+        p, c = self.partner, 1 / jnp.sqrt(1 + t * t)
+        columns = lambda q: c * (q + t * q[:, p])
+        values = c * c * (z.sigma + t * t * z.sigma[p] + 2 * t * z.coupling)
+        coupling = c * c * ((1 - t * t) * z.coupling - t * (z.sigma - z.sigma[p]))
+        return Coupled(columns(z.u), values, columns(z.v), coupling)
+
+    def velocity(self, z: Coupled) -> tuple[Coupled, Scalar]:
+        t = self._tangent(z)
+        y = self._turn(z, t)
+        p, a = self.partner, self.flow.inverse_depth
+        g = pullback(self.flow.energy, SVD(y.u, y.sigma, y.v))
+        left, dsigma, right = frame_velocity(y.sigma, g, a, self.flow.gap, p)
+        i = jnp.arange(len(p))
+        pull = partner_eigenvalues(jnp.abs(y.sigma), p, a) * (g[i, p] + g[p, i]) / 2
+        dy = Coupled(y.u @ left, dsigma, y.v @ right, jnp.where(p == i, 0.0, -pull))
+        return self._turn(dy, -t), _norm(g)
+
+
+def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
+    """For each singular value the one that is nearest to it, if that is mutual and near; otherwise itself."""
+    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))
+    i = jnp.arange(len(sigma))
+    gap = jnp.abs(log[:, None] - log)
+    # Far apart, the smaller value would drown in the square of the coupling.
+    near = (gap < 0.5) & (sigma > 0) & (sigma > 0)[:, None] & (i != i[:, None])
+    nearest = jnp.argmin(jnp.where(near, gap, jnp.inf), axis=1)
+    mutual = (nearest[nearest] == i) & near[i, nearest]
+    return jnp.where(mutual, nearest, i)
 
 
 class MatrixCoordinates(eqx.Module):
@@ -59,6 +144,18 @@ class MatrixCoordinates(eqx.Module):
     def velocity(self, y: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Scalar]:
         g = gradient(self.energy, y)
         return -apply_metric_operator(y, g, self.inverse_depth), _norm(g)
+
+    def gauge(self, y: Float[Array, "d d"]) -> None:
+        return None
+
+    def chart(self, gauge: None) -> "MatrixCoordinates":
+        return self
+
+    def enter(self, y: Float[Array, "d d"]) -> Float[Array, "d d"]:
+        return y
+
+    def leave(self, z, dz):
+        return z, dz
 
     def project(self, y: Float[Array, "d d"]) -> Float[Array, "d d"]:
         return y

@@ -18,7 +18,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int, PyTree
 
 from dlnjax._chebyshev import RungeKuttaChebyshev
-from dlnjax._methods import Coordinates, Explicit, Flow, Rules, Stabilised, Stage, start_flow, State, where
+from dlnjax._methods import Coordinates, Explicit, Flow, Rules, start_flow, State, where
+from dlnjax._stabilised import Stabilised, Stage
 
 PATIENCE = 3
 
@@ -63,7 +64,7 @@ def integrate(
 
     def begin(own, y0):
         c = coordinates(own)
-        init = (lambda t, h, y, f: f) if explicit is None else explicit.init(c)
+        init = (lambda t, h, y: None) if explicit is None else explicit.init(c)
         order = Stabilised.order if explicit is None else explicit.order
         return start_flow(c, y0, rules, init, order, (explicit is None) if both else None)
 
@@ -91,13 +92,15 @@ def integrate(
             id = jnp.where(taken, queue[jnp.minimum(place, n - 1)], jnp.where(free, n, work.id))
             fresh = jnp.where(taken, id, 0)
             flow = where(taken, unpack(packed[fresh]), work.flow)
-            stage = work.stage
+            theirs, stage = where(taken, _rows(own, fresh), work.own), work.stage
             if isinstance(method, Stabilised):
-                stage = where(taken, jax.vmap(method.begin)(flow), stage)
-            return packed, Lanes(id, flow, where(taken, _rows(own, fresh), work.own), stage), head + jnp.sum(taken)
+                stage = where(taken, enter(theirs, flow), stage)
+            return packed, Lanes(id, flow, theirs, stage), head + jnp.sum(taken)
 
-        front = jnp.arange(lanes)
-        stage = jax.vmap(method.begin)(_rows(flows, front)) if isinstance(method, Stabilised) else None
+        front, stage = jnp.arange(lanes), None
+        if isinstance(method, Stabilised):
+            enter = jax.vmap(lambda own, flow: method.begin(coordinates(own), flow))
+            stage = enter(_rows(own, front), _rows(flows, front))
         idle = Lanes(jnp.full((lanes,), n), _rows(flows, front), _rows(own, front), stage)
         advance: Callable = _explicit_round if isinstance(method, Explicit) else _stabilised_round
 
@@ -191,7 +194,7 @@ def _stabilised_round(method: Stabilised, coordinates, rules, observe, work: Lan
         def save(carry):
             index, saved = carry
             at = jnp.minimum(index, times - 1)
-            points = jax.vmap(lambda step, t: step.at(t))(step, ts[at])
+            points = jax.vmap(lambda own, step, t: step.at(coordinates(own), t))(work.own, step, ts[at])
             now = pending(index)
             return index + now, _save(saved, observe, work, points, at, now, n)
 

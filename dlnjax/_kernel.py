@@ -1,8 +1,7 @@
 """The spectral kernels of the geometry, in the convention of `eigenvalues`; `inverse_depth` is 1/N, 0 at N = inf."""
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dlnjax._special import langevin, log_shc, shc_small
 
@@ -15,11 +14,15 @@ def _log_ratio(sigma):
     return log, log[:, None] - log[None, :]
 
 
+def _log_eigenvalue(total, u, inverse_depth):
+    """log lambda_kl for the sum and the difference of log sigma_k and log sigma_l."""
+    return total * (1 - inverse_depth) + log_shc(u) - log_shc(inverse_depth * u)
+
+
 def log_eigenvalues(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Float[Array, "d d"]:
     """log of `eigenvalues`, finite for ratios up to the range of the floats, and -inf where they vanish."""
     log, u = _log_ratio(sigma)
-    mean = (log[:, None] + log[None, :]) * (1 - inverse_depth)
-    out = mean + log_shc(u) - log_shc(inverse_depth * u)
+    out = _log_eigenvalue(log[:, None] + log[None, :], u, inverse_depth)
     return jnp.where(_alive(sigma, inverse_depth), out, -jnp.inf)
 
 
@@ -36,6 +39,14 @@ def eigenvalues(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Float[Array
     lambda_kl = (sigma_k sigma_l)^(1-1/N) shc(u) / shc(u/N),    shc(x) = sinh(x)/x.
     """
     return jnp.exp(log_eigenvalues(sigma, inverse_depth))
+
+
+def partner_eigenvalues(
+    sigma: Float[Array, " d"], partner: Int[Array, " d"], inverse_depth: Scalar
+) -> Float[Array, " d"]:
+    """lambda_kl of each sigma_k and the one of its partner l."""
+    log = jnp.log(jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny))
+    return jnp.exp(_log_eigenvalue(log + log[partner], log - log[partner], inverse_depth))
 
 
 def entropy(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Scalar:
@@ -95,30 +106,24 @@ def rotation_rates(
 
 
 def frame_velocity(
-    sigma: Float[Array, " d"], pullback: Float[Array, "d d"], inverse_depth: Scalar, gap: Scalar
+    sigma: Float[Array, " d"],
+    pullback: Float[Array, "d d"],
+    inverse_depth: Scalar,
+    gap: Scalar,
+    partner: Int[Array, " d"] | None = None,
 ) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"]]:
     """(U^T dU/dt, dsigma/dt, V^T dV/dt) of the flow, (4.17)-(4.19), for G = U^T dE V.
+
+    Partners, if given, have no common rotation.
 
     Singular values may be negative on the way (depth 1 crosses zero): the sign is taken to V, and back.
     """
     sign = jnp.where(sigma < 0, -1.0, 1.0).astype(sigma.dtype)
     g = pullback * sign
     common, relative = rotation_rates(jnp.abs(sigma), inverse_depth, gap)
+    if partner is not None:
+        common = jnp.where(partner[:, None] == jnp.arange(len(sigma)), 0.0, common)
     symmetric, antisymmetric = common * (g + g.T) / 2, relative * (g - g.T) / 2
     left = symmetric - antisymmetric
     right = (symmetric + antisymmetric) * sign * sign[:, None]
     return left, -speed(sigma, inverse_depth) * jnp.diagonal(pullback), right
-
-
-def metric_spectrum_slope(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Float[Array, "d d d"]:
-    """[i, k, j]: the divided difference of lambda(., sigma_j) between sigma_i and sigma_k, a slope where they meet."""
-
-    def eigenvalue(s, t):
-        return eigenvalues(jnp.stack([s, t]), inverse_depth)[0, 1]
-
-    values = eigenvalues(sigma, inverse_depth)
-    slope = jax.vmap(jax.vmap(jax.grad(eigenvalue), (None, 0)), (0, None))(sigma, sigma)
-    gap = sigma[:, None] - sigma[None, :]
-    close = jnp.abs(gap) <= 1e-5 * (sigma[:, None] + sigma[None, :])
-    quotient = (values[:, None, :] - values[None, :, :]) / jnp.where(close, 1.0, gap)[:, :, None]
-    return jnp.where(close[:, :, None], (slope[:, None, :] + slope[None, :, :]) / 2, quotient)

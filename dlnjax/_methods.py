@@ -1,4 +1,4 @@
-"""One step of one flow: by an explicit Runge-Kutta method, or by the stabilised one, an evaluation at a time."""
+"""A flow under way, and one step of it by an explicit Runge-Kutta method."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -6,10 +6,10 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from dlnjax import _chebyshev as rkc
-from dlnjax._chebyshev import combine, norm, PowerIteration, Recurrence
+from dlnjax._chebyshev import combine, norm
 from dlnjax._results import RESULTS
 
 State = Any
@@ -24,6 +24,12 @@ class Coordinates(Protocol):
         """dy/dt, and |dE|_F on the way."""
         ...
 
+    def gauge(self, y: State) -> PyTree:
+        """What tells a chart around `y` from others."""
+        ...
+
+    def chart(self, gauge: PyTree) -> "Chart": ...
+
     def project(self, y: State) -> State:
         """Back to the constraint after a step."""
         ...
@@ -36,6 +42,17 @@ class Coordinates(Protocol):
     def loses_rank(self, y0: State, y1: State) -> Array: ...
 
 
+class Chart(Protocol):
+    """Coordinates for a step or some, in which the flow is smoother."""
+
+    def enter(self, y: State, /) -> State: ...
+    def leave(self, z: State, dz: State, /) -> tuple[State, State]:
+        """The state, and the velocity in the chart of the same gauge around it."""
+        ...
+
+    def velocity(self, z: State, /) -> tuple[State, Scalar]: ...
+
+
 class Choice(eqx.Module):
     """Which method a flow is in, and what speaks for the other."""
 
@@ -45,7 +62,6 @@ class Choice(eqx.Module):
     # Steps in this method, and how many it takes to leave the explicit one: more after each return.
     stay: Int[Array, "*n"]
     patience: Int[Array, "*n"]
-    power: PowerIteration
 
 
 class Flow(eqx.Module):
@@ -96,7 +112,7 @@ def _finite(tree):
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
 
 
-def _clip(h, left):
+def clip(h, left):
     """(step, whether it ends there) for `left` to go; a step that would leave a sliver goes half of the way instead."""
     last = h >= left * (1 - 1e-12)
     return jnp.where(last, left, jnp.where(2 * h > left, left / 2, h)), last
@@ -114,13 +130,12 @@ def start_flow(coordinates: Coordinates, y0: State, rules: Rules, init, order, s
     at_rest = rules.at_rest(gradient_norm)
     choice = None
     if stabilised is not None:
-        power = PowerIteration.start(velocity, zero)
-        choice = Choice(jnp.asarray(stabilised), zero, jnp.array(0), jnp.array(10), power)
+        choice = Choice(jnp.asarray(stabilised), zero, jnp.array(0), jnp.array(10))
     return Flow(
         t=ts[0],
         h=h0,
         y=y0,
-        memory=init(ts[0], h0, y0, velocity),
+        memory=init(ts[0], h0, y0),
         gradient_norm=gradient_norm,
         controller_state=controller_state,
         index=jnp.array(1),
@@ -136,7 +151,7 @@ def start_flow(coordinates: Coordinates, y0: State, rules: Rules, init, order, s
 _NO_TERMS = diffrax.ODETerm(lambda t, y, args: y)
 
 
-def _conclude(coordinates, rules: Rules, s: Flow, h, t1, y1, memory, gradient_norm, error, order, clipped):
+def conclude(coordinates, rules: Rules, s: Flow, h, t1, y1, memory, gradient_norm, error, order, clipped):
     """Accept or reject the step from `s` to `y1`; (the flow after it, whether it was accepted).
 
     All but `index`, which the caller advances, and `done`, which follows from it.
@@ -187,8 +202,9 @@ def _conclude(coordinates, rules: Rules, s: Flow, h, t1, y1, memory, gradient_no
 class Explicit:
     """Any explicit method of diffrax, with steps that end on the times to be saved.
 
-    One that ends on its own last stage, as Dopri5 does, is written out; its memory is the velocity. Any other is
-    diffrax's, with nothing remembered from step to step that a neighbour under `vmap` could have a say in.
+    One that ends on its own last stage, as Dopri5 does, is written out, each step in a chart of its own, so that no
+    velocity outlives it. Any other is diffrax's, with nothing remembered from step to step that a neighbour under
+    `vmap` could have a say in.
     """
 
     def __init__(self, solver: diffrax.AbstractSolver):
@@ -198,25 +214,25 @@ class Explicit:
         self.written_out = (
             isinstance(solver, diffrax.AbstractERK) and tableau is not None and tableau.fsal and tableau.ssal
         )
-        self.evaluations = 0 if tableau is None else tableau.num_stages - self.written_out
+        self.evaluations = 0 if tableau is None else tableau.num_stages
         order = solver.error_order(_NO_TERMS)
         assert order is not None  # an adaptive solver has one
         self.order = order
 
     def init(self, coordinates: Coordinates):
         if self.written_out:
-            return lambda t, h, y, velocity: velocity
+            return lambda t, h, y: None
         terms = diffrax.ODETerm(lambda t, y, args: coordinates.velocity(y)[0])
-        return lambda t, h, y, velocity: self.solver.init(terms, t, t + h, y, None)
+        return lambda t, h, y: self.solver.init(terms, t, t + h, y, None)
 
     def step(self, coordinates: Coordinates, rules: Rules, s: Flow) -> tuple[Flow, Any]:
         """(the flow after the step, whether a time to be saved was reached)."""
         end = rules.ts[jnp.minimum(s.index, len(rules.ts) - 1)]
-        h, last = _clip(s.h, end - s.t)
+        h, last = clip(s.h, end - s.t)
         t1 = jnp.where(last, end, s.t + h)
         attempt = self._stages if self.written_out else self._library
         y1, error, memory, gradient_norm, reach = attempt(coordinates, s.t, t1, s.y, s.memory)
-        after, keep = _conclude(
+        after, keep = conclude(
             coordinates, rules, s, h, t1, y1, memory, gradient_norm, error, self.order, clipped=h < s.h
         )
         saves = keep & last
@@ -225,151 +241,41 @@ class Explicit:
             mean = jnp.where(keep, 0.8 * choice.reach + 0.2 * reach, choice.reach)
             stay = choice.stay + keep
             leave = (mean > 2.6) & (stay >= choice.patience)
-            fresh = PowerIteration.start(after.memory, choice.power.radius)
-            leaving = Choice(jnp.asarray(True), 4 * mean, jnp.zeros_like(stay), choice.patience * 2, fresh)
-            staying = Choice(choice.stabilised, mean, stay, choice.patience, choice.power)
+            leaving = Choice(jnp.asarray(True), 4 * mean, jnp.zeros_like(stay), choice.patience * 2)
+            staying = Choice(choice.stabilised, mean, stay, choice.patience)
             choice = where(leave, leaving, staying)
         after = eqx.tree_at(
             lambda f: (f.index, f.evaluations), after, (s.index + saves, s.evaluations + self.evaluations)
         )
         return eqx.tree_at(lambda f: f.choice, after, choice, is_leaf=lambda x: x is None), saves
 
-    def _stages(self, coordinates, t0, t1, y0, velocity):
-        tableau = self.tableau
-        h, before, y, ks, gradient_norm = t1 - t0, y0, y0, [velocity], jnp.zeros_like(t0)
-        weighted = lambda row: [(h * c, k) for c, k in zip(row.tolist(), ks, strict=True) if c != 0]
-        for row in tableau.a_lower:
-            before, y = y, combine((1.0, y0), *weighted(row))
-            k, gradient_norm = coordinates.velocity(y)
-            ks.append(k)
-        error = combine(*weighted(tableau.b_error))
+    def _stages(self, coordinates, t0, t1, y0, memory):
+        tableau, chart = self.tableau, coordinates.chart(coordinates.gauge(y0))
+        h, z0 = t1 - t0, chart.enter(y0)
+        stages = tableau.num_stages
+        rows = np.zeros((stages, stages))
+        for row, weights in zip(rows[1:], tableau.a_lower, strict=True):
+            row[: len(weights)] = weights
+        rows = jnp.asarray(rows, h.dtype)
+        # As a loop, so that the velocity is compiled once.
+        weighted = lambda weights, ks: jax.tree.map(lambda k: sum(h * weights[j] * k[j] for j in range(stages)), ks)
+
+        def stage(i, carry):
+            ks, before, _, _ = carry
+            z = combine((1.0, z0), (1.0, weighted(rows[i], ks)))
+            velocity, gradient_norm = chart.velocity(z)
+            return jax.tree.map(lambda k, v: k.at[i].set(v), ks, velocity), z, before, gradient_norm
+
+        ks = jax.tree.map(lambda z: jnp.zeros((stages, *z.shape), z.dtype), z0)
+        ks, z, before, gradient_norm = jax.lax.fori_loop(0, stages, stage, (ks, z0, z0, jnp.zeros_like(h)))
+        error = weighted(jnp.asarray(tableau.b_error, h.dtype), ks)
+        penultimate, velocity = (jax.tree.map(lambda k, i=i: k[i], ks) for i in (-2, -1))
         # The last two stages stand at the same time: their quotient is the stiffness that the step has met.
-        apart = norm(combine((1.0, y), (-1.0, before)))
-        reach = h * norm(combine((1.0, ks[-1]), (-1.0, ks[-2]))) / jnp.where(apart > 0, apart, 1.0)
-        return y, error, ks[-1], gradient_norm, jnp.where(jnp.isfinite(reach), reach, 0.0)
+        apart = norm(combine((1.0, z), (-1.0, before)))
+        reach = h * norm(combine((1.0, velocity), (-1.0, penultimate))) / jnp.where(apart > 0, apart, 1.0)
+        return chart.leave(z, velocity)[0], error, memory, gradient_norm, jnp.where(jnp.isfinite(reach), reach, 0.0)
 
     def _library(self, coordinates, t0, t1, y0, memory):
         terms = diffrax.ODETerm(lambda t, y, args: coordinates.velocity(y)[0])
         y1, error, _, memory, _ = self.solver.step(terms, t0, t1, y0, None, memory, made_jump=True)
         return y1, error, memory, coordinates.velocity(y1)[1], jnp.zeros_like(t0)
-
-
-_PROBE, _READY, _STAGES, _ENDED = range(4)
-
-
-class Stage(eqx.Module):
-    """Where a flow stands inside its stabilised step, between two evaluations."""
-
-    # Evaluations since the step ended: the flow waits for others, to end their steps together.
-    waited: Int[Array, "*n"]
-    phase: Int[Array, "*n"]
-    probes: Int[Array, "*n"]
-    # Steps since the spectral radius was looked at.
-    age: Int[Array, "*n"]
-    h: Float[Array, "*n"]
-    last: Bool[Array, "*n"]
-    recurrence: Recurrence
-    velocity: State
-    gradient_norm: Float[Array, "*n"]
-
-    @property
-    def ended(self):
-        return self.phase == _ENDED
-
-
-class Step(eqx.Module):
-    """An accepted step, to interpolate in."""
-
-    t0: Float[Array, "*n"]
-    h: Float[Array, "*n"]
-    y0: State
-    y1: State
-    f0: State
-    f1: State
-
-    def at(self, t: Scalar) -> State:
-        theta = jnp.clip((t - self.t0) / self.h, 0.0, 1.0)
-        return rkc.hermite(self.y0, self.y1, self.f0, self.f1, self.h, theta)
-
-
-class Stabilised:
-    """Runge-Kutta-Chebyshev, one evaluation at a time: flows side by side need not have as many stages."""
-
-    order = 3
-
-    def __init__(self, returns: bool):
-        self.returns = returns
-
-    def begin(self, s: Flow) -> Stage:
-        zero = jnp.array(0)
-        return Stage(
-            waited=zero,
-            phase=jnp.array(_PROBE),
-            probes=zero,
-            age=zero,
-            h=s.h,
-            last=jnp.asarray(False),
-            recurrence=rkc.first_stage(s.y, s.memory, s.h, jnp.array(2)),
-            velocity=s.memory,
-            gradient_norm=s.gradient_norm,
-        )
-
-    def evaluate(self, coordinates: Coordinates, rules: Rules, s: Flow, stage: Stage) -> tuple[Flow, Stage]:
-        """Spend one evaluation, on the spectral radius or on the next stage."""
-        assert s.choice is not None
-        power = s.choice.power
-        # The step follows from what the controller asked for and the most stages there can be.
-        radius = 1.2 * power.radius
-        h, last = _clip(jnp.minimum(s.h, rkc.longest_step(radius)), rules.ts[-1] - s.t)
-        first = rkc.first_stage(s.y, s.memory, h, rkc.stage_count(h * radius))
-        ready = stage.phase == _READY
-        h, last = jnp.where(ready, h, stage.h), jnp.where(ready, last, stage.last)
-        recurrence = where(ready, first, stage.recurrence)
-
-        probing = stage.phase == _PROBE
-        f, gradient_norm = coordinates.velocity(where(probing, power.probe(s.y), recurrence.newer))
-        found = power.update(s.y, s.memory, f)
-        probed = found.settled | (stage.probes >= 20)
-        complete = recurrence.complete
-        after = where(probing | complete, recurrence, rkc.next_stage(recurrence, s.y, s.memory, f, h))
-        phase = jnp.where(probing, jnp.where(probed, _READY, _PROBE), jnp.where(complete, _ENDED, _STAGES))
-        waiting = stage.ended
-        new = Stage(
-            waited=jnp.array(0),
-            phase=phase,
-            probes=jnp.where(probing, stage.probes + 1, 0),
-            age=jnp.where(probing, 0, stage.age),
-            h=h,
-            last=last,
-            recurrence=after,
-            velocity=f,
-            gradient_norm=gradient_norm,
-        )
-        s = eqx.tree_at(
-            lambda f: (f.evaluations, f.choice.power),
-            s,
-            (s.evaluations + ~waiting, where(probing, found, power)),
-        )
-        return s, where(waiting, eqx.tree_at(lambda g: g.waited, stage, stage.waited + 1), new)
-
-    def finish(self, coordinates: Coordinates, rules: Rules, s: Flow, stage: Stage) -> tuple[Flow, Stage, Step]:
-        """Accept or reject a step that has had its last evaluation."""
-        assert s.choice is not None
-        h, y1, f1 = stage.h, stage.recurrence.newer, stage.velocity
-        t1 = jnp.where(stage.last, rules.ts[-1], s.t + h)
-        error = rkc.local_error(s.y, y1, s.memory, f1, h)
-        after, keep = _conclude(
-            coordinates, rules, s, h, t1, y1, f1, stage.gradient_norm, error, self.order, clipped=h < s.h
-        )
-        age = stage.age + 1
-        again = ~keep | (age >= 10)
-        stage = eqx.tree_at(
-            lambda g: (g.phase, g.probes, g.age), stage, (jnp.where(again, _PROBE, _READY), jnp.array(0), age)
-        )
-        choice = s.choice
-        mean = 0.8 * choice.reach + 0.2 * h * choice.power.radius
-        leave = (mean < 2.5) & ~stage.last & self.returns
-        leaving = Choice(jnp.asarray(False), jnp.zeros_like(mean), jnp.array(0), choice.patience, choice.power)
-        staying = Choice(choice.stabilised, mean, choice.stay + 1, choice.patience, choice.power)
-        after = eqx.tree_at(lambda f: f.choice, after, where(leave, leaving, staying))
-        return after, stage, Step(s.t, h, s.y, after.y, s.memory, f1)

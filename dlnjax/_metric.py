@@ -5,45 +5,169 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_depth, as_square
-from dlnjax._kernel import eigenvalues, metric_spectrum_slope
+from dlnjax._checks import as_depth, as_spectrum, as_square, require
+from dlnjax._differences import first_difference, second_differences, squares, values
+from dlnjax._energy._protocol import gradient
+from dlnjax._kernel import eigenvalues
 from dlnjax._svd import svd
 
 
+def into(point, z):
+    return point.u.T @ z @ point.v
+
+
+def out_of(point, z):
+    return point.u @ z @ point.v.T
+
+
+def _of_depth(s, power, a, da):
+    return jax.jvp(lambda b: values(s, b, power), (a,), (da,))[1]
+
+
+def moved(m, sigma):
+    """The motion of X X^T and of X^T X in the frame, when X moves by m there."""
+    left, right = m * sigma, m.T * sigma
+    return left + left.T, right + right.T
+
+
 @eqx.filter_custom_jvp
-def apply_metric_operator(x, p, inverse_depth):
-    """A_X(P) for an inverse depth; `metric_operator` is the public form."""
+def apply_metric_operator(x, p, inverse_depth, *, power=1):
+    """A_X^power(P) for an inverse depth, power 1 or -1; `metric_operator` and its inverse are the public forms."""
     point = svd(x)
-    g = point.u.T @ p @ point.v
-    return point.u @ (eigenvalues(point.sigma, inverse_depth) * g) @ point.v.T
+    # The kernel knows what becomes of singular values that are zero.
+    lam = eigenvalues(point.sigma, inverse_depth)
+    return out_of(point, lam**power * into(point, p))
 
 
 @apply_metric_operator.def_jvp
-def _(primals, tangents):
-    # In the frame, the symmetric part of dX enters through divided differences of lambda, and the antisymmetric part
-    # turns U and V oppositely: nothing is divided by sigma_i - sigma_j where the limit exists.
-    x, p, a = primals
-    dx, dp, da = tangents
-    point = svd(x)
-    u, sigma, v = point.u, point.sigma, point.v
-    g = u.T @ p @ v
-    lam = eigenvalues(sigma, a)
-    out = lam * g
-    tangent = jnp.zeros_like(out)
+def _(primals, tangents, *, power=1):
+    # A_X is a function of X X^T and X^T X: its derivative has divided differences in the squares, and turns no frame.
+    (x, p, a), (dx, dp, da) = primals, tangents
+    point, out = svd(x), apply_metric_operator(x, p, a, power=power)
+    s, g = squares(point.sigma), into(point, p)
+    tangent = jnp.zeros_like(g)
     if dp is not None:
-        tangent += lam * (u.T @ dp @ v)
+        tangent += values(s, a, power) * into(point, dp)
     if da is not None:
-        tangent += jax.jvp(lambda b: eigenvalues(sigma, b), (a,), (da,))[1] * g
+        tangent += _of_depth(s, power, a, da) * g
     if dx is not None:
-        m = u.T @ dx @ v
-        symmetric, antisymmetric = (m + m.T) / 2, (m - m.T) / 2
-        slope = metric_spectrum_slope(sigma, a)
-        total = sigma[:, None] + sigma[None, :]
-        b = antisymmetric / jnp.where(total > 0, total, 1.0)
-        tangent += jnp.einsum("ik,ikj,kj->ij", symmetric, slope, g)
-        tangent += jnp.einsum("ik,jki,kj->ij", g, slope, symmetric)
-        tangent += b @ out + out @ b - lam * (b @ g + g @ b)
-    return u @ out @ v.T, u @ tangent @ v.T
+        tangent += turned(first_difference(s, a, power), g, *moved(into(point, dx), point.sigma))
+    return out, out_of(point, tangent)
+
+
+def turned(first, g, left, right):
+    return jnp.einsum("ikj,ik,kj->ij", first, left, g) + jnp.einsum("jki,ik,kj->ij", first, g, right)
+
+
+@eqx.filter_custom_jvp
+def form(x, p, q, inverse_depth, *, power):
+    """Tr(P^T A_X^power(Q)), with first and second derivatives exact at any singular values."""
+    return jnp.sum(p * apply_metric_operator(x, q, inverse_depth, power=power))
+
+
+@form.def_jvp
+def _(primals, tangents, *, power):
+    *by, by_depth = form_gradient(*primals, power=power)
+    tangent = sum(jnp.sum(g * dz) for g, dz in zip(by, tangents[:3], strict=True) if dz is not None)
+    if tangents[3] is not None:
+        tangent += by_depth * tangents[3]
+    return form(*primals, power=power), tangent
+
+
+@eqx.filter_custom_jvp
+def form_gradient(x, p, q, inverse_depth, *, power):
+    """The gradient of `form` in X, P, Q and 1/N."""
+    point = svd(x)
+    return _back(point, _gradient(point.sigma, into(point, p), into(point, q), inverse_depth, power))
+
+
+def _back(point, gradients):
+    *by, by_depth = gradients
+    return *(out_of(point, z) for z in by), by_depth
+
+
+def _gradient(sigma, p, q, a, power):
+    s = squares(sigma)
+    first, f = first_difference(s, a, power), values(s, a, power)
+    by_x = in_x(sigma, *densities(first, p, q))
+    return by_x, f * q, f * p, jnp.sum(p * q * _of_depth(s, power, a, jnp.ones_like(a)))
+
+
+def densities(first, p, q):
+    """The gradients in X X^T and in X^T X."""
+    left, right = jnp.einsum("ikj,ij,kj->ik", first, p, q), jnp.einsum("jki,ij,ik->jk", first, p, q)
+    return (left + left.T) / 2, (right + right.T) / 2
+
+
+def in_x(sigma, left, right):
+    return 2 * (left * sigma + sigma[:, None] * right)
+
+
+@form_gradient.def_jvp
+def _(primals, tangents, *, power):
+    (x, p, q, a), (dx, dp, dq, da) = primals, tangents
+    point = svd(x)
+    sigma, s = point.sigma, squares(point.sigma)
+    p, q = into(point, p), into(point, q)
+    f, first = values(s, a, power), first_difference(s, a, power)
+    out = _gradient(sigma, p, q, a, power)
+    by_x, by_p, by_q, by_depth = (jnp.zeros_like(z) for z in out)
+    # The last row of the Hessian is its last column.
+    of_depth = jax.jvp(lambda b: _gradient(sigma, p, q, b, power), (a,), (jnp.ones_like(a),))[1]
+    if dp is not None:
+        dp = into(point, dp)
+        by_x += in_x(sigma, *densities(first, dp, q))
+        by_q += f * dp
+        by_depth += jnp.sum(of_depth[1] * dp)
+    if dq is not None:
+        dq = into(point, dq)
+        by_x += in_x(sigma, *densities(first, p, dq))
+        by_p += f * dq
+        by_depth += jnp.sum(of_depth[2] * dq)
+    if da is not None:
+        by_x, by_p, by_q, by_depth = (z + w * da for z, w in zip((by_x, by_p, by_q, by_depth), of_depth, strict=True))
+    if dx is not None:
+        m = into(point, dx)
+        left, right = moved(m, sigma)
+        three, mixed = second_differences(s, first, a, power)
+        on_left = _bent(three, mixed, p, q, left, right)
+        on_right = _bent(three, mixed, p.T, q.T, right, left)
+        was_left, was_right = densities(first, p, q)
+        by_x += in_x(sigma, on_left, on_right) + 2 * (was_left @ m + m @ was_right)
+        by_p += turned(first, q, left, right)
+        by_q += turned(first, p, left, right)
+        by_depth += jnp.sum(of_depth[0] * m)
+    return _back(point, out), _back(point, (by_x, by_p, by_q, by_depth))
+
+
+def _bent(three, mixed, p, q, left, right):
+    """How the gradient in X X^T changes; with p, q transposed and left, right exchanged, that in X^T X."""
+    along = jnp.einsum("ikmj,ij,mj->ikm", three, p, q)
+    across = jnp.einsum("ikjm,ij,km->ikjm", mixed, p, q)
+    out = jnp.einsum("ikm,km->ik", along, left) + jnp.einsum("ikm,ik->km", along, left)
+    out += jnp.einsum("ikjm,mj->ik", across, right)
+    return (out + out.T) / 2
+
+
+def _as_pair(names: str, x, p):
+    first, second = names.split()
+    x, p = as_square(first, x), as_square(second, p)
+    if x.shape != p.shape:
+        raise ValueError(f"{first} and {second} must have one shape, got {x.shape} and {p.shape}.")
+    return x, p
+
+
+def _full_rank(x):
+    sigma = jnp.linalg.svd(jax.lax.stop_gradient(x), compute_uv=False)
+    message = (
+        "x must have full rank: at a singular matrix the metric of depth > 1 is infinite or has no inverse. "
+        "The operator itself, metric_operator, is defined there."
+    )
+    return require(x, ~(sigma[-1] > 0), message)
+
+
+def _inverse(depth, x):
+    return (1 / as_depth(depth)).astype(x.dtype)
 
 
 def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth) -> Float[Array, "d d"]:
@@ -59,7 +183,92 @@ def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth) -> Fl
 
     **Raises:** `ValueError` or `TypeError` for shapes that differ, integers, or a depth outside [1, inf].
     """
-    x, p = as_square("x", x), as_square("p", p)
-    if x.shape != p.shape:
-        raise ValueError(f"x and p must have one shape, got {x.shape} and {p.shape}.")
-    return apply_metric_operator(x, p, (1 / as_depth(depth)).astype(x.dtype))
+    x, p = _as_pair("x p", x, p)
+    return apply_metric_operator(x, p, _inverse(depth, x))
+
+
+def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], depth) -> Float[Array, "d d"]:
+    """The covector A_X^{-1}(Z) of a tangent vector, N times the inverse of (2.19).
+
+    **Arguments:** `x`, of full rank, and `z`, `d d`; `depth`, N in [1, inf].
+
+    **Returns:** a covector, `d d`, with `metric_operator(x, p, depth)` equal to `z`.
+
+    **Raises:** as `metric_operator`, and `ValueError` for a singular `x`.
+    """
+    x, z = _as_pair("x z", x, z)
+    return apply_metric_operator(_full_rank(x), z, _inverse(depth, x), power=-1)
+
+
+def metric_eigenvalues(sigma: Float[Array, " d"], depth) -> Float[Array, "d d"]:
+    """The eigenvalues of the operator, (2.20) divided by N:
+
+        lambda_kl = (1/N) (sigma_k^2 - sigma_l^2) / (sigma_k^(2/N) - sigma_l^(2/N)),
+
+    and the limit where two singular values agree; at infinite depth their logarithmic mean.
+
+    **Arguments:** `sigma`, singular values, `d`; `depth`, N in [1, inf].
+
+    **Returns:** lambda, `d d`: A_X maps u_k v_l^T to lambda_kl u_k v_l^T.
+
+    **Raises:** `ValueError` for negative singular values or more than one axis of them.
+    """
+    sigma = as_spectrum(sigma)
+    if sigma.ndim != 1:
+        raise ValueError(f"sigma must have shape (d,), got {sigma.shape}. For many use jax.vmap.")
+    return eigenvalues(sigma, _inverse(depth, sigma))
+
+
+def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d"], depth) -> Float[Array, ""]:
+    """The metric g^N(Z1, Z2) = Tr(Z1^T A_X^{-1}(Z2)), N times (2.18), with derivatives exact to the second.
+
+    **Arguments:** `x`, of full rank; `z1` and `z2`, tangent vectors, `d d`; `depth`, N in [1, inf].
+
+    **Returns:** a number.
+
+    **Raises:** as `metric_operator_inverse`.
+    """
+    x, z1 = _as_pair("x z1", x, z1)
+    z2 = _as_pair("x z2", x, z2)[1]
+    return form(_full_rank(x), z1, z2, _inverse(depth, x), power=-1)
+
+
+def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth) -> Float[Array, ""]:
+    """The length of a tangent vector, the root of `inner(x, z, z, depth)`: sqrt(N) times that of the thesis's g^N.
+
+    **Arguments:** `x`, of full rank; `z`, `d d`; `depth`, N in [1, inf].
+
+    **Returns:** a number; at `z` = 0 its derivative is taken to be 0.
+
+    **Raises:** as `metric_operator_inverse`.
+    """
+    square = inner(x, z, z, depth)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def riemannian_gradient(energy, x: Float[Array, "d d"], depth) -> Float[Array, "d d"]:
+    """grad E = A_X(dE(X)), (2.24)-(2.29) divided by N: `gradient_flow` follows its negative.
+
+    **Arguments:** `energy`, a differentiable callable X -> scalar; `x`, `d d`; `depth`, N in [1, inf].
+
+    **Returns:** a tangent vector, `d d`, with `inner(x, grad, z, depth)` the derivative of E along `z`.
+
+    **Raises:** as `metric_operator`.
+    """
+    x = as_square("x", x)
+    return metric_operator(x, gradient(energy, x), depth)
+
+
+def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth) -> Float[Array, ""]:
+    """H(X, P) = 1/2 Tr(P^T A_X(P)), (3.37) with the operator in place of its inverse, and the 1/N in the operator.
+
+    Its derivatives are exact to the second at any singular values; `exponential` follows its flow.
+
+    **Arguments:** `x` and the covector `p`, `d d`; `depth`, N in [1, inf].
+
+    **Returns:** a number, half of the squared speed of the geodesic.
+
+    **Raises:** as `metric_operator`.
+    """
+    x, p = _as_pair("x p", x, p)
+    return form(x, p, p, _inverse(depth, x), power=1) / 2

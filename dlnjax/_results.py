@@ -1,4 +1,4 @@
-"""How a flow can end."""
+"""How a flow, or the search for a geodesic, can end."""
 
 import equinox as eqx
 import numpy as np
@@ -25,9 +25,20 @@ class RESULTS(eqx.Enumeration):
         "The start, or the energy's gradient along the way, was NaN or infinite. Check both there: "
         "the last good state, if any, and its time are in the solution. In `train`, lower the learning rate."
     )
+    not_arrived = (
+        "The search for a geodesic did not come within 1e-8 of the end: `endpoint_error` says how near. "
+        "Go through a matrix in between, or loosen what is asked of endpoints as ill-conditioned as these."
+    )
+    other_component = (
+        "The endpoints have determinants of opposite sign, or one is singular: no path of full rank joins them. "
+        "Change the sign of one row of one of them, or choose endpoints of full rank."
+    )
 
 
-NAMES = ["successful", "steady", "max_steps_reached", "diverged", "rank_lost", "non_finite"]
+NAMES = [
+    *("successful", "steady", "max_steps_reached", "diverged", "rank_lost", "non_finite"),
+    *("not_arrived", "other_component"),
+]
 
 
 def result_names(result: RESULTS):

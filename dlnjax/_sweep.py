@@ -30,6 +30,7 @@ from dlnjax._random import Ensemble
 from dlnjax._solution import FlowSolution
 from dlnjax._store import Store
 from dlnjax._svd import SVD
+from dlnjax._terminal import console
 
 if TYPE_CHECKING:
     import xarray
@@ -199,12 +200,10 @@ def _join(parts: list[FlowSolution], ts) -> FlowSolution:
 
 @contextmanager
 def _progress(n: int, show: bool, done: int) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
-    quiet = not show or not (console.is_terminal or console.is_jupyter)
-    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
+    quiet = not show or not (console().is_terminal or console().is_jupyter)
+    with Progress(*columns, console=console(), disable=quiet, transient=True) as bar:
         task = bar.add_task("", total=n, completed=done)
         yield lambda count: bar.advance(task, count)

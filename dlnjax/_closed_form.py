@@ -1,0 +1,148 @@
+"""Geodesics in closed form, where there is one, and the line of (3.76) where it is none.
+
+Each takes the ends and returns a callable of t, which gives X(t) for a number, or for an array of times. Each refuses
+ends that it does not fit, and says by how much.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dlnjax._checks import as_depth, as_square, is_concrete, require
+from dlnjax._paths import flatten, unflatten
+from dlnjax._svd import svd
+
+Matrix = Float[Array, "d d"]
+Curve = Callable[..., Array]
+
+_FITS = 1e-10
+
+
+def _ends(a, b):
+    a, b = as_square("a", a), as_square("b", b)
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must have one shape, got {a.shape} and {b.shape}.")
+    for name, z in (("a", a), ("b", b)):
+        require(z, ~jnp.all(jnp.isfinite(z)), f"{name} must be finite, got NaN or infinity.")
+        require(z, jnp.linalg.slogdet(z)[0] == 0, f"{name} must have full rank, got a matrix of determinant 0.")
+    return a, b
+
+
+def _inverse(depth, x):
+    return (1 / as_depth(depth)).astype(x.dtype)
+
+
+def _size(x):
+    return jnp.sqrt(jnp.sum(x * x))
+
+
+def _fit(x, defect, what: str):
+    """`x`, unless the ends are off by more than rounding."""
+    shown = f" by {float(defect):.2e}" if is_concrete(defect) else ""
+    return require(x, ~(defect <= _FITS), f"{what}{shown}. dlnjax.geodesic joins any two matrices of one component.")
+
+
+def _over(curve: Callable[[Array], Array]) -> Curve:
+    return lambda t: jnp.vectorize(curve, signature="()->(d,d)")(jnp.asarray(t, float))
+
+
+def _mix(t, a, b):
+    return (1 - t) * a + t * b
+
+
+def diagonal(a: Matrix, b: Matrix, depth) -> Curve:
+    """((1-t) A^(1/N) + t B^(1/N))^N, A^(1-t) B^t at infinite depth, (3.86): not always the shortest geodesic.
+
+    **Arguments:** `a` and `b`, diagonal `d d`, with entries of equal signs; `depth`, N in [1, inf].
+
+    **Returns:** t -> X(t).
+
+    **Raises:** `ValueError` for entries off the diagonal or of opposite signs.
+    """
+    a, b = _ends(a, b)
+    for name, z in (("a", a), ("b", b)):
+        off = _size(z - jnp.diag(jnp.diagonal(z))) / _size(z)
+        _fit(z, off, f"{name} must be diagonal: relative to its norm it is off")
+    x, y, n = jnp.diagonal(a), jnp.diagonal(b), _inverse(depth, a)
+    opposite = jnp.any(x * y <= 0)
+    require(a, opposite, f"a and b must have equal signs on the diagonal, got the products {x * y}.")
+    flat_x, flat_y = flatten(jnp.abs(x), n), flatten(jnp.abs(y), n)
+    return _over(lambda t: jnp.diag(jnp.sign(x) * unflatten(_mix(t, flat_x, flat_y), n)))
+
+
+def bures_wasserstein(a: Matrix, b: Matrix) -> Curve:
+    """The geodesic of depth 2 between matrices of equal polar factors, A = S_A O and B = S_B O: Theorem 3.2.3,
+
+        ((1-t) I + t M) S_A ((1-t) I + t M) O,    M = S_A^{-1/2} (S_A^{1/2} S_B S_A^{1/2})^{1/2} S_A^{-1/2},
+
+    that of Bures and Wasserstein, (3.15), where both are positive definite.
+
+    **Arguments:** `a` and `b`, `d d`, with U V^T the same.
+
+    **Returns:** t -> X(t).
+
+    **Raises:** `ValueError` if the polar factors differ.
+    """
+    a, b = _ends(a, b)
+    (_, sa, o), sb, eye = _polar(a), _same_polar(a, b), jnp.eye(a.shape[0], dtype=a.dtype)
+    root, back = _power(sa, 0.5), _power(sa, -0.5)
+    m = back @ _power(root @ sb @ root, 0.5) @ back
+    return _over(lambda t: _mix(t, eye, m) @ sa @ _mix(t, eye, m) @ o)
+
+
+def commuting(a: Matrix, b: Matrix, depth) -> Curve:
+    """The geodesic where polar factors are equal and positive factors commute, Theorem 3.4.2 (2):
+
+        ((1-t) S_A^(1/N) + t S_B^(1/N))^N O,    exp((1-t) log S_A + t log S_B) O at infinite depth.
+
+    **Arguments:** `a` and `b`, `d d`; `depth`, N in [1, inf].
+
+    **Returns:** t -> X(t).
+
+    **Raises:** `ValueError` if the polar factors differ, or the positive factors do not commute.
+    """
+    a, b = _ends(a, b)
+    _, sa, _ = _polar(a)
+    sb = _same_polar(a, b)
+    defect = _size(sa @ sb - sb @ sa) / (_size(sa) * _size(sb))
+    _fit(a, defect, "the positive factors of a and b must commute: relative to their norms they fail")
+    return printed_line(a, b, depth)
+
+
+def printed_line(a: Matrix, b: Matrix, depth) -> Curve:
+    """(3.76) as printed, ((1-t) S_A^(1/N) + t S_B^(1/N))^N O: a geodesic only where S_A and S_B commute.
+
+    It is a geodesic of the metric with kernel ((1/N)(x - y)/(x^(1/N) - y^(1/N)))^2, and its length an upper bound.
+
+    **Arguments:** `a` and `b`, `d d`, with equal polar factors; `depth`, N in [1, inf].
+
+    **Returns:** t -> X(t).
+
+    **Raises:** `ValueError` if the polar factors differ.
+    """
+    a, b = _ends(a, b)
+    n = _inverse(depth, a)
+    (_, sa, o), sb = _polar(a), _same_polar(a, b)
+    flat_a, flat_b = (_function(s, lambda x: flatten(x, n)) for s in (sa, sb))
+    return _over(lambda t: _function(_mix(t, flat_a, flat_b), lambda y: unflatten(y, n)) @ o)
+
+
+def _polar(x):
+    point = svd(x)
+    return point, (point.u * point.sigma) @ point.u.T, point.u @ point.v.T
+
+
+def _same_polar(a, b):
+    """The positive factor of B, if its orthogonal one is that of A."""
+    (_, _, oa), (_, sb, ob) = _polar(a), _polar(b)
+    return _fit(sb, _size(oa - ob), "a and b must have the same polar factor U V^T: they differ")
+
+
+def _function(s, f):
+    values, vectors = jnp.linalg.eigh(s)
+    return (vectors * f(values)) @ vectors.T
+
+
+def _power(s, power):
+    return _function(s, lambda x: x**power)

@@ -1,0 +1,34 @@
+"""`dlnjax plot`: pictures again from the data, without computing them."""
+
+import argparse
+from pathlib import Path
+
+from dlnjax._commands._common import Refused
+from dlnjax.figures import _run
+
+
+def plot(args: argparse.Namespace) -> int:
+    """Draw each figure that was named, beside its data."""
+    paths = list(dict.fromkeys(path for target in args.data for path in _find(target)))
+    for path in paths:
+        try:
+            print(_run.draw(_run.read(path)))
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        except OSError as error:
+            raise Refused(f"cannot draw into {path.parent}: {error.strerror or error}.") from error
+    return 0
+
+
+def _find(target: Path) -> list[Path]:
+    """The data that `target` names: a file, a folder, or a figure or a group in a folder, `out/4.2a` or `out/4.2`."""
+    if target.is_file():
+        return [target]
+    folder, wanted = (target, None) if target.is_dir() else (target.parent, [target.name])
+    there = {path.stem: path for path in sorted(folder.glob("*.nc"))}
+    if not there:
+        raise Refused(f"there is no data of figures in {folder}. To compute it: dlnjax reproduce --out {folder}")
+    try:
+        return [there[name] for name in _run.choose(wanted, there)]
+    except KeyError as error:
+        raise Refused(f"there is no data for {target}. In {folder} there are: {', '.join(there)}.") from error

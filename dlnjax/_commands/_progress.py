@@ -1,0 +1,77 @@
+"""How far a run of several figures has come: a bar on a terminal, plain lines elsewhere, and the time left."""
+
+import time
+from collections.abc import Mapping
+from typing import Self
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from dlnjax._terminal import console
+
+
+class RunProgress:
+    """To be entered, and told of each figure when it begins and ends.
+
+    **Arguments:** `foreseen`, about how many seconds each figure takes, by name; `titles`. The time left follows from
+    these once a first figure has shown how they compare to this machine and these options.
+    """
+
+    def __init__(self, foreseen: Mapping[str, float], titles: Mapping[str, str]):
+        self.left, self.titles = dict(foreseen), titles
+        self.spent = self.expected = self.began = 0.0
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), _TimeLeft(self))
+        self.bar = Progress(*columns, console=console(), transient=True, disable=not console().is_terminal)
+        self.task = self.bar.add_task("", total=len(foreseen))
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.stop()
+
+    def begin(self, name: str) -> None:
+        self.began = time.perf_counter()
+        self.bar.update(self.task, description=name)
+        if self.bar.disable:
+            console().print(f"{name}  {self.titles[name]}", markup=False, soft_wrap=True)
+
+    def end(self, name: str, kept: bool) -> None:
+        took, foreseen = time.perf_counter() - self.began, self.left.pop(name)
+        if not kept:
+            self.spent, self.expected = self.spent + took, self.expected + foreseen
+        self.began = time.perf_counter()
+        self.bar.advance(self.task)
+        how = "taken up" if kept else duration(took)
+        if self.bar.disable:
+            console().print(f"      {how}; {len(self.left)} to go{self.estimate()}", markup=False, soft_wrap=True)
+        else:
+            console().print(f"[bold]{name}[/bold]  {escape(self.titles[name])}  [dim]{how}[/dim]")
+
+    def estimate(self) -> str:
+        """The time left in words, if it can be told."""
+        if not self.expected or not self.left:
+            return ""
+        pace = self.spent / self.expected
+        first, *others = self.left.values()
+        left = max(pace * first - (time.perf_counter() - self.began), 0.0) + pace * sum(others)
+        return f", about {duration(left)} left"
+
+
+class _TimeLeft(ProgressColumn):
+    def __init__(self, run: RunProgress):
+        self.run = run
+        super().__init__()
+
+    def render(self, task: Task) -> Text:
+        return Text(f"figures{self.run.estimate()}")
+
+
+def duration(seconds: float) -> str:
+    """8.3 s, 45 s or 2 min 10 s."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

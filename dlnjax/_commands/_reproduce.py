@@ -1,0 +1,96 @@
+"""`dlnjax reproduce`: every figure, its data, the numbers and the report."""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dlnjax._commands._common import check_writable, Refused
+from dlnjax._commands._progress import duration, RunProgress
+from dlnjax._terminal import console
+from dlnjax.figures import _report, _run, FIGURES
+from dlnjax.figures._run import Run
+
+# About how many seconds each figure takes on 2 cores: for the time left, and nothing else. Of another, `OTHERS`.
+SECONDS = {"4.1a": 9, "4.1b": 14, "4.2a": 8, "4.2b": 11, "4.2c": 17, "4.2d": 50}
+OTHERS = 15
+
+
+def reproduce(args: argparse.Namespace) -> int:
+    """Compute or take up each figure; after each, what is on disk is whole: data, drawings, numbers and report."""
+    check_writable(args.out)
+    try:
+        names = _run.choose(args.figure, FIGURES)
+    except KeyError as error:
+        there = f"There are: {', '.join(FIGURES)}; a group such as 4.2 means all of its own."
+        raise Refused(f"there is no figure {error.args[0]!r}. {there}") from error
+    runs = _already_there(args.out)
+    began = time.perf_counter()
+    foreseen = {name: SECONDS.get(name, OTHERS) for name in names}
+    with RunProgress(foreseen, {name: FIGURES[name].title for name in names}) as progress:
+        for name in names:
+            progress.begin(name)
+            try:
+                kept = _make(name, runs, args)
+            except OSError as error:
+                reason = f"{error}. What is finished is kept, and --resume goes on from there"
+                raise Refused(f"cannot write figure {name}: {reason}.") from error
+            progress.end(name, kept)
+    _print_numbers([runs[name] for name in names])
+    took, page = duration(time.perf_counter() - began), args.out / "report.html"
+    count = f"{len(names)} figure{'s' * (len(names) != 1)}"
+    console().print(f"{count} in {took}; the report is {page}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _make(name: str, runs: dict[str, Run], args: argparse.Namespace) -> bool:
+    """Put one figure among the runs and write all that depends on it; whether its data were there already."""
+    path = args.out / f"{name}.nc"
+    seeds = args.seeds or _usual_seeds(FIGURES[name].seeds, args.quick)
+    wanted = _run.identity(name, seed=args.seed, seeds=seeds, quick=args.quick)
+    kept = args.resume and _run.is_kept(path, wanted)
+    if not kept:
+        _run.compute(path, wanted)
+    # Whether computed now or before, what is drawn is what is on disk.
+    runs[name] = _run.read(path)
+    _run.draw(runs[name])
+    shown = [runs[name] for name in FIGURES if name in runs]
+    _report.write_numbers(args.out / "numbers.csv", shown)
+    _report.write_report(args.out / "report.html", shown)
+    return kept
+
+
+def _usual_seeds(seeds: int, quick: bool) -> int:
+    return min(seeds, max(10, seeds // 10)) if quick else seeds
+
+
+def _already_there(folder: Path) -> dict[str, Run]:
+    """What the folder holds of earlier runs, and the report is to show as well."""
+    runs = {}
+    for name in FIGURES:
+        path = folder / f"{name}.nc"
+        if path.exists():
+            try:
+                runs[name] = _run.read(path)
+            except ValueError as error:
+                console().print(f"left out of the report: {error}", markup=False, soft_wrap=True)
+    return runs
+
+
+def _print_numbers(runs: list[Run]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("figure", "quantity", "thesis", "expected", "here", "std. error", "verdict"):
+        table.add_column(column, justify="right" if column in ("expected", "here", "std. error") else "left")
+    for run in runs:
+        for n in run.numbers:
+            expected = "" if math.isnan(n.expected) else f"{n.expected:.4g}"
+            values = (expected, f"{n.here:.4g}", f"{n.standard_error:.1g}")
+            table.add_row(run.figure.name, escape(n.quantity), escape(n.thesis), *values, escape(n.verdict))
+    terminal = Console()
+    # Piped, a table keeps its width, so that no cell is cut.
+    (terminal if terminal.is_terminal else Console(width=160)).print(table)

@@ -1,0 +1,193 @@
+"""From two matrices to the momentum that joins them, with derivatives: the engine of `_geodesic`."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dlnjax._exponential import code_of, covector, orthonormal
+from dlnjax._hamiltonian import integrate
+from dlnjax._jacobi import fields
+from dlnjax._metric import form_gradient
+from dlnjax._results import RESULTS
+from dlnjax._shooting import candidates, Shot
+from dlnjax._svd import svd
+
+Matrix = Float[Array, "d d"]
+Scalar = Float[Array, ""]
+
+_ARRIVED = 1e-8
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+
+
+class Frame(eqx.Module):
+    """The isometry and the scale under which A is diagonal and A and B have like norms: X = c U X' V^T."""
+
+    u: Matrix
+    v: Matrix
+    scale: Scalar
+    inverse_depth: Scalar
+
+    @classmethod
+    def of(cls, a, b, inverse_depth):
+        point = svd(a)
+        size = lambda z: jnp.sqrt(jnp.sqrt(jnp.sum((z / jnp.max(jnp.abs(z))) ** 2)) * jnp.max(jnp.abs(z)))
+        return cls(point.u, point.v, size(a) * size(b), inverse_depth)
+
+    def into(self, x):
+        return self.u.T @ (x / self.scale) @ self.v
+
+    def out_of(self, x):
+        return self.scale * (self.u @ x @ self.v.T)
+
+    # Depth N is homogeneous: X -> cX takes geodesics to geodesics, P to c^(2/N-1) P and lengths to c^(1/N) of them.
+    def momentum(self, p):
+        return self.scale ** (2 * self.inverse_depth - 1) * (self.u @ p @ self.v.T)
+
+    def momentum_into(self, p):
+        return self.scale ** (1 - 2 * self.inverse_depth) * (self.u.T @ p @ self.v)
+
+    def length(self, length):
+        return self.scale**self.inverse_depth * length
+
+
+class Connection(eqx.Module):
+    p: Float[Array, "*n d d"]
+    p_end: Float[Array, "*n d d"]
+    length: Float[Array, "*n"]
+    error: Float[Array, "*n"]
+    drift: Float[Array, "*n"]
+    result: RESULTS
+    stats: dict[str, Int[Array, "*n"]]
+
+
+def connect_all(a, b, inverse_depth, rtol, descend) -> Connection:
+    """Every candidate, leading axis 2."""
+    finite = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b))
+    eye = jnp.eye(a.shape[0], dtype=a.dtype)
+    a, b = jnp.where(finite, a, eye), jnp.where(finite, b, eye)
+    apart = sign_of(a) * sign_of(b) <= 0
+    a, b = jnp.where(apart, eye, a), jnp.where(apart, eye, b)
+    frame = Frame.of(a, b, inverse_depth)
+    x, y = frame.into(a), frame.into(b)
+    same = jnp.all(a == b)
+    shots = candidates(x, y, inverse_depth, rtol, descend)
+
+    def connection(shot: Shot):
+        norm = lambda w: jnp.sqrt(jnp.sum(w * w))
+        speed, end = norm(shot.start), norm(shot.end)
+        back = lambda x, w: jnp.where(same, 0.0, frame.momentum(covector(x, w, inverse_depth)))
+        drift = jnp.where(speed > 0, jnp.abs(end**2 - speed**2) / jnp.where(speed > 0, speed, 1.0) ** 2, 0.0)
+        result = code_of(
+            (~finite, RESULTS.non_finite),
+            (apart, RESULTS.other_component),
+            (same | (shot.error <= _ARRIVED), RESULTS.successful),
+            (shot.lost_rank, RESULTS.rank_lost),
+            (True, RESULTS.not_arrived),
+        )
+        return Connection(
+            p=back(x, shot.start),
+            p_end=back(shot.x, shot.end),
+            length=jnp.where(finite & ~apart, jnp.where(same, 0.0, frame.length(speed)), jnp.inf),
+            error=jnp.where(finite & ~apart, jnp.where(same, 0.0, shot.error), jnp.inf),
+            drift=jnp.where(same, 0.0, drift),
+            result=result,
+            stats={"shots": shot.shots, "steps": shot.steps},
+        )
+
+    return jax.vmap(connection)(shots)
+
+
+def sign_of(x):
+    """The sign of the determinant, 0 where the matrix is singular to rounding."""
+    sigma = jnp.linalg.svd(x, compute_uv=False)
+    return jnp.where(sigma[-1] > len(sigma) * jnp.finfo(x.dtype).eps * sigma[0], jnp.linalg.slogdet(x)[0], 0.0)
+
+
+@eqx.filter_custom_jvp
+def connect(a, b, inverse_depth, *, rtol) -> Connection:
+    """The shortest candidate that arrives; if none does, the one that comes nearest."""
+    every = connect_all(a, b, inverse_depth, rtol, jnp.asarray(True))
+    arrived = every.result == RESULTS.successful
+    best = jnp.argmin(jnp.where(arrived, every.length, jnp.inf))
+    best = jnp.where(jnp.any(arrived), best, jnp.argmin(every.error))
+    one = jax.tree.map(lambda z: z[best], every)
+    return eqx.tree_at(lambda c: c.stats, one, one.stats | {"guess": best})
+
+
+@connect.def_jvp
+def _(primals, tangents, *, rtol):
+    """By Jacobi fields: the momentum moves so that the end does what it is told."""
+    a, b, inverse_depth = primals
+    da, db, ddepth = (None if t is None else t for t in tangents)
+    if ddepth is not None:
+        raise NotImplementedError("A momentum is differentiable in the ends; in the depth only `distance` is.")
+    out = connect(a, b, inverse_depth, rtol=rtol)
+    d = a.shape[0]
+    n = d * d
+    frame = jax.lax.stop_gradient(Frame.of(a, b, inverse_depth))
+    basis = jnp.eye(n, dtype=a.dtype).reshape(n, d, d)
+    both, none = jnp.concatenate([basis, 0 * basis]), jnp.concatenate([0 * basis, basis])
+    x, p = frame.into(a), frame.momentum_into(out.p)
+    found = fields(x, p, both, none, inverse_depth, jnp.array([0.0, 1.0], a.dtype), rtol)
+    columns = lambda z: z.reshape(n, n).T
+    x_a, x_p = columns(found.dx[-1, :n]), columns(found.dx[-1, n:])
+    p_a, p_p = columns(found.dp[-1, :n]), columns(found.dp[-1, n:])
+    into = lambda z: jnp.zeros(n, a.dtype) if z is None else frame.into(z).ravel()
+    dp = jnp.linalg.solve(x_p, into(db) - x_a @ into(da))
+    dp_end = p_a @ into(da) + p_p @ dp
+    matrix = lambda z: frame.momentum(z.reshape(d, d))
+    still = jax.tree.map(lambda _: None, out)
+    moved = (matrix(dp), matrix(dp_end), _first_variation(out, da, db))
+    return out, eqx.tree_at(lambda c: (c.p, c.p_end, c.length), still, moved, is_leaf=lambda z: z is None)
+
+
+def _first_variation(out: Connection, da, db):
+    """d(length^2 / 2) = <P(1), dB> - <P(0), dA>."""
+    change = jnp.zeros_like(out.length)
+    if db is not None:
+        change += jnp.sum(out.p_end * db)
+    if da is not None:
+        change -= jnp.sum(out.p * da)
+    return _per_length(change, out.length)
+
+
+def _per_length(change, length):
+    there = (length > 0) & jnp.isfinite(length)
+    return jnp.where(there, change / jnp.where(there, length, 1.0), 0.0)
+
+
+@eqx.filter_custom_jvp
+def measure(a, b, inverse_depth, *, rtol):
+    found = connect(a, b, inverse_depth, rtol=rtol)
+    return jnp.where(found.result == RESULTS.successful, found.length, jnp.inf), found.result
+
+
+@measure.def_jvp
+def _(primals, tangents, *, rtol):
+    a, b, inverse_depth = primals
+    da, db, ddepth = tangents
+    found = connect(a, b, inverse_depth, rtol=rtol)
+    out = jnp.where(found.result == RESULTS.successful, found.length, jnp.inf), found.result
+    change = _first_variation(found, da, db)
+    if ddepth is not None:
+        change += _by_depth(a, b, inverse_depth, found, rtol) * ddepth
+    return out, (change, jax.tree.map(lambda _: None, found.result))
+
+
+def _by_depth(a, b, inverse_depth, found: Connection, rtol):
+    """d(length) / d(1/N): at fixed ends the action moves by -dH/d(1/N), integrated along the geodesic."""
+    frame = Frame.of(a, b, inverse_depth)
+    x = frame.into(a)
+    w = orthonormal(x, frame.momentum_into(found.p), inverse_depth)
+    ts = jnp.concatenate([jnp.zeros(1), (1 + jnp.asarray(_NODES)) / 2, jnp.ones(1)]).astype(a.dtype)
+    path = integrate(x, w, inverse_depth, ts, rtol)
+
+    def slope(x, w):
+        p = covector(x, w, inverse_depth)
+        return form_gradient(x, p, p, inverse_depth, power=1)[3] / 2
+
+    action = -jnp.sum(jnp.asarray(_WEIGHTS, a.dtype) / 2 * jax.vmap(slope)(path.x[1:-2], path.w[1:-2]))
+    speed = jnp.sqrt(jnp.sum(w * w))
+    return frame.length(_per_length(action, speed)) + jnp.log(frame.scale) * found.length

@@ -1,0 +1,142 @@
+"""The exponential map: the geodesic from a point with a momentum."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dlnjax._checks import as_depth, as_positive, as_square, as_times, require
+from dlnjax._hamiltonian import BlockDopri8, integrate, largest, velocity
+from dlnjax._metric import apply_metric_operator
+from dlnjax._results import RESULTS
+
+Matrix = Float[Array, "d d"]
+Scalar = Float[Array, ""]
+
+
+def code_of(*cases) -> RESULTS:
+    """The code of the first (condition, code) that is met; successful if none is."""
+    value = RESULTS.successful._value
+    for condition, code in reversed(cases):
+        value = jnp.where(condition, code._value, value)
+    return eqx.tree_at(lambda r: r._value, RESULTS.successful, jnp.asarray(value))
+
+
+class ExponentialSolution(eqx.Module):
+    """A geodesic from a momentum.
+
+    **Attributes:**
+
+    - `ts`: the times; `x` and `momentum`: the states at them, `ts d d`. Entries after `t_end` repeat the last state.
+    - `t_end`: the time of the last good state.
+    - `hamiltonian_drift`: the relative change of H on the way.
+    - `result`: a code of `RESULTS`; `stats`: `steps` of the solver.
+    """
+
+    ts: Float[Array, "*n ts"]
+    x: Float[Array, "*n ts d d"]
+    momentum: Float[Array, "*n ts d d"]
+    t_end: Float[Array, "*n"]
+    hamiltonian_drift: Float[Array, "*n"]
+    result: RESULTS
+    stats: dict[str, Int[Array, "*n"]]
+
+
+def orthonormal(x, p, inverse_depth):
+    """W = A_X^{1/2}(P), whose norm is the speed."""
+    return apply_metric_operator(x, p, inverse_depth, power=0.5)
+
+
+def covector(x, w, inverse_depth):
+    """P = A_X^{-1/2}(W)."""
+    return apply_metric_operator(x, w, inverse_depth, power=-0.5)
+
+
+def exponential(
+    x: Float[Array, "d d"], p: Float[Array, "d d"], depth, *, ts=(0.0, 1.0), rtol=1e-10, max_steps=4096, throw=True
+) -> ExponentialSolution:
+    """The geodesic from `x` with momentum `p`, the Hamiltonian flow (3.46) of the 1/N-normalised operator,
+
+        dX/dt = A_X(P),    dP/dt = -dH/dX,    H(X, P) = 1/2 Tr(P^T A_X(P)),
+
+    integrated in X and A_X^{1/2}(P), whose norm is the constant speed. H, X P^T - P X^T and X^T P - P^T X are
+    conserved.
+    **Convention:** for the same p, the time of the thesis's unnormalised flow is t / N.
+
+    At finite depth a geodesic may lose rank in finite time: it ends there with the code `rank_lost`. Differentiable,
+    forwards and in reverse, in `x`, `p` and `depth`.
+
+    **Main arguments:** `x`, of full rank, and the covector `p`, `d d`; `depth`, N in [1, inf], a number or a traced
+    array.
+
+    **Other arguments:** `ts`, increasing times, of which the first is that of `x`; `rtol`, the error of a step relative
+    to the norms; `max_steps`; `throw`, raise if the geodesic does not reach the last of `ts`: else see `result`.
+
+    **Returns:** an `ExponentialSolution`; `.x[-1]` is the point reached.
+
+    **Raises:** `ValueError` or `TypeError` for shapes that differ, a singular `x`, NaN, or a depth outside [1, inf].
+    """
+    x, p = as_square("x", x), as_square("p", p)
+    if x.shape != p.shape:
+        raise ValueError(f"p must be a covector at x, of the shape {x.shape}, got {p.shape}. For many use jax.vmap.")
+    x = require(x, ~jnp.all(jnp.isfinite(x)), "x must be finite, got NaN or infinity.")
+    p = require(p, ~jnp.all(jnp.isfinite(p)), "p must be finite, got NaN or infinity.")
+    message = "x must have full rank: its determinant is 0, and the metric of depth > 1 ends there."
+    x = require(x, jnp.linalg.slogdet(x)[0] == 0, message)
+    rtol = as_positive("rtol", rtol).astype(x.dtype)
+    solution = _solve(x, p, (1 / as_depth(depth)).astype(x.dtype), as_times(ts).astype(x.dtype), rtol, max_steps)
+    return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
+
+
+@eqx.filter_jit
+def _solve(x, p, inverse_depth, ts, rtol, max_steps):
+    return _exponential(x, p, inverse_depth, ts=ts, rtol=rtol, max_steps=max_steps)
+
+
+@eqx.filter_custom_jvp
+def _exponential(x, p, inverse_depth, *, ts, rtol, max_steps) -> ExponentialSolution:
+    w = orthonormal(x, p, inverse_depth)
+    path = integrate(x, w, inverse_depth, ts, rtol, max_steps=max_steps)
+    came = (ts <= path.t_end)[:, None, None]
+    xs, ws = jnp.where(came, path.x[:-1], path.x[-1]), jnp.where(came, path.w[:-1], path.w[-1])
+    energy, end = jnp.sum(w * w), jnp.sum(path.w[-1] ** 2)
+    return ExponentialSolution(
+        ts=ts,
+        x=xs,
+        momentum=jax.vmap(lambda x, w: covector(x, w, inverse_depth))(xs, ws),
+        t_end=path.t_end,
+        hamiltonian_drift=jnp.where(energy > 0, jnp.abs(end - energy) / jnp.where(energy > 0, energy, 1.0), 0.0),
+        result=code_of((path.lost_rank, RESULTS.rank_lost), (~path.finished, RESULTS.max_steps_reached)),
+        stats={"steps": path.steps},
+    )
+
+
+@_exponential.def_jvp
+def _(primals, tangents, *, ts, rtol, max_steps):
+    """Through the flow of (X, P), the velocity of which is differentiable at any singular values."""
+    out = _exponential(*primals, ts=ts, rtol=rtol, max_steps=max_steps)
+    end = jax.lax.stop_gradient(out.t_end)
+    tangents = [jnp.zeros_like(a) if b is None else b for a, b in zip(primals, tangents, strict=True)]
+
+    def states(x, p, inverse_depth):
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, args: velocity(y[0], y[1], inverse_depth)),
+            BlockDopri8(),
+            t0=ts[0],
+            t1=ts[-1],
+            dt0=None,
+            y0=(x, p),
+            saveat=diffrax.SaveAt(ts=jnp.where(ts <= end, ts, end)),
+            stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest),
+            adjoint=diffrax.DirectAdjoint(),
+            max_steps=256,
+        )
+        ys: Any = solution.ys
+        return ys
+
+    dx, dp = jax.jvp(states, tuple(primals), tuple(tangents))[1]
+    still = jax.tree.map(lambda _: None, out)
+    return out, eqx.tree_at(lambda o: (o.x, o.momentum), still, (dx, dp), is_leaf=lambda z: z is None)

@@ -1,0 +1,276 @@
+"""Geodesics between two matrices: the shortest that was found, its length, and how it depends on its ends."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dlnjax import _paths
+from dlnjax._checks import as_depth, as_positive, as_square, is_concrete, require
+from dlnjax._connection import connect, connect_all, Connection, Frame, measure, sign_of
+from dlnjax._exponential import orthonormal
+from dlnjax._hamiltonian import integrate
+from dlnjax._jacobi import conjugate_time
+from dlnjax._minimise import hessian, respond, segments
+from dlnjax._results import result_names, RESULTS
+from dlnjax._shooting import SEGMENTS
+
+
+class GeodesicSolution(eqx.Module):
+    """A geodesic X(t), 0 <= t <= 1, between two matrices.
+
+    **Attributes:**
+
+    - `a`, `b`: the ends; `depth`: N.
+    - `momentum`: the covector at `a`, with `exponential(a, momentum, depth)` the geodesic; `end_momentum`: that at `b`.
+    - `length`: of the 1/N-normalised metric; the thesis's is `length` / sqrt(N).
+    - `endpoint_error`: |X(1) - b| / |b|, Frobenius.
+    - `hamiltonian_drift`: the relative change of H on the way.
+    - `result`: a code of `RESULTS`.
+    - `stats`: `shots` fired, solver `steps` of all of them, and the `guess` that led here (0: polar, 1: frames).
+    """
+
+    a: Float[Array, "*n d d"]
+    b: Float[Array, "*n d d"]
+    depth: Float[Array, "*n"]
+    momentum: Float[Array, "*n d d"]
+    end_momentum: Float[Array, "*n d d"]
+    length: Float[Array, "*n"]
+    endpoint_error: Float[Array, "*n"]
+    hamiltonian_drift: Float[Array, "*n"]
+    result: RESULTS
+    stats: dict[str, Int[Array, "*n"]]
+
+    def evaluate(self, t) -> Float[Array, "*nt d d"]:
+        """X at times in [0, 1]: one, or an array of them in any order."""
+        t = jnp.asarray(t, self.a.dtype)
+        t = require(t, ~jnp.all((t >= 0) & (t <= 1)), "t must lie in [0, 1]: beyond the ends use dlnjax.exponential.")
+        states = self._each(lambda a, b, p, inverse_depth: _states(a, b, p, inverse_depth, t.ravel()))
+        return states.reshape(self.a.shape[:-2] + t.shape + self.a.shape[-2:])
+
+    @property
+    def conjugate_time(self) -> Float[Array, "*n"]:
+        """The first t in (0, 1] at which the derivative of the exponential in the momentum is singular, or inf.
+
+        A geodesic with a conjugate time before 1 is not the shortest, not even among its neighbours.
+        """
+        return self._each(_conjugate_time)
+
+    @property
+    def index(self) -> Int[Array, "*n"]:
+        """The Morse index, the number of conjugate times before 1: 0 for a local minimum of length."""
+        return self._each(_index)
+
+    def _each(self, f):
+        g = lambda a, b, p, depth: f(a, b, p, 1 / depth)
+        for _ in range(self.length.ndim):
+            g = jax.vmap(g)
+        return g(self.a, self.b, self.momentum, self.depth)
+
+    def __repr__(self) -> str:
+        if not all(is_concrete(leaf) for leaf in jax.tree.leaves(self)):
+            return f"GeodesicSolution({self.a.shape} traced)"
+        if self.length.ndim:
+            names, counts = np.unique(result_names(self.result), return_counts=True)
+            codes = ", ".join(f"{c} {n}" for n, c in zip(names, counts, strict=True))
+            return f"GeodesicSolution({self.length.size} pairs, d = {self.a.shape[-1]}: {codes})"
+        return (
+            f"GeodesicSolution(d = {self.a.shape[-1]}, depth {float(self.depth):g}, length {float(self.length):.10g}, "
+            f"endpoint error {float(self.endpoint_error):.1e}, {result_names(self.result)})"
+        )
+
+
+@eqx.filter_jit
+def _states(a, b, p, inverse_depth, t):
+    frame = Frame.of(a, b, inverse_depth)
+    x = frame.into(a)
+    order = jnp.argsort(t)
+    ts = jnp.concatenate([jnp.zeros(1, t.dtype), t[order], jnp.ones(1, t.dtype)])
+    path = integrate(x, orthonormal(x, frame.momentum_into(p), inverse_depth), inverse_depth, ts, _rtol(x))
+    return jax.vmap(frame.out_of)(path.x[1:-2])[jnp.argsort(order)]
+
+
+@eqx.filter_jit
+def _conjugate_time(a, b, p, inverse_depth):
+    frame = Frame.of(a, b, inverse_depth)
+    x = frame.into(a)
+    return conjugate_time(x, frame.momentum_into(p), inverse_depth, 10 * _rtol(x))
+
+
+@eqx.filter_jit
+def _index(a, b, p, inverse_depth):
+    """The negative eigenvalues of the Hessian of the action, by Sylvester's law those of the pivots."""
+    frame = Frame.of(a, b, inverse_depth)
+    x, y = frame.into(a), frame.into(b)
+    ts = _paths.times(x, y, inverse_depth, 2 * SEGMENTS)
+    path = integrate(x, orthonormal(x, frame.momentum_into(p), inverse_depth), inverse_depth, ts, _rtol(x))
+    h = jnp.diff(ts)
+    part, _ = segments(path.x[:-1], h, inverse_depth)
+    return jnp.sum(respond(hessian(part, h))[1])
+
+
+def _rtol(x):
+    return jnp.asarray(1e-11, x.dtype)
+
+
+def _ends(a, b):
+    a, b = as_square("a", a), as_square("b", b)
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must have one shape, got {a.shape} and {b.shape}.")
+    if a.dtype != jnp.float64 or b.dtype != jnp.float64:
+        raise TypeError(
+            f"a and b must be float64 to be joined to 1e-8, got {a.dtype} and {b.dtype}. Enable it before the first "
+            'array is made: jax.config.update("jax_enable_x64", True).'
+        )
+    for name, z in (("a", a), ("b", b)):
+        if is_concrete(z):
+            require(z, ~jnp.all(jnp.isfinite(z)), f"{name} must be finite, got NaN or infinity.")
+            sigma = np.linalg.svd(np.asarray(z), compute_uv=False)
+            message = (
+                f"{name} is singular: its smallest singular value is {sigma[-1]:.1e}, its largest {sigma[0]:.1e}. "
+                "Geodesics join matrices of full rank: add a multiple of the identity, or leave out what has no rank."
+            )
+            require(z, sign_of(z) == 0, message)
+    if is_concrete(a) and is_concrete(b) and sign_of(a) != sign_of(b):
+        sign = lambda z: "positive" if sign_of(z) > 0 else "negative"
+        raise ValueError(
+            f"a has a {sign(a)} determinant and b a {sign(b)} one: they lie on different components, which no path of "
+            "full rank joins. Change the sign of one row of b, or choose ends on one component."
+        )
+    return a, b
+
+
+def _inverse(depth, dtype):
+    depth = as_depth(depth)
+    if depth.ndim:
+        raise ValueError(f"depth must be one number, got shape {depth.shape}. For many use jax.vmap.")
+    return (1 / depth).astype(dtype)
+
+
+@eqx.filter_jit
+def _solve(a, b, inverse_depth, rtol):
+    return _solution(a, b, inverse_depth, connect(a, b, inverse_depth, rtol=rtol))
+
+
+@eqx.filter_jit
+def _solve_all(a, b, inverse_depth, rtol, descend):
+    every = connect_all(a, b, inverse_depth, rtol, descend)
+    every = eqx.tree_at(lambda c: c.stats, every, every.stats | {"guess": jnp.arange(2)})
+    return jax.vmap(lambda one: _solution(a, b, inverse_depth, one))(every)
+
+
+def _solution(a, b, inverse_depth, found: Connection) -> GeodesicSolution:
+    return GeodesicSolution(
+        a=a,
+        b=b,
+        depth=1 / inverse_depth,
+        momentum=found.p,
+        end_momentum=found.p_end,
+        length=found.length,
+        endpoint_error=found.error,
+        hamiltonian_drift=found.drift,
+        result=found.result,
+        stats=found.stats,
+    )
+
+
+@eqx.filter_jit
+def _measure(a, b, inverse_depth, rtol):
+    return measure(a, b, inverse_depth, rtol=rtol)
+
+
+def geodesic(a: Float[Array, "d d"], b: Float[Array, "d d"], depth, *, all=False, rtol=1e-11, throw=True):
+    """The shortest geodesic found from `a` to `b`, by shooting with (3.46) from discrete paths of least action.
+
+    Two paths in closed form, (3.76) with the polar factors turned and one that turns the singular vectors, each go down
+    to a path of least action, from which Broyden's method finds the momentum that arrives. Composes with `jit` and
+    `vmap`; momentum and length are differentiable in the ends, by Jacobi fields.
+    **Convention:** lengths are those of the 1/N-normalised metric; the thesis's are `length` / sqrt(N).
+
+    **Main arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf], a number or a traced
+    array.
+
+    **Other arguments:** `all`, return the list of all critical paths found, shortest first, also those that are not
+    minima (not under `jit`); `rtol`, the error of a step of the solver; `throw`, raise if the geodesic does not arrive
+    to 1e-8: otherwise see `result`.
+
+    **Returns:** a `GeodesicSolution`, or with `all` a list of them.
+
+    **Raises:** `ValueError` or `TypeError` for bad input: shapes, NaN, a singular end, determinants of opposite sign.
+    """
+    a, b = _ends(a, b)
+    inverse_depth, rtol = _inverse(depth, a.dtype), as_positive("rtol", rtol).astype(a.dtype)
+    if all:
+        return _critical(a, b, inverse_depth, rtol)
+    solution = _solve(a, b, inverse_depth, rtol)
+    return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
+
+
+def _critical(a, b, inverse_depth, rtol) -> list[GeodesicSolution]:
+    found = []
+    for descend in (True, False):
+        every = _solve_all(a, b, inverse_depth, rtol, jnp.asarray(descend))
+        found += [jax.tree.map(lambda z, k=k: z[k] if z.ndim else z, every) for k in range(2)]
+    found = [one for one in found if bool(one.result == RESULTS.successful)]
+    different: list[GeodesicSolution] = []
+    for one in sorted(found, key=lambda one: float(one.length)):
+        size = 1e-6 * jnp.linalg.norm(one.momentum)
+        if not any(jnp.linalg.norm(one.momentum - other.momentum) <= size for other in different):
+            different.append(one)
+    return different
+
+
+def logarithm(x: Float[Array, "d d"], y: Float[Array, "d d"], depth, *, throw=True) -> Float[Array, "d d"]:
+    """The covector P at `x` whose geodesic, (3.46), is at `y` at time 1: the shortest such that was found.
+
+    The tangent vector is `metric_operator(x, P, depth)`. Differentiable in `x` and `y`, by Jacobi fields.
+
+    **Arguments:** `x` and `y`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `throw` as in `geodesic`.
+
+    **Returns:** a covector, `d d`.
+
+    **Raises:** as `geodesic`.
+    """
+    x, y = _ends(x, y)
+    solution = _solve(x, y, _inverse(depth, x.dtype), jnp.asarray(1e-11, x.dtype))
+    found = solution.momentum
+    return solution.result.error_if(found, solution.result != RESULTS.successful) if throw else found
+
+
+def distance(a: Float[Array, "d d"], b: Float[Array, "d d"], depth, *, throw=True) -> Float[Array, ""]:
+    """The length of the shortest geodesic found from `a` to `b`: sqrt(N) times that of the thesis's metric.
+
+    Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth; at equal ends
+    it is 0, and the gradient of its square too. Composes with `jit` and `vmap`.
+
+    **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `throw`, raise where none
+    arrives: otherwise the distance there is infinite.
+
+    **Returns:** a number.
+
+    **Raises:** as `geodesic`.
+    """
+    a, b = _ends(a, b)
+    length, result = _measure(a, b, _inverse(depth, a.dtype), jnp.asarray(1e-11, a.dtype))
+    return result.error_if(length, result != RESULTS.successful) if throw else length
+
+
+def distance_bounds(a: Float[Array, "d d"], b: Float[Array, "d d"], depth) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Two numbers between which the distance lies, in closed form.
+
+    With y(s) = N (s^(1/N) - 1), log s at infinite depth, and the polar factors A = S_A O_A, B = S_B O_B:
+
+        |y(sigma_A) - y(sigma_B)| <= d(A, B) <= |y(S_A) - y(S_B)|_F + the length of the rotation from O_A to O_B.
+
+    The first holds as the diagonal of a tangent vector in the frame of its point is the motion of the singular values,
+    the second by Theorem 3.4.2 (the kernel of (3.76) is never above that of the metric) and the triangle inequality.
+
+    **Arguments:** as `distance`.
+
+    **Returns:** (lower, upper), the same where A and B have the same singular vectors in the same order.
+
+    **Raises:** as `distance`.
+    """
+    a, b = _ends(a, b)
+    return _paths.bounds(a, b, _inverse(depth, a.dtype))

@@ -1,0 +1,109 @@
+"""The Hamiltonian flow of the metric, (3.46), in the point X and the orthonormal momentum W = A_X^{1/2}(P).
+
+|W| is the speed of the geodesic, constant along it, and each entry of W in the frame of X counts alike, however
+small the singular values: a momentum P spans the square of their range.
+"""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dlnjax._differences import first_difference, squares, values
+from dlnjax._metric import densities, form_gradient, in_x, into, moved, out_of, turned
+from dlnjax._svd import svd
+
+Matrix = Float[Array, "d d"]
+Scalar = Float[Array, ""]
+
+
+def velocity(x: Matrix, p: Matrix, inverse_depth: Scalar) -> tuple[Matrix, Matrix]:
+    """(dX/dt, dP/dt) = (A_X(P), -dH/dX), (3.46) divided by N; its derivative is exact at any singular values."""
+    by_x, by_p, _, _ = form_gradient(x, p, p, inverse_depth, power=1)
+    return by_p, -by_x / 2
+
+
+def orthonormal_velocity(x: Matrix, w: Matrix, inverse_depth: Scalar) -> tuple[Matrix, Matrix]:
+    """(dX/dt, dW/dt): W moves with P, and with the root of the operator."""
+    point = svd(x)
+    sigma, s = point.sigma, squares(point.sigma)
+    root = jnp.sqrt(values(s, inverse_depth, 1))
+    w = into(point, w)
+    g, m = w / root, root * w
+    force = -in_x(sigma, *densities(first_difference(s, inverse_depth, 1), g, g)) / 2
+    turning = turned(first_difference(s, inverse_depth, 0.5), g, *moved(m, sigma))
+    return out_of(point, m), out_of(point, root * force + turning)
+
+
+class Path(eqx.Module):
+    """Where the flow was at the times asked for, and how it ended."""
+
+    x: Float[Array, "times d d"]
+    w: Float[Array, "times d d"]
+    t_end: Scalar
+    lost_rank: Bool[Array, ""]
+    finished: Bool[Array, ""]
+    steps: Int[Array, ""]
+
+
+class BlockDopri8(diffrax.Dopri8):
+    """Errors relative to the norm of each block of the state, not to each entry: a zero may stay one."""
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        y1, error, dense, state, result = super().step(terms, t0, t1, y0, args, solver_state, made_jump)
+        size = lambda y: jnp.sqrt(jnp.sum(y * y, axis=(-2, -1), keepdims=True))
+        relative = lambda e, a, b: e / jnp.maximum(jnp.maximum(size(a), size(b)), jnp.finfo(e.dtype).tiny)
+        return y1, jax.tree.map(relative, error, y0, y1), dense, state, result
+
+
+def largest(error):
+    return jnp.max(jnp.stack([jnp.sqrt(jnp.max(jnp.sum(e * e, axis=(-2, -1)))) for e in jax.tree.leaves(error)]))
+
+
+def ratio(x: Matrix) -> Scalar:
+    """Of the smallest singular value to the largest; 1 for what is not finite."""
+    good = jnp.all(jnp.isfinite(x))
+    sigma = jnp.linalg.svd(jnp.where(good, x, jnp.eye(x.shape[0], dtype=x.dtype)), compute_uv=False)
+    return sigma[-1] / sigma[0]
+
+
+def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) -> Path:
+    """The flow from (X, W) at the first of `ts`: the states at each, infinite where it did not come, and the last."""
+    # Rank is lost where a singular value is small beside the start and cannot be told from rounding to `rtol`.
+    eps, start = jnp.finfo(x.dtype).eps, ratio(x)
+    floor = jnp.maximum(1e-3 * jnp.minimum(1e-5, start), 4 * eps)
+    stalled = jnp.maximum(jnp.minimum(1e3 * eps / rtol, 0.1 * start), floor)
+    bounded = (inverse_depth > 0) & (inverse_depth < 1)
+
+    def field(t, y, args):
+        # A stage beyond all bounds is a step to be rejected, and nothing to decompose.
+        good = jnp.all(jnp.isfinite(y[0]))
+        x = jnp.where(good, y[0], jnp.eye(y[0].shape[0], dtype=y[0].dtype))
+        return tuple(jnp.where(good, z, jnp.nan) for z in orthonormal_velocity(x, y[1], inverse_depth))
+
+    def lost(t, y, args, **kwargs):
+        return bounded & (ratio(y[0]) <= floor)
+
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        BlockDopri8(),
+        t0=ts[0],
+        t1=ts[-1],
+        dt0=None,
+        y0=(x, w),
+        saveat=diffrax.SaveAt(ts=ts, t1=True),
+        stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest, dtmin=1e-12),
+        event=diffrax.Event(lost),
+        adjoint=diffrax.ForwardMode() if adjoint is None else adjoint,
+        max_steps=max_steps,
+        throw=False,
+    )
+    states: Any = solution.ys
+    times: Any = solution.ts
+    x, w = states
+    reached = solution.result == diffrax.RESULTS.successful
+    lost_rank = bounded & (ratio(x[-1]) <= jnp.where(reached, floor, stalled))
+    return Path(x, w, times[-1], lost_rank, reached & ~lost_rank, solution.stats["num_steps"])

@@ -1,0 +1,153 @@
+"""A figure on disk: its data, NAME.nc, whole or not there at all, and what is made from them, drawings and numbers."""
+
+import os
+import platform
+import re
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, UTC
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import matplotlib
+import xarray
+
+import dlnjax
+from dlnjax import plot
+from dlnjax.figures import FIGURES
+from dlnjax.figures._figure import Figure, Number
+
+FORMAT = "dlnjax.figure/1"
+
+
+class Run(NamedTuple):
+    """A figure and its data, as they lie at `path`."""
+
+    figure: Figure
+    path: Path
+    data: xarray.Dataset
+    numbers: list[Number]
+
+    @property
+    def drawing(self) -> Path:
+        return self.path.with_name(f"{self.figure.name}.svg")
+
+
+def identity(name: str, *, seed: int, seeds: int, quick: bool) -> dict[str, str | int]:
+    """What decides the numbers of a figure: two runs that share it have the same data."""
+    return {
+        "format": FORMAT,
+        "dlnjax": dlnjax.__version__,
+        "figure": name,
+        "seed": seed,
+        "seeds": seeds,
+        "quick": int(quick),
+    }
+
+
+def is_kept(path: Path, wanted: dict[str, str | int]) -> bool:
+    """Whether `path` holds the data of that very run."""
+    try:
+        attrs = read(path).data.attrs
+    except ValueError:
+        return False
+    return all(str(attrs.get(name)) == str(value) for name, value in wanted.items())
+
+
+def compute(path: Path, wanted: dict[str, str | int]) -> None:
+    """Compute the data of a figure and write them to `path`, in one motion."""
+    name = str(wanted["figure"])
+    figure = FIGURES[name]
+    date, began = datetime.now(UTC), time.perf_counter()
+    key = jax.random.fold_in(jax.random.key(int(wanted["seed"])), zlib.crc32(name.encode()))
+    data = figure.compute(key, int(wanted["seeds"]))
+    made = {"seconds": round(time.perf_counter() - began, 2), "date": f"{date:%Y-%m-%d %H:%M} UTC"}
+    data.attrs |= wanted | {"title": figure.title, "machine": _machine(), "versions": _versions()} | made
+    with replacing(path) as fresh:
+        data.to_netcdf(fresh, engine="scipy", format="NETCDF3_64BIT")
+
+
+def read(path: Path) -> Run:
+    """The figure whose data lie at `path`.
+
+    **Raises:** `ValueError` if they cannot be read, or are of no figure or of another version's.
+    """
+    try:
+        with xarray.open_dataset(path, engine="scipy") as file:
+            data = file.load()
+    except (IndexError, KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot read {path} as the data of a figure: {error}") from error
+    figure = FIGURES.get(data.attrs.get("figure", ""))
+    found = data.attrs.get("format")
+    if figure is None or found != FORMAT:
+        raise ValueError(f"{path} does not hold the data of a figure: its format is {found!r}, expected {FORMAT!r}.")
+    try:
+        return Run(figure, path, data, figure.numbers(data))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        again = f"Compute it again: dlnjax reproduce --figure {figure.name}"
+        raise ValueError(f"{path} does not hold what figure {figure.name} shows: {error!r}. {again}") from error
+
+
+def draw(run: Run) -> Path:
+    """Draw a figure from its data, beside them: NAME.png and NAME.svg. Returns the path of the latter."""
+    fresh = run.path.with_name(f".{run.figure.name}.part")
+    # Letters as outlines: the same on every machine, whatever its fonts.
+    with plot.style(), matplotlib.rc_context({"svg.fonttype": "path"}):
+        plot.save(run.figure.draw(run.data), fresh)
+    for kind in ("png", "svg"):
+        os.replace(f"{fresh}.{kind}", run.drawing.with_name(f"{run.figure.name}.{kind}"))
+    return run.drawing
+
+
+def is_drawn(run: Run) -> bool:
+    """Whether there is a drawing, and one that is not older than the data."""
+    return run.drawing.exists() and run.drawing.stat().st_mtime_ns >= run.path.stat().st_mtime_ns
+
+
+def choose(wanted: Iterable[str] | None, names: Iterable[str]) -> list[str]:
+    """Those of `names` that are wanted, by name (4.2d) or by group (4.2); all of them if `wanted` is None.
+
+    **Raises:** `KeyError` with the first that matches none.
+    """
+    names = list(names)
+    if wanted is None:
+        return names
+    wanted = list(wanted)
+    for each in wanted:
+        if not any(each in (name, _group(name)) for name in names):
+            raise KeyError(each)
+    return [name for name in names if name in wanted or _group(name) in wanted]
+
+
+def _group(name: str) -> str:
+    return re.sub(r"(?<=\d)[a-z]$", "", name)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` once all is written: killed before, nothing has changed."""
+    fresh = path.with_name(f".{path.name}.part")
+    yield fresh
+    os.replace(fresh, path)
+
+
+def _machine() -> str:
+    device = jax.devices()[0]
+    try:
+        model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        model = None
+    cpu = model.group(1) if model else platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    used = "" if device.platform == "cpu" else f", {device.device_kind}"
+    return f"{cpu}, {cores} cores, {platform.system()} {platform.machine()}{used}"
+
+
+def _versions() -> str:
+    packages = ("jax", "diffrax", "equinox", "numpy", "scipy", "matplotlib")
+    own = [f"dlnjax {dlnjax.__version__}", f"Python {platform.python_version()}"]
+    return ", ".join(own + [f"{package} {version(package)}" for package in packages])
