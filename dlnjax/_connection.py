@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from dlnjax._exponential import code_of, covector, orthonormal
 from dlnjax._hamiltonian import integrate
-from dlnjax._jacobi import fields
+from dlnjax._jacobi import jacobians
 from dlnjax._metric import form_gradient
 from dlnjax._results import RESULTS
 from dlnjax._shooting import candidates, Shot
@@ -62,6 +62,7 @@ class Connection(eqx.Module):
     stats: dict[str, Int[Array, "*n"]]
 
 
+@eqx.filter_jit
 def connect_all(a, b, inverse_depth, rtol, descend) -> Connection:
     """Every candidate, leading axis 2."""
     finite = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b))
@@ -105,10 +106,15 @@ def sign_of(x):
     return jnp.where(sigma[-1] > len(sigma) * jnp.finfo(x.dtype).eps * sigma[0], jnp.linalg.slogdet(x)[0], 0.0)
 
 
+# Not compiled as a whole: its derivatives, the distance and all critical paths share the one long compilation.
 @eqx.filter_custom_jvp
 def connect(a, b, inverse_depth, *, rtol) -> Connection:
     """The shortest candidate that arrives; if none does, the one that comes nearest."""
-    every = connect_all(a, b, inverse_depth, rtol, jnp.asarray(True))
+    return _shortest(connect_all(a, b, inverse_depth, rtol, jnp.asarray(True)))
+
+
+@eqx.filter_jit
+def _shortest(every: Connection) -> Connection:
     arrived = every.result == RESULTS.successful
     best = jnp.argmin(jnp.where(arrived, every.length, jnp.inf))
     best = jnp.where(jnp.any(arrived), best, jnp.argmin(every.error))
@@ -120,26 +126,21 @@ def connect(a, b, inverse_depth, *, rtol) -> Connection:
 def _(primals, tangents, *, rtol):
     """By Jacobi fields: the momentum moves so that the end does what it is told."""
     a, b, inverse_depth = primals
-    da, db, ddepth = (None if t is None else t for t in tangents)
-    if ddepth is not None:
-        raise NotImplementedError("A momentum is differentiable in the ends; in the depth only `distance` is.")
+    da, db, ddepth = tangents
     out = connect(a, b, inverse_depth, rtol=rtol)
-    d = a.shape[0]
-    n = d * d
-    frame = jax.lax.stop_gradient(Frame.of(a, b, inverse_depth))
-    basis = jnp.eye(n, dtype=a.dtype).reshape(n, d, d)
-    both, none = jnp.concatenate([basis, 0 * basis]), jnp.concatenate([0 * basis, basis])
-    x, p = frame.into(a), frame.momentum_into(out.p)
-    found = fields(x, p, both, none, inverse_depth, jnp.array([0.0, 1.0], a.dtype), rtol)
-    columns = lambda z: z.reshape(n, n).T
-    x_a, x_p = columns(found.dx[-1, :n]), columns(found.dx[-1, n:])
-    p_a, p_p = columns(found.dp[-1, :n]), columns(found.dp[-1, n:])
-    into = lambda z: jnp.zeros(n, a.dtype) if z is None else frame.into(z).ravel()
-    dp = jnp.linalg.solve(x_p, into(db) - x_a @ into(da))
-    dp_end = p_a @ into(da) + p_p @ dp
-    matrix = lambda z: frame.momentum(z.reshape(d, d))
+    n = a.size
+    x, p = (z[-1] for z in jacobians(a, out.p, inverse_depth, jnp.array([0.0, 1.0], a.dtype), rtol))
+    zero = jnp.zeros(n, a.dtype)
+    vector = lambda z: zero if z is None else z.ravel()
+    # The columns: the start, the momentum, the depth.
+    given = lambda j: j[:, :n] @ vector(da) + (0.0 if ddepth is None else j[:, -1] * ddepth)
+    dp = jnp.linalg.solve(x[:, n:-1], vector(db) - given(x))
+    dp_end = given(p) + p[:, n:-1] @ dp
+    change = _first_variation(out, da, db)
+    if ddepth is not None:
+        change += _by_depth(a, b, inverse_depth, out, rtol) * ddepth
     still = jax.tree.map(lambda _: None, out)
-    moved = (matrix(dp), matrix(dp_end), _first_variation(out, da, db))
+    moved = (dp.reshape(a.shape), dp_end.reshape(a.shape), change)
     return out, eqx.tree_at(lambda c: (c.p, c.p_end, c.length), still, moved, is_leaf=lambda z: z is None)
 
 
@@ -176,6 +177,7 @@ def _(primals, tangents, *, rtol):
     return out, (change, jax.tree.map(lambda _: None, found.result))
 
 
+@eqx.filter_jit
 def _by_depth(a, b, inverse_depth, found: Connection, rtol):
     """d(length) / d(1/N): at fixed ends the action moves by -dH/d(1/N), integrated along the geodesic."""
     frame = Frame.of(a, b, inverse_depth)

@@ -1,15 +1,13 @@
 """The exponential map: the geodesic from a point with a momentum."""
 
-from typing import Any
-
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import as_depth, as_positive, as_square, as_times, require
-from dlnjax._hamiltonian import BlockDopri8, integrate, largest, velocity
+from dlnjax._hamiltonian import integrate
+from dlnjax._jacobi import jacobians
 from dlnjax._metric import apply_metric_operator
 from dlnjax._results import RESULTS
 
@@ -116,27 +114,12 @@ def _exponential(x, p, inverse_depth, *, ts, rtol, max_steps) -> ExponentialSolu
 
 @_exponential.def_jvp
 def _(primals, tangents, *, ts, rtol, max_steps):
-    """Through the flow of (X, P), the velocity of which is differentiable at any singular values."""
+    """By Jacobi fields, as matrices, so that it has a transpose."""
+    x, p, inverse_depth = primals
     out = _exponential(*primals, ts=ts, rtol=rtol, max_steps=max_steps)
-    end = jax.lax.stop_gradient(out.t_end)
-    tangents = [jnp.zeros_like(a) if b is None else b for a, b in zip(primals, tangents, strict=True)]
-
-    def states(x, p, inverse_depth):
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: velocity(y[0], y[1], inverse_depth)),
-            BlockDopri8(),
-            t0=ts[0],
-            t1=ts[-1],
-            dt0=None,
-            y0=(x, p),
-            saveat=diffrax.SaveAt(ts=jnp.where(ts <= end, ts, end)),
-            stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest),
-            adjoint=diffrax.DirectAdjoint(),
-            max_steps=256,
-        )
-        ys: Any = solution.ys
-        return ys
-
-    dx, dp = jax.jvp(states, tuple(primals), tuple(tangents))[1]
+    until = jnp.minimum(ts, out.t_end)
+    moved = [jnp.zeros(a.size, x.dtype) if b is None else b.ravel() for a, b in zip(primals, tangents, strict=True)]
+    moved = jnp.concatenate(moved)
+    dx, dp = ((j @ moved).reshape(len(ts), *x.shape) for j in jacobians(x, p, inverse_depth, until, rtol))
     still = jax.tree.map(lambda _: None, out)
     return out, eqx.tree_at(lambda o: (o.x, o.momentum), still, (dx, dp), is_leaf=lambda z: z is None)

@@ -148,12 +148,10 @@ def _inverse(depth, dtype):
     return (1 / depth).astype(dtype)
 
 
-@eqx.filter_jit
 def _solve(a, b, inverse_depth, rtol):
     return _solution(a, b, inverse_depth, connect(a, b, inverse_depth, rtol=rtol))
 
 
-@eqx.filter_jit
 def _solve_all(a, b, inverse_depth, rtol, descend):
     every = connect_all(a, b, inverse_depth, rtol, descend)
     every = eqx.tree_at(lambda c: c.stats, every, every.stats | {"guess": jnp.arange(2)})
@@ -173,11 +171,6 @@ def _solution(a, b, inverse_depth, found: Connection) -> GeodesicSolution:
         result=found.result,
         stats=found.stats,
     )
-
-
-@eqx.filter_jit
-def _measure(a, b, inverse_depth, rtol):
-    return measure(a, b, inverse_depth, rtol=rtol)
 
 
 def geodesic(a: Float[Array, "d d"], b: Float[Array, "d d"], depth, *, all=False, rtol=1e-11, throw=True):
@@ -252,7 +245,7 @@ def distance(a: Float[Array, "d d"], b: Float[Array, "d d"], depth, *, throw=Tru
     **Raises:** as `geodesic`.
     """
     a, b = _ends(a, b)
-    length, result = _measure(a, b, _inverse(depth, a.dtype), jnp.asarray(1e-11, a.dtype))
+    length, result = measure(a, b, _inverse(depth, a.dtype), rtol=jnp.asarray(1e-11, a.dtype))
     return result.error_if(length, result != RESULTS.successful) if throw else length
 
 

@@ -56,7 +56,12 @@ class BlockDopri8(diffrax.Dopri8):
         y1, error, dense, state, result = super().step(terms, t0, t1, y0, args, solver_state, made_jump)
         size = lambda y: jnp.sqrt(jnp.sum(y * y, axis=(-2, -1), keepdims=True))
         relative = lambda e, a, b: e / jnp.maximum(jnp.maximum(size(a), size(b)), jnp.finfo(e.dtype).tiny)
-        return y1, jax.tree.map(relative, error, y0, y1), dense, state, result
+        error = jax.tree.map(relative, error, y0, y1)
+        if args is not None:
+            # A step over the boundary, to the other sign of the determinant, is too long.
+            crossed = args & (jnp.linalg.slogdet(y0[0])[0] * jnp.linalg.slogdet(y1[0])[0] < 0)
+            error = jax.tree.map(lambda e: jnp.where(crossed, 1.0, e), error)
+        return y1, error, dense, state, result
 
 
 def largest(error):
@@ -94,7 +99,8 @@ def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) ->
         t1=ts[-1],
         dt0=None,
         y0=(x, w),
-        saveat=diffrax.SaveAt(ts=ts, t1=True),
+        args=bounded,
+        saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts), diffrax.SubSaveAt(t1=True)]),
         stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest, dtmin=1e-12),
         event=diffrax.Event(lost),
         adjoint=diffrax.ForwardMode() if adjoint is None else adjoint,
@@ -103,7 +109,7 @@ def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) ->
     )
     states: Any = solution.ys
     times: Any = solution.ts
-    x, w = states
+    x, w = (jnp.concatenate(z) for z in zip(*states, strict=True))
     reached = solution.result == diffrax.RESULTS.successful
     lost_rank = bounded & (ratio(x[-1]) <= jnp.where(reached, floor, stalled))
-    return Path(x, w, times[-1], lost_rank, reached & ~lost_rank, solution.stats["num_steps"])
+    return Path(x, w, times[1][-1], lost_rank, reached & ~lost_rank, solution.stats["num_steps"])

@@ -31,6 +31,24 @@ def _varied(state, inverse_depth):
     return *moved, *rates
 
 
+@eqx.filter_jit
+def jacobians(x: Matrix, p: Matrix, inverse_depth: Scalar, ts: Float[Array, " times"], rtol: Scalar):
+    """The derivatives of X and P at each time in (X, P, 1/N) at the start, matrices as vectors: `times n 2n+1` each."""
+    n = x.size
+    basis = jnp.eye(2 * n + 1, dtype=x.dtype)
+    dx, dp, da = basis[:, :n].reshape(-1, *x.shape), basis[:, n:-1].reshape(-1, *x.shape), basis[:, -1]
+
+    def varied(state):
+        x, p, dx, dp = state
+        along = lambda *d: jax.jvp(velocity, (x, p, inverse_depth), d)
+        moved, rates = jax.vmap(along, out_axes=(None, 0))(dx, dp, da)
+        return *moved, *rates
+
+    found = _integrate(varied, (x, p, dx, dp), ts, rtol)
+    columns = lambda z: jnp.swapaxes(z.reshape(len(ts), -1, n), 1, 2)
+    return columns(found.dx), columns(found.dp)
+
+
 def fields(
     x: Matrix,
     p: Matrix,
@@ -41,13 +59,17 @@ def fields(
     rtol: Scalar,
 ) -> Fields:
     """The flow (3.46) and its derivative along each variation (dX, dP) of the start."""
+    return _integrate(lambda state: _varied(state, inverse_depth), (x, p, dx, dp), ts, rtol)
+
+
+def _integrate(varied, start, ts, rtol) -> Fields:
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, args: _varied(y, inverse_depth)),
+        diffrax.ODETerm(lambda t, y, args: varied(y)),
         BlockDopri8(),
         t0=ts[0],
         t1=ts[-1],
         dt0=None,
-        y0=(x, p, dx, dp),
+        y0=start,
         saveat=diffrax.SaveAt(ts=ts),
         stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest),
         adjoint=diffrax.ForwardMode(),

@@ -206,10 +206,12 @@ def _orthonormal(point: SVD, inverse_depth) -> Float[Array, "n n"]:
     return root[:, None] * jnp.kron(point.u, point.v).T
 
 
+@jax.custom_batching.sequential_vmap
 def candidates(a: Matrix, b: Matrix, inverse_depth: Scalar, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
     """From each first guess down to the path of least action near it, and on to the geodesic: `2 ...`.
 
-    Unless they `descend`, from the guess itself, to whatever critical path is near.
+    Unless they `descend`, from the guess itself, to whatever critical path is near. One after the other also under
+    `vmap`: searches differ too much in length to wait for each other.
     """
     first, last = svd(a), svd(b)
     condition = jnp.maximum(first.sigma[0] / first.sigma[-1], last.sigma[0] / last.sigma[-1])
@@ -223,4 +225,4 @@ def candidates(a: Matrix, b: Matrix, inverse_depth: Scalar, rtol: Scalar, descen
         low = minimise(xs, jnp.diff(ts), inverse_depth, most=jnp.where(descend, 80, 1))
         return shoot(first, last, low, start, inverse_depth, rtol)
 
-    return jax.vmap(follow)(guesses)
+    return jax.lax.map(follow, guesses)
