@@ -64,7 +64,7 @@ def sweep(
 
 def sweep(
     energy: Callable[[Float[Array, "d d"]], Float[Array, ""]],
-    starts: Float[Array, "n d d"] | Ensemble,
+    starts: Float[Array | np.ndarray, "n d d"] | Ensemble,
     *,
     depth=jnp.inf,
     ts,
