@@ -57,10 +57,11 @@ class BlockDopri8(diffrax.Dopri8):
         size = lambda y: jnp.sqrt(jnp.sum(y * y, axis=(-2, -1), keepdims=True))
         relative = lambda e, a, b: e / jnp.maximum(jnp.maximum(size(a), size(b)), jnp.finfo(e.dtype).tiny)
         error = jax.tree.map(relative, error, y0, y1)
+        too_long = ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(z)) for z in jax.tree.leaves((y1, error))]))
         if args is not None:
-            # A step over the boundary, to the other sign of the determinant, is too long.
-            crossed = args & (jnp.linalg.slogdet(y0[0])[0] * jnp.linalg.slogdet(y1[0])[0] < 0)
-            error = jax.tree.map(lambda e: jnp.where(crossed, 1.0, e), error)
+            # So is one over the boundary, to the other sign of the determinant.
+            too_long |= args & (jnp.linalg.slogdet(y0[0])[0] * jnp.linalg.slogdet(y1[0])[0] < 0)
+        error = jax.tree.map(lambda e: jnp.where(too_long, 1.0, e), error)
         return y1, error, dense, state, result
 
 
