@@ -102,7 +102,7 @@ def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) ->
         y0=(x, w),
         args=bounded,
         saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts), diffrax.SubSaveAt(t1=True)]),
-        stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest, dtmin=1e-12),
+        stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest, dtmin=1e-12, force_dtmin=False),
         event=diffrax.Event(lost),
         adjoint=diffrax.ForwardMode() if adjoint is None else adjoint,
         max_steps=max_steps,
