@@ -80,23 +80,31 @@ class Store:
 
     def write(self, part: "xarray.Dataset", n: int, chunk: int) -> None:
         """Add the next part."""
-        import xarray
 
         part = _coded(part)
         self.chunk = chunk
         if not self.parts:
-            whole = {
-                name: (v.dims, np.broadcast_to(_missing(v.dtype), (n, *v.shape[1:])), v.attrs)
-                for name, v in part.data_vars.items()
-            }
-            template = xarray.Dataset(whole, coords={"time": part["time"]}, attrs=part.attrs)
-            encoding = {name: {"chunks": (chunk, *v.shape[1:])} for name, v in part.data_vars.items()}
-            template.to_zarr(self.data, mode="w", consolidated=False, encoding=encoding)
+            self._make_room(part, n, chunk)
         first = len(self.parts) * chunk
         region = {"seed": slice(first, first + part.sizes["seed"])}
         part.drop_vars("time").to_zarr(self.data, region=region, consolidated=False)
         self.parts.append(_checksum(part))
         self._write_record()
+
+    def _make_room(self, part: "xarray.Dataset", n: int, chunk: int) -> None:
+        """Arrays of `n` seeds that take no memory: what is not written yet is missing, and is stored nowhere."""
+        import xarray
+        import zarr
+
+        blank = {name: (v.dims, np.full_like(v.values, _missing(v.dtype)), v.attrs) for name, v in part.items()}
+        template = xarray.Dataset(blank, coords={"time": part["time"]}, attrs=part.attrs)
+        encoding = {
+            name: {"chunks": (chunk, *v.shape[1:]), "fill_value": _missing(v.dtype)} for name, v in part.items()
+        }
+        template.to_zarr(self.data, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
+        for name in blank:
+            array = zarr.open_array(self.data / str(name), mode="r+")
+            array.resize((n, *array.shape[1:]))
 
     def _write_record(self):
         record = {"format": FORMAT, "call": self.call, "chunk": self.chunk, "parts": self.parts}

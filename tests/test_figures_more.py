@@ -32,7 +32,7 @@ def test_number_is_judged_by_its_error_and_by_that_of_what_was_expected():
     other_draws = measured("a", (1.0, 0.1), 1.4)
     assert other_draws.verdict == "agrees" and "sampled" in other_draws.note
     off = measured("a", (1.0, 0.1), 1.9, note="because")
-    assert off.verdict == "disagrees" and off.note == "because"
+    assert off.verdict == "explained" and off.note == "because"
     assert measured("a", (1.0, 0.0), 1.4).verdict == "disagrees"
     assert measured("a", (3.14159, 1e-6), 3.14).verdict == "agrees"
     assert measured("a", (1.0, 0.1)).verdict == "measured"

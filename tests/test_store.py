@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import dlnjax as dln
+from dlnjax._store import Store
 
 # The last part is shorter than the others.
 CHUNK, N, MANY, D, TS = 4, 22, 202, 2, [0.0, 0.5, 3.0]
@@ -318,3 +319,13 @@ def test_unfinished_folder_is_not_loaded(folder):
     write_record(folder, parts=record_of(folder)["parts"][:3])
     with pytest.raises(ValueError, match=rf"has {3 * CHUNK} of {N} seeds\. Repeat the call that began it"):
         dln.load(folder)
+
+
+def test_what_is_not_written_yet_takes_no_room_and_is_missing(solution, tmp_path):
+    many = 10_000_000
+    store = Store(tmp_path / "run", {"n": many}, N)
+    store.write(solution.to_xarray(), many, N)
+    data = store.open().isel(seed=[N - 1, N, many - 1])
+    assert data["result"].values.tolist() == [0, -1, -1] and data["steps"].values[1:].tolist() == [-1, -1]
+    assert np.isfinite(data["sigma"].values).all((1, 2)).tolist() == [True, False, False]
+    assert sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file()) < 1e6

@@ -17,7 +17,10 @@ from dlnjax.figures import _report, _run, FIGURES
 from dlnjax.figures._run import Run
 
 # About how many seconds each figure takes on 2 cores: for the time left, and nothing else. Of another, `OTHERS`.
-SECONDS = {"4.1a": 9, "4.1b": 14, "4.2a": 8, "4.2b": 11, "4.2c": 17, "4.2d": 50}
+SECONDS = {
+    **{"4.1a": 7, "4.1b": 11, "4.2a": 3, "4.2b": 1, "4.2c": 2, "4.2d": 23, "4.3": 8, "4.4": 67},
+    **{"4.5a": 8, "4.5b": 9, "5.1": 6, "5.2": 8, "5.3": 17},
+}
 OTHERS = 15
 
 

@@ -85,4 +85,5 @@ def measured(quantity: str, here: tuple[float, float], expected: float = NAN, th
     off, rounding = abs(value - expected), 0.5 * 10.0**exponent
     agrees = off <= 3 * math.sqrt(2) * error + rounding
     sentence = (note or _SAMPLED * agrees) if off > 3 * error else ""
-    return Number(quantity, thesis, value, error, verdict(agrees), expected, sentence)
+    word = verdict(agrees, "explained" if note else "disagrees")
+    return Number(quantity, thesis, value, error, word, expected, sentence)
