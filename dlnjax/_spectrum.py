@@ -18,7 +18,11 @@ def effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     **Raises:** `ValueError` for negative or NaN entries, or if all are zero (the zero matrix has none). Under
     `jit`, NaN.
     """
-    sigma = as_spectrum(sigma, nonzero=True)
+    return _effective_rank(as_spectrum(sigma, nonzero=True))
+
+
+@jax.jit
+def _effective_rank(sigma):
     share = sigma / jnp.sum(sigma, axis=-1, keepdims=True)
     return jnp.exp(jnp.sum(jax.scipy.special.entr(share), axis=-1))
 

@@ -109,7 +109,7 @@ def sweep(
     to another call or is damaged. NaN in a start is no bad input but that seed's result, `non_finite`.
     """
     n, take = _lazy(starts)
-    example = take(np.arange(1))
+    example = jnp.asarray(take(np.arange(1)))
     depth = as_depth(depth)
     if depth.shape not in ((), (n,)):
         raise ValueError(f"depth must be one number or one for each of the {n} starts, got shape {depth.shape}.")
@@ -118,6 +118,7 @@ def sweep(
     )
     d = example.shape[-1]
     seeded, shared, first_energy = _split_energy(energy, n, d, example.dtype)
+    seeded = jax.tree.map(np.asarray, seeded)
     inverse_depth = np.broadcast_to(problem.inverse_depth, (n,))
     devices = as_devices(devices)
     workers = worker_count(devices, n)
@@ -137,8 +138,9 @@ def sweep(
 
     def begin(first: int):
         index = np.minimum(np.arange(first, first + rows), n - 1)
-        real = jnp.arange(rows) < n - first
-        points = jnp.where(real[:, None, None], take(index), jnp.nan)
+        real = np.arange(rows) < n - first
+        # In NumPy, which does not compile for each shape.
+        points = np.where(real[:, None, None], take(index), np.nan)
         own = (jax.tree.map(itemgetter(index), seeded), points, inverse_depth[index])
         return own, start_chunk(own, shared, problem.ts, options)
 
@@ -171,7 +173,7 @@ def _lazy(starts) -> tuple[int, Callable]:
         raise ValueError(f"starts must be of shape (n, d, d), got {starts.shape}. For one matrix use gradient_flow.")
     if len(starts) == 0:
         raise ValueError("starts is empty: a sweep needs at least one.")
-    return len(starts), lambda index: starts[index]
+    return len(starts), np.asarray(starts).__getitem__
 
 
 def _split_energy(energy, n: int, d: int, dtype):

@@ -79,11 +79,14 @@ def dealt_sweep(energy, starts, depth, *, chunk: int, **options) -> FlowSolution
     n = len(starts)
     hands = -(-n // chunk)
     rows = np.append(np.argsort(np.arange(n) % hands, kind="stable"), np.full(max(0, chunk - n), -1))
-    starts = jnp.where(rows[:, None, None] < 0, jnp.nan, jnp.asarray(starts)[rows])
-    energy = jax.tree.map(lambda a: a[rows] if np.ndim(a) and len(a) == n else a, energy)
+    # In NumPy: JAX would compile each of these, and for each shape again.
+    starts = np.where(rows[:, None, None] < 0, np.nan, np.asarray(starts)[rows])
+    energy = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[rows]) if np.ndim(a) and len(a) == n else a, energy)
     sol = sweep(energy, starts, depth=np.broadcast_to(depth, n)[rows], chunk=chunk, **options)
     back = np.argsort(rows[:n])
-    return eqx.tree_at(lambda s: s.ts, jax.tree.map(lambda a: a[back], sol), sol.ts)
+    of_seeds = eqx.tree_at(lambda s: s.ts, sol, None)
+    dealt_back = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[back]), of_seeds)
+    return eqx.tree_at(lambda s: s.ts, dealt_back, sol.ts, is_leaf=lambda x: x is None)
 
 
 def sigma_of(point: SVD) -> Float[Array, "*n d"]:
