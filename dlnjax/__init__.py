@@ -8,6 +8,11 @@ from dlnjax._energy._completion import MatrixCompletion as MatrixCompletion
 from dlnjax._energy._sensing import MatrixSensing as MatrixSensing
 from dlnjax._energy._spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy
 from dlnjax._exponential import exponential as exponential, ExponentialSolution as ExponentialSolution
+from dlnjax._fibre import (
+    horizontal_lift as horizontal_lift,
+    horizontal_projection as horizontal_projection,
+    vertical_projection as vertical_projection,
+)
 from dlnjax._flow import gradient_flow as gradient_flow, Steady as Steady
 from dlnjax._geodesic import (
     distance as distance,
@@ -32,6 +37,7 @@ from dlnjax._network import (
     train as train,
     Training as Training,
 )
+from dlnjax._network_flow import balance as balance, network_flow as network_flow, NetworkSolution as NetworkSolution
 from dlnjax._random import Ensemble as Ensemble, gaussian as gaussian
 from dlnjax._results import RESULTS as RESULTS
 from dlnjax._solution import FlowSolution as FlowSolution, load as load

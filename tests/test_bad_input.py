@@ -172,6 +172,13 @@ WRONG = [
     (trained(steps=-1), ValueError, ["steps", "at least 0", "-1"]),
     (trained(steps=2.5), ValueError, ["steps", "whole", "2.5"]),
     (trained(steps=[3, 3]), ValueError, ["steps", "increase"]),
+    (lambda: dln.horizontal_lift(np.ones((2, 3, 3)), EYE), ValueError, ["weights", "full rank", "determinant"]),
+    (lambda: dln.horizontal_lift(np.stack([EYE, EYE]), np.eye(2)), ValueError, ["z", "(3, 3)", "(2, 2)"]),
+    (lambda: dln.vertical_projection(np.stack([EYE, EYE]), EYE), ValueError, ["velocity", "(2, 3, 3)", "(3, 3)"]),
+    (lambda: dln.balance(np.zeros((2, 3, 3))), ValueError, ["weights", "full rank"]),
+    (lambda: dln.balance(np.full((2, 3, 3), NAN)), ValueError, ["weights", "finite"]),
+    (lambda: dln.network_flow(ENERGY, EYE, ts=[0.0, 1.0]), ValueError, ["weights", "(N, d, d)"]),
+    (lambda: dln.network_flow(ENERGY, np.stack([EYE, EYE]), ts=[1.0]), ValueError, ["ts", "two times"]),
     # geometry
     (lambda: dln.metric_operator_inverse(SINGULAR, EYE, 2.0), ValueError, ["x", "full rank", "metric_operator"]),
     (lambda: dln.inner(EYE, EYE, np.eye(2), 2.0), ValueError, ["x and z2", "(3, 3)", "(2, 2)"]),

@@ -16,7 +16,7 @@ LAYERS = [
     {"_metric", "_network", "_store", "_solution", "_energy._protocol"},
     {"_energy"},
     {"_coordinates", "_methods", "_stabilised", "_integrate", "_flow"},
-    {"_hamiltonian", "_jacobi", "_paths", "_minimise"},
+    {"_hamiltonian", "_jacobi", "_paths", "_minimise", "_fibre", "_network_flow"},
     {"_shooting", "_exponential", "_connection", "_geodesic", "_closed_form"},
     {"_call", "_chunks", "_sweep"},
     {"plot"},
