@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help install reproduce test fast check format bench stress clean
+.PHONY: help install reproduce test fast long check format bench stress clean
 
 help:
 	@echo "make reproduce   every figure, its data, the numbers and a report, into out/; ARGS=--quick for a look"
 	@echo "make test        the tests            make fast    without the slow ones"
+	@echo "make long        the tests too long for make test"
 	@echo "make check       format, lint, types  make format  apply the first two"
 	@echo "make bench       the benchmarks       make stress  every seed accounted for, at length"
 	@echo "make install     the environment alone, editable"
@@ -23,10 +24,13 @@ reproduce: install
 	$(BIN)/dlnjax reproduce --out out $(ARGS)
 
 test: install
-	$(BIN)/pytest -n auto --dist loadscope
+	$(BIN)/pytest -n auto --dist loadscope -m "not long"
 
 fast: install
-	$(BIN)/pytest -n auto --dist loadscope -m "not slow"
+	$(BIN)/pytest -n auto --dist loadscope -m "not slow and not long"
+
+long: install
+	$(BIN)/pytest -n auto --dist loadscope -m long
 
 check: install
 	$(BIN)/ruff format --check .
