@@ -13,7 +13,7 @@ from dlnjax._fibre import (
     horizontal_projection as horizontal_projection,
     vertical_projection as vertical_projection,
 )
-from dlnjax._flow import gradient_flow as gradient_flow, Steady as Steady
+from dlnjax._flow import gradient_flow as gradient_flow
 from dlnjax._geodesic import (
     distance as distance,
     distance_bounds as distance_bounds,
@@ -38,6 +38,7 @@ from dlnjax._network import (
     Training as Training,
 )
 from dlnjax._network_flow import balance as balance, network_flow as network_flow, NetworkSolution as NetworkSolution
+from dlnjax._problem import Steady as Steady
 from dlnjax._random import Ensemble as Ensemble, gaussian as gaussian
 from dlnjax._results import RESULTS as RESULTS
 from dlnjax._solution import FlowSolution as FlowSolution, load as load

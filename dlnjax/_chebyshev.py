@@ -5,6 +5,7 @@ B. P. Sommeijer, L. F. Shampine and J. G. Verwer, RKC: an explicit solver for pa
 reach a few times s.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
@@ -164,7 +165,7 @@ class PowerIteration(eqx.Module):
         return PowerIteration(keep(image, self.direction), keep(radius, self.radius), settled | ~good)
 
 
-class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
+class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver[Any]):
     """The stabilised explicit method RKC2 for diffrax, for stiffness from a real, negative spectrum.
 
     The number of stages follows from the step and a power iteration for the spectral radius, up to 200. Not for
@@ -173,26 +174,26 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
         diffrax.diffeqsolve(term, dlnjax.RungeKuttaChebyshev(), ..., stepsize_controller=diffrax.PIDController(...))
     """
 
-    term_structure: ClassVar = diffrax.AbstractTerm
-    interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
+    term_structure: ClassVar[Any] = diffrax.AbstractTerm
+    interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.ThirdOrderHermitePolynomialInterpolation
 
-    def order(self, terms):
+    def order(self, terms: Any) -> int:
         """Of accuracy."""
         return 2
 
-    def error_order(self, terms):
+    def error_order(self, terms: Any) -> int:
         """Of the error estimate of a step."""
         return 3
 
-    def init(self, terms, t0, t1, y0, args):
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
         """The memory of the solver: what it knows of the spectral radius."""
         return PowerIteration.start(terms.vf(t0, y0, args), jnp.zeros_like(t0))
 
-    def func(self, terms, t0, y0, args):
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         """The vector field."""
         return terms.vf(t0, y0, args)
 
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+    def step(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any) -> Any:
         """One step; its error is infinite where the most stages are too few."""
         del made_jump
         h = jnp.asarray(t1 - t0)

@@ -17,7 +17,8 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, PartitionSpec
 
 from dlnjax._energy._protocol import pullback
-from dlnjax._flow import Options, Problem, solve_many, start_many
+from dlnjax._flow import solve_many, start_many
+from dlnjax._problem import Options, Problem
 from dlnjax._solution import FlowSolution
 from dlnjax._svd import SVD
 

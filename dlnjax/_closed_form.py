@@ -12,9 +12,10 @@ from jaxtyping import Array, Float
 from dlnjax._checks import as_depth, as_square, is_concrete, require
 from dlnjax._paths import flatten, unflatten
 from dlnjax._svd import svd
+from dlnjax._types import Number, Numbers
 
 Matrix = Float[Array, "d d"]
-Curve = Callable[..., Array]
+Curve = Callable[[Numbers], Array]
 
 _FITS = 1e-10
 
@@ -51,7 +52,7 @@ def _mix(t, a, b):
     return (1 - t) * a + t * b
 
 
-def diagonal(a: Matrix, b: Matrix, depth) -> Curve:
+def diagonal(a: Matrix, b: Matrix, depth: Number) -> Curve:
     """((1-t) A^(1/N) + t B^(1/N))^N, A^(1-t) B^t at infinite depth, (3.86): not always the shortest geodesic.
 
     **Arguments:** `a` and `b`, diagonal `d d`, with entries of equal signs; `depth`, N in [1, inf].
@@ -91,7 +92,7 @@ def bures_wasserstein(a: Matrix, b: Matrix) -> Curve:
     return _over(lambda t: _mix(t, eye, m) @ sa @ _mix(t, eye, m) @ o)
 
 
-def commuting(a: Matrix, b: Matrix, depth) -> Curve:
+def commuting(a: Matrix, b: Matrix, depth: Number) -> Curve:
     """The geodesic where polar factors are equal and positive factors commute, Theorem 3.4.2 (2):
 
         ((1-t) S_A^(1/N) + t S_B^(1/N))^N O,    exp((1-t) log S_A + t log S_B) O at infinite depth.
@@ -110,7 +111,7 @@ def commuting(a: Matrix, b: Matrix, depth) -> Curve:
     return printed_line(a, b, depth)
 
 
-def printed_line(a: Matrix, b: Matrix, depth) -> Curve:
+def printed_line(a: Matrix, b: Matrix, depth: Number) -> Curve:
     """(3.76) as printed, ((1-t) S_A^(1/N) + t S_B^(1/N))^N O: a geodesic only where S_A and S_B commute.
 
     It is a geodesic of the metric with kernel ((1/N)(x - y)/(x^(1/N) - y^(1/N)))^2, and its length an upper bound.

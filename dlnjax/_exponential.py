@@ -10,6 +10,7 @@ from dlnjax._hamiltonian import integrate
 from dlnjax._jacobi import jacobians
 from dlnjax._metric import apply_metric_operator
 from dlnjax._results import RESULTS
+from dlnjax._types import Number, Numbers
 
 Matrix = Float[Array, "d d"]
 Scalar = Float[Array, ""]
@@ -54,7 +55,14 @@ def covector(x, w, inverse_depth):
 
 
 def exponential(
-    x: Float[Array, "d d"], p: Float[Array, "d d"], depth, *, ts=(0.0, 1.0), rtol=1e-10, max_steps=4096, throw=True
+    x: Matrix,
+    p: Matrix,
+    depth: Number,
+    *,
+    ts: Numbers = (0.0, 1.0),
+    rtol: Number = 1e-10,
+    max_steps: int = 4096,
+    throw: bool = True,
 ) -> ExponentialSolution:
     """The geodesic from `x` with momentum `p`, the Hamiltonian flow (3.46) of the 1/N-normalised operator,
 

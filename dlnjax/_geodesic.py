@@ -1,5 +1,7 @@
 """Geodesics between two matrices: the shortest that was found, its length, and how it depends on its ends."""
 
+from typing import Literal, overload
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,9 @@ from dlnjax._jacobi import conjugate_time
 from dlnjax._minimise import hessian, respond, segments
 from dlnjax._results import result_names, RESULTS
 from dlnjax._shooting import SEGMENTS
+from dlnjax._types import Number, Numbers
+
+Matrix = Float[Array, "d d"]
 
 
 class GeodesicSolution(eqx.Module):
@@ -42,7 +47,7 @@ class GeodesicSolution(eqx.Module):
     result: RESULTS
     stats: dict[str, Int[Array, "*n"]]
 
-    def evaluate(self, t) -> Float[Array, "*nt d d"]:
+    def evaluate(self, t: Numbers) -> Float[Array, "*nt d d"]:
         """X at times in [0, 1]: one, or an array of them in any order."""
         t = jnp.asarray(t, self.a.dtype)
         t = require(t, ~jnp.all((t >= 0) & (t <= 1)), "t must lie in [0, 1]: beyond the ends use dlnjax.exponential.")
@@ -173,7 +178,21 @@ def _solution(a, b, inverse_depth, found: Connection) -> GeodesicSolution:
     )
 
 
-def geodesic(a: Float[Array, "d d"], b: Float[Array, "d d"], depth, *, all=False, rtol=1e-11, throw=True):
+@overload
+def geodesic(
+    a: Matrix, b: Matrix, depth: Number, *, all: Literal[False] = False, rtol: Number = ..., throw: bool = ...
+) -> GeodesicSolution: ...
+
+
+@overload
+def geodesic(
+    a: Matrix, b: Matrix, depth: Number, *, all: Literal[True], rtol: Number = ..., throw: bool = ...
+) -> list[GeodesicSolution]: ...
+
+
+def geodesic(
+    a: Matrix, b: Matrix, depth: Number, *, all: bool = False, rtol: Number = 1e-11, throw: bool = True
+) -> GeodesicSolution | list[GeodesicSolution]:
     """The shortest geodesic found from `a` to `b`, by shooting with (3.46) from discrete paths of least action.
 
     Two paths in closed form, (3.76) with the polar factors turned and one that turns the singular vectors, each go down
@@ -214,7 +233,7 @@ def _critical(a, b, inverse_depth, rtol) -> list[GeodesicSolution]:
     return different
 
 
-def logarithm(x: Float[Array, "d d"], y: Float[Array, "d d"], depth, *, throw=True) -> Float[Array, "d d"]:
+def logarithm(x: Matrix, y: Matrix, depth: Number, *, throw: bool = True) -> Matrix:
     """The covector P at `x` whose geodesic, (3.46), is at `y` at time 1: the shortest such that was found.
 
     The tangent vector is `metric_operator(x, P, depth)`. Differentiable in `x` and `y`, by Jacobi fields.
@@ -231,7 +250,7 @@ def logarithm(x: Float[Array, "d d"], y: Float[Array, "d d"], depth, *, throw=Tr
     return solution.result.error_if(found, solution.result != RESULTS.successful) if throw else found
 
 
-def distance(a: Float[Array, "d d"], b: Float[Array, "d d"], depth, *, throw=True) -> Float[Array, ""]:
+def distance(a: Matrix, b: Matrix, depth: Number, *, throw: bool = True) -> Float[Array, ""]:
     """The length of the shortest geodesic found from `a` to `b`: sqrt(N) times that of the thesis's metric.
 
     Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth; at equal ends
@@ -249,7 +268,7 @@ def distance(a: Float[Array, "d d"], b: Float[Array, "d d"], depth, *, throw=Tru
     return result.error_if(length, result != RESULTS.successful) if throw else length
 
 
-def distance_bounds(a: Float[Array, "d d"], b: Float[Array, "d d"], depth) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def distance_bounds(a: Matrix, b: Matrix, depth: Number) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Two numbers between which the distance lies, in closed form.
 
     With y(s) = N (s^(1/N) - 1), log s at infinite depth, and the polar factors A = S_A O_A, B = S_B O_B:

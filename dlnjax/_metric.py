@@ -10,6 +10,7 @@ from dlnjax._differences import first_difference, second_differences, squares, v
 from dlnjax._energy._protocol import gradient
 from dlnjax._kernel import eigenvalues
 from dlnjax._svd import svd
+from dlnjax._types import Energy, Number
 
 
 def into(point, z):
@@ -170,7 +171,7 @@ def _inverse(depth, x):
     return (1 / as_depth(depth)).astype(x.dtype)
 
 
-def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth) -> Float[Array, "d d"]:
+def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Number) -> Float[Array, "d d"]:
     """The operator of the metric, 1/N times (2.19):
 
         A_X(P) = (1/N) sum_{q=1}^N (X X^T)^((N-q)/N) P (X^T X)^((q-1)/N),
@@ -187,7 +188,7 @@ def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth) -> Fl
     return apply_metric_operator(x, p, _inverse(depth, x))
 
 
-def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], depth) -> Float[Array, "d d"]:
+def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Number) -> Float[Array, "d d"]:
     """The covector A_X^{-1}(Z) of a tangent vector, N times the inverse of (2.19).
 
     **Arguments:** `x`, of full rank, and `z`, `d d`; `depth`, N in [1, inf].
@@ -200,7 +201,7 @@ def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], dept
     return apply_metric_operator(_full_rank(x), z, _inverse(depth, x), power=-1)
 
 
-def metric_eigenvalues(sigma: Float[Array, " d"], depth) -> Float[Array, "d d"]:
+def metric_eigenvalues(sigma: Float[Array, " d"], depth: Number) -> Float[Array, "d d"]:
     """The eigenvalues of the operator, (2.20) divided by N:
 
         lambda_kl = (1/N) (sigma_k^2 - sigma_l^2) / (sigma_k^(2/N) - sigma_l^(2/N)),
@@ -219,7 +220,7 @@ def metric_eigenvalues(sigma: Float[Array, " d"], depth) -> Float[Array, "d d"]:
     return eigenvalues(sigma, _inverse(depth, sigma))
 
 
-def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d"], depth) -> Float[Array, ""]:
+def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d"], depth: Number) -> Float[Array, ""]:
     """The metric g^N(Z1, Z2) = Tr(Z1^T A_X^{-1}(Z2)), N times (2.18), with derivatives exact to the second.
 
     **Arguments:** `x`, of full rank; `z1` and `z2`, tangent vectors, `d d`; `depth`, N in [1, inf].
@@ -233,7 +234,7 @@ def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d
     return form(_full_rank(x), z1, z2, _inverse(depth, x), power=-1)
 
 
-def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth) -> Float[Array, ""]:
+def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Number) -> Float[Array, ""]:
     """The length of a tangent vector, the root of `inner(x, z, z, depth)`: sqrt(N) times that of the thesis's g^N.
 
     **Arguments:** `x`, of full rank; `z`, `d d`; `depth`, N in [1, inf].
@@ -246,7 +247,7 @@ def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth) -> Float[Array, 
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
-def riemannian_gradient(energy, x: Float[Array, "d d"], depth) -> Float[Array, "d d"]:
+def riemannian_gradient(energy: Energy, x: Float[Array, "d d"], depth: Number) -> Float[Array, "d d"]:
     """grad E = A_X(dE(X)), (2.24)-(2.29) divided by N: `gradient_flow` follows its negative.
 
     **Arguments:** `energy`, a differentiable callable X -> scalar; `x`, `d d`; `depth`, N in [1, inf].
@@ -259,7 +260,7 @@ def riemannian_gradient(energy, x: Float[Array, "d d"], depth) -> Float[Array, "
     return metric_operator(x, gradient(energy, x), depth)
 
 
-def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth) -> Float[Array, ""]:
+def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Number) -> Float[Array, ""]:
     """H(X, P) = 1/2 Tr(P^T A_X(P)), (3.37) with the operator in place of its inverse, and the 1/N in the operator.
 
     Its derivatives are exact to the second at any singular values; `exponential` follows its flow.

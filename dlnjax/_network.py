@@ -1,6 +1,5 @@
 """The network upstairs: its factors, how far they are from balanced, and their training in discrete time."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +13,7 @@ from dlnjax._checks import as_count, as_float, as_square, check_energy, is_concr
 from dlnjax._energy._protocol import gradient
 from dlnjax._results import RESULTS
 from dlnjax._svd import svd
+from dlnjax._types import Energy
 
 
 def product(weights: Float[Array, "N d d"]) -> Float[Array, "d d"]:
@@ -90,7 +90,7 @@ class Training(eqx.Module):
 
 
 def train(
-    energy: Callable[[Float[Array, "d d"]], Float[Array, ""]],
+    energy: Energy,
     weights: Float[Array, "N d d"],
     optimizer: optax.GradientTransformation,
     steps: int | Int[Array | np.ndarray, "*saved"],

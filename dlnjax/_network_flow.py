@@ -1,6 +1,5 @@
 """The network upstairs in continuous time: its gradient flow, and the flow that balances it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -13,6 +12,7 @@ from dlnjax._checks import as_count, as_positive, as_times, check_energy, requir
 from dlnjax._energy._protocol import gradient
 from dlnjax._network import as_weights, balancedness, product
 from dlnjax._results import RESULTS
+from dlnjax._types import Energy, Number, Numbers
 
 Weights = Float[Array, "N d d"]
 
@@ -37,12 +37,12 @@ class NetworkSolution(eqx.Module):
 
 
 def network_flow(
-    energy: Callable[[Float[Array, "d d"]], Float[Array, ""]],
+    energy: Energy,
     weights: Weights,
     *,
-    ts,
-    rtol=1e-8,
-    atol=1e-10,
+    ts: Numbers,
+    rtol: Number = 1e-8,
+    atol: Number = 1e-10,
     max_steps: int = 100_000,
     throw: bool = True,
 ) -> NetworkSolution:
@@ -115,7 +115,7 @@ def _states(solution):
     return (ys[0], ys[1][0]), times[1][0]
 
 
-def balance(weights: Weights, *, rtol=1e-12, max_steps: int = 10_000) -> Weights:
+def balance(weights: Weights, *, rtol: Number = 1e-12, max_steps: int = 10_000) -> Weights:
     """The balanced factors of the same product to which the least-norm flow on the fibre leads,
 
         dW_p/dt = -(G_p W_p - W_p G_{p-1}),    G_0 = G_N = 0,    G_p as in `balancedness`:

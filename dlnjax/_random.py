@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dlnjax._checks import as_count, as_positive
+from dlnjax._types import Number
 
 
-def gaussian(key: PRNGKeyArray, d: int, scale) -> Float[Array, "d d"]:
+def gaussian(key: PRNGKeyArray, d: int, scale: Number) -> Float[Array, "d d"]:
     """A matrix with independent entries X_ij ~ N(0, scale^2).
 
     **Arguments:** `key`; `d`, the size; `scale`, the standard deviation (1/sqrt(d) for the thesis's N(0, 1/d)).
@@ -34,7 +35,7 @@ class Ensemble(eqx.Module):
     key: PRNGKeyArray
     n: int = eqx.field(static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not callable(self.init):
             raise TypeError(f"init must be a callable key -> matrix, got {type(self.init).__name__}.")
         as_count("n", self.n)

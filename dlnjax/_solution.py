@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import is_concrete
 from dlnjax._results import result_names, RESULTS
@@ -47,7 +47,7 @@ class FlowSolution(eqx.Module):
     t_end: Float[Array, "*n"]
     result: RESULTS
     stats: dict[str, Int[Array, "*n"]]
-    observed: PyTree
+    observed: Any
     _svd: SVD | None
     _energy: Float[Array, "*n ts"] | None
 
@@ -142,7 +142,7 @@ class FlowSolution(eqx.Module):
         time = ("time", arrays["ts"], {"long_name": "time", "units": "1", "convention": _CONVENTION})
         return xarray.Dataset(data, coords={"time": time}, attrs={"format": _FORMAT, "convention": _CONVENTION})
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write one netCDF file, readable by any netCDF tool and by `dlnjax.load`."""
         if self.observed is not None and not eqx.is_array(self.observed):
             raise ValueError("save needs observe to return one array, not a tuple or dict: use to_numpy or to_xarray.")
@@ -161,7 +161,7 @@ class FlowSolution(eqx.Module):
     __str__ = __repr__
 
 
-def load(path: str | os.PathLike) -> FlowSolution:
+def load(path: str | os.PathLike[str]) -> FlowSolution:
     """A solution written by `FlowSolution.save`, or the folder of a finished `sweep`. Reading runs nothing from it.
 
     **Raises:** `ValueError` if it is missing, is no such solution, or is a sweep that has not come to its end.

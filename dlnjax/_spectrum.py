@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from dlnjax import _kernel
 from dlnjax._checks import as_depth, as_positive, as_spectrum
+from dlnjax._types import Number
 
 
 def effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
@@ -41,7 +42,7 @@ def nuclear_norm(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     return jnp.sum(as_spectrum(sigma), axis=-1)
 
 
-def schatten_norm(sigma: Float[Array, "*n d"], p) -> Float[Array, "*n"]:
+def schatten_norm(sigma: Float[Array, "*n d"], p: Number) -> Float[Array, "*n"]:
     """Schatten norm, (sum sigma_i^p)^(1/p), p > 0 (a norm for p >= 1); p = inf is the operator norm.
 
     Raises `ValueError` for negative or NaN entries, or p <= 0.
@@ -52,7 +53,7 @@ def schatten_norm(sigma: Float[Array, "*n d"], p) -> Float[Array, "*n"]:
     return scale[..., 0] * jnp.sum((sigma / scale) ** p, axis=-1) ** (1 / p)
 
 
-def entropy(sigma: Float[Array, "*n d"], depth=jnp.inf) -> Float[Array, "*n"]:
+def entropy(sigma: Float[Array, "*n d"], depth: Number = jnp.inf) -> Float[Array, "*n"]:
     """Boltzmann entropy of the fibre over X, the log volume of its O_d^(N-1) orbit: (4.27), and (4.28) at depth = inf,
 
         S_N = 1/2 sum_{k<l} log lambda_kl,
@@ -70,7 +71,7 @@ def entropy(sigma: Float[Array, "*n d"], depth=jnp.inf) -> Float[Array, "*n"]:
     return over_seeds(as_spectrum(sigma), 1 / as_depth(depth))
 
 
-def entropy_gradient(sigma: Float[Array, "*n d"], depth=jnp.inf) -> Float[Array, "*n d"]:
+def entropy_gradient(sigma: Float[Array, "*n d"], depth: Number = jnp.inf) -> Float[Array, "*n d"]:
     """The derivatives of `entropy`, in the closed form of Lemma 4.3.3, (4.36)-(4.37):
 
         dS_N/dsigma_i = sum_{j != i} sigma_i/(sigma_i^2 - sigma_j^2)

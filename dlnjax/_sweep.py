@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
-from typing import Any, Literal, overload, TYPE_CHECKING, TypedDict, Unpack
+from typing import Any, Literal, overload, TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
 import diffrax
 import equinox as eqx
@@ -25,22 +25,26 @@ from dlnjax._chunks import (
     start_chunk,
     worker_count,
 )
-from dlnjax._flow import prepare, Steady
+from dlnjax._problem import prepare, Steady
 from dlnjax._random import Ensemble
 from dlnjax._solution import FlowSolution
 from dlnjax._store import Store
 from dlnjax._svd import SVD
 from dlnjax._terminal import console
+from dlnjax._types import Energy, Number, Numbers
 
 if TYPE_CHECKING:
     import xarray
 
 
+Starts: TypeAlias = Float[Array | np.ndarray, "n d d"] | Ensemble
+
+
 class _Options(TypedDict, total=False):
-    depth: Any
-    solver: diffrax.AbstractSolver | None
-    rtol: Any
-    atol: Any
+    depth: Numbers
+    solver: diffrax.AbstractSolver[Any] | None
+    rtol: Number
+    atol: Number
     coordinates: Literal["svd", "matrix"]
     stop: Steady | None
     observe: Callable[[SVD], Any] | None
@@ -52,25 +56,25 @@ class _Options(TypedDict, total=False):
 
 @overload
 def sweep(
-    energy: Callable, starts: Any, *, ts: Any, folder: None = None, **options: Unpack[_Options]
+    energy: Energy, starts: Starts, *, ts: Numbers, folder: None = None, **options: Unpack[_Options]
 ) -> FlowSolution: ...
 
 
 @overload
 def sweep(
-    energy: Callable, starts: Any, *, ts: Any, folder: str | os.PathLike, **options: Unpack[_Options]
+    energy: Energy, starts: Starts, *, ts: Numbers, folder: str | os.PathLike[str], **options: Unpack[_Options]
 ) -> "xarray.Dataset": ...
 
 
 def sweep(
-    energy: Callable[[Float[Array, "d d"]], Float[Array, ""]],
-    starts: Float[Array | np.ndarray, "n d d"] | Ensemble,
+    energy: Energy,
+    starts: Starts,
     *,
-    depth=jnp.inf,
-    ts,
-    solver: diffrax.AbstractSolver | None = None,
-    rtol=1e-6,
-    atol=1e-8,
+    depth: Numbers = jnp.inf,
+    ts: Numbers,
+    solver: diffrax.AbstractSolver[Any] | None = None,
+    rtol: Number = 1e-6,
+    atol: Number = 1e-8,
     coordinates: Literal["svd", "matrix"] = "svd",
     stop: Steady | None = None,
     observe: Callable[[SVD], Any] | None = None,
@@ -78,7 +82,7 @@ def sweep(
     chunk: int | None = None,
     progress: bool = True,
     devices: Sequence[Any] | None = None,
-    folder: str | os.PathLike | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> "FlowSolution | xarray.Dataset":
     """The flow of `gradient_flow` from each of many starts, with a result code for each seed and none lost.
 

@@ -11,11 +11,11 @@ import dlnjax
 
 ROOT = Path(dlnjax.__file__).parent
 LAYERS = [
-    {"_checks", "_special", "_results", "_chebyshev", "_terminal"},
+    {"_types", "_checks", "_special", "_results", "_chebyshev", "_terminal"},
     {"_kernel", "_differences", "_svd", "_spectrum", "_random"},
     {"_metric", "_network", "_store", "_solution", "_energy._protocol"},
     {"_energy"},
-    {"_coordinates", "_methods", "_stabilised", "_integrate", "_flow"},
+    {"_coordinates", "_methods", "_stabilised", "_integrate", "_problem", "_flow"},
     {"_hamiltonian", "_jacobi", "_paths", "_minimise", "_fibre", "_network_flow"},
     {"_shooting", "_exponential", "_connection", "_geodesic", "_closed_form"},
     {"_call", "_chunks", "_sweep"},

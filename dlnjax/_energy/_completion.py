@@ -3,10 +3,12 @@
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._checks import as_array, as_positive, as_square, is_concrete, require
 from dlnjax._svd import SVD
+from dlnjax._types import Number
 
 
 class MatrixCompletion(eqx.Module):
@@ -27,7 +29,7 @@ class MatrixCompletion(eqx.Module):
     weight: Float[Array, ""]
     entries: tuple[Int[Array, " d"], Int[Array, " d"], Float[Array, " d"]] | None
 
-    def __init__(self, labels, mask, weight=0.5):
+    def __init__(self, labels: ArrayLike, mask: ArrayLike, weight: Number = 0.5):
         labels = as_square("labels", labels, leading=True)
         mask = as_array("mask", mask)
         if mask.shape[-2:] != labels.shape[-2:]:

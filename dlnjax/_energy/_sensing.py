@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_float, as_square
@@ -21,7 +22,7 @@ class MatrixSensing(eqx.Module):
     measurements: Float[Array, "*n m d d"]
     values: Float[Array, "*n m"]
 
-    def __init__(self, measurements, values):
+    def __init__(self, measurements: ArrayLike, values: ArrayLike):
         self.measurements = as_square("measurements", measurements, leading=True)
         self.values = as_float("values", values)
         if self.measurements.ndim < 3 or self.values.ndim < 1 or self.measurements.shape[-3] != self.values.shape[-1]:

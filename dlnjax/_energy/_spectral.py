@@ -5,7 +5,6 @@ given here as such, so that nothing is divided by a gap that may be zero.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,6 +16,7 @@ from dlnjax._checks import as_depth, as_positive
 from dlnjax._energy._protocol import gradient, pullback
 from dlnjax._special import divided_difference
 from dlnjax._svd import SVD, svd
+from dlnjax._types import Energy, Number
 
 
 @eqx.filter_custom_jvp
@@ -110,7 +110,7 @@ class Schatten(eqx.Module):
 
     p: Float[Array, "*n"]
 
-    def __init__(self, p):
+    def __init__(self, p: Number):
         self.p = as_positive("p", p)
 
     def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
@@ -133,7 +133,7 @@ class SpectralEnergy(eqx.Module):
 
     f: Callable
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not callable(self.f):
             raise TypeError(f"f must be a callable of one singular value, got {type(self.f).__name__}.")
         shape = jax.eval_shape(self.f, jax.ShapeDtypeStruct((), float)).shape
@@ -166,7 +166,7 @@ class FreeEnergy(eqx.Module):
     beta: Float[Array, "*n"]
     inverse_depth: Float[Array, "*n"]
 
-    def __init__(self, energy, beta, depth: Any = jnp.inf):
+    def __init__(self, energy: Energy, beta: Number, depth: Number = jnp.inf):
         if not callable(energy):
             raise TypeError(f"energy must be a callable X -> scalar, got {type(energy).__name__}.")
         self.energy = energy

@@ -1,13 +1,18 @@
 """Flows in time."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from matplotlib.axes import Axes
 
 from dlnjax._solution import FlowSolution
 from dlnjax.plot._style import new_axes
 
+if TYPE_CHECKING:
+    import xarray
 
-def as_dataset(sol):
+
+def as_dataset(sol: "FlowSolution | xarray.Dataset") -> "xarray.Dataset":
     return sol.to_xarray() if isinstance(sol, FlowSolution) else sol
 
 
@@ -21,7 +26,12 @@ def _time_axis(ax: Axes, times) -> None:
 
 
 def effective_rank(
-    sol, *, ax: Axes | None = None, individuals: int = 25, color: str = "C0", line: str = "black"
+    sol: "FlowSolution | xarray.Dataset",
+    *,
+    ax: Axes | None = None,
+    individuals: int = 25,
+    color: str = "C0",
+    line: str = "black",
 ) -> Axes:
     """Effective rank (4.23) in time: the mean over seeds, the bands that hold 50 % and 90 % of them, and some seeds.
 
@@ -40,7 +50,7 @@ def effective_rank(
     return ax
 
 
-def singular_values(sol, *, ax: Axes | None = None) -> Axes:
+def singular_values(sol: "FlowSolution | xarray.Dataset", *, ax: Axes | None = None) -> Axes:
     """The singular values of one flow in time, on a logarithmic axis, each labelled at its end.
 
     **Arguments:** `sol`, a `FlowSolution` of one matrix or its xarray form.

@@ -1,5 +1,6 @@
 """The project's one matplotlib style, and figures that belong to no window."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
-def style():
+def style() -> AbstractContextManager[None]:
     """A context in which matplotlib draws in the project's style: `with dlnjax.plot.style(): ...`."""
     return matplotlib.style.context(Path(__file__).with_name("dlnjax.mplstyle"))
 
