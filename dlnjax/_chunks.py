@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import Jaxpr
 from jax.sharding import Mesh, PartitionSpec
 
 from dlnjax._energy._protocol import pullback
@@ -95,8 +95,9 @@ def calls_lapack(energy, example, options: Options) -> bool:
     def primitives(jaxpr):
         for equation in jaxpr.eqns:
             yield equation.primitive.name
-            for inner in jaxprs_in_params(equation.params):
-                yield from primitives(inner)
+            inner = [getattr(leaf, "jaxpr", leaf) for leaf in jax.tree.leaves(equation.params)]
+            for each in filter(lambda leaf: isinstance(leaf, Jaxpr), inner):
+                yield from primitives(each)
 
     return not _LAPACK.isdisjoint(primitives(jax.make_jaxpr(used)(example[0]).jaxpr))
 
