@@ -60,6 +60,14 @@ def diagonal(a: Matrix, b: Matrix, depth: Number) -> Curve:
     **Returns:** t -> X(t).
 
     **Raises:** `ValueError` for entries off the diagonal or of opposite signs.
+
+    **Example:**
+
+        >>> a, b = jnp.diag(jnp.array([1.0, 4.0])), jnp.diag(jnp.array([4.0, 1.0]))
+        >>> jnp.diagonal(dln.closed_form.diagonal(a, b, 2)(0.5)).round(6).tolist()
+        [2.25, 2.25]
+        >>> jnp.diagonal(dln.closed_form.diagonal(a, b, jnp.inf)(0.5)).round(6).tolist()
+        [2.0, 2.0]
     """
     a, b = _ends(a, b)
     for name, z in (("a", a), ("b", b)):
@@ -84,6 +92,13 @@ def bures_wasserstein(a: Matrix, b: Matrix) -> Curve:
     **Returns:** t -> X(t).
 
     **Raises:** `ValueError` if the polar factors differ.
+
+    **Example:**
+
+        >>> a, b = jnp.diag(jnp.array([4.0, 1.0])), jnp.array([[2.5, 1.5], [1.5, 2.5]])
+        >>> print(dln.closed_form.bures_wasserstein(a, b)(0.5).round(6))
+        [[3.171041 0.789118]
+         [0.789118 1.592805]]
     """
     a, b = _ends(a, b)
     (_, sa, o), sb, eye = _polar(a), _same_polar(a, b), jnp.eye(a.shape[0], dtype=a.dtype)
@@ -102,6 +117,13 @@ def commuting(a: Matrix, b: Matrix, depth: Number) -> Curve:
     **Returns:** t -> X(t).
 
     **Raises:** `ValueError` if the polar factors differ, or the positive factors do not commute.
+
+    **Example:**
+
+        >>> a, b = jnp.eye(2), jnp.array([[2.5, 1.5], [1.5, 2.5]])
+        >>> print(dln.closed_form.commuting(a, b, jnp.inf)(0.5).round(6))  # the square root of b
+        [[1.5 0.5]
+         [0.5 1.5]]
     """
     a, b = _ends(a, b)
     _, sa, _ = _polar(a)
@@ -121,6 +143,13 @@ def printed_line(a: Matrix, b: Matrix, depth: Number) -> Curve:
     **Returns:** t -> X(t).
 
     **Raises:** `ValueError` if the polar factors differ.
+
+    **Example:**
+
+        >>> a, b = jnp.diag(jnp.array([4.0, 1.0])), jnp.array([[2.5, 1.5], [1.5, 2.5]])
+        >>> print(dln.closed_form.printed_line(a, b, 2)(0.5).round(6))  # not `bures_wasserstein(a, b)(0.5)`
+        [[3.125 0.75 ]
+         [0.75  1.625]]
     """
     a, b = _ends(a, b)
     n = _inverse(depth, a)

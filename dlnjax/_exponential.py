@@ -33,6 +33,12 @@ class ExponentialSolution(eqx.Module):
     - `t_end`: the time of the last good state.
     - `hamiltonian_drift`: the relative change of H on the way.
     - `result`: a code of `RESULTS`; `stats`: `steps` of the solver.
+
+    **Example:**
+
+        >>> out = dln.exponential(jnp.eye(2), jnp.diag(jnp.array([1.0, 0.0])), jnp.inf, ts=[0.0, 1.0])
+        >>> out.x.shape, bool(out.hamiltonian_drift < 1e-8)
+        ((2, 2, 2), True)
     """
 
     ts: Float[Array, "*n ts"]
@@ -84,6 +90,12 @@ def exponential(
     **Returns:** an `ExponentialSolution`; `.x[-1]` is the point reached.
 
     **Raises:** `ValueError` or `TypeError` for shapes that differ, a singular `x`, NaN, or a depth outside [1, inf].
+
+    **Example:**
+
+        >>> out = dln.exponential(jnp.eye(2), jnp.diag(jnp.array([1.0, 0.0])), jnp.inf)
+        >>> jnp.diagonal(out.x[-1]).round(6).tolist()  # e and 1: at infinite depth, scaling is exponential
+        [2.718282, 1.0]
     """
     x, p = as_square("x", x), as_square("p", p)
     if x.shape != p.shape:

@@ -23,6 +23,13 @@ def horizontal_lift(weights: Weights, z: Float[Array, "d d"]) -> Weights:
     **Returns:** the motions of the factors, `N d d`.
 
     **Raises:** `ValueError` or `TypeError` for shapes that differ, or a product that is singular.
+
+    **Example:**
+
+        >>> x, z = jnp.diag(jnp.array([2.0, 1.0])), jnp.ones((2, 2))
+        >>> lift = dln.horizontal_lift(dln.balanced_factors(x, 3), z)
+        >>> print(f"{jnp.sum(lift**2):.6f} = {dln.inner(x, z, z, 3) / 3:.6f}")  # Theorem 2.2.6
+        0.857217 = 0.857217
     """
     weights, z = as_weights(weights), as_square("z", z)
     if z.shape != weights.shape[1:]:
@@ -48,6 +55,14 @@ def horizontal_projection(weights: Weights, velocity: Weights) -> Weights:
     **Returns:** the horizontal part, `N d d`.
 
     **Raises:** as `horizontal_lift`.
+
+    **Example:**
+
+        >>> weights = dln.balanced_factors(jnp.diag(jnp.array([2.0, 1.0])), 2)
+        >>> turn = jnp.array([[0.0, 1.0], [-1.0, 0.0]])
+        >>> along_fibre = jnp.stack([turn @ weights[0], -weights[1] @ turn])  # W_2 W_1 rests
+        >>> bool(jnp.max(jnp.abs(dln.horizontal_projection(weights, along_fibre))) < 1e-12)
+        True
     """
     weights, velocity = as_weights(weights), as_float("velocity", velocity)
     if velocity.shape != weights.shape:
@@ -59,5 +74,13 @@ def vertical_projection(weights: Weights, velocity: Weights) -> Weights:
     """The part of a motion of the factors that leaves their product in place: see `horizontal_projection`.
 
     Arguments, what is returned and raised, as there.
+
+    **Example:**
+
+        >>> weights = dln.balanced_factors(jnp.diag(jnp.array([2.0, 1.0])), 2)
+        >>> turn = jnp.array([[0.0, 1.0], [-1.0, 0.0]])
+        >>> along_fibre = jnp.stack([turn @ weights[0], -weights[1] @ turn])  # W_2 W_1 rests
+        >>> bool(jnp.allclose(dln.vertical_projection(weights, along_fibre), along_fibre))
+        True
     """
     return velocity - horizontal_projection(weights, velocity)

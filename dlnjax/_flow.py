@@ -85,6 +85,17 @@ def gradient_flow(
 
     **Raises:** `ValueError` or `TypeError` for bad input, before anything runs; an error with the sentence of the code
     in `RESULTS` if the flow fails and `throw`.
+
+    **Example:**
+
+        >>> energy = dln.MatrixCompletion.diagonal(2)
+        >>> x0 = jnp.array([[0.2, 0.1], [-0.1, 0.3]])
+        >>> sol = dln.gradient_flow(energy, x0, ts=[0.0, 2.0, 20.0], stop=dln.Steady(1e-6))
+        >>> jnp.diagonal(sol.x[-1]).round(5).tolist()
+        [1.0, 1.0]
+        >>> final = lambda depth: dln.gradient_flow(energy, x0, depth=depth, ts=[0.0, 2.0]).energy[-1]
+        >>> print(f"{jax.grad(final)(3.0):.4f}")
+        0.0209
     """
     problem, options = prepare(energy, x0, depth, ts, solver, rtol, atol, coordinates, stop, observe, max_steps)
     sol = _solve_one(problem, options)

@@ -183,6 +183,12 @@ def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Numbe
     **Returns:** a tangent vector, `d d`.
 
     **Raises:** `ValueError` or `TypeError` for shapes that differ, integers, or a depth outside [1, inf].
+
+    **Example:**
+
+        >>> x = jnp.diag(jnp.array([2.0, 1.0]))
+        >>> dln.metric_operator(x, jnp.ones((2, 2)), 2).round(6).tolist()
+        [[2.0, 1.5], [1.5, 1.0]]
     """
     x, p = _as_pair("x p", x, p)
     return apply_metric_operator(x, p, _inverse(depth, x))
@@ -196,6 +202,12 @@ def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], dept
     **Returns:** a covector, `d d`, with `metric_operator(x, p, depth)` equal to `z`.
 
     **Raises:** as `metric_operator`, and `ValueError` for a singular `x`.
+
+    **Example:**
+
+        >>> x = jnp.diag(jnp.array([2.0, 1.0]))
+        >>> dln.metric_operator_inverse(x, dln.metric_operator(x, jnp.ones((2, 2)), 2), 2).round(6).tolist()
+        [[1.0, 1.0], [1.0, 1.0]]
     """
     x, z = _as_pair("x z", x, z)
     return apply_metric_operator(_full_rank(x), z, _inverse(depth, x), power=-1)
@@ -213,6 +225,13 @@ def metric_eigenvalues(sigma: Float[Array, " d"], depth: Number) -> Float[Array,
     **Returns:** lambda, `d d`: A_X maps u_k v_l^T to lambda_kl u_k v_l^T.
 
     **Raises:** `ValueError` for negative singular values or more than one axis of them.
+
+    **Example:**
+
+        >>> dln.metric_eigenvalues(jnp.array([2.0, 1.0]), 2).round(6).tolist()
+        [[2.0, 1.5], [1.5, 1.0]]
+        >>> dln.metric_eigenvalues(jnp.array([2.0, 2.0]), jnp.inf).round(6).tolist()
+        [[4.0, 4.0], [4.0, 4.0]]
     """
     sigma = as_spectrum(sigma)
     if sigma.ndim != 1:
@@ -228,6 +247,12 @@ def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d
     **Returns:** a number.
 
     **Raises:** as `metric_operator_inverse`.
+
+    **Example:**
+
+        >>> x = jnp.diag(jnp.array([2.0, 1.0]))
+        >>> print(f"{dln.inner(x, jnp.eye(2), jnp.eye(2), 2):.6f}")
+        1.500000
     """
     x, z1 = _as_pair("x z1", x, z1)
     z2 = _as_pair("x z2", x, z2)[1]
@@ -242,6 +267,14 @@ def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Number) -> Float
     **Returns:** a number; at `z` = 0 its derivative is taken to be 0.
 
     **Raises:** as `metric_operator_inverse`.
+
+    **Example:**
+
+        >>> x = jnp.diag(jnp.array([2.0, 1.0]))
+        >>> print(f"{dln.norm(x, x, jnp.inf):.6f} at infinite depth, where scaling has one speed everywhere")
+        1.414214 at infinite depth, where scaling has one speed everywhere
+        >>> print(f"{dln.norm(5 * x, 5 * x, jnp.inf):.6f}")
+        1.414214
     """
     square = inner(x, z, z, depth)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
@@ -255,6 +288,13 @@ def riemannian_gradient(energy: Energy, x: Float[Array, "d d"], depth: Number) -
     **Returns:** a tangent vector, `d d`, with `inner(x, grad, z, depth)` the derivative of E along `z`.
 
     **Raises:** as `metric_operator`.
+
+    **Example:**
+
+        >>> energy, x, z = dln.Schatten(2), jnp.diag(jnp.array([2.0, 1.0])), jnp.ones((2, 2))
+        >>> grad = dln.riemannian_gradient(energy, x, 3)
+        >>> print(f"{dln.inner(x, grad, z, 3):.6f} = {jnp.sum(jax.grad(energy)(x) * z):.6f}")
+        3.000000 = 3.000000
     """
     x = as_square("x", x)
     return metric_operator(x, gradient(energy, x), depth)
@@ -270,6 +310,12 @@ def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Number) -
     **Returns:** a number, half of the squared speed of the geodesic.
 
     **Raises:** as `metric_operator`.
+
+    **Example:**
+
+        >>> x = jnp.diag(jnp.array([2.0, 1.0]))
+        >>> print(f"{dln.hamiltonian(x, jnp.eye(2), 2):.6f}")
+        1.500000
     """
     x, p = _as_pair("x p", x, p)
     return form(x, p, p, _inverse(depth, x), power=1) / 2

@@ -26,6 +26,11 @@ def product(weights: Float[Array, "N d d"]) -> Float[Array, "d d"]:
     **Returns:** X, `d d`.
 
     **Raises:** `ValueError` or `TypeError` if `weights` is not a stack of real square matrices.
+
+    **Example:**
+
+        >>> dln.product(jnp.stack([jnp.eye(2), 2 * jnp.eye(2), 3 * jnp.eye(2)])).tolist()
+        [[6.0, 0.0], [0.0, 6.0]]
     """
     return _product(as_weights(weights))
 
@@ -48,6 +53,12 @@ def balanced_factors(x: Float[Array, "d d"], depth: int) -> Float[Array, "N d d"
     **Returns:** the factors, `N d d`, W_1 first: `product` of them is `x`, and `balancedness` zero.
 
     **Raises:** `ValueError` or `TypeError` if `x` is not a real square matrix, or `depth` no whole number above 0.
+
+    **Example:**
+
+        >>> weights = dln.balanced_factors(jnp.array([[0.0, 8.0], [1.0, 0.0]]), 3)
+        >>> weights.shape, (dln.product(weights).round(6) + 0.0).tolist()
+        ((3, 2, 2), [[0.0, 8.0], [1.0, 0.0]])
     """
     depth, point = as_count("depth", depth), svd(as_square("x", x))
     root = jnp.diag(point.sigma ** (1 / depth))
@@ -66,6 +77,12 @@ def balancedness(weights: Float[Array, "N d d"]) -> Float[Array, "N-1 d d"]:
     **Returns:** G_1, ..., G_{N-1}, symmetric, `N-1 d d`.
 
     **Raises:** `ValueError` or `TypeError` if `weights` is not a stack of real square matrices.
+
+    **Example:**
+
+        >>> weights = jnp.stack([jnp.eye(2), 2 * jnp.eye(2)])
+        >>> dln.balancedness(weights).tolist()
+        [[[-3.0, 0.0], [0.0, -3.0]]]
     """
     lower, upper = (weights := as_weights(weights))[:-1], weights[1:]
     return lower @ jnp.swapaxes(lower, -1, -2) - jnp.swapaxes(upper, -1, -2) @ upper
@@ -76,6 +93,13 @@ class Training(eqx.Module):
 
     **Attributes:** `weights`, `[saved] N d d`; `x`, their product, `[saved] d d`; `steps`, how many were taken until
     then, `[saved]`; `result`, a code of `RESULTS`. After a failure the last good state is repeated.
+
+    **Example:**
+
+        >>> energy, weights = dln.MatrixCompletion.diagonal(2), dln.balanced_factors(0.5 * jnp.eye(2), 3)
+        >>> out = dln.train(energy, weights, optax.sgd(0.05), steps=[0, 10, 200])
+        >>> out.steps.tolist(), out.weights.shape, out.x.shape
+        ([0, 10, 200], (3, 3, 2, 2), (3, 2, 2))
     """
 
     weights: Float[Array, "*saved N d d"]
@@ -119,6 +143,13 @@ def train(
 
     **Raises:** `ValueError` or `TypeError` for bad input, before anything runs; an error with the sentence of
     `RESULTS.non_finite` if the weights leave the finite numbers and `throw`.
+
+    **Example:**
+
+        >>> energy, weights = dln.MatrixCompletion.diagonal(2), dln.balanced_factors(0.5 * jnp.eye(2), 3)
+        >>> out = dln.train(energy, weights, optax.sgd(0.05), steps=200)
+        >>> jnp.diagonal(out.x).round(6).tolist()
+        [1.0, 1.0]
     """
     weights = as_weights(weights)
     weights = require(weights, ~jnp.all(jnp.isfinite(weights)), "weights must be finite, got NaN or infinity.")

@@ -22,6 +22,15 @@ class NetworkSolution(eqx.Module):
 
     **Attributes:** `ts`; `weights`, `ts N d d`, W_1 first; `x`, their products, `ts d d`; `t_end`, the time of the last
     good state, which later `ts` repeat; `result`, a code of `RESULTS`; `steps` of the solver.
+
+    **Example:**
+
+        >>> energy, weights = dln.MatrixCompletion.diagonal(2), jnp.stack([jnp.eye(2), 2 * jnp.eye(2)])
+        >>> up = dln.network_flow(energy, weights, ts=[0.0, 1.0])
+        >>> up.weights.shape, up.x.shape
+        ((2, 2, 2, 2), (2, 2, 2))
+        >>> bool(jnp.allclose(dln.balancedness(up.weights[-1]), dln.balancedness(weights)))  # conserved
+        True
     """
 
     ts: Float[Array, " ts"]
@@ -63,6 +72,14 @@ def network_flow(
 
     **Raises:** `ValueError` or `TypeError` for bad input, before anything runs; an error with the sentence of the code
     in `RESULTS` if the flow fails and `throw`.
+
+    **Example:**
+
+        >>> energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
+        >>> up = dln.network_flow(energy, dln.balanced_factors(x0, 3), ts=[0.0, 1.0])
+        >>> down = dln.gradient_flow(energy, x0, depth=3, ts=[0.0, 3.0], rtol=1e-9, atol=1e-11)
+        >>> bool(jnp.max(jnp.abs(up.x[-1] - down.x[-1])) < 1e-7)
+        True
     """
     weights = as_weights(weights)
     weights = require(weights, ~jnp.all(jnp.isfinite(weights)), "weights must be finite, got NaN or infinity.")
@@ -130,6 +147,13 @@ def balance(weights: Weights, *, rtol: Number = 1e-12, max_steps: int = 10_000) 
 
     **Raises:** `ValueError` or `TypeError` for what is no stack of real, finite square matrices, or a singular factor,
     from where the flow need not arrive; an error if `max_steps` are not enough.
+
+    **Example:**
+
+        >>> weights = jnp.stack([jnp.eye(2), 4 * jnp.eye(2)])
+        >>> balanced = dln.balance(weights)
+        >>> balanced.round(6).tolist()
+        [[[2.0, 0.0], [0.0, 2.0]], [[2.0, 0.0], [0.0, 2.0]]]
     """
     weights = as_weights(weights)
     weights = require(weights, ~jnp.all(jnp.isfinite(weights)), "weights must be finite, got NaN or infinity.")

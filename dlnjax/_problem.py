@@ -29,6 +29,13 @@ class Steady(eqx.Module):
     """A stop: the flow is at rest once |dE(X)|_F <= `gradient`. Later `ts` repeat that state; `t_end` says when.
 
     **Raises:** `ValueError` if gradient <= 0.
+
+    **Example:**
+
+        >>> energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
+        >>> sol = dln.gradient_flow(energy, x0, ts=[0.0, 2.0, 1e9], stop=dln.Steady(1e-6))
+        >>> bool(sol.result == dln.RESULTS.steady), bool(sol.t_end < 20)
+        (True, True)
     """
 
     gradient: Float[Array, ""]

@@ -18,6 +18,11 @@ def gaussian(key: PRNGKeyArray, d: int, scale: Number) -> Float[Array, "d d"]:
     **Arguments:** `key`; `d`, the size; `scale`, the standard deviation (1/sqrt(d) for the thesis's N(0, 1/d)).
 
     **Raises:** `ValueError` if d < 1 or scale <= 0.
+
+    **Example:**
+
+        >>> dln.gaussian(jax.random.key(0), 2, 0.1).shape
+        (2, 2)
     """
     d = as_count("d", d)
     return as_positive("scale", scale) * jax.random.normal(key, (d, d))
@@ -29,6 +34,12 @@ class Ensemble(eqx.Module):
     **Arguments:** `init`, a callable key -> `d d`; `key`; `n`, how many.
 
     **Raises:** `ValueError` if n < 1; `TypeError` if `init` is not callable.
+
+    **Example:**
+
+        >>> starts = dln.Ensemble(lambda key: dln.gaussian(key, 2, 0.1), jax.random.key(0), 1_000_000)
+        >>> len(starts), starts.take(jnp.array([7, 999_999])).shape
+        (1000000, (2, 2, 2))
     """
 
     init: Callable[[PRNGKeyArray], Float[Array, "d d"]]

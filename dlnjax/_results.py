@@ -5,7 +5,17 @@ import numpy as np
 
 
 class RESULTS(eqx.Enumeration):
-    """Result codes: numerical failure is data. Each code prints as a sentence that says what to do."""
+    """Result codes: numerical failure is data. Each code prints as a sentence that says what to do.
+
+    **Example:**
+
+        >>> energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
+        >>> sol = dln.gradient_flow(energy, x0, ts=[0.0, 2.0, 20.0], stop=dln.Steady(1e-6))
+        >>> bool(sol.result == dln.RESULTS.steady)
+        True
+        >>> print(dln.RESULTS[sol.result])
+        The gradient fell below the tolerance of `Steady`; later times repeat that state.
+    """
 
     successful = "The flow reached the last of `ts`."
     steady = "The gradient fell below the tolerance of `Steady`; later times repeat that state."

@@ -39,6 +39,15 @@ class FlowSolution(eqx.Module):
     - `result`: a code of `RESULTS` for each seed.
     - `stats`: `steps`, `rejected`: accepted and rejected steps of the solver; `evaluations` of the right-hand side (0
       for a solver that does not say), `[n]`.
+
+    **Example:**
+
+        >>> energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
+        >>> sol = dln.gradient_flow(energy, x0, ts=[0.0, 2.0, 20.0], stop=dln.Steady(1e-6))
+        >>> sol.sigma.shape, sol.x.shape, sol.energy.shape
+        ((3, 2), (3, 2, 2), (3,))
+        >>> dict(sol.to_xarray().sizes)
+        {'time': 3, 'mode': 2, 'row': 2, 'column': 2}
     """
 
     ts: Float[Array, " ts"]
@@ -165,6 +174,14 @@ def load(path: str | os.PathLike[str]) -> FlowSolution:
     """A solution written by `FlowSolution.save`, or the folder of a finished `sweep`. Reading runs nothing from it.
 
     **Raises:** `ValueError` if it is missing, is no such solution, or is a sweep that has not come to its end.
+
+    **Example:**
+
+        >>> energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
+        >>> sol = dln.gradient_flow(energy, x0, ts=[0.0, 2.0, 20.0], stop=dln.Steady(1e-6))
+        >>> sol.save("flow.nc")
+        >>> bool(jnp.all(dln.load("flow.nc").x == sol.x))
+        True
     """
     import xarray
 

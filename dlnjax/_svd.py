@@ -12,6 +12,14 @@ class SVD(eqx.Module):
     """The point X = u diag(sigma) v^T, (2.7).
 
     **Attributes:** `u` and `v`, orthogonal `d d`; `sigma`, `d`. Leading axes are allowed everywhere.
+
+    **Example:**
+
+        >>> point = dln.svd(jnp.array([[0.0, 2.0], [1.0, 0.0]]))
+        >>> point.sigma.tolist()
+        [2.0, 1.0]
+        >>> point.matrix.tolist()
+        [[0.0, 2.0], [1.0, 0.0]]
     """
 
     u: Float[Array, "*n d d"]
@@ -72,6 +80,11 @@ def svd(x: Float[Array, "*n d d"]) -> SVD:
     **Arguments:** `x`, `d d`, or with leading axes.
 
     **Returns:** an `SVD` with `svd(x).matrix` equal to `x` to rounding.
+
+    **Example:**
+
+        >>> dln.svd(jnp.diag(jnp.array([1.0, 3.0]))).sigma.tolist()
+        [3.0, 1.0]
     """
     return SVD(*_decompose(as_square("x", x, leading=True)))
 

@@ -111,6 +111,14 @@ def sweep(
 
     **Raises:** `ValueError` or `TypeError` for bad input, before anything runs; `ValueError` for a folder that belongs
     to another call or is damaged. NaN in a start is no bad input but that seed's result, `non_finite`.
+
+    **Example:**
+
+        >>> energy = dln.MatrixCompletion.diagonal(2)
+        >>> starts = dln.Ensemble(lambda key: dln.gaussian(key, 2, 0.1), jax.random.key(0), 10)
+        >>> sol = dln.sweep(energy, starts, ts=[0.0, 1.0, 100.0], stop=dln.Steady(1e-6))
+        >>> sol.effective_rank.shape, bool(jnp.all(sol.result == dln.RESULTS.steady))
+        ((10, 3), True)
     """
     n, take = _lazy(starts)
     example = jnp.asarray(take(np.arange(1)))

@@ -22,6 +22,12 @@ class MatrixCompletion(eqx.Module):
     front.
 
     **Raises:** `ValueError` for shapes that do not match, a mask that is not boolean or 0/1, or NaN labels on the mask.
+
+    **Example:**
+
+        >>> energy = dln.MatrixCompletion(labels=jnp.eye(2), mask=jnp.array([[1, 1], [0, 0]]))
+        >>> float(energy(jnp.ones((2, 2)))), energy.gradient(jnp.ones((2, 2))).tolist()
+        (0.5, [[0.0, 1.0], [0.0, 0.0]])
     """
 
     labels: Float[Array, "*n d d"]

@@ -17,6 +17,12 @@ class MatrixSensing(eqx.Module):
     seeds in front.
 
     **Raises:** `ValueError` for shapes that do not match; `TypeError` for integers or complex numbers.
+
+    **Example:**
+
+        >>> energy = dln.MatrixSensing(jnp.stack([jnp.eye(2), jnp.ones((2, 2))]), jnp.array([2.0, 2.0]))
+        >>> float(energy(jnp.eye(2))), float(energy(jnp.ones((2, 2))))
+        (0.0, 2.0)
     """
 
     measurements: Float[Array, "*n m d d"]

@@ -106,6 +106,12 @@ class Schatten(eqx.Module):
     **Arguments:** `p` > 0; the energy is differentiable at singular matrices only for p > 1.
 
     **Raises:** `ValueError` if p <= 0.
+
+    **Example:**
+
+        >>> energy = dln.Schatten(2)
+        >>> float(energy(jnp.diag(jnp.array([4.0, 3.0])))), energy.gradient(3 * jnp.eye(2)).round(6).tolist()
+        (12.5, [[3.0, 0.0], [0.0, 3.0]])
     """
 
     p: Float[Array, "*n"]
@@ -129,6 +135,12 @@ class SpectralEnergy(eqx.Module):
     **Arguments:** `f`, a differentiable callable from a scalar to a scalar.
 
     **Raises:** `TypeError` if `f` is not callable; `ValueError` if it does not map a scalar to a scalar.
+
+    **Example:**
+
+        >>> energy = dln.SpectralEnergy(lambda s: (s - 1) ** 2)
+        >>> print(f"{energy(jnp.diag(jnp.array([3.0, 1.0]))):.6f}")
+        4.000000
     """
 
     f: Callable
@@ -160,6 +172,13 @@ class FreeEnergy(eqx.Module):
     which need not be that of the flow. In a `sweep` the numbers may carry the seeds in front.
 
     **Raises:** `TypeError` if `energy` is not callable; `ValueError` if beta <= 0 or the depth is outside [1, inf].
+
+    **Example:**
+
+        >>> free = dln.FreeEnergy(dln.Schatten(2), beta=0.5)
+        >>> sigma = ((2 - 1) / (2 * 0.5)) ** (1 / 2)  # Theorem 4.3.7 at d = 2, infinite depth
+        >>> bool(jnp.max(jnp.abs(free.gradient(sigma * jnp.eye(2)))) < 1e-12)
+        True
     """
 
     energy: Callable

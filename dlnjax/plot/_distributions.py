@@ -25,6 +25,15 @@ def effective_rank_violins(
     can stand back to back.
 
     **Raises:** `ValueError` if `sols` is empty.
+
+    **Example:**
+
+        >>> energy = dln.MatrixCompletion.diagonal(2)
+        >>> starts = dln.Ensemble(lambda key: dln.gaussian(key, 2, 0.1), jax.random.key(0), 10)
+        >>> options = dict(ts=[0.0, 1.0, 100.0], stop=dln.Steady(1e-6))
+        >>> sols = {depth: dln.sweep(energy, starts, depth=depth, **options) for depth in (2, 3)}
+        >>> [label.get_text() for label in dln.plot.effective_rank_violins(sols).get_xticklabels()]
+        ['2', '3']
     """
     if not sols:
         raise ValueError("effective_rank_violins got no solutions: pass a mapping such as {0.1: sol, 1.0: other}.")

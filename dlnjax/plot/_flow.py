@@ -37,6 +37,13 @@ def effective_rank(
 
     **Arguments:** `sol`, a `FlowSolution` or its xarray form; `individuals`, how many seeds to draw one by one;
     `color`, of these and of the bands; `line`, the colour of the mean.
+
+    **Example:**
+
+        >>> starts = dln.Ensemble(lambda key: dln.gaussian(key, 2, 0.1), jax.random.key(0), 10)
+        >>> sol = dln.sweep(dln.MatrixCompletion.diagonal(2), starts, ts=[0.0, 1.0, 100.0], stop=dln.Steady(1e-6))
+        >>> dln.plot.effective_rank(sol).get_ylabel()
+        'effective rank'
     """
     data, ax = as_dataset(sol), new_axes(ax)
     times, rank = data["time"].values, np.atleast_2d(data["effective_rank"].values)
@@ -56,6 +63,13 @@ def singular_values(sol: "FlowSolution | xarray.Dataset", *, ax: Axes | None = N
     **Arguments:** `sol`, a `FlowSolution` of one matrix or its xarray form.
 
     **Raises:** `ValueError` for a sweep: choose a seed first, `sol.to_xarray().isel(seed=0)`.
+
+    **Example:**
+
+        >>> energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
+        >>> sol = dln.gradient_flow(energy, x0, ts=[0.0, 2.0, 20.0], stop=dln.Steady(1e-6))
+        >>> dln.plot.singular_values(sol).get_yscale()
+        'log'
     """
     data, ax = as_dataset(sol), new_axes(ax)
     if "seed" in data["sigma"].dims:
