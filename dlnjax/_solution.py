@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import is_concrete
-from dlnjax._results import result_names, RESULTS
+from dlnjax._results import NAMES, result_names, RESULTS
 from dlnjax._spectrum import effective_rank
 from dlnjax._store import open_folder
 from dlnjax._svd import SVD
@@ -199,6 +199,8 @@ def load(path: str | os.PathLike[str]) -> FlowSolution:
     codes = data["result"].values
     if codes.dtype.kind != "i":
         names = [str(name) for name in np.atleast_1d(data["result"].astype(str).values)]
+        if unknown := set(names) - set(NAMES):
+            raise ValueError(f"{str(path)!r} has results that are no codes of RESULTS: {', '.join(sorted(unknown))}.")
         codes = np.reshape([getattr(RESULTS, name)._value for name in names], codes.shape)
     result = eqx.tree_at(lambda r: r._value, RESULTS.successful, jnp.asarray(codes, int))
     kept = "u" in data

@@ -119,7 +119,9 @@ def open_data(folder: Path) -> "xarray.Dataset":
     """The data, read only where they are looked at."""
     import xarray
 
-    return xarray.open_zarr(folder / "data.zarr", consolidated=False, chunks=None, mask_and_scale=False)
+    # The format that is written, and no older one, which could hold pickled objects.
+    options = {"consolidated": False, "chunks": None, "mask_and_scale": False, "zarr_format": 3}
+    return xarray.open_zarr(folder / "data.zarr", **options)
 
 
 def open_folder(folder: Path) -> "xarray.Dataset":
