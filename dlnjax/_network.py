@@ -1,5 +1,6 @@
 """The network upstairs: its factors, how far they are from balanced, and their training in discrete time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -117,7 +118,7 @@ def train(
     energy: Energy,
     weights: Float[Array, "N d d"],
     optimizer: optax.GradientTransformation,
-    steps: int | Int[Array | np.ndarray, "*saved"],
+    steps: int | Sequence[int] | Int[Array | np.ndarray, "*saved"],
     *,
     throw: bool = True,
 ) -> Training:
