@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import diffrax
@@ -44,12 +45,10 @@ def test_pickle_by_the_name_of_a_file_is_refused(tmp_path, harm, name):
 
 
 def test_pickle_by_the_name_of_a_figure_is_not_drawn(tmp_path, harm):
-    class args:
-        data = [tmp_path / "4.2a.nc"]
-
-    args.data[0].write_bytes(pickle.dumps(Harm(harm)))
+    path = tmp_path / "4.2a.nc"
+    path.write_bytes(pickle.dumps(Harm(harm)))
     with pytest.raises(Refused):
-        plot(args)
+        plot(Namespace(data=[path]))
 
 
 @pytest.mark.long
