@@ -114,7 +114,7 @@ FIGURE = Figure(
     draw,
     numbers,
     text="Above, the images of the unit circle along the geodesic from diag(7.07, 0.141) to the same turned by 80 "
-    "degrees, at three depths, and along the line (3.76) that Theorem 3.4.2 (2) claims to be the geodesic: it is rounder "
-    "on the way, and longer. Below, by how much it is longer for random positive definite pairs: always.",
+    "degrees, at three depths, and along the line (3.76) that Theorem 3.4.2 (2) claims to be the geodesic: it is "
+    "rounder on the way, and longer. Below, by how much it is longer for random positive definite pairs: always.",
     parameters="d = 2, N = 2, 3, infinity, positive definite pairs W W^T + I/10 with W_ij ~ N(0, 1), 100 pairs",
 )
