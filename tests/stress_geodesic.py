@@ -2,7 +2,7 @@
 
     python tests/stress_geodesic.py [--pairs 200] [--seed 0] [--d 2 3 5 8] [--depth 1 2 3 8 inf]
 
-Of every cell: how many pairs arrive to 1e-8, with which codes the others end, the processor's time for a pair once compiled, and how
+Of every cell: how many pairs arrive to 1e-8, with which codes the others end, the processor's time of a pair, and how
 often the first guess led to a path that was not the shortest found. The table goes to
 benchmarks/results/stress_geodesic.md; the exit status is 1 if a random pair does not arrive, or any number is NaN.
 """

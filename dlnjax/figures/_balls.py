@@ -80,7 +80,7 @@ FIGURE = Figure(
     draw,
     numbers,
     text="Lines of equal distance from one matrix, a cross, among the symmetric positive definite ones of "
-    "determinant 1. At depth 1 the distance is Euclidean, seen here through the exponential. At infinite depth it grows "
-    "as the logarithms of the singular values do, and the balls reach around the isotropic matrix at the origin.",
+    "determinant 1. At depth 1 the distance is Euclidean, seen here through the exponential. At infinite depth it "
+    "grows as the logarithms of the singular values do, and the balls reach around the isotropic matrix at the origin.",
     parameters="exp([[x, y], [y, -x]]), centre at x = 1, y = 0, N = 1, 2, infinity, 31 points a side",
 )
