@@ -3,12 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help install reproduce test fast long check format bench stress clean
+.PHONY: help install reproduce test fast long lowest docs check format bench stress clean
 
 help:
 	@echo "make reproduce   every figure, its data, the numbers and a report, into out/; ARGS=--quick for a look"
 	@echo "make test        the tests            make fast    without the slow ones"
 	@echo "make long        the tests too long for make test"
+	@echo "make lowest      some of the short ones with the oldest dependencies allowed"
+	@echo "make docs        the documentation, into build/site"
 	@echo "make check       format, lint, types  make format  apply the first two"
 	@echo "make bench       the benchmarks       make stress  every seed accounted for, at length"
 	@echo "make install     the environment alone, editable"
@@ -38,6 +40,21 @@ fast: install
 long: install
 	$(BIN)/pytest -n auto --dist loadscope -m long
 
+# Of the short tests those that use most of what the dependencies offer.
+LOWEST := $(foreach name,bad_input energies kernel layers metric network package security svd sweep,tests/test_$(name).py)
+
+lowest: .venv-lowest/installed
+	.venv-lowest/bin/pytest -n auto --dist loadscope -m "not slow and not long" $(LOWEST)
+
+.venv-lowest/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
+		-e ".[io]" pytest pytest-xdist beartype
+	touch $@
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -60,4 +77,4 @@ stress: install
 	$(BIN)/python tests/stress_geodesic.py
 
 clean:
-	rm -rf .venv .venv-geomstats .cache out build dist
+	rm -rf .venv .venv-lowest .venv-geomstats .cache out build dist

@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from dlnjax import _closed_form
+from dlnjax import closed_form as closed_form
 from dlnjax._chebyshev import RungeKuttaChebyshev as RungeKuttaChebyshev
 from dlnjax._energy._completion import MatrixCompletion as MatrixCompletion
 from dlnjax._energy._sensing import MatrixSensing as MatrixSensing
@@ -52,8 +52,6 @@ from dlnjax._spectrum import (
 )
 from dlnjax._svd import SVD as SVD, svd as svd
 from dlnjax._sweep import sweep as sweep
-
-closed_form = _closed_form
 
 try:
     __version__ = version("dlnjax")

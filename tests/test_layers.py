@@ -17,7 +17,7 @@ LAYERS = [
     {"_energy"},
     {"_coordinates", "_methods", "_stabilised", "_integrate", "_problem", "_flow"},
     {"_hamiltonian", "_jacobi", "_paths", "_minimise", "_fibre", "_network_flow"},
-    {"_shooting", "_exponential", "_connection", "_geodesic", "_closed_form"},
+    {"_shooting", "_exponential", "_connection", "_geodesic", "closed_form"},
     {"_call", "_chunks", "_sweep"},
     {"plot"},
     {"figures"},

@@ -31,6 +31,13 @@ def ellipses(
     height at which they stand, where the largest is .9 high.
 
     **Raises:** `ValueError` for matrices of another size.
+
+    **Example:**
+
+        >>> a, b = jnp.diag(jnp.array([1.0, 4.0])), jnp.diag(jnp.array([4.0, 1.0]))
+        >>> ax = dln.plot.ellipses(dln.closed_form.diagonal(a, b, 3), count=5)
+        >>> len(ax.lines)  # an outline and a first axis for each
+        10
     """
     states = _states(curve, np.linspace(0, 1, count))
     if states.shape[-1] != 2:
@@ -56,6 +63,13 @@ def singular_value_curves(curve: Any, *, ax: Axes | None = None, color: str = "C
     """The singular values along a curve of matrices, on a logarithmic axis.
 
     **Arguments:** `curve`, as in `ellipses`, of any size; `label`, for a legend.
+
+    **Example:**
+
+        >>> a, b = jnp.diag(jnp.array([1.0, 4.0])), jnp.diag(jnp.array([4.0, 1.0]))
+        >>> ax = dln.plot.singular_value_curves(dln.closed_form.diagonal(a, b, 3))
+        >>> ax.get_yscale()
+        'log'
     """
     states = _states(curve, np.linspace(0, 1, 101))
     ax = new_axes(ax)
