@@ -11,7 +11,9 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonConsoleLexer
 
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[\(\[](.*?)\\[\)\]]</\1>', re.DOTALL)
-EXAMPLE = re.compile(r"<pre><code>(&gt;&gt;&gt; .*?)</code></pre>", re.DOTALL)
+EXAMPLE = re.compile(
+    r'<div class="language-text highlight"><pre><span></span><code>(&gt;&gt;&gt; .*?)</code></pre></div>', re.S
+)
 SIZE = 16
 # Outlines drawn where they stand: shared symbols would need names that differ from page to page.
 ziamath.config.svg2 = False
@@ -27,7 +29,7 @@ def on_page_markdown(markdown: str, page, **_) -> str:
 
 def on_page_content(html: str, **_) -> str:
     html = EQUATION.sub(lambda m: equation(unescape(m[2]).strip(), m[1]), html)
-    return EXAMPLE.sub(lambda m: highlight(unescape(m[1]), PythonConsoleLexer(), HtmlFormatter()), html)
+    return EXAMPLE.sub(lambda m: highlight(unescape(m[1]), PythonConsoleLexer(), HtmlFormatter(wrapcode=True)), html)
 
 
 def equation(tex: str, tag: str) -> str:
