@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help install reproduce test fast long check format bench stress clean
+.PHONY: help install reproduce test fast long notebooks check format bench stress clean
 
 help:
 	@echo "make reproduce   every figure, its data, the numbers and a report, into out/; ARGS=--quick for a look"
 	@echo "make test        the tests            make fast    without the slow ones"
 	@echo "make long        the tests too long for make test"
+	@echo "make notebooks   the notebooks, run from top to bottom"
 	@echo "make check       format, lint, types  make format  apply the first two"
 	@echo "make bench       the benchmarks       make stress  every seed accounted for, at length"
 	@echo "make install     the environment alone, editable"
@@ -31,6 +32,9 @@ fast: install
 
 long: install
 	$(BIN)/pytest -n auto --dist loadscope -m long
+
+notebooks: install
+	$(BIN)/pytest -W default --nbmake --nbmake-timeout=120 notebooks
 
 check: install
 	$(BIN)/ruff format --check .

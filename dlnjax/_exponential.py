@@ -3,13 +3,15 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import as_depth, as_positive, as_square, as_times, require
 from dlnjax._hamiltonian import integrate
 from dlnjax._jacobi import jacobians
 from dlnjax._metric import apply_metric_operator
-from dlnjax._results import RESULTS
+from dlnjax._repr import Curves, Shown, singular_values_of
+from dlnjax._results import result_counts, RESULTS
 
 Matrix = Float[Array, "d d"]
 Scalar = Float[Array, ""]
@@ -23,7 +25,7 @@ def code_of(*cases) -> RESULTS:
     return eqx.tree_at(lambda r: r._value, RESULTS.successful, jnp.asarray(value))
 
 
-class ExponentialSolution(eqx.Module):
+class ExponentialSolution(Shown):
     """A geodesic from a momentum.
 
     **Attributes:**
@@ -41,6 +43,13 @@ class ExponentialSolution(eqx.Module):
     hamiltonian_drift: Float[Array, "*n"]
     result: RESULTS
     stats: dict[str, Int[Array, "*n"]]
+
+    def _curves(self) -> Curves:
+        return Curves.of(self.ts, singular_values_of(self.x), r"$t$")
+
+    def _describe(self) -> str:
+        shape, codes = self.x.shape, result_counts(self.result)
+        return f"ExponentialSolution(d = {shape[-1]}, {shape[-3]} times, {codes})"
 
 
 def orthonormal(x, p, inverse_depth):

@@ -13,11 +13,12 @@ from dlnjax._exponential import orthonormal
 from dlnjax._hamiltonian import integrate
 from dlnjax._jacobi import conjugate_time
 from dlnjax._minimise import hessian, respond, segments
-from dlnjax._results import result_names, RESULTS
+from dlnjax._repr import Curves, Shown, singular_values_of
+from dlnjax._results import result_counts, result_names, RESULTS
 from dlnjax._shooting import SEGMENTS
 
 
-class GeodesicSolution(eqx.Module):
+class GeodesicSolution(Shown):
     """A geodesic X(t), 0 <= t <= 1, between two matrices.
 
     **Attributes:**
@@ -68,13 +69,15 @@ class GeodesicSolution(eqx.Module):
             g = jax.vmap(g)
         return g(self.a, self.b, self.momentum, self.depth)
 
-    def __repr__(self) -> str:
-        if not all(is_concrete(leaf) for leaf in jax.tree.leaves(self)):
-            return f"GeodesicSolution({self.a.shape} traced)"
+    def _curves(self) -> Curves:
+        if not np.all(result_names(self.result) == "successful"):
+            raise ValueError("a geodesic that did not arrive is no curve between its ends: see result, endpoint_error.")
+        times = np.linspace(0, 1, 33)
+        return Curves.of(times, singular_values_of(self.evaluate(times)), r"$t$")
+
+    def _describe(self) -> str:
         if self.length.ndim:
-            names, counts = np.unique(result_names(self.result), return_counts=True)
-            codes = ", ".join(f"{c} {n}" for n, c in zip(names, counts, strict=True))
-            return f"GeodesicSolution({self.length.size} pairs, d = {self.a.shape[-1]}: {codes})"
+            return f"GeodesicSolution({self.length.size} pairs, d = {self.a.shape[-1]}: {result_counts(self.result)})"
         return (
             f"GeodesicSolution(d = {self.a.shape[-1]}, depth {float(self.depth):g}, length {float(self.length):.10g}, "
             f"endpoint error {float(self.endpoint_error):.1e}, {result_names(self.result)})"

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import as_count, as_float, as_square, check_energy, is_concrete, require
 from dlnjax._energy._protocol import gradient
-from dlnjax._results import RESULTS
+from dlnjax._repr import Curves, Shown, singular_values_of
+from dlnjax._results import result_counts, RESULTS
 from dlnjax._svd import svd
 
 
@@ -71,7 +72,7 @@ def balancedness(weights: Float[Array, "N d d"]) -> Float[Array, "N-1 d d"]:
     return lower @ jnp.swapaxes(lower, -1, -2) - jnp.swapaxes(upper, -1, -2) @ upper
 
 
-class Training(eqx.Module):
+class Training(Shown):
     """What `train` returns. Where `steps` was one number, the axis of saved states is absent.
 
     **Attributes:** `weights`, `[saved] N d d`; `x`, their product, `[saved] d d`; `steps`, how many were taken until
@@ -87,6 +88,16 @@ class Training(eqx.Module):
         """The end-to-end matrices."""
         flat = self.weights.reshape(-1, *self.weights.shape[-3:])
         return jax.vmap(_product)(flat).reshape(*self.weights.shape[:-3], *self.weights.shape[-2:])
+
+    def _curves(self) -> Curves:
+        if self.steps.ndim == 0:
+            raise ValueError("train kept the last state alone: pass several numbers of steps to draw how it got there.")
+        return Curves.of(self.steps, singular_values_of(self.x), "steps")
+
+    def _describe(self) -> str:
+        depth, d = self.weights.shape[-3:-1]
+        taken = np.max(np.asarray(self.steps))
+        return f"Training(N = {depth}, d = {d}, {taken} steps, {result_counts(self.result)})"
 
 
 def train(

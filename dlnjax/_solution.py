@@ -1,5 +1,6 @@
 """What a flow returns."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
@@ -10,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from dlnjax._checks import is_concrete
-from dlnjax._results import result_names, RESULTS
+from dlnjax._repr import Curves, Shown
+from dlnjax._results import result_counts, result_names, RESULTS
 from dlnjax._spectrum import effective_rank
 from dlnjax._store import open_folder
 from dlnjax._svd import SVD
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     import xarray
 
 _FORMAT = "dlnjax.FlowSolution/2"
+FLOW_TIME = r"time $t$ (1/N-normalised flow)"
 _CONVENTION = "1/N-normalised flow: time here = thesis time * N at finite depth N (2.9), thesis time at infinite depth"
 
 
-class FlowSolution(eqx.Module):
+class FlowSolution(Shown):
     """A flow, saved at `ts`. One matrix has time first (`ts d`), a sweep has the seed first (`n ts d`).
 
     **Attributes:**
@@ -80,7 +82,7 @@ class FlowSolution(eqx.Module):
         out = {
             "ts": self.ts,
             "sigma": self.sigma,
-            "effective_rank": _effective_rank_or_nan(self.sigma),
+            "effective_rank": effective_rank_or_nan(self.sigma),
             "t_end": self.t_end,
             **self.stats,
         }
@@ -153,12 +155,11 @@ class FlowSolution(eqx.Module):
                 f"cannot write {os.fspath(path)!r}: {error}. Name a file in a folder that exists."
             ) from error
 
-    def __repr__(self) -> str:
-        if not all(is_concrete(leaf) for leaf in jax.tree.leaves(self)):
-            return f"FlowSolution({jax.tree.map(jnp.shape, self.sigma)} traced)"
-        return _describe(self)
+    def _curves(self) -> Curves:
+        return Curves.of(self.ts, self.sigma, FLOW_TIME)
 
-    __str__ = __repr__
+    def _describe(self) -> str:
+        return _describe(self)
 
 
 def load(path: str | os.PathLike) -> FlowSolution:
@@ -198,7 +199,7 @@ def load(path: str | os.PathLike) -> FlowSolution:
     )
 
 
-def _effective_rank_or_nan(sigma):
+def effective_rank_or_nan(sigma):
     # A seed that started as NaN has a code that says so; it must not keep the others from being exported.
     sigma = np.asarray(sigma)
     good = np.all(sigma >= 0, axis=-1) & np.any(sigma > 0, axis=-1)
@@ -209,26 +210,25 @@ def _effective_rank_or_nan(sigma):
 def _describe(sol: FlowSolution) -> str:
     *seeds, times, d = sol.sigma.shape
     many = bool(seeds)
-    ts, sigma = np.asarray(sol.ts), np.asarray(sol.sigma)
-    rank = _effective_rank_or_nan(sigma)
-    names, counts = np.unique(np.asarray(result_names(sol.result)), return_counts=True)
+    ts, sigma = np.asarray(sol.ts).reshape(-1, times)[0], np.asarray(sol.sigma)
+    rank = effective_rank_or_nan(sigma)
     steps = np.asarray(sol.stats["steps"])
 
     def change(values, summarise, how):
         first, last = values[..., 0], values[..., -1]
         tail = f"  ({how})" if many else ""
-        return f"{summarise(first):.6g} -> {summarise(last):.6g}{tail}"
+        of = lambda values: summarise(values) if np.any(np.isfinite(values)) else np.nan
+        return f"{of(first):.6g} -> {of(last):.6g}{tail}"
 
-    head = f"FlowSolution: {seeds[0]} seeds, " if many else "FlowSolution: "
+    head = f"FlowSolution: {math.prod(seeds)} seeds, " if many else "FlowSolution: "
     lines = [f"{head}d = {d}, {times} times from {ts[0]:.6g} to {ts[-1]:.6g}"]
     if sol._energy is not None:
         lines.append("  energy          " + change(np.asarray(sol.energy), np.nanmedian, "median"))
     lines.append("  effective rank  " + change(rank, np.nanmean, "mean"))
     lines.append("  largest sigma   " + change(sigma.max(-1), np.nanmedian, "median"))
     if many:
-        ended = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
-        lines.append(f"  ended           {ended}")
+        lines.append(f"  ended           {result_counts(sol.result)}")
         lines.append(f"  steps           {steps.mean():.0f} mean, {steps.max()} max")
     else:
-        lines.append(f"  ended           {names[0]} at t = {float(sol.t_end):.6g}, {int(steps)} steps")
+        lines.append(f"  ended           {result_counts(sol.result)} at t = {float(sol.t_end):.6g}, {int(steps)} steps")
     return "\n".join(lines)
