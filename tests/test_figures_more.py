@@ -10,8 +10,8 @@ from scipy.optimize import linprog
 from test_figures import assert_draws, numbers
 from tolerances import assert_close, INTEGRATION
 
-from dlnjax import plot
-from dlnjax.figures import _descent, _phases, _sensing, _sparsity, FIGURES
+from dlnjax import distance, plot
+from dlnjax.figures import _balls, _descent, _lines, _phases, _sensing, _sparsity, FIGURES
 from dlnjax.figures._figure import measured, share
 
 pytestmark = pytest.mark.slow
@@ -37,6 +37,51 @@ def test_number_is_judged_by_its_error_and_by_that_of_what_was_expected():
     assert measured("a", (3.14159, 1e-6), 3.14).verdict == "agrees"
     assert measured("a", (1.0, 0.1)).verdict == "measured"
     assert share([True] * 8) == (1.0, pytest.approx((9 / 100 / 8) ** 0.5))
+
+
+@pytest.mark.long
+def test_printed_line_is_longer_than_the_geodesic_at_every_depth():
+    data = FIGURES["3.1"].compute(KEY, 4)
+    rows = numbers("3.1", data)
+    assert rows["length of the geodesic, N = 2, thesis's units"].verdict == "agrees"
+    assert rows["length of (3.76), N = 2, thesis's units"].verdict == "agrees"
+    lengths = data["length"]
+    assert np.all(lengths.sel(curve="printed") > lengths.sel(curve="geodesic") + 1e-9)
+    # The drawn curves start and end where they should.
+    ends = data["x"].isel(t=[0, -1]).transpose("t", ...).values
+    assert_close(ends[0], np.broadcast_to(_lines.DRAWN, ends[0].shape), INTEGRATION)
+    assert_close(ends[1], np.broadcast_to(_lines.TURN @ _lines.DRAWN @ _lines.TURN.T, ends[1].shape), INTEGRATION)
+    assert_draws("3.1", data)
+
+
+@pytest.mark.long
+def test_balls_are_euclidean_at_depth_one_and_logarithmic_at_infinite_depth():
+    data = FIGURES["3.2"].compute(KEY, 4)
+    assert data.sizes["x"] == 5
+    assert {row.verdict for row in FIGURES["3.2"].numbers(data)} == {"agrees"}
+    whole = data["distance"].sel(depth=2.0)
+    x, y = (float(data[name][k]) for name, k in (("x", 1), ("y", 3)))
+    mirrored = distance(_balls._point(_balls.CENTRE, 0.0), _balls._point(x, y), 2.0)
+    assert_close(whole.sel(x=x, y=y).values, mirrored, INTEGRATION)
+    assert_draws("3.2", data)
+
+
+def test_curves_of_matrices_are_drawn_from_solutions_callables_and_arrays():
+    turning = lambda t: np.stack([np.diag([1 + s, 2 - s]) for s in t])
+    for curve in (turning, turning(np.linspace(0, 1, 5))):
+        ax = plot.ellipses(curve, count=5, row=2.0)
+        # An outline and an axis for each; the first is 1 wide and 2 high, and the largest .9 high.
+        assert len(ax.lines) == 10
+        x, y = ax.lines[0].get_data()
+        assert np.ptp(x) == pytest.approx(0.45, abs=1e-3) and np.ptp(y) == pytest.approx(0.9, abs=1e-3)
+        assert np.mean([y.min(), y.max()]) == pytest.approx(2.0, abs=1e-3)
+        ax = plot.singular_value_curves(curve, label="turning", color="C1")
+        assert_close(ax.lines[0].get_ydata()[[0, -1]], [2.0, 2.0], INTEGRATION)
+        assert ax.lines[0].get_label() == "turning"
+    with pytest.raises(ValueError, match="2 x 2 matrices, got 3 x 3"):
+        plot.ellipses(np.ones((4, 3, 3)))
+    with pytest.raises(ValueError, match=r"got shape \(3, 3\)"):
+        plot.singular_value_curves(np.eye(3))
 
 
 def test_rank_is_a_u_shape_in_the_number_of_entries_seen(monkeypatch):

@@ -18,6 +18,7 @@ from dlnjax.figures._run import Run
 
 # About how many seconds each figure takes on 2 cores: for the time left, and nothing else. Of another, `OTHERS`.
 SECONDS = {
+    **{"3.1": 15, "3.2": 18},
     **{"4.1a": 7, "4.1b": 11, "4.2a": 3, "4.2b": 1, "4.2c": 2, "4.2d": 23, "4.3": 8, "4.4": 67},
     **{"4.5a": 8, "4.5b": 9, "5.1": 6, "5.2": 8, "5.3": 17},
 }

@@ -4,11 +4,13 @@ To add one, write such a module and name it here.
 """
 
 from dlnjax.figures import (
+    _balls,
     _coupling,
     _descent,
     _escape,
     _isotropy,
     _limits,
+    _lines,
     _phases,
     _rank_dynamics,
     _regularisation,
@@ -21,6 +23,8 @@ from dlnjax.figures._figure import Figure as Figure, Number as Number
 FIGURES: dict[str, Figure] = {
     figure.name: figure
     for figure in (
+        _lines.FIGURE,
+        _balls.FIGURE,
         _coupling.FIGURE,
         _escape.FIGURE,
         *_rank_dynamics.FIGURES,

@@ -83,7 +83,7 @@ def measured(quantity: str, here: tuple[float, float], expected: float = NAN, th
     exponent = Decimal(str(expected)).as_tuple().exponent
     assert isinstance(exponent, int)
     off, rounding = abs(value - expected), 0.5 * 10.0**exponent
-    agrees = off <= 3 * math.sqrt(2) * error + rounding
-    sentence = (note or _SAMPLED * agrees) if off > 3 * error else ""
+    agrees = bool(off <= 3 * math.sqrt(2) * error + rounding)
+    sentence = (note or _SAMPLED * (agrees and error > 0)) if off > 3 * error else ""
     word = verdict(agrees, "explained" if note else "disagrees")
     return Number(quantity, thesis, value, error, word, expected, sentence)

@@ -1,0 +1,86 @@
+"""Figure 3.2: balls of the distance in a slice of two parameters, at several depths."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import MaxNLocator
+
+from dlnjax import distance
+from dlnjax.figures._figure import Figure, measured, Number
+from dlnjax.plot import new_figure
+
+CENTRE, REACH = 1.0, 2.5
+DEPTHS = (1.0, 2.0, np.inf)
+
+
+def _point(x, y):
+    """exp([[x, y], [y, -x]]): the symmetric, positive definite matrices of determinant 1."""
+    r = jnp.sqrt(x**2 + y**2)
+    shc = jnp.where(r > 0, jnp.sinh(r) / jnp.where(r > 0, r, 1.0), 1.0)
+    return jnp.cosh(r) * jnp.eye(2) + shc * jnp.array([[x, y], [y, -x]])
+
+
+@jax.jit
+def _distances(x, y, depth):
+    centre = _point(jnp.asarray(CENTRE), jnp.asarray(0.0))
+    return jax.lax.map(lambda p: distance(centre, _point(*p), depth, throw=False), (x, y))
+
+
+def compute(key, seeds: int) -> xarray.Dataset:
+    seeds |= 1  # an odd number, so that the diagonal matrices y = 0 are among them
+    side = np.linspace(-REACH, REACH, seeds)
+    # X -> D X D with D = diag(1, -1) is an isometry that fixes the centre and turns y into -y: half is enough.
+    half = side[: (seeds + 1) // 2]
+    x, y = (a.ravel() for a in np.meshgrid(side, half, indexing="ij"))
+    found = [np.asarray(_distances(x, y, jnp.asarray(depth))).reshape(seeds, -1) for depth in DEPTHS]
+    found = [np.concatenate([a, a[:, : seeds // 2][:, ::-1]], axis=1) for a in found]
+    return xarray.Dataset(
+        {"distance": (("depth", "x", "y"), np.asarray(found), {"long_name": "distance, 1/N-normalised"})},
+        coords={"depth": list(DEPTHS), "x": side, "y": side},
+        attrs={"slice": "exp([[x, y], [y, -x]])", "centre": f"x = {CENTRE}, y = 0"},
+    )
+
+
+def draw(data: xarray.Dataset) -> Drawing:
+    figure = new_figure(3.4, 1.6)
+    panels = figure.subplots(1, len(DEPTHS), sharey=True)
+    for ax, depth in zip(panels, data["depth"].values, strict=True):
+        values = data["distance"].sel(depth=depth).values.T
+        # From the centre to where the slice cuts a ball off, at round distances.
+        levels = MaxNLocator(6).tick_values(0, 1.2 * values[values.shape[0] // 2, -1])[1:]
+        contours = ax.contour(data["x"], data["y"], values, levels=levels, colors="C0", linewidths=0.8)
+        ax.clabel(contours, levels[:3], fontsize=6, fmt="%g", inline_spacing=2)
+        ax.plot(CENTRE, 0, "k+", markersize=4)
+        name = r"\infty" if np.isinf(depth) else f"{depth:.0f}"
+        ax.set(title=f"$N = {name}$", xlabel="$x$", aspect="equal")
+    panels[0].set_ylabel("$y$")
+    return figure
+
+
+def numbers(data: xarray.Dataset) -> list[Number]:
+    far = float(data["x"][-1])
+    end = data["distance"].sel(x=far, y=0.0)
+    deep = np.sqrt(2) * (far - CENTRE)
+    flat = np.hypot(np.exp(far) - np.exp(CENTRE), np.exp(-far) - np.exp(-CENTRE))
+    ratio = lambda depth, expected: (float(end.sel(depth=depth)) / expected, 0.0)
+    return [
+        measured("share of points that the search reached", (float(np.isfinite(data["distance"]).mean()), 0.0), 1.0),
+        measured("distance along the diagonal, N = inf, over sqrt(2) (x - 1)", ratio(np.inf, deep), 1.0),
+        measured("distance along the diagonal, N = 1, over the Euclidean", ratio(1.0, flat), 1.0),
+    ]
+
+
+FIGURE = Figure(
+    "3.2",
+    "Balls of the geodesic distance, from flat to infinitely deep",
+    31,
+    compute,
+    draw,
+    numbers,
+    text="Lines of equal distance from one matrix, a cross, among the symmetric positive definite ones of "
+    "determinant 1. At depth 1 the distance is Euclidean, seen here through the exponential. At infinite depth it "
+    "grows as the logarithms of the singular values do, and the balls reach around the isotropic matrix at the origin.",
+    parameters="exp([[x, y], [y, -x]]), centre at x = 1, y = 0, N = 1, 2, infinity, 31 points a side",
+)

@@ -1,0 +1,66 @@
+"""Pictures of curves of matrices, geodesics among them."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from dlnjax.plot._style import new_axes
+
+
+def _states(curve: Any, times) -> np.ndarray:
+    evaluate = getattr(curve, "evaluate", curve)
+    states = np.asarray(evaluate(times) if callable(evaluate) else evaluate)
+    if states.ndim != 3 or states.shape[-1] != states.shape[-2]:
+        raise ValueError(f"curve must give matrices (times, d, d), got shape {states.shape}.")
+    return states
+
+
+def ellipses(
+    curve: Any,
+    *,
+    ax: Axes | None = None,
+    count: int = 9,
+    row: float = 0.0,
+    color: str = "C0",
+    linestyle: str = "-",
+) -> Axes:
+    """A curve of 2 x 2 matrices as the images of the unit circle under X(t), at times evenly spaced along the axis.
+
+    **Arguments:** `curve`, a `GeodesicSolution`, a callable of times in [0, 1], or matrices `count 2 2`; `row`, the
+    height at which they stand, where the largest is .9 high.
+
+    **Raises:** `ValueError` for matrices of another size.
+    """
+    states = _states(curve, np.linspace(0, 1, count))
+    if states.shape[-1] != 2:
+        raise ValueError(f"ellipses are for 2 x 2 matrices, got {states.shape[-1]} x {states.shape[-1]}.")
+    ax, count = new_axes(ax), len(states)
+    angle = np.linspace(0, 2 * np.pi, 200)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    size = 0.45 / np.linalg.norm(states, 2, axis=(1, 2)).max()
+    for k, state in enumerate(states):
+        x, y = size * state @ circle
+        ax.plot(k + x, row + y, color=color, linestyle=linestyle, lw=0.9)
+        # Where the first axis goes: it tells a rotation that the outline does not show.
+        ax.plot([k, k + x[0]], [row, row + y[0]], color=color, lw=0.6)
+    ax.set_aspect("equal")
+    ax.set_xticks([0, (count - 1) / 2, count - 1], ["0", "1/2", "1"])
+    ax.set_xlabel(r"$t$")
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    return ax
+
+
+def singular_value_curves(curve: Any, *, ax: Axes | None = None, color: str = "C0", label: str | None = None) -> Axes:
+    """The singular values along a curve of matrices, on a logarithmic axis.
+
+    **Arguments:** `curve`, as in `ellipses`, of any size; `label`, for a legend.
+    """
+    states = _states(curve, np.linspace(0, 1, 101))
+    ax = new_axes(ax)
+    sigma = np.linalg.svd(states, compute_uv=False)
+    lines = ax.semilogy(np.linspace(0, 1, len(sigma)), sigma, color=color, lw=1)
+    lines[0].set_label(label)
+    ax.set(xlabel=r"$t$", ylabel=r"singular values $\sigma_i$", xlim=(0, 1))
+    return ax
