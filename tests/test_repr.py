@@ -123,3 +123,12 @@ def test_vmapped_flows_and_xarray_forms_are_drawn_alike():
     assert repr(both) == repr(sol) and both._repr_html_() == sol._repr_html_()
     for one, other in ((plot.effective_rank(sol), plot.effective_rank(sol.to_xarray())), (both.plot(), sol.plot())):
         np.testing.assert_allclose(one.lines[-1].get_ydata(), other.lines[-1].get_ydata())
+
+
+def test_style_leaves_the_interactive_mode_as_a_notebook_sets_it(monkeypatch):
+    import matplotlib
+
+    monkeypatch.setitem(matplotlib.rcParams, "interactive", False)
+    with plot.style():
+        matplotlib.interactive(True)
+    assert matplotlib.is_interactive() and matplotlib.rcParams["font.size"] != 8

@@ -67,10 +67,10 @@ def singular_values(sol, *, ax: Axes | None = None) -> Axes:
     place = np.inf
     # What is zero is on no logarithmic axis.
     for k, end in enumerate(np.log(sigma[-1][sigma[-1] > 0])):
-        # Neighbours that end together are labelled one below the other.
-        place = min(end, place - 0.055 * (high - low))
-        ax.annotate(
-            rf"$\sigma_{{{k + 1}}}$", (times[-1], np.exp(place)), (3, 0), textcoords="offset points", va="center"
-        )
+        # Of those that end together the largest is labelled.
+        if end < place - 0.05 * (high - low):
+            place, label = end, rf"$\sigma_{{{k + 1}}}$"
+            at = {"textcoords": "offset points", "va": "center", "fontsize": 7}
+            ax.annotate(label, (times[-1], np.exp(end)), (3, 0), **at)
     ax.set_ylabel(r"singular values $\sigma_i$")
     return ax

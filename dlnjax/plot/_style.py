@@ -1,16 +1,26 @@
 """The project's one matplotlib style, and figures that belong to no window."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
-def style():
-    """A context in which matplotlib draws in the project's style: `with dlnjax.plot.style(): ...`."""
-    return matplotlib.style.context(Path(__file__).with_name("dlnjax.mplstyle"))
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib draws in the project's style: `with dlnjax.plot.style(): ...`, or `@dlnjax.plot.style()`."""
+    with matplotlib.style.context(Path(__file__).with_name("dlnjax.mplstyle")):
+        try:
+            yield
+        finally:
+            # The first figure of a notebook turns it on: were that undone here, no later figure would be shown.
+            interactive = matplotlib.is_interactive()
+    matplotlib.interactive(interactive)
 
 
 def new_figure(width: float = 3.4, height: float = 2.6) -> Figure:
