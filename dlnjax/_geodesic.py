@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax import _paths
-from dlnjax._checks import as_depth, as_positive, as_square, is_concrete, require
+from dlnjax._checks import as_depth, as_positive, as_real, as_square, is_concrete, require
 from dlnjax._connection import connect, connect_all, Connection, Frame, measure, sign_of
 from dlnjax._exponential import orthonormal
 from dlnjax._hamiltonian import integrate
@@ -45,7 +45,7 @@ class GeodesicSolution(Shown):
 
     def evaluate(self, t) -> Float[Array, "*nt d d"]:
         """X at times in [0, 1]: one, or an array of them in any order."""
-        t = jnp.asarray(t, self.a.dtype)
+        t = as_real("t", t, "It is a time in [0, 1], or an array of them.").astype(self.a.dtype)
         t = require(t, ~jnp.all((t >= 0) & (t <= 1)), "t must lie in [0, 1]: beyond the ends use dlnjax.exponential.")
         states = self._each(lambda a, b, p, inverse_depth: _states(a, b, p, inverse_depth, t.ravel()))
         return states.reshape(self.a.shape[:-2] + t.shape + self.a.shape[-2:])
@@ -145,10 +145,7 @@ def _ends(a, b):
 
 
 def _inverse(depth, dtype):
-    depth = as_depth(depth)
-    if depth.ndim:
-        raise ValueError(f"depth must be one number, got shape {depth.shape}. For many use jax.vmap.")
-    return (1 / depth).astype(dtype)
+    return (1 / as_depth(depth, many="jax.vmap")).astype(dtype)
 
 
 def _solve(a, b, inverse_depth, rtol):

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_count, as_float, as_square, check_energy, is_concrete, require
+from dlnjax._checks import as_array, as_count, as_finite, as_float, as_square, check_energy, is_concrete, require
 from dlnjax._energy._protocol import gradient
 from dlnjax._repr import Curves, Shown, singular_values_of
 from dlnjax._results import result_counts, RESULTS
@@ -50,7 +50,7 @@ def balanced_factors(x: Float[Array, "d d"], depth: int) -> Float[Array, "N d d"
 
     **Raises:** `ValueError` or `TypeError` if `x` is not a real square matrix, or `depth` no whole number above 0.
     """
-    depth, point = as_count("depth", depth), svd(as_square("x", x))
+    depth, point = as_count("depth", depth), svd(as_finite("x", as_square("x", x)))
     root = jnp.diag(point.sigma ** (1 / depth))
     weights = jnp.broadcast_to(root, (depth, *root.shape))
     weights = weights.at[0].set(weights[0] @ point.v.T)
@@ -157,7 +157,7 @@ def as_weights(weights: Any) -> Float[Array, "N d d"]:
 
 
 def _as_steps(steps: Any) -> Int[Array, "*saved"]:
-    counts = jnp.asarray(steps)
+    counts = as_array("steps", steps, "It is a whole number, or a list of them.")
     if counts.ndim > 1 or counts.size == 0 or not jnp.issubdtype(counts.dtype, jnp.integer):
         raise ValueError(f"steps must be a whole number, or some that increase, got {steps!r}.")
     listed = jnp.atleast_1d(counts)

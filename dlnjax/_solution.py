@@ -2,7 +2,6 @@
 
 import math
 import os
-from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from dlnjax._checks import as_path
 from dlnjax._repr import Curves, Shown
 from dlnjax._results import result_counts, result_names, RESULTS
 from dlnjax._spectrum import effective_rank
@@ -146,14 +146,13 @@ class FlowSolution(Shown):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one netCDF file, readable by any netCDF tool and by `dlnjax.load`."""
+        path = as_path("path", path)
         if self.observed is not None and not eqx.is_array(self.observed):
             raise ValueError("save needs observe to return one array, not a tuple or dict: use to_numpy or to_xarray.")
         try:
             self.to_xarray().to_netcdf(path, engine="scipy", format="NETCDF3_64BIT")
         except OSError as error:
-            raise ValueError(
-                f"cannot write {os.fspath(path)!r}: {error}. Name a file in a folder that exists."
-            ) from error
+            raise ValueError(f"cannot write {str(path)!r}: {error}. Name a file in a folder that exists.") from error
 
     def _curves(self) -> Curves:
         return Curves.of(self.ts, self.sigma, FLOW_TIME)
@@ -169,7 +168,7 @@ def load(path: str | os.PathLike) -> FlowSolution:
     """
     import xarray
 
-    path = Path(path)
+    path = as_path("path", path)
     try:
         with open_folder(path) if path.is_dir() else xarray.open_dataset(path, engine="scipy") as dataset:
             data = dataset.load()

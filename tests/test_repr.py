@@ -58,7 +58,12 @@ SHOWN = [
     (flow(SPREAD), "FlowSolution: d = 3", 3, "singular values, 0.14 to 1"),
     (flow([SPREAD, 3 * SPREAD], 0, 0), "FlowSolution: 2 seeds", 3, "medians of the singular values of 2, 0.27 to 2"),
     (dln.ExponentialSolution(TIMES, *([jnp.ones((5, 3, 3))] * 2), TIMES[-1], TIMES[0], codes(), {}), "d = 3", 1, "3"),
-    (NetworkSolution(ts=TIMES, t_end=TIMES[-1], steps=jnp.asarray(3), **network((5, 2))), "N = 2, d = 3, 5 times", 3, ""),
+    (
+        NetworkSolution(ts=TIMES, t_end=TIMES[-1], steps=jnp.asarray(3), **network((5, 2))),
+        "N = 2, d = 3, 5 times",
+        3,
+        "",
+    ),
     (Training(steps=jnp.arange(5), **network((5, 2))), "Training(N = 2, d = 3, 4 steps, successful)", 3, ""),
 ]
 
@@ -73,7 +78,9 @@ def test_a_solution_shows_what_it_is_and_the_course_of_its_singular_values(sol, 
     assert len(svg.findall("polyline")) >= lines
     assert not re.search("nan|inf", ElementTree.tostring(svg).decode())
     ax = sol.plot()
-    assert ax.get_xlabel() and ax.get_ylabel() == ("effective rank" if "seeds" in text else r"singular values $\sigma_i$")
+    assert ax.get_xlabel() and ax.get_ylabel() == (
+        "effective rank" if "seeds" in text else r"singular values $\sigma_i$"
+    )
 
 
 def test_lines_of_the_picture_are_the_logarithms():

@@ -9,12 +9,16 @@ from dlnjax.plot._style import new_axes
 
 
 def as_dataset(sol):
+    if not (isinstance(sol, FlowSolution) or hasattr(sol, "data_vars")):
+        raise TypeError(f"expected a FlowSolution or its xarray form, got {type(sol).__name__}.")
     return sol.to_xarray() if isinstance(sol, FlowSolution) else sol
 
 
 def _along(sol, name: str) -> Curves:
     """Singular values, or effective ranks, along a solution or the xarray form of a flow."""
     if not isinstance(sol, Shown):
+        if not hasattr(sol, "data_vars") or name not in sol:
+            raise TypeError(f"sol must be a solution, or the xarray form of one with {name}, got {type(sol).__name__}.")
         return Curves(sol["time"].values, sol[name].values, FLOW_TIME)
     curves = sol._curves()
     return curves if name == "sigma" else curves._replace(sigma=effective_rank_or_nan(curves.sigma))

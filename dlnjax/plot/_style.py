@@ -31,6 +31,8 @@ def new_figure(width: float = 3.4, height: float = 2.6) -> Figure:
 def new_axes(ax: Axes | None) -> Axes:
     """`ax`, or the axes of a new figure in the project's style (in a notebook, one that shows itself)."""
     if ax is not None:
+        if not isinstance(ax, Axes):
+            raise TypeError(f"ax must be matplotlib axes, got {type(ax).__name__}.")
         return ax
     import matplotlib.pyplot as plt
 
@@ -40,5 +42,7 @@ def new_axes(ax: Axes | None) -> Axes:
 
 def save(figure: Figure, stem: Any) -> None:
     """Write `stem`.png and `stem`.svg, free of dates."""
+    if not isinstance(figure, Figure):
+        raise TypeError(f"figure must be a matplotlib Figure, got {type(figure).__name__}. Of axes it is ax.figure.")
     figure.savefig(f"{stem}.png", metadata={"Software": None})
     figure.savefig(f"{stem}.svg", metadata={"Date": None})
