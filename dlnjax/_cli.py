@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import shtab
 
@@ -153,7 +153,7 @@ def _add_sweep(commands) -> None:
     parser.set_defaults(run=_sweep, stopped="what is finished is in {out}, and the same command goes on from there")
 
 
-def _complete(action: argparse.Action, what: dict[str, str]) -> None:
+def _complete(action: argparse.Action, what: Any) -> None:
     """What the shell offers for an argument."""
     action.complete = what  # pyright: ignore[reportAttributeAccessIssue]
 
