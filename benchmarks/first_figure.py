@@ -43,7 +43,7 @@ print(json.dumps([imported - began, computed - imported, drawn - computed, drawn
 """
 COLUMNS = ["picture", "cache", "import s", "compute s", "draw s", "all s", "all, core s", "again s", "compilation s"]
 NOTES = (
-    "Medians of fresh processes, from `import dlnjax` to the picture on disk; wall clock, and what all cores spent on it."
+    "Medians of fresh processes, `import dlnjax` to the picture on disk; wall clock, and what all cores spent on it."
     " One flow: d = 10, infinite depth, 201 times, its singular values; 100 flows: the same from 100 starts, their"
     " effective rank. Again: the same lines once more in that process; compilation is what they took at first beyond"
     " that, tracing and reading the cache included."
