@@ -21,6 +21,12 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+# A rival of benchmarks/geodesic.py, which needs an older NumPy.
+.venv-geomstats/installed: benchmarks/geomstats-requirements.txt
+	$(PYTHON) -m venv .venv-geomstats
+	.venv-geomstats/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 reproduce: install
 	$(BIN)/dlnjax reproduce --out out $(ARGS)
 
@@ -45,11 +51,12 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install
+bench: install .venv-geomstats/installed
 	$(BIN)/python benchmarks/flow.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/geodesic.py
 	$(BIN)/python benchmarks/reproduce.py
 
 stress: install
@@ -57,4 +64,4 @@ stress: install
 	$(BIN)/python tests/stress_geodesic.py
 
 clean:
-	rm -rf .venv .cache out build dist
+	rm -rf .venv .venv-geomstats .cache out build dist

@@ -116,7 +116,9 @@ def connect(a, b, inverse_depth, *, rtol) -> Connection:
 @eqx.filter_jit
 def _shortest(every: Connection) -> Connection:
     arrived = every.result == RESULTS.successful
-    best = jnp.argmin(jnp.where(arrived, every.length, jnp.inf))
+    length = jnp.where(arrived, every.length, jnp.inf)
+    # The first guess, where others lead to the same path.
+    best = jnp.argmax(arrived & (length <= jnp.min(length) * (1 + 1e-9)))
     best = jnp.where(jnp.any(arrived), best, jnp.argmin(every.error))
     one = jax.tree.map(lambda z: z[best], every)
     return eqx.tree_at(lambda c: c.stats, one, one.stats | {"guess": best})

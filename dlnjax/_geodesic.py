@@ -235,7 +235,9 @@ def distance(a: Float[Array, "d d"], b: Float[Array, "d d"], depth, *, throw=Tru
     """The length of the shortest geodesic found from `a` to `b`: sqrt(N) times that of the thesis's metric.
 
     Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth; at equal ends
-    it is 0, and the gradient of its square too. Composes with `jit` and `vmap`.
+    it is 0, and the gradient of its square too. Composes with `jit` and `vmap`. Isometries are X -> Q X R with Q and R
+    orthogonal, X -> X^T, and at infinite depth alone X -> X^{-1}: the kernel of the inverse is lambda_kl / (sigma_k
+    sigma_l)^2 there, and not at finite depth.
 
     **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `throw`, raise where none
     arrives: otherwise the distance there is infinite.

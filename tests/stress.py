@@ -108,7 +108,7 @@ def run_case(case: int, energy_kind: str, d: int, rtol: float, seed: int, larges
     rank = np.asarray(in_frame.effective_rank[:, -1])
     by = np.full(SEEDS, "frame")
     if d <= largest:
-        in_x = run(1e-10, atol=1e-13, coordinates="matrix", solver=diffrax.Dopri5())
+        in_x = run(1e-10, atol=1e-16, coordinates="matrix", solver=diffrax.Dopri5())
         sigma = np.asarray(in_x.sigma)
         clear = np.all(sigma[..., -1] > 1e-8 * sigma[..., 0], axis=1) & (in_x.to_numpy()["result"] == "successful")
         rank, by = np.where(clear, in_x.effective_rank[:, -1], rank), np.where(clear, "X", by)

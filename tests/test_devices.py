@@ -43,6 +43,7 @@ def arrays(solution):
     return {name: np.asarray(getattr(solution, name)) for name in NAMES} | {"code": solution.to_numpy()["result"]}
 
 
+@pytest.mark.long
 def test_three_devices_one_device_and_another_process_agree(tmp_path):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=3"
     child = subprocess.run(
