@@ -9,7 +9,7 @@ import numpy as np
 
 from dlnjax._checks import is_concrete
 
-_WIDTH, _HEIGHT, _MODES, _POINTS = 220.0, 64.0, 12, 120
+_WIDTH, _HEIGHT, _MODES, _POINTS, _SEEDS = 220.0, 64.0, 12, 120, 300
 
 
 class Curves(NamedTuple):
@@ -76,27 +76,34 @@ def singular_values_of(x: Any) -> np.ndarray:
 
 def sparkline(curves: Curves) -> str:
     """A small SVG of the singular values on a logarithmic scale, in the colour of the text around it."""
-    sigma = np.where(curves.sigma > 0, curves.sigma, np.nan)
-    if sigma.shape[-2] < 2 or not np.isfinite(sigma).any():
-        raise ValueError("there is nothing to draw")
-    what = "singular values"
+    # Evenly by state: the times are spread as whoever chose them wanted to see it.
+    along, modes = (_spread(*pair) for pair in zip(curves.sigma.shape[-2:], (_POINTS, _MODES), strict=True))
+    sigma, what = curves.sigma[..., along, :][..., modes], "singular values"
     if sigma.ndim == 3:
-        what = f"medians of the singular values of {len(sigma)}"
+        n, some = len(sigma), _spread(len(sigma), _SEEDS)
+        what = f"medians of the singular values of {len(some)}" + f" of {n}" * (len(some) < n)
+        sigma = sigma[some]
+    sigma = np.where(sigma > 0, sigma, np.nan)
+    if len(along) < 2 or not np.isfinite(sigma).any():
+        raise ValueError("there is nothing to draw")
+    if sigma.ndim == 3:
         # Of a column without a value there is no median, and nothing is drawn.
         sigma = np.ma.median(np.ma.masked_invalid(sigma), axis=0).filled(np.nan)
     low, high = np.log10(np.nanmin(sigma)), np.log10(np.nanmax(sigma))
     caption = f"{what}, {10**low:.2g} to {10**high:.2g}"
-    # Evenly by state: the times are spread as whoever chose them wanted to see it.
-    along = np.unique(np.linspace(0, len(sigma) - 1, _POINTS).round().astype(int))
-    modes = np.unique(np.linspace(0, sigma.shape[1] - 1, _MODES).round().astype(int))
-    x = along / (len(sigma) - 1) * _WIDTH
-    y = _HEIGHT * (high - np.log10(sigma[along])) / max(high - low, 1e-3)
-    lines = "".join(_line(x, y[:, k], 1 - 0.6 * k / max(modes[-1], 1)) for k in modes)
+    x = along / along[-1] * _WIDTH
+    y = _HEIGHT * (high - np.log10(sigma)) / max(high - low, 1e-3)
+    lines = "".join(_line(x, y[:, k], 1 - 0.6 * k / len(modes)) for k in range(len(modes)))
     return (
         f'<figure style="margin:0"><svg width="{_WIDTH:.0f}" height="{_HEIGHT:.0f}" role="img" '
         f'viewBox="-2 -2 {_WIDTH + 4:.0f} {_HEIGHT + 4:.0f}" aria-label="{caption}" fill="none" stroke="currentColor" '
         f'stroke-width="1.2">{lines}</svg><figcaption style="font-size:smaller">{caption}</figcaption></figure>'
     )
+
+
+def _spread(n: int, most: int) -> np.ndarray:
+    """At most so many of n, evenly, the first and the last among them."""
+    return np.unique(np.linspace(0, n - 1, most).round().astype(int))
 
 
 def _line(x, y, opacity: float) -> str:

@@ -118,6 +118,12 @@ def test_zeros_and_lost_seeds_leave_the_rest_to_be_seen():
     assert flow([SPREAD, np.nan * SPREAD], 0, 5)._repr_html_().count("<polyline") == 3
 
 
+def test_a_picture_of_much_is_small():
+    sol = flow(np.broadcast_to(np.exp(-np.outer(np.linspace(0, 1, 130), range(14))), (400, 130, 14)), *[0] * 400)
+    assert "of 300 of 400, 2.3e-06 to 1" in (shown := sol._repr_html_())
+    assert shown.count("<polyline") == 12 and len(shown) < 25_000
+
+
 def test_traced_solutions_have_a_name():
     said = []
     jax.eval_shape(lambda s: said.append((repr(s), s._repr_html_())), flow(SPREAD))
