@@ -58,6 +58,7 @@ bench: install .venv-geomstats/installed
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/geodesic.py
 	$(BIN)/python benchmarks/reproduce.py
+	$(BIN)/python benchmarks/first_figure.py
 
 stress: install
 	$(BIN)/python tests/stress.py
