@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help install reproduce test fast long lowest docs check format bench stress clean
+.PHONY: help install reproduce test fast long lowest notebooks docs check format bench stress clean
 
 help:
 	@echo "make reproduce   every figure, its data, the numbers and a report, into out/; ARGS=--quick for a look"
@@ -11,6 +11,7 @@ help:
 	@echo "make long        the tests too long for make test"
 	@echo "make lowest      some of the short ones with the oldest dependencies allowed"
 	@echo "make docs        the documentation, into build/site"
+	@echo "make notebooks   the notebooks, run from top to bottom"
 	@echo "make check       format, lint, types  make format  apply the first two"
 	@echo "make bench       the benchmarks       make stress  every seed accounted for, at length"
 	@echo "make install     the environment alone, editable"
@@ -55,6 +56,9 @@ lowest: .venv-lowest/installed
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+notebooks: install
+	$(BIN)/pytest -W default --nbmake --nbmake-timeout=120 notebooks
+
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -71,6 +75,7 @@ bench: install .venv-geomstats/installed
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/geodesic.py
 	$(BIN)/python benchmarks/reproduce.py
+	$(BIN)/python benchmarks/first_figure.py
 
 stress: install
 	$(BIN)/python tests/stress.py

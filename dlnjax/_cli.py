@@ -9,7 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import shtab
 
 import dlnjax
 from dlnjax._commands._common import configure_jax, Refused
@@ -22,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.command is None:
             _parser().print_help()
             return 0
-        configure_jax()
         with _stopped_at_once(args):
+            configure_jax()
             return args.run(args)
     except Refused as error:
         print(f"dlnjax: {error}", file=sys.stderr)
@@ -57,8 +59,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="dlnjax", description=dlnjax.__doc__)
+    parser = _Parser(
+        prog="dlnjax",
+        description=dlnjax.__doc__,
+        epilog="example:  dlnjax reproduce --quick",
+    )
     parser.add_argument("--version", action="version", version=f"dlnjax {dlnjax.__version__}")
+    shtab.add_argument_to(parser, "--print-completion", help='for its use: eval "$(dlnjax --print-completion bash)"')
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
     _add_reproduce(commands)
     _add_plot(commands)
@@ -76,7 +83,8 @@ def _add_reproduce(commands) -> None:
     )
     add = parser.add_argument
     add("--figure", action="append", metavar="F", help="a figure (4.2d) or a group (4.2); again for more; default all")
-    add("--out", type=Path, default=Path("out"), metavar="DIR", help="folder to write (default: out)")
+    out = add("--out", type=Path, default=Path("out"), metavar="DIR", help="folder to write (default: out)")
+    _complete(out, shtab.DIRECTORY)
     add("--seed", type=_whole(0, 2**31 - 1), default=0, metavar="S", help="of the random starts (default: 0)")
     # Fewer have no standard error worth printing.
     add("--seeds", type=_whole(10), metavar="N", help="starts for each ensemble, in place of the thesis's; at least 10")
@@ -93,7 +101,7 @@ def _add_plot(commands) -> None:
         epilog="example:  dlnjax plot out/4.2 out/4.1a.nc",
     )
     what = "a figure (out/4.2a), a group (out/4.2), a file (out/4.2a.nc) or a folder (out)"
-    parser.add_argument("data", nargs="+", type=Path, metavar="DATA", help=what)
+    _complete(parser.add_argument("data", nargs="+", type=Path, metavar="DATA", help=what), shtab.FILE)
     parser.set_defaults(run=_plot)
 
 
@@ -140,8 +148,14 @@ def _add_sweep(commands) -> None:
     )
     add("--rtol", type=positive, default=1e-6, metavar="R", help="relative tolerance (default: 1e-6)")
     add("--steady", type=positive, metavar="G", help="stop a flow once |dE| <= G (default: never)")
-    add("--out", type=Path, metavar="DIR", help="folder to write, or to go on with (default: a summary alone)")
+    out = add("--out", type=Path, metavar="DIR", help="folder to write, or to go on with (default: a summary alone)")
+    _complete(out, shtab.DIRECTORY)
     parser.set_defaults(run=_sweep, stopped="what is finished is in {out}, and the same command goes on from there")
+
+
+def _complete(action: argparse.Action, what: Any) -> None:
+    """What the shell offers for an argument."""
+    action.complete = what  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # Commands are imported once they are asked for: help and mistakes are answered at once.

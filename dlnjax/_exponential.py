@@ -5,11 +5,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_depth, as_positive, as_square, as_times, require
+from dlnjax._checks import as_count, as_depth, as_positive, as_square, as_times, require
 from dlnjax._hamiltonian import integrate
 from dlnjax._jacobi import jacobians
 from dlnjax._metric import apply_metric_operator
-from dlnjax._results import RESULTS
+from dlnjax._repr import Curves, Shown, singular_values_of
+from dlnjax._results import result_counts, RESULTS
 from dlnjax._types import Number, Numbers
 
 Matrix = Float[Array, "d d"]
@@ -24,7 +25,7 @@ def code_of(*cases) -> RESULTS:
     return eqx.tree_at(lambda r: r._value, RESULTS.successful, jnp.asarray(value))
 
 
-class ExponentialSolution(eqx.Module):
+class ExponentialSolution(Shown):
     """A geodesic from a momentum.
 
     **Attributes:**
@@ -48,6 +49,13 @@ class ExponentialSolution(eqx.Module):
     hamiltonian_drift: Float[Array, "*n"]
     result: RESULTS
     stats: dict[str, Int[Array, "*n"]]
+
+    def _curves(self) -> Curves:
+        return Curves.of(self.ts, singular_values_of(self.x), r"$t$")
+
+    def _describe(self) -> str:
+        shape, codes = self.x.shape, result_counts(self.result)
+        return f"ExponentialSolution(d = {shape[-1]}, {shape[-3]} times, {codes})"
 
 
 def orthonormal(x, p, inverse_depth):
@@ -105,7 +113,8 @@ def exponential(
     message = "x must have full rank: its determinant is 0, and the metric of depth > 1 ends there."
     x = require(x, jnp.linalg.slogdet(x)[0] == 0, message)
     rtol = as_positive("rtol", rtol).astype(x.dtype)
-    solution = _solve(x, p, (1 / as_depth(depth)).astype(x.dtype), as_times(ts).astype(x.dtype), rtol, max_steps)
+    inverse_depth, ts = (1 / as_depth(depth, many="jax.vmap")).astype(x.dtype), as_times(ts).astype(x.dtype)
+    solution = _solve(x, p, inverse_depth, ts, rtol, as_count("max_steps", max_steps))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_float, as_square, require
+from dlnjax._checks import as_finite, as_float, as_square, require
 from dlnjax._network import as_weights, product
 
 Weights = Float[Array, "N d d"]
@@ -31,7 +31,7 @@ def horizontal_lift(weights: Weights, z: Float[Array, "d d"]) -> Weights:
         >>> print(f"{jnp.sum(lift**2):.6f} = {dln.inner(x, z, z, 3) / 3:.6f}")  # Theorem 2.2.6
         0.857217 = 0.857217
     """
-    weights, z = as_weights(weights), as_square("z", z)
+    weights, z = as_finite("weights", as_weights(weights)), as_finite("z", as_square("z", z))
     if z.shape != weights.shape[1:]:
         raise ValueError(f"z must have the shape of a factor, {weights.shape[1:]}, got {z.shape}.")
     _, pull = jax.vjp(product, weights)

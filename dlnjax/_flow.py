@@ -97,8 +97,7 @@ def gradient_flow(
         >>> print(f"{jax.grad(final)(3.0):.4f}")
         0.0209
     """
-    problem, options = prepare(energy, x0, depth, ts, solver, rtol, atol, coordinates, stop, observe, max_steps)
-    sol = _solve_one(problem, options)
+    sol = _solve_one(*prepare(energy, x0, depth, ts, solver, rtol, atol, coordinates, stop, observe, max_steps))
     if throw:
         failed = (sol.result != RESULTS.successful) & (sol.result != RESULTS.steady)
         sol = sol.result.error_if(sol, failed)

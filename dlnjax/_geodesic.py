@@ -9,20 +9,21 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax import _paths
-from dlnjax._checks import as_depth, as_positive, as_square, is_concrete, require
+from dlnjax._checks import as_depth, as_positive, as_real, as_square, is_concrete, require
 from dlnjax._connection import connect, connect_all, Connection, Frame, measure, sign_of
 from dlnjax._exponential import orthonormal
 from dlnjax._hamiltonian import integrate
 from dlnjax._jacobi import conjugate_time
 from dlnjax._minimise import hessian, respond, segments
-from dlnjax._results import result_names, RESULTS
+from dlnjax._repr import Curves, Shown, singular_values_of
+from dlnjax._results import result_counts, result_names, RESULTS
 from dlnjax._shooting import SEGMENTS
 from dlnjax._types import Number, Numbers
 
 Matrix = Float[Array, "d d"]
 
 
-class GeodesicSolution(eqx.Module):
+class GeodesicSolution(Shown):
     """A geodesic X(t), 0 <= t <= 1, between two matrices.
 
     **Attributes:**
@@ -56,7 +57,7 @@ class GeodesicSolution(eqx.Module):
 
     def evaluate(self, t: Numbers) -> Float[Array, "*nt d d"]:
         """X at times in [0, 1]: one, or an array of them in any order."""
-        t = jnp.asarray(t, self.a.dtype)
+        t = as_real("t", t, "It is a time in [0, 1], or an array of them.").astype(self.a.dtype)
         t = require(t, ~jnp.all((t >= 0) & (t <= 1)), "t must lie in [0, 1]: beyond the ends use dlnjax.exponential.")
         states = self._each(lambda a, b, p, inverse_depth: _states(a, b, p, inverse_depth, t.ravel()))
         return states.reshape(self.a.shape[:-2] + t.shape + self.a.shape[-2:])
@@ -80,13 +81,15 @@ class GeodesicSolution(eqx.Module):
             g = jax.vmap(g)
         return g(self.a, self.b, self.momentum, self.depth)
 
-    def __repr__(self) -> str:
-        if not all(is_concrete(leaf) for leaf in jax.tree.leaves(self)):
-            return f"GeodesicSolution({self.a.shape} traced)"
+    def _curves(self) -> Curves:
+        if not np.all(result_names(self.result) == "successful"):
+            raise ValueError("a geodesic that did not arrive is no curve between its ends: see result, endpoint_error.")
+        times = np.linspace(0, 1, 33)
+        return Curves.of(times, singular_values_of(self.evaluate(times)), r"$t$")
+
+    def _describe(self) -> str:
         if self.length.ndim:
-            names, counts = np.unique(result_names(self.result), return_counts=True)
-            codes = ", ".join(f"{c} {n}" for n, c in zip(names, counts, strict=True))
-            return f"GeodesicSolution({self.length.size} pairs, d = {self.a.shape[-1]}: {codes})"
+            return f"GeodesicSolution({self.length.size} pairs, d = {self.a.shape[-1]}: {result_counts(self.result)})"
         return (
             f"GeodesicSolution(d = {self.a.shape[-1]}, depth {float(self.depth):g}, length {float(self.length):.10g}, "
             f"endpoint error {float(self.endpoint_error):.1e}, {result_names(self.result)})"
@@ -154,10 +157,7 @@ def _ends(a, b):
 
 
 def _inverse(depth, dtype):
-    depth = as_depth(depth)
-    if depth.ndim:
-        raise ValueError(f"depth must be one number, got shape {depth.shape}. For many use jax.vmap.")
-    return (1 / depth).astype(dtype)
+    return (1 / as_depth(depth, many="jax.vmap")).astype(dtype)
 
 
 def _solve(a, b, inverse_depth, rtol):

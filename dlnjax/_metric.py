@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_depth, as_spectrum, as_square, require
+from dlnjax._checks import as_depth, as_finite, as_spectrum, as_square, check_energy, require
 from dlnjax._differences import first_difference, second_differences, squares, values
 from dlnjax._energy._protocol import gradient
 from dlnjax._kernel import eigenvalues
@@ -152,7 +152,7 @@ def _bent(three, mixed, p, q, left, right):
 
 def _as_pair(names: str, x, p):
     first, second = names.split()
-    x, p = as_square(first, x), as_square(second, p)
+    x, p = as_finite(first, as_square(first, x)), as_finite(second, as_square(second, p))
     if x.shape != p.shape:
         raise ValueError(f"{first} and {second} must have one shape, got {x.shape} and {p.shape}.")
     return x, p
@@ -168,7 +168,7 @@ def _full_rank(x):
 
 
 def _inverse(depth, x):
-    return (1 / as_depth(depth)).astype(x.dtype)
+    return (1 / as_depth(depth, many="jax.vmap")).astype(x.dtype)
 
 
 def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Number) -> Float[Array, "d d"]:
@@ -297,6 +297,7 @@ def riemannian_gradient(energy: Energy, x: Float[Array, "d d"], depth: Number) -
         3.000000 = 3.000000
     """
     x = as_square("x", x)
+    check_energy(energy, x.shape[-1], x.dtype)
     return metric_operator(x, gradient(energy, x), depth)
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_count, as_float, as_square, check_energy, is_concrete, require
+from dlnjax._checks import as_array, as_count, as_finite, as_float, as_square, check_energy, is_concrete, require
 from dlnjax._energy._protocol import gradient
-from dlnjax._results import RESULTS
+from dlnjax._repr import Curves, Shown, singular_values_of
+from dlnjax._results import result_counts, RESULTS
 from dlnjax._svd import svd
 from dlnjax._types import Energy
 
@@ -61,7 +62,7 @@ def balanced_factors(x: Float[Array, "d d"], depth: int) -> Float[Array, "N d d"
         >>> weights.shape, (dln.product(weights).round(6) + 0.0).tolist()
         ((3, 2, 2), [[0.0, 8.0], [1.0, 0.0]])
     """
-    depth, point = as_count("depth", depth), svd(as_square("x", x))
+    depth, point = as_count("depth", depth), svd(as_finite("x", as_square("x", x)))
     root = jnp.diag(point.sigma ** (1 / depth))
     weights = jnp.broadcast_to(root, (depth, *root.shape))
     weights = weights.at[0].set(weights[0] @ point.v.T)
@@ -89,7 +90,7 @@ def balancedness(weights: Float[Array, "N d d"]) -> Float[Array, "N-1 d d"]:
     return lower @ jnp.swapaxes(lower, -1, -2) - jnp.swapaxes(upper, -1, -2) @ upper
 
 
-class Training(eqx.Module):
+class Training(Shown):
     """What `train` returns. Where `steps` was one number, the axis of saved states is absent.
 
     **Attributes:** `weights`, `[saved] N d d`; `x`, their product, `[saved] d d`; `steps`, how many were taken until
@@ -112,6 +113,16 @@ class Training(eqx.Module):
         """The end-to-end matrices."""
         flat = self.weights.reshape(-1, *self.weights.shape[-3:])
         return jax.vmap(_product)(flat).reshape(*self.weights.shape[:-3], *self.weights.shape[-2:])
+
+    def _curves(self) -> Curves:
+        if self.steps.ndim == 0:
+            raise ValueError("train kept the last state alone: pass several numbers of steps to draw how it got there.")
+        return Curves.of(self.steps, singular_values_of(self.x), "steps")
+
+    def _describe(self) -> str:
+        depth, d = self.weights.shape[-3:-1]
+        taken = np.max(np.asarray(self.steps))
+        return f"Training(N = {depth}, d = {d}, {taken} steps, {result_counts(self.result)})"
 
 
 def train(
@@ -178,7 +189,7 @@ def as_weights(weights: Any) -> Float[Array, "N d d"]:
 
 
 def _as_steps(steps: Any) -> Int[Array, "*saved"]:
-    counts = jnp.asarray(steps)
+    counts = as_array("steps", steps, "It is a whole number, or a list of them.")
     if counts.ndim > 1 or counts.size == 0 or not jnp.issubdtype(counts.dtype, jnp.integer):
         raise ValueError(f"steps must be a whole number, or some that increase, got {steps!r}.")
     listed = jnp.atleast_1d(counts)

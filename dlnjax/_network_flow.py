@@ -11,13 +11,14 @@ from jaxtyping import Array, Float, Int
 from dlnjax._checks import as_count, as_positive, as_times, check_energy, require
 from dlnjax._energy._protocol import gradient
 from dlnjax._network import as_weights, balancedness, product
-from dlnjax._results import RESULTS
+from dlnjax._repr import Curves, Shown, singular_values_of
+from dlnjax._results import result_counts, RESULTS
 from dlnjax._types import Energy, Number, Numbers
 
 Weights = Float[Array, "N d d"]
 
 
-class NetworkSolution(eqx.Module):
+class NetworkSolution(Shown):
     """A flow of the factors, saved at `ts`.
 
     **Attributes:** `ts`; `weights`, `ts N d d`, W_1 first; `x`, their products, `ts d d`; `t_end`, the time of the last
@@ -43,6 +44,14 @@ class NetworkSolution(eqx.Module):
     def x(self) -> Float[Array, "ts d d"]:
         """The end-to-end matrices."""
         return jax.vmap(product)(self.weights)
+
+    def _curves(self) -> Curves:
+        return Curves.of(self.ts, singular_values_of(self.x), r"time $t$ (the thesis's)")
+
+    def _describe(self) -> str:
+        depth, d = self.weights.shape[-3:-1]
+        span = f"{len(self.ts)} times from {self.ts[0]:.6g} to {self.ts[-1]:.6g}"
+        return f"NetworkSolution(N = {depth}, d = {d}, {span}, {result_counts(self.result)})"
 
 
 def network_flow(

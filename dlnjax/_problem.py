@@ -6,6 +6,7 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -20,8 +21,9 @@ from dlnjax._checks import (
     check_energy,
     is_concrete,
     require,
+    shape_of,
 )
-from dlnjax._svd import SVD
+from dlnjax._svd import SVD, svd
 from dlnjax._types import Number
 
 
@@ -79,21 +81,21 @@ def prepare(
         )
     if stop is not None and not isinstance(stop, Steady):
         raise TypeError(f"stop must be dlnjax.Steady(...) or None, got {stop!r}.")
-    if observe is not None and not callable(observe):
-        raise TypeError(f"observe must be a callable SVD -> arrays, got {type(observe).__name__}.")
     max_steps = as_count("max_steps", max_steps)
-    start, depth, ts = _as_start(x0, many), as_depth(depth), as_times(ts)
+    start, ts = _as_start(x0, many), as_times(ts)
+    depth = as_depth(depth, many="" if many else "dlnjax.sweep or jax.vmap")
     rtol = as_positive("rtol", rtol, "Use 1e-3 for a sketch, 1e-6 by default, 1e-10 to check a formula.")
     atol = as_positive("atol", atol)
-    dtype = (start.sigma if isinstance(start, SVD) else start).dtype
+    sigma = start.sigma if isinstance(start, SVD) else start
+    d, dtype = sigma.shape[-1], sigma.dtype
     if dtype == jnp.float32 and is_concrete(rtol) and float(rtol) < 5e-6:
         warnings.warn(
             f"x0 is float32, which cannot keep rtol={float(rtol):g}. Enable float64 before the first array is made, "
             'jax.config.update("jax_enable_x64", True), or pass rtol=1e-5.',
             stacklevel=3,
         )
-    if not many and depth.ndim != 0:
-        raise ValueError(f"depth must be one number, got shape {depth.shape}. For many use dlnjax.sweep or jax.vmap.")
+    if observe is not None:
+        shape_of("observe", observe, jax.eval_shape(svd, jax.ShapeDtypeStruct((d, d), dtype)))
     problem = Problem(energy, start, 1 / depth.astype(dtype), ts.astype(dtype))
     options = Options(
         rtol=rtol.astype(dtype),
@@ -105,7 +107,7 @@ def prepare(
         observe=observe,
     )
     if not many:
-        check_energy(energy, (start.sigma if isinstance(start, SVD) else start).shape[-1], dtype)
+        check_energy(energy, d, dtype)
         _check_rank(start, depth, coordinates)
     return problem, options
 

@@ -1,6 +1,7 @@
 """Random starts."""
 
 from collections.abc import Callable
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from dlnjax._checks import as_count, as_positive
+from dlnjax._checks import as_array, as_count, as_key, as_positive, require
 from dlnjax._types import Number
 
 
@@ -17,7 +18,7 @@ def gaussian(key: PRNGKeyArray, d: int, scale: Number) -> Float[Array, "d d"]:
 
     **Arguments:** `key`; `d`, the size; `scale`, the standard deviation (1/sqrt(d) for the thesis's N(0, 1/d)).
 
-    **Raises:** `ValueError` if d < 1 or scale <= 0.
+    **Raises:** `ValueError` if d < 1 or scale <= 0; `TypeError` for what is no key.
 
     **Example:**
 
@@ -25,7 +26,7 @@ def gaussian(key: PRNGKeyArray, d: int, scale: Number) -> Float[Array, "d d"]:
         (2, 2)
     """
     d = as_count("d", d)
-    return as_positive("scale", scale) * jax.random.normal(key, (d, d))
+    return as_positive("scale", scale) * jax.random.normal(as_key(key), (d, d))
 
 
 class Ensemble(eqx.Module):
@@ -33,7 +34,7 @@ class Ensemble(eqx.Module):
 
     **Arguments:** `init`, a callable key -> `d d`; `key`; `n`, how many.
 
-    **Raises:** `ValueError` if n < 1; `TypeError` if `init` is not callable.
+    **Raises:** `ValueError` if n < 1; `TypeError` if `init` is not callable, or `key` no key.
 
     **Example:**
 
@@ -44,17 +45,22 @@ class Ensemble(eqx.Module):
 
     init: Callable[[PRNGKeyArray], Float[Array, "d d"]]
     key: PRNGKeyArray
-    n: int = eqx.field(static=True)
+    n: int = eqx.field(static=True, converter=partial(as_count, "n"))
 
     def __check_init__(self) -> None:
         if not callable(self.init):
             raise TypeError(f"init must be a callable key -> matrix, got {type(self.init).__name__}.")
-        as_count("n", self.n)
+        as_key(self.key)
 
     def __len__(self) -> int:
         return self.n
 
     def take(self, index: Int[Array | np.ndarray, " m"]) -> Float[Array, "m d d"]:
         """The starts of the seeds in `index`."""
-        keys = jax.vmap(lambda i: jax.random.fold_in(self.key, i))(jnp.asarray(index))
+        index = as_array("index", index, "It is a list of seeds such as [0, 1].")
+        if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
+            raise ValueError(f"index must be whole numbers of shape (m,), got {index.dtype}{list(index.shape)}.")
+        outside = jnp.any((index < 0) | (index >= self.n))
+        index = require(index, outside, f"index must be seeds of this ensemble, from 0 to {self.n - 1}.")
+        keys = jax.vmap(lambda i: jax.random.fold_in(self.key, i))(index)
         return jax.vmap(self.init)(keys)

@@ -54,3 +54,11 @@ NAMES = [
 def result_names(result: RESULTS):
     """The names of the codes, an array of strings of the shape of `result`."""
     return np.asarray(NAMES)[np.asarray(result._value)]
+
+
+def result_counts(result: RESULTS) -> str:
+    """The name of one code, or of many how often each came."""
+    if np.ndim(result._value) == 0:
+        return str(result_names(result))
+    names, counts = np.unique(result_names(result), return_counts=True)
+    return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))

@@ -1,7 +1,7 @@
 """What a flow returns."""
 
+import math
 import os
-from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import is_concrete
-from dlnjax._results import NAMES, result_names, RESULTS
+from dlnjax._checks import as_path
+from dlnjax._repr import Curves, Shown
+from dlnjax._results import NAMES, result_counts, result_names, RESULTS
 from dlnjax._spectrum import effective_rank
 from dlnjax._store import open_folder
 from dlnjax._svd import SVD
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     import xarray
 
 _FORMAT = "dlnjax.FlowSolution/2"
+FLOW_TIME = r"time $t$ (1/N-normalised flow)"
 _CONVENTION = "1/N-normalised flow: time here = thesis time * N at finite depth N (2.9), thesis time at infinite depth"
 
 
-class FlowSolution(eqx.Module):
+class FlowSolution(Shown):
     """A flow, saved at `ts`. One matrix has time first (`ts d`), a sweep has the seed first (`n ts d`).
 
     **Attributes:**
@@ -89,7 +91,7 @@ class FlowSolution(eqx.Module):
         out = {
             "ts": self.ts,
             "sigma": self.sigma,
-            "effective_rank": _effective_rank_or_nan(self.sigma),
+            "effective_rank": effective_rank_or_nan(self.sigma),
             "t_end": self.t_end,
             **self.stats,
         }
@@ -153,21 +155,19 @@ class FlowSolution(eqx.Module):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one netCDF file, readable by any netCDF tool and by `dlnjax.load`."""
+        path = as_path("path", path)
         if self.observed is not None and not eqx.is_array(self.observed):
             raise ValueError("save needs observe to return one array, not a tuple or dict: use to_numpy or to_xarray.")
         try:
             self.to_xarray().to_netcdf(path, engine="scipy", format="NETCDF3_64BIT")
         except OSError as error:
-            raise ValueError(
-                f"cannot write {os.fspath(path)!r}: {error}. Name a file in a folder that exists."
-            ) from error
+            raise ValueError(f"cannot write {str(path)!r}: {error}. Name a file in a folder that exists.") from error
 
-    def __repr__(self) -> str:
-        if not all(is_concrete(leaf) for leaf in jax.tree.leaves(self)):
-            return f"FlowSolution({jax.tree.map(jnp.shape, self.sigma)} traced)"
+    def _curves(self) -> Curves:
+        return Curves.of(self.ts, self.sigma, FLOW_TIME)
+
+    def _describe(self) -> str:
         return _describe(self)
-
-    __str__ = __repr__
 
 
 def load(path: str | os.PathLike[str]) -> FlowSolution:
@@ -185,7 +185,7 @@ def load(path: str | os.PathLike[str]) -> FlowSolution:
     """
     import xarray
 
-    path = Path(path)
+    path = as_path("path", path)
     try:
         with open_folder(path) if path.is_dir() else xarray.open_dataset(path, engine="scipy") as dataset:
             data = dataset.load()
@@ -217,7 +217,7 @@ def load(path: str | os.PathLike[str]) -> FlowSolution:
     )
 
 
-def _effective_rank_or_nan(sigma):
+def effective_rank_or_nan(sigma):
     # A seed that started as NaN has a code that says so; it must not keep the others from being exported.
     sigma = np.asarray(sigma)
     good = np.all(sigma >= 0, axis=-1) & np.any(sigma > 0, axis=-1)
@@ -228,26 +228,25 @@ def _effective_rank_or_nan(sigma):
 def _describe(sol: FlowSolution) -> str:
     *seeds, times, d = sol.sigma.shape
     many = bool(seeds)
-    ts, sigma = np.asarray(sol.ts), np.asarray(sol.sigma)
-    rank = _effective_rank_or_nan(sigma)
-    names, counts = np.unique(np.asarray(result_names(sol.result)), return_counts=True)
+    ts, sigma = np.asarray(sol.ts).reshape(-1, times)[0], np.asarray(sol.sigma)
+    rank = effective_rank_or_nan(sigma)
     steps = np.asarray(sol.stats["steps"])
 
     def change(values, summarise, how):
         first, last = values[..., 0], values[..., -1]
         tail = f"  ({how})" if many else ""
-        return f"{summarise(first):.6g} -> {summarise(last):.6g}{tail}"
+        of = lambda values: summarise(values) if np.any(np.isfinite(values)) else np.nan
+        return f"{of(first):.6g} -> {of(last):.6g}{tail}"
 
-    head = f"FlowSolution: {seeds[0]} seeds, " if many else "FlowSolution: "
+    head = f"FlowSolution: {math.prod(seeds)} seeds, " if many else "FlowSolution: "
     lines = [f"{head}d = {d}, {times} times from {ts[0]:.6g} to {ts[-1]:.6g}"]
     if sol._energy is not None:
         lines.append("  energy          " + change(np.asarray(sol.energy), np.nanmedian, "median"))
     lines.append("  effective rank  " + change(rank, np.nanmean, "mean"))
     lines.append("  largest sigma   " + change(sigma.max(-1), np.nanmedian, "median"))
     if many:
-        ended = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
-        lines.append(f"  ended           {ended}")
+        lines.append(f"  ended           {result_counts(sol.result)}")
         lines.append(f"  steps           {steps.mean():.0f} mean, {steps.max()} max")
     else:
-        lines.append(f"  ended           {names[0]} at t = {float(sol.t_end):.6g}, {int(steps)} steps")
+        lines.append(f"  ended           {result_counts(sol.result)} at t = {float(sol.t_end):.6g}, {int(steps)} steps")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
+from dlnjax._checks import as_path
 from dlnjax._results import NAMES
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Store:
             import zarr  # noqa: F401
         except ImportError as error:
             raise ImportError("a sweep into a folder needs zarr: pip install 'dlnjax[io]'.") from error
-        self.folder = Path(folder)
+        self.folder = as_path("folder", folder)
         self.data = self.folder / "data.zarr"
         self.record = self.folder / "call.json"
         self.fresh = self.folder / "call.new"

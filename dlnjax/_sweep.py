@@ -195,7 +195,7 @@ def _split_energy(energy, n: int, d: int, dtype):
     if not any(jax.tree.leaves(seeded)) or _shape(energy, d, dtype) == ():
         own, shared = jax.tree.map(lambda _: None, own), energy
     one = eqx.combine(jax.tree.map(lambda x: x[0], own), shared)
-    check_energy(one, d, dtype)
+    check_energy(one, d, dtype, f"Does it need a jnp.sum? To give each seed its own, its arrays have {n} in front.")
     return own, shared, one
 
 

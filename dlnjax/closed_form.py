@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_depth, as_square, is_concrete, require
+from dlnjax._checks import as_depth, as_real, as_square, is_concrete, require
 from dlnjax._paths import flatten, unflatten
 from dlnjax._svd import svd
 from dlnjax._types import Number, Numbers
@@ -31,7 +31,7 @@ def _ends(a, b):
 
 
 def _inverse(depth, x):
-    return (1 / as_depth(depth)).astype(x.dtype)
+    return (1 / as_depth(depth, many="jax.vmap")).astype(x.dtype)
 
 
 def _size(x):
@@ -45,7 +45,7 @@ def _fit(x, defect, what: str):
 
 
 def _over(curve: Callable[[Array], Array]) -> Curve:
-    return lambda t: jnp.vectorize(curve, signature="()->(d,d)")(jnp.asarray(t, float))
+    return lambda t: jnp.vectorize(curve, signature="()->(d,d)")(as_real("t", t, "It is a time, or an array of them."))
 
 
 def _mix(t, a, b):

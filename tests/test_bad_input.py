@@ -7,8 +7,10 @@ import jaxtyping
 import numpy as np
 import optax
 import pytest
+import xarray
 
 import dlnjax as dln
+from dlnjax import plot
 
 EYE, TS = np.eye(3), [0.0, 1.0]
 FULL = np.ones((3, 3), bool)
@@ -46,6 +48,14 @@ def trained(energy=ENERGY, weights=np.stack([EYE, EYE]), optimizer=optax.sgd(0.1
     return lambda: dln.train(energy, weights, optimizer, steps)
 
 
+def drawn(key=KEY, d=3, scale=1.0):
+    return lambda: dln.gaussian(key, d, scale)
+
+
+def taken(index):
+    return lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 4).take(index)
+
+
 def with_nan(a):
     return np.where(np.eye(3), NAN, a)
 
@@ -69,7 +79,10 @@ WRONG = [
     (flow(x0=np.zeros((3, 3))), ValueError, ["x0", "zero matrix"]),
     (flow(x0=SINGULAR, depth=1), ValueError, ["rank 2", "depth 1", 'coordinates="matrix"']),
     (flow(x0=SINGULAR, coordinates="matrix"), ValueError, ["rank 2", 'coordinates="svd"']),
+    (flow(x0=[[1.0, 0.0], [0.0, 1.0, 0.0]]), TypeError, ["x0", "numbers", "rows of one length"]),
     # depth
+    (flow(depth={}), TypeError, ["depth", "number", "{}"]),
+    (flow(depth=np.array("deep")), TypeError, ["depth", "[1, inf]"]),
     (flow(depth=0.5), ValueError, ["depth", "1 <= N", "0.5"]),
     (flow(depth=-jnp.inf), ValueError, ["depth", "1 <= N"]),
     (flow(depth=NAN), ValueError, ["depth", "1 <= N", "nan"]),
@@ -84,7 +97,12 @@ WRONG = [
     (lambda: dln.metric_operator(jnp.eye(3), jnp.eye(2), 2.0), ValueError, ["x and p", "(3, 3)", "(2, 2)"]),
     (lambda: dln.metric_operator(jnp.ones((2, 3)), jnp.eye(2), 2.0), ValueError, ["x", "square"]),
     (lambda: dln.metric_operator(jnp.eye(3), jnp.eye(3, dtype=int), 2.0), TypeError, ["p", "floating point"]),
+    (lambda: dln.metric_operator(EYE, EYE, np.ones(2)), ValueError, ["depth", "one number", "(2,)", "vmap"]),
+    (lambda: dln.metric_operator(with_nan(EYE), EYE, 2.0), ValueError, ["x", "finite"]),
     # ts
+    (flow(ts="0, 1"), TypeError, ["ts", "numbers", "str", "[0.0, 10.0]"]),
+    (flow(ts=None), TypeError, ["ts", "numbers", "NoneType"]),
+    (flow(ts=["begin", "end"]), TypeError, ["ts", "numbers", "entries"]),
     (flow(ts=[]), ValueError, ["ts", "two times", "(0,)"]),
     (flow(ts=[1.0]), ValueError, ["ts", "two times", "(1,)"]),
     (flow(ts=5.0), ValueError, ["ts", "two times"]),
@@ -100,6 +118,8 @@ WRONG = [
     (flow(rtol=NAN), ValueError, ["rtol", "above 0"]),
     (flow(rtol="1e-6"), TypeError, ["rtol", "number"]),
     (flow(rtol=None), TypeError, ["rtol", "number"]),
+    (flow(rtol=1j), TypeError, ["rtol", "real", "1e-6 by default"]),
+    (flow(rtol=[1e-3]), ValueError, ["rtol", "one number", "(1,)"]),
     (flow(atol=0.0), ValueError, ["atol", "above 0"]),
     (flow(atol=NAN), ValueError, ["atol", "above 0"]),
     (flow(solver="Dopri5"), TypeError, ["solver", "diffrax"]),
@@ -110,6 +130,10 @@ WRONG = [
     (flow(stop=dln.Steady), TypeError, ["stop", "Steady"]),
     (lambda: dln.Steady(0.0), ValueError, ["gradient", "above 0"]),
     (lambda: dln.Steady(NAN), ValueError, ["gradient", "above 0"]),
+    (lambda: dln.Steady("1e-6"), TypeError, ["gradient", "number", "'1e-6'"]),
+    (lambda: dln.Steady(np.ones(2)), ValueError, ["gradient", "one number", "(2,)"]),
+    (flow(observe=lambda point: "rank"), TypeError, ["observe", "return arrays"]),
+    (flow(observe=lambda x: x[0]), TypeError, ["observe", "subscriptable"]),
     (flow(observe=3), TypeError, ["observe", "callable"]),
     (flow(max_steps=0), ValueError, ["max_steps", "at least 1"]),
     (flow(max_steps=1.5), ValueError, ["max_steps", "whole"]),
@@ -124,6 +148,26 @@ WRONG = [
     (flow(energy=lambda x: (jnp.sum(x), jnp.sum(x))), ValueError, ["energy", "scalar"]),
     (flow(energy=dln.MatrixCompletion.diagonal(4)), ValueError, ["(3, 3)", "(4, 4)"]),
     (flow(energy=dln.MatrixSensing(np.ones((2, 4, 4)), np.ones(2))), ValueError, ["(3, 3)", "(2, 4, 4)"]),
+    (flow(energy=lambda x: float(jnp.sum(x))), TypeError, ["energy", "jax.numpy", "no float()"]),
+    (flow(energy=lambda x: np.sum(np.asarray(x))), TypeError, ["energy", "jax.numpy", "no NumPy"]),
+    (flow(energy=lambda x: jnp.sum(x) if x[0, 0] > 0 else 0.0), TypeError, ["energy", "jax.numpy", "no `if`"]),
+    (flow(energy=lambda x, y: jnp.sum(x)), TypeError, ["energy", "one argument", "'y'"]),
+    (flow(energy=dln.MatrixCompletion), TypeError, ["energy", "the class MatrixCompletion", "make one"]),
+    (lambda: ENERGY("matrix"), TypeError, ["X", "numbers", "str"]),
+    (lambda: ENERGY([[1.0]]), ValueError, ["(1, 1)", "(3, 3)"]),
+    (lambda: dln.MatrixCompletion.diagonal(2.5), ValueError, ["d", "whole", "2.5"]),
+    (lambda: dln.MatrixCompletion.diagonal("3"), TypeError, ["d", "whole", "'3'"]),
+    (labelled(np.ones((2, 3, 3)), np.ones((4, 3, 3), bool)), ValueError, ["labels and mask", "(2, 3, 3)", "(4, 3, 3)"]),
+    (labelled(weight="half"), TypeError, ["weight", "number", "'half'"]),
+    (labelled(mask=None), TypeError, ["mask", "numbers", "NoneType"]),
+    (sensed(np.stack([EYE, with_nan(EYE)]), np.ones(2)), ValueError, ["measurements", "finite"]),
+    (sensed(np.ones((2, 3, 3)), np.ones(2, int)), TypeError, ["values", "floating point"]),
+    (sensed(np.ones((2, 4, 3, 3)), np.ones((3, 4))), ValueError, ["measurements and values", "(2,)", "(3,)"]),
+    (lambda: dln.FreeEnergy(ENERGY, "hot"), TypeError, ["beta", "number", "'hot'"]),
+    (lambda: dln.FreeEnergy(ENERGY, np.inf), ValueError, ["beta", "finite", "energy itself"]),
+    (lambda: dln.SpectralEnergy(lambda s: float(s)), TypeError, ["f", "jax.numpy"]),
+    (lambda: dln.riemannian_gradient(lambda x: x, EYE, 2.0), ValueError, ["energy", "scalar", "jnp.sum"]),
+    (lambda: dln.riemannian_gradient(None, EYE, 2.0), TypeError, ["energy", "callable", "NoneType"]),
     (labelled(mask=np.ones((2, 2), bool)), ValueError, ["mask", "shape", "(2, 2)"]),
     (labelled(mask=True), ValueError, ["mask", "shape", "()"]),
     (labelled(mask=2 * EYE), ValueError, ["mask", "0/1"]),
@@ -150,6 +194,11 @@ WRONG = [
     (lambda: dln.effective_rank(jnp.zeros(3)), ValueError, ["sigma", "zero"]),
     (lambda: dln.effective_rank(jnp.array([1.0, NAN])), ValueError, ["sigma", "finite"]),
     (lambda: dln.effective_rank(jnp.array(1.0)), ValueError, ["sigma", "(..., d)"]),
+    (lambda: dln.effective_rank(dln.svd(EYE)), TypeError, ["sigma", "SVD", "dlnjax.svd(x).sigma"]),
+    (lambda: dln.effective_rank(None), TypeError, ["sigma", "NoneType"]),
+    (lambda: dln.entropy("1, 2"), TypeError, ["sigma", "str"]),
+    (lambda: dln.schatten_norm(jnp.ones(3), None), TypeError, ["p", "number", "None"]),
+    (lambda: dln.metric_eigenvalues(np.ones(2), np.ones(2)), ValueError, ["depth", "one number", "(2,)"]),
     (lambda: dln.stable_rank(jnp.zeros(3)), ValueError, ["sigma", "zero"]),
     (lambda: dln.nuclear_norm(jnp.array([-1.0])), ValueError, ["sigma", "nonnegative"]),
     (lambda: dln.schatten_norm(jnp.ones(3), 0.0), ValueError, ["p", "above 0"]),
@@ -172,6 +221,15 @@ WRONG = [
     (trained(steps=-1), ValueError, ["steps", "at least 0", "-1"]),
     (trained(steps=2.5), ValueError, ["steps", "whole", "2.5"]),
     (trained(steps=[3, 3]), ValueError, ["steps", "increase"]),
+    (trained(steps="ten"), TypeError, ["steps", "whole", "str"]),
+    (trained(steps=[1, [2]]), TypeError, ["steps", "numbers"]),
+    (trained(optimizer=optax.sgd), TypeError, ["optimizer", "optax.sgd(1e-3)", "function"]),
+    (lambda: dln.product([EYE, np.eye(2)]), TypeError, ["weights", "rows of one length"]),
+    (lambda: dln.balanced_factors(with_nan(EYE), 2), ValueError, ["x", "finite"]),
+    (lambda: dln.balanced_factors(EYE, "3"), TypeError, ["depth", "whole", "'3'"]),
+    (lambda: dln.horizontal_lift(with_nan(EYE) * np.ones((2, 1, 1)), EYE), ValueError, ["weights", "finite"]),
+    (lambda: dln.network_flow(3, np.stack([EYE, EYE]), ts=TS), TypeError, ["energy", "callable", "int"]),
+    (lambda: dln.network_flow(ENERGY, np.stack([EYE, EYE]), ts=TS, rtol=-1.0), ValueError, ["rtol", "above 0", "-1"]),
     (lambda: dln.horizontal_lift(np.ones((2, 3, 3)), EYE), ValueError, ["weights", "full rank", "determinant"]),
     (lambda: dln.horizontal_lift(np.stack([EYE, EYE]), np.eye(2)), ValueError, ["z", "(3, 3)", "(2, 2)"]),
     (lambda: dln.vertical_projection(np.stack([EYE, EYE]), EYE), ValueError, ["velocity", "(2, 3, 3)", "(3, 3)"]),
@@ -189,6 +247,13 @@ WRONG = [
     (lambda: dln.exponential(SINGULAR, EYE, 2.0), ValueError, ["x", "full rank"]),
     (lambda: dln.exponential(EYE, with_nan(EYE), 2.0), ValueError, ["p", "finite"]),
     (lambda: dln.exponential(EYE, EYE, 2.0, ts=[1.0]), ValueError, ["ts", "two times"]),
+    (lambda: dln.exponential(EYE, EYE, 2.0, max_steps="many"), TypeError, ["max_steps", "whole", "'many'"]),
+    (lambda: dln.exponential(EYE, EYE, np.ones(2)), ValueError, ["depth", "one number", "vmap"]),
+    (lambda: dln.geodesic(EYE, EYE, 2.0, rtol=-1.0), ValueError, ["rtol", "above 0", "-1"]),
+    (lambda: dln.geodesic([[1.0]], [[2]], 2.0), TypeError, ["b", "floating point", "int"]),
+    (lambda: dln.closed_form.diagonal(EYE, EYE, np.ones(2)), ValueError, ["depth", "one number", "(2,)"]),
+    (lambda: dln.closed_form.diagonal(EYE, EYE, 2.0)("half"), TypeError, ["t", "numbers", "time"]),
+    (lambda: dln.closed_form.bures_wasserstein(EYE, SINGULAR), ValueError, ["b", "full rank"]),
     (lambda: dln.geodesic(EYE, np.eye(2), 2.0), ValueError, ["a and b", "(3, 3)", "(2, 2)"]),
     (lambda: dln.geodesic(EYE, -EYE, 2.0), ValueError, ["positive determinant", "negative one", "sign of one row"]),
     (lambda: dln.geodesic(EYE, SINGULAR, 2.0), ValueError, ["b is singular", "0.0e+00", "multiple of the identity"]),
@@ -205,14 +270,28 @@ WRONG = [
         ["commute", "2.00e-01"],
     ),
     # starts
-    (lambda: dln.gaussian(KEY, 0, 1.0), ValueError, ["d", "whole"]),
-    (lambda: dln.gaussian(KEY, 2.5, 1.0), ValueError, ["d", "whole", "2.5"]),
-    (lambda: dln.gaussian(KEY, 3, 0.0), ValueError, ["scale", "above 0"]),
-    (lambda: dln.gaussian(KEY, 3, -1.0), ValueError, ["scale", "above 0"]),
+    (drawn(d=0), ValueError, ["d", "whole"]),
+    (drawn(d=2.5), ValueError, ["d", "whole", "2.5"]),
+    (drawn(d="3"), TypeError, ["d", "whole", "'3'"]),
+    (drawn(scale=0.0), ValueError, ["scale", "above 0"]),
+    (drawn(scale=-1.0), ValueError, ["scale", "above 0"]),
+    (drawn(scale=np.ones(2)), ValueError, ["scale", "one number", "(2,)"]),
+    (drawn(key=0), TypeError, ["key", "jax.random.key(0)", "int"]),
+    (drawn(key=None), TypeError, ["key", "jax.random.key(0)", "NoneType"]),
+    (lambda: dln.Ensemble(lambda k: jnp.eye(3), 0, 4), TypeError, ["key", "jax.random.key(0)", "int"]),
+    (lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 4.5), ValueError, ["n", "whole", "4.5"]),
+    (taken([4]), ValueError, ["index", "0 to 3"]),
+    (taken([-1]), ValueError, ["index", "0 to 3"]),
+    (taken(1), ValueError, ["index", "(m,)", "int64[]"]),
+    (taken("all"), TypeError, ["index", "seeds", "str"]),
     (lambda: dln.Ensemble(3, KEY, 4), TypeError, ["init", "callable"]),
     (lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 0), ValueError, ["n", "at least 1"]),
     (sweep(starts=dln.Ensemble(lambda k: jnp.ones(3), KEY, 4)), ValueError, ["init", "square"]),
     (sweep(starts=EYE), ValueError, ["starts", "(n, d, d)", "gradient_flow"]),
+    (sweep(starts=None), TypeError, ["starts", "numbers", "NoneType"]),
+    (sweep(devices="gpu"), TypeError, ["devices", "jax.devices()", "'gpu'"]),
+    (sweep(devices=[]), TypeError, ["devices", "jax.devices()", "[]"]),
+    (sweep(folder=3), TypeError, ["folder", "path", "int"]),
     (sweep(starts=np.ones((4, 2, 3))), ValueError, ["starts", "square"]),
     (sweep(starts=np.ones((0, 3, 3))), ValueError, ["starts", "empty"]),
     (sweep(starts=[[["one"]]]), TypeError, ["starts", "numbers"]),
@@ -220,7 +299,20 @@ WRONG = [
     (sweep(chunk=1.5), ValueError, ["chunk", "whole"]),
     (sweep(energy=lambda x: x), ValueError, ["energy", "scalar"]),
     (sweep(energy=dln.MatrixCompletion.diagonal(4)), ValueError, ["(3, 3)", "(4, 4)"]),
-    (sweep(energy=dln.MatrixCompletion(np.ones((2, 3, 3)), FULL)), ValueError, ["energy", "scalar"]),
+    (sweep(energy=dln.MatrixCompletion(np.ones((2, 3, 3)), FULL)), ValueError, ["energy", "scalar", "have 1 in front"]),
+    # files and pictures
+    (lambda: dln.load(None), TypeError, ["path", "str", "NoneType"]),
+    (lambda: plot.effective_rank("run.nc"), TypeError, ["sol", "solution", "str"]),
+    (lambda: plot.singular_values(None), TypeError, ["sol", "solution", "NoneType"]),
+    (lambda: plot.singular_values(xarray.Dataset()), TypeError, ["sol", "xarray form", "sigma"]),
+    (lambda: plot.effective_rank_violins([]), TypeError, ["sols", "mapping", "list"]),
+    (lambda: plot.effective_rank_violins({0.1: "sol"}), TypeError, ["FlowSolution", "str"]),
+    (lambda: plot.ellipses(np.ones((4, 3, 3))), ValueError, ["2 x 2", "3 x 3"]),
+    (lambda: plot.ellipses(np.full((4, 2, 2), NAN)), ValueError, ["curve", "finite"]),
+    (lambda: plot.ellipses(lambda t: t, count=0), ValueError, ["count", "at least 1"]),
+    (lambda: plot.singular_value_curves(np.ones(3)), ValueError, ["curve", "(times, d, d)", "(3,)"]),
+    (lambda: plot.new_axes(111), TypeError, ["ax", "matplotlib axes", "int"]),
+    (lambda: plot.save("axes", "a"), TypeError, ["figure", "matplotlib Figure", "str"]),
 ]
 
 
@@ -250,6 +342,17 @@ def test_float32_is_told_once_that_it_cannot_keep_the_tolerance():
     np.testing.assert_allclose(solution.x[-1], dln.gradient_flow(ENERGY, 2 * EYE, ts=TS).x[-1], atol=1e-4)
 
 
+def test_what_cannot_be_written_is_told(tmp_path):
+    sol = dln.gradient_flow(ENERGY, 2 * EYE, ts=TS)
+    for path, kind, words in (
+        (None, TypeError, r"path must be a path.*NoneType"),
+        (tmp_path, ValueError, r"cannot write.*Name a file"),
+        (tmp_path / "no" / "a.nc", ValueError, r"cannot write.*in a folder that exists"),
+    ):
+        with pytest.raises(kind, match=words):
+            sol.save(path)
+
+
 def test_unreadable_files_are_refused(tmp_path):
     foreign = tmp_path / "foreign.nc"
     foreign.write_text("ts sigma")
@@ -260,8 +363,6 @@ def test_unreadable_files_are_refused(tmp_path):
 
 
 def test_netcdf_of_something_else_is_refused(tmp_path):
-    import xarray
-
     xarray.Dataset({"a": ("x", [1.0])}).to_netcdf(tmp_path / "other.nc", engine="scipy")
     with pytest.raises(ValueError, match=r"no dlnjax.FlowSolution/2 file"):
         dln.load(tmp_path / "other.nc")

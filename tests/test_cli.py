@@ -15,7 +15,7 @@ import xarray
 from two_figures import TWO
 
 import dlnjax
-from dlnjax import _cli, figures
+from dlnjax import _cli, _terminal, figures
 from dlnjax._commands import _progress, _sweep
 
 SCRIPT = Path(__file__).with_name("two_figures.py")
@@ -46,11 +46,47 @@ def test_version_and_help_say_what_there_is(capsys):
     assert stop.value.code == 0 and dlnjax.__version__ in capsys.readouterr().out
     assert _cli.main([]) == 0
     said = capsys.readouterr().out
+    assert "example: dlnjax reproduce --quick" in said and "eval" in said
     for command in ("reproduce", "plot", "sweep"):
         assert command in said
         with pytest.raises(SystemExit):
             _cli.main([command, "--help"])
         assert f"example:  dlnjax {command}" in capsys.readouterr().out.replace("example: dlnjax", "example:  dlnjax")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("sw", {"sweep"}), ("sweep --dep", {"--depth"}), ("sweep --energy r", {"random-mask"}), ("plot da", {"data.nc"})],
+)
+def test_bash_completes_commands_options_choices_and_files(typed, offered, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        _cli.main(["--print-completion", "bash"])
+    assert stop.value.code == 0
+    (tmp_path / "data.nc").touch()
+    words = ["dlnjax", *typed.split()]
+    ask = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_dlnjax; echo ${{COMPREPLY[@]}}"
+    script = capsys.readouterr().out + ask
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert set(run.stdout.split()) == offered, run.stderr
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_no_color_is_honoured(asked, monkeypatch, capsys):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color"}.items() | (
+        {("NO_COLOR", "1")} if asked else set()
+    ):
+        monkeypatch.setenv(name, value)
+    _terminal.console.cache_clear()
+    try:
+        with _progress.RunProgress({"a": 1}, {"a": "title"}) as progress:
+            progress.begin("a")
+            progress.end("a", kept=False)
+        _terminal.console().print("[red]red")
+    finally:
+        _terminal.console.cache_clear()
+    said = capsys.readouterr().err
+    assert "title" in said and ("\x1b[3" in said) is not asked
 
 
 WRONG = [

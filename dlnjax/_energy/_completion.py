@@ -6,7 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax._checks import as_array, as_positive, as_square, is_concrete, require
+from dlnjax._checks import as_array, as_count, as_positive, as_square, broadcast, is_concrete, require
 from dlnjax._svd import SVD
 from dlnjax._types import Number
 
@@ -44,20 +44,22 @@ class MatrixCompletion(eqx.Module):
             mask = require(
                 mask, jnp.any((mask != 0) & (mask != 1)), "mask must be boolean or 0/1: which entries are seen."
             ).astype(bool)
-        lead = jnp.broadcast_shapes(labels.shape, mask.shape)
+        lead = broadcast("labels and mask", labels.shape, mask.shape)
         labels, mask = jnp.broadcast_to(labels, lead), jnp.broadcast_to(mask, lead)
         unknown = jnp.any(mask & ~jnp.isfinite(labels))
         self.labels = require(labels, unknown, "labels must be finite on the mask, got NaN or infinity there.")
         self.mask = mask
-        self.weight = as_positive("weight", weight).astype(labels.dtype)
+        self.weight = as_positive("weight", weight, many=True).astype(labels.dtype)
         self.entries = _few_entries(mask, labels.dtype)
 
     @classmethod
     def diagonal(cls, d: int) -> "MatrixCompletion":
         """The diagonal completion of (4.21), without the 1/2: E(X) = sum_i (X_ii - 1)^2."""
+        d = as_count("d", d)
         return cls(jnp.eye(d), jnp.eye(d, dtype=bool), weight=1.0)
 
     def _residual(self, x):
+        x = as_array("X", x)
         if x.shape[-2:] != self.labels.shape[-2:]:
             raise ValueError(f"X has shape {x.shape}, but the labels have shape {self.labels.shape}.")
         return jnp.where(self.mask, x - self.labels, 0.0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_float, as_square
+from dlnjax._checks import as_array, as_finite, as_float, as_square, broadcast
 
 
 class MatrixSensing(eqx.Module):
@@ -29,18 +29,19 @@ class MatrixSensing(eqx.Module):
     values: Float[Array, "*n m"]
 
     def __init__(self, measurements: ArrayLike, values: ArrayLike):
-        self.measurements = as_square("measurements", measurements, leading=True)
-        self.values = as_float("values", values)
+        self.measurements = as_finite("measurements", as_square("measurements", measurements, leading=True))
+        self.values = as_finite("values", as_float("values", values))
         if self.measurements.ndim < 3 or self.values.ndim < 1 or self.measurements.shape[-3] != self.values.shape[-1]:
             raise ValueError(
                 "measurements must have shape (m, d, d) and values (m,), "
                 f"got {self.measurements.shape} and {self.values.shape}."
             )
-        seeds = jnp.broadcast_shapes(self.measurements.shape[:-3], self.values.shape[:-1])
+        seeds = broadcast("measurements and values", self.measurements.shape[:-3], self.values.shape[:-1])
         self.measurements = jnp.broadcast_to(self.measurements, seeds + self.measurements.shape[-3:])
         self.values = jnp.broadcast_to(self.values, seeds + self.values.shape[-1:])
 
     def _residual(self, x):
+        x = as_array("X", x)
         if x.shape[-2:] != self.measurements.shape[-2:]:
             raise ValueError(f"X has shape {x.shape}, but the measurements have shape {self.measurements.shape}.")
         return jnp.einsum("...mij,...ij->...m", self.measurements, x) - self.values

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax import _kernel
-from dlnjax._checks import as_depth, as_positive
+from dlnjax._checks import as_depth, as_positive, shape_of
 from dlnjax._energy._protocol import gradient, pullback
 from dlnjax._special import divided_difference
 from dlnjax._svd import SVD, svd
@@ -117,7 +117,7 @@ class Schatten(eqx.Module):
     p: Float[Array, "*n"]
 
     def __init__(self, p: Number):
-        self.p = as_positive("p", p)
+        self.p = as_positive("p", p, many=True)
 
     def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
         return _of_singular_values(_Power(self.p), x)
@@ -148,7 +148,7 @@ class SpectralEnergy(eqx.Module):
     def __check_init__(self) -> None:
         if not callable(self.f):
             raise TypeError(f"f must be a callable of one singular value, got {type(self.f).__name__}.")
-        shape = jax.eval_shape(self.f, jax.ShapeDtypeStruct((), float)).shape
+        shape = getattr(shape_of("f", self.f, jax.ShapeDtypeStruct((), float)), "shape", None)
         if shape != ():
             raise ValueError(f"f must map one singular value to a scalar, got shape {shape}.")
 
@@ -189,7 +189,9 @@ class FreeEnergy(eqx.Module):
         if not callable(energy):
             raise TypeError(f"energy must be a callable X -> scalar, got {type(energy).__name__}.")
         self.energy = energy
-        self.beta = as_positive("beta", beta, "It is an inverse temperature: no entropy is the energy itself.")
+        self.beta = as_positive(
+            "beta", beta, "It is an inverse temperature: no entropy is the energy itself.", many=True
+        )
         self.inverse_depth = 1 / as_depth(depth)
 
     def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:

@@ -35,10 +35,12 @@ def effective_rank_violins(
         >>> [label.get_text() for label in dln.plot.effective_rank_violins(sols).get_xticklabels()]
         ['2', '3']
     """
+    if not isinstance(sols, Mapping):
+        raise TypeError(f"sols must be a mapping such as {{0.1: sol, 1.0: other}}, got {type(sols).__name__}.")
     if not sols:
         raise ValueError("effective_rank_violins got no solutions: pass a mapping such as {0.1: sol, 1.0: other}.")
-    ax = new_axes(ax)
     values = [_at(as_dataset(sol)["effective_rank"], time) for sol in sols.values()]
+    ax = new_axes(ax)
     places = np.arange(len(values))
     parts = ax.violinplot(values, places, widths=0.85, showextrema=False, side=side)
     for body in parts["bodies"]:  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]

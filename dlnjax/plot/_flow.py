@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from dlnjax._solution import FlowSolution
+from dlnjax._repr import Curves, Shown
+from dlnjax._solution import effective_rank_or_nan, FLOW_TIME, FlowSolution
 from dlnjax.plot._style import new_axes
 
 if TYPE_CHECKING:
@@ -13,20 +14,32 @@ if TYPE_CHECKING:
 
 
 def as_dataset(sol: "FlowSolution | xarray.Dataset") -> "xarray.Dataset":
+    if not (isinstance(sol, FlowSolution) or hasattr(sol, "data_vars")):
+        raise TypeError(f"expected a FlowSolution or its xarray form, got {type(sol).__name__}.")
     return sol.to_xarray() if isinstance(sol, FlowSolution) else sol
 
 
-def _time_axis(ax: Axes, times) -> None:
+def _along(sol, name: str) -> Curves:
+    """Singular values, or effective ranks, along a solution or the xarray form of a flow."""
+    if not isinstance(sol, Shown):
+        if not hasattr(sol, "data_vars") or name not in sol:
+            raise TypeError(f"sol must be a solution, or the xarray form of one with {name}, got {type(sol).__name__}.")
+        return Curves(sol["time"].values, sol[name].values, FLOW_TIME)
+    curves = sol._curves()
+    return curves if name == "sigma" else curves._replace(sigma=effective_rank_or_nan(curves.sigma))
+
+
+def _time_axis(ax: Axes, times, label: str) -> None:
     # Flows start at 0 and rest for decades: logarithmic from the first positive time, linear before it.
     positive = times[times > 0]
     if len(positive) > 2 and positive[-1] / positive[0] > 50 and np.ptp(np.diff(times)) > 1e-9 * times[-1]:
         ax.set_xscale("symlog", linthresh=positive[0], linscale=0.7)
     ax.set_xlim(times[0], times[-1])
-    ax.set_xlabel(r"time $t$ (1/N-normalised flow)")
+    ax.set_xlabel(label)
 
 
 def effective_rank(
-    sol: "FlowSolution | xarray.Dataset",
+    sol: "Shown | xarray.Dataset",
     *,
     ax: Axes | None = None,
     individuals: int = 25,
@@ -35,8 +48,8 @@ def effective_rank(
 ) -> Axes:
     """Effective rank (4.23) in time: the mean over seeds, the bands that hold 50 % and 90 % of them, and some seeds.
 
-    **Arguments:** `sol`, a `FlowSolution` or its xarray form; `individuals`, how many seeds to draw one by one;
-    `color`, of these and of the bands; `line`, the colour of the mean.
+    **Arguments:** `sol`, any solution of the library, or the xarray form of a flow; `individuals`, how many seeds to
+    draw one by one; `color`, of these and of the bands; `line`, the colour of the mean.
 
     **Example:**
 
@@ -45,22 +58,22 @@ def effective_rank(
         >>> dln.plot.effective_rank(sol).get_ylabel()
         'effective rank'
     """
-    data, ax = as_dataset(sol), new_axes(ax)
-    times, rank = data["time"].values, np.atleast_2d(data["effective_rank"].values)
+    (times, rank, label), ax = _along(sol, "effective_rank"), new_axes(ax)
+    rank = np.atleast_2d(rank)
     if len(rank) > 1:
         for low, high in ((5, 95), (25, 75)):
             ax.fill_between(times, *np.nanpercentile(rank, (low, high), axis=0), color=color, alpha=0.18, lw=0)
         ax.plot(times, rank[:individuals].T, color=color, lw=0.4, alpha=0.4)
     ax.plot(times, np.nanmean(rank, axis=0), color=line, lw=1.6)
-    _time_axis(ax, times)
+    _time_axis(ax, times, label)
     ax.set_ylabel("effective rank")
     return ax
 
 
-def singular_values(sol: "FlowSolution | xarray.Dataset", *, ax: Axes | None = None) -> Axes:
-    """The singular values of one flow in time, on a logarithmic axis, each labelled at its end.
+def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) -> Axes:
+    """The singular values along one solution, on a logarithmic axis, each labelled at its end.
 
-    **Arguments:** `sol`, a `FlowSolution` of one matrix or its xarray form.
+    **Arguments:** `sol`, any solution of the library for one matrix, or the xarray form of a flow.
 
     **Raises:** `ValueError` for a sweep: choose a seed first, `sol.to_xarray().isel(seed=0)`.
 
@@ -71,20 +84,21 @@ def singular_values(sol: "FlowSolution | xarray.Dataset", *, ax: Axes | None = N
         >>> dln.plot.singular_values(sol).get_yscale()
         'log'
     """
-    data, ax = as_dataset(sol), new_axes(ax)
-    if "seed" in data["sigma"].dims:
+    times, sigma, label = _along(sol, "sigma")
+    if sigma.ndim == 3:
         raise ValueError("singular_values draws one matrix, got a sweep: pass sol.to_xarray().isel(seed=0).")
-    times, sigma = data["time"].values, data["sigma"].values
+    ax = new_axes(ax)
     ax.set_yscale("log")
     ax.plot(times, sigma, color="C0")
-    _time_axis(ax, times)
+    _time_axis(ax, times, label)
     low, high = np.log(ax.get_ylim())
     place = np.inf
-    for k, end in enumerate(np.log(sigma[-1])):
-        # Neighbours that end together are labelled one below the other.
-        place = min(end, place - 0.055 * (high - low))
-        ax.annotate(
-            rf"$\sigma_{{{k + 1}}}$", (times[-1], np.exp(place)), (3, 0), textcoords="offset points", va="center"
-        )
+    # What is zero is on no logarithmic axis.
+    for k, end in enumerate(np.log(sigma[-1][sigma[-1] > 0])):
+        # Of those that end together the largest is labelled.
+        if end < place - 0.05 * (high - low):
+            place, label = end, rf"$\sigma_{{{k + 1}}}$"
+            at = {"textcoords": "offset points", "va": "center", "fontsize": 7}
+            ax.annotate(label, (times[-1], np.exp(end)), (3, 0), **at)
     ax.set_ylabel(r"singular values $\sigma_i$")
     return ax

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from dlnjax._checks import as_count
 from dlnjax.plot._style import new_axes
 
 
@@ -13,6 +14,8 @@ def _states(curve: Any, times) -> np.ndarray:
     states = np.asarray(evaluate(times) if callable(evaluate) else evaluate)
     if states.ndim != 3 or states.shape[-1] != states.shape[-2]:
         raise ValueError(f"curve must give matrices (times, d, d), got shape {states.shape}.")
+    if not np.isfinite(states).all():
+        raise ValueError("curve must be finite, got NaN or infinity along it.")
     return states
 
 
@@ -39,7 +42,7 @@ def ellipses(
         >>> len(ax.lines)  # an outline and a first axis for each
         10
     """
-    states = _states(curve, np.linspace(0, 1, count))
+    states = _states(curve, np.linspace(0, 1, as_count("count", count)))
     if states.shape[-1] != 2:
         raise ValueError(f"ellipses are for 2 x 2 matrices, got {states.shape[-1]} x {states.shape[-1]}.")
     ax, count = new_axes(ax), len(states)

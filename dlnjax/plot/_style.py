@@ -1,23 +1,32 @@
 """The project's one matplotlib style, and figures that belong to no window."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
-def style() -> AbstractContextManager[None]:
-    """A context in which matplotlib draws in the project's style: `with dlnjax.plot.style(): ...`.
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib draws in the project's style: `with dlnjax.plot.style(): ...`, or `@dlnjax.plot.style()`.
 
     **Example:**
 
         >>> with dln.plot.style():
         ...     figure = dln.plot.new_figure()
     """
-    return matplotlib.style.context(Path(__file__).with_name("dlnjax.mplstyle"))
+    with matplotlib.style.context(Path(__file__).with_name("dlnjax.mplstyle")):
+        try:
+            yield
+        finally:
+            # The first figure of a notebook turns it on: were that undone here, no later figure would be shown.
+            interactive = matplotlib.is_interactive()
+    matplotlib.interactive(interactive)
 
 
 def new_figure(width: float = 3.4, height: float = 2.6) -> Figure:
@@ -42,6 +51,8 @@ def new_axes(ax: Axes | None) -> Axes:
         True
     """
     if ax is not None:
+        if not isinstance(ax, Axes):
+            raise TypeError(f"ax must be matplotlib axes, got {type(ax).__name__}.")
         return ax
     import matplotlib.pyplot as plt
 
@@ -60,5 +71,7 @@ def save(figure: Figure, stem: Any) -> None:
         >>> sorted(path.name for path in Path().glob("growth.*"))
         ['growth.png', 'growth.svg']
     """
+    if not isinstance(figure, Figure):
+        raise TypeError(f"figure must be a matplotlib Figure, got {type(figure).__name__}. Of axes it is ax.figure.")
     figure.savefig(f"{stem}.png", metadata={"Software": None})
     figure.savefig(f"{stem}.svg", metadata={"Date": None})

@@ -1,0 +1,111 @@
+"""How a solution shows itself: a line of text, a small picture in a notebook, and the figure to draw first."""
+
+import html
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from dlnjax._checks import is_concrete
+
+_WIDTH, _HEIGHT, _MODES, _POINTS, _SEEDS = 220.0, 64.0, 12, 120, 300
+
+
+class Curves(NamedTuple):
+    """The singular values along a solution: `along`, `t`; `sigma`, `[n] t d`; `label`, what `along` is."""
+
+    along: np.ndarray
+    sigma: np.ndarray
+    label: str
+
+    @classmethod
+    def of(cls, along, sigma, label: str) -> "Curves":
+        """From arrays with any leading axes, those of `vmap` included."""
+        along, sigma = np.asarray(along), np.asarray(sigma)
+        flat = sigma.reshape(-1, *sigma.shape[-2:]) if sigma.ndim > 2 else sigma
+        return cls(along.reshape(-1, along.shape[-1])[0], flat, label)
+
+
+class Shown(eqx.Module):
+    """A solution that can be looked at: it says in `_describe` what it is, and gives its `_curves`, if it has any."""
+
+    def _describe(self) -> str:
+        raise NotImplementedError
+
+    def _curves(self) -> Curves:
+        raise NotImplementedError
+
+    def plot(self, *, ax: Any = None) -> Any:
+        """The figure that one would draw first: singular values along one solution, effective rank along many.
+
+        **Arguments:** `ax`, matplotlib's axes to draw in; by default new ones.
+
+        **Returns:** the axes. What else there is to draw is in `dlnjax.plot`.
+
+        **Raises:** `ValueError` for a solution that holds a single state.
+        """
+        from dlnjax import plot
+
+        many = self._curves().sigma.ndim == 3
+        return plot.effective_rank(self, ax=ax) if many else plot.singular_values(self, ax=ax)
+
+    def __repr__(self) -> str:
+        traced = not all(is_concrete(leaf) for leaf in jax.tree.leaves(self))
+        return f"{type(self).__name__}(traced)" if traced else self._describe()
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_html_(self) -> str:
+        text = f"<pre>{html.escape(repr(self))}</pre>"
+        row = "display:flex;flex-wrap:wrap;gap:0 2em;align-items:center"
+        try:
+            return f'<div style="{row}">{text}{sparkline(self._curves())}</div>'
+        except (ValueError, jax.errors.TracerArrayConversionError):
+            return text
+
+
+def singular_values_of(x: Any) -> np.ndarray:
+    """Of matrices `... d d`: NaN where one is not finite."""
+    x = np.asarray(x)
+    finite = np.isfinite(x).all((-2, -1), keepdims=True)
+    sigma = np.linalg.svd(np.where(finite, x, 0.0), compute_uv=False)
+    return np.where(finite[..., 0], sigma, np.nan)
+
+
+def sparkline(curves: Curves) -> str:
+    """A small SVG of the singular values on a logarithmic scale, in the colour of the text around it."""
+    # Evenly by state: the times are spread as whoever chose them wanted to see it.
+    along, modes = (_spread(*pair) for pair in zip(curves.sigma.shape[-2:], (_POINTS, _MODES), strict=True))
+    sigma, what = curves.sigma[..., along, :][..., modes], "singular values"
+    if sigma.ndim == 3:
+        n, some = len(sigma), _spread(len(sigma), _SEEDS)
+        what = f"medians of the singular values of {len(some)}" + f" of {n}" * (len(some) < n)
+        sigma = sigma[some]
+    sigma = np.where(sigma > 0, sigma, np.nan)
+    if len(along) < 2 or not np.isfinite(sigma).any():
+        raise ValueError("there is nothing to draw")
+    if sigma.ndim == 3:
+        # Of a column without a value there is no median, and nothing is drawn.
+        sigma = np.ma.median(np.ma.masked_invalid(sigma), axis=0).filled(np.nan)
+    low, high = np.log10(np.nanmin(sigma)), np.log10(np.nanmax(sigma))
+    caption = f"{what}, {10**low:.2g} to {10**high:.2g}"
+    x = along / along[-1] * _WIDTH
+    y = _HEIGHT * (high - np.log10(sigma)) / max(high - low, 1e-3)
+    lines = "".join(_line(x, y[:, k], 1 - 0.6 * k / len(modes)) for k in range(len(modes)))
+    return (
+        f'<figure style="margin:0"><svg width="{_WIDTH:.0f}" height="{_HEIGHT:.0f}" role="img" '
+        f'viewBox="-2 -2 {_WIDTH + 4:.0f} {_HEIGHT + 4:.0f}" aria-label="{caption}" fill="none" stroke="currentColor" '
+        f'stroke-width="1.2">{lines}</svg><figcaption style="font-size:smaller">{caption}</figcaption></figure>'
+    )
+
+
+def _spread(n: int, most: int) -> np.ndarray:
+    """At most so many of n, evenly, the first and the last among them."""
+    return np.unique(np.linspace(0, n - 1, most).round().astype(int))
+
+
+def _line(x, y, opacity: float) -> str:
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True) if np.isfinite(b))
+    return f'<polyline points="{points}" stroke-opacity="{opacity:.2f}"/>' if points else ""
