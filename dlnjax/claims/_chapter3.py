@@ -1,0 +1,5 @@
+"""Chapter 3: geodesics."""
+
+from dlnjax.claims._claim import Claim
+
+CLAIMS: tuple[Claim, ...] = ()
