@@ -17,6 +17,7 @@ from dlnjax.claims._factors import (
     defect,
     Frame,
     frame,
+    frame2,
     imbalance,
     Network,
     postfactor,
@@ -27,7 +28,7 @@ from dlnjax.claims._factors import (
     velocity,
     xi,
 )
-from dlnjax.claims._spectra import derivative, generator, off, orthogonal, spectrum
+from dlnjax.claims._spectra import derivative, generator, off, orthogonal
 
 WHOLE = (2.0, 3.0, 5.0)
 
@@ -246,12 +247,6 @@ def onto(at: Frame) -> float:
     for w in turned:
         q.append(w @ q[-1] / lam)
     return max(off(xi(lam, q), turned), *(off(o.T @ o, np.eye(2)) for o in q))
-
-
-def frame2(key, depth) -> Frame:
-    rng = generator(key)
-    q = np.array([orthogonal(rng, 2) for _ in range(int(depth) + 1)])
-    return Frame(spectrum(rng, 2), q, np.zeros((2, 2)))
 
 
 BIJECTION = Claim(

@@ -66,7 +66,14 @@ def frame(key, depth) -> Frame:
     rng = generator(key)
     d = rng.integers(2, 4)
     q = np.array([orthogonal(rng, d) for _ in range(int(depth) + 1)])
-    return Frame(spectrum(rng, d), q, rng.standard_normal((d, d)))
+    return Frame(spectrum(rng, d) ** (1 / depth), q, rng.standard_normal((d, d)))
+
+
+def frame2(key, depth, z=0.0) -> Frame:
+    """Of size 2, with a Z of size z."""
+    rng = generator(key)
+    q = np.array([orthogonal(rng, 2) for _ in range(int(depth) + 1)])
+    return Frame(spectrum(rng, 2) ** (1 / depth), q, z * rng.standard_normal((2, 2)))
 
 
 def xi(lam, q) -> np.ndarray:

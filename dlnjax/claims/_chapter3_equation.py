@@ -1,0 +1,405 @@
+"""Section 3.3: the equation of geodesics in Hamiltonian form."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from scipy.linalg import expm_frechet
+from scipy.optimize import minimize
+
+import dlnjax
+from dlnjax.claims._claim import Claim, NO_DEPTH
+from dlnjax.claims._curves import function, slope
+from dlnjax.claims._spectra import generator, off, operator, orthogonal, spectrum
+
+WHOLE = (2.0, 3.0, 6.0, math.inf)
+D = 3
+
+
+class Phase(NamedTuple):
+    """X = U diag(sigma) V^T, a covector P, a velocity Z, an exponent and the depth."""
+
+    u: np.ndarray
+    sigma: np.ndarray
+    v: np.ndarray
+    p: np.ndarray
+    z: np.ndarray
+    alpha: float
+    depth: float
+
+    @property
+    def x(self):
+        return (self.u * self.sigma) @ self.v.T
+
+    def tilde(self, m):
+        """U^T M V."""
+        return self.u.T @ m @ self.v
+
+
+def phase(key, depth) -> Phase:
+    rng = generator(key)
+    p, z = rng.standard_normal((2, D, D))
+    alpha = float(rng.uniform(0.1, 0.9))
+    return Phase(orthogonal(rng, D), spectrum(rng, D), orthogonal(rng, D), p, z, alpha, depth)
+
+
+def supremum(at: Phase) -> float:
+    """(3.5): sup over Z of Tr(P^T Z) - g^N(Z, Z)/2, by a search."""
+    a = np.array([operator(at.x, unit, at.depth).ravel() for unit in np.eye(D * D).reshape(-1, D, D)]).T
+    metric, p = np.linalg.inv(a), at.p.ravel()
+    slope = lambda z: metric @ z - p
+    return -minimize(lambda z: z @ metric @ z / 2 - p @ z, p, jac=slope, options={"gtol": 1e-9}).fun
+
+
+def inverse_form(at: Phase) -> float:
+    """1/2 Tr(P^T A^{-1}(P)), as printed."""
+    a = np.array([operator(at.x, unit, at.depth).ravel() for unit in np.eye(D * D).reshape(-1, D, D)]).T
+    return at.p.ravel() @ np.linalg.solve(a, at.p.ravel()) / 2
+
+
+def form(at: Phase, factor=0.5) -> float:
+    return factor * np.sum(at.p * operator(at.x, at.p, at.depth))
+
+
+def library(at: Phase) -> float:
+    return float(dlnjax.hamiltonian(at.x, at.p, at.depth)) * (at.depth if math.isfinite(at.depth) else 1.0)
+
+
+HAMILTONIAN = Claim(
+    name="(3.37)",
+    statement="H(X, P) = 1/2 Tr(P^T A_{N,X}^{-1}(P))",
+    where="Section 3.3, (3.37)",
+    expected="corrected",
+    note="H = 1/2 Tr(P^T A_{N,X}(P)): A, not its inverse.",
+    draw=phase,
+    printed=lambda at: off(inverse_form(at), supremum(at)),
+    corrected=lambda at: max(off(form(at), supremum(at)), off(library(at), supremum(at))),
+    tampered=(("without the 1/2", lambda at: off(form(at, 1.0), supremum(at))),),
+    tolerance=1e-6,
+)
+
+
+class Symmetric(NamedTuple):
+    """S = Q diag(values) Q^T and a direction Z."""
+
+    q: np.ndarray
+    values: np.ndarray
+    z: np.ndarray
+
+    @property
+    def s(self):
+        return (self.q * self.values) @ self.q.T
+
+
+def symmetric(key, _) -> Symmetric:
+    rng = generator(key)
+    z = rng.standard_normal((D, D))
+    return Symmetric(orthogonal(rng, D), spectrum(rng, D), z + z.T)
+
+
+def step(values, z) -> float:
+    """Of a difference along Z: far from where the least eigenvalue or singular value would change sign."""
+    return 1e-2 * float(np.min(values) / np.linalg.norm(z, 2))
+
+
+def divided(values, f, df):
+    """(3.40), with its second line on the diagonal alone."""
+    same = np.eye(len(values), dtype=bool)
+    gap = np.where(same, 1.0, values[:, None] - values[None, :])
+    return np.where(same, df(values), (f(values)[:, None] - f(values)[None, :]) / gap)
+
+
+FUNCTIONS = (
+    (np.exp, np.exp),
+    (np.log, lambda x: 1 / x),
+    (lambda x: x**0.3, lambda x: 0.3 * x**-0.7),
+)
+
+
+def calculus(at: Symmetric, *, scale=1.0, on_diagonal=1.0) -> float:
+    """(3.39) against differences."""
+    errors = []
+    for f, df in FUNCTIONS:
+        measured = slope(lambda h, f=f: function(at.s + h * at.z, f), step(at.values, at.z))
+        kernel = divided(at.values, f, lambda x, df=df: on_diagonal * df(x))
+        errors.append(off(scale * at.q @ (kernel * (at.q.T @ at.z @ at.q)) @ at.q.T, measured))
+    return max(errors)
+
+
+CALCULUS = Claim(
+    name="(3.38)-(3.40)",
+    statement="Df[S](Z) = Q (f^[1](Lambda) o [Q^T Z Q]) Q^T",
+    where="Section 3.3, (3.38)-(3.40)",
+    expected="holds",
+    note="At distinct eigenvalues; see below for equal ones.",
+    draw=symmetric,
+    printed=calculus,
+    tampered=(
+        ("2 f' on the diagonal", lambda at: calculus(at, on_diagonal=2.0)),
+        ("half of it", lambda at: calculus(at, scale=0.5)),
+    ),
+    depths=NO_DEPTH,
+)
+
+
+def doubled(key, _) -> Symmetric:
+    at = symmetric(key, None)
+    return at._replace(values=np.array([at.values[0], at.values[0], at.values[2]]))
+
+
+def at_equal(at: Symmetric, value) -> float:
+    """(3.39) for exp, with `value` in (3.40) at equal eigenvalues and i != j; an error of 1 if it is no number."""
+    equal = (at.values[:, None] == at.values[None, :]) & ~np.eye(len(at.values), dtype=bool)
+    if not np.all(np.isfinite(value)):
+        return 1.0
+    gap = np.where(equal | np.eye(len(at.values), dtype=bool), 1.0, at.values[:, None] - at.values[None, :])
+    kernel = np.where(equal, value, (np.exp(at.values)[:, None] - np.exp(at.values)[None, :]) / gap)
+    kernel += np.diag(np.exp(at.values))
+    measured = expm_frechet(at.s, at.z, compute_expm=False)
+    return off(at.q @ (kernel * (at.q.T @ at.z @ at.q)) @ at.q.T, measured)
+
+
+EQUAL = Claim(
+    name="(3.40), equal eigenvalues",
+    statement="f^[1]_ij = (f(l_i) - f(l_j)) / (l_i - l_j) for all i != j",
+    where="Section 3.3, (3.40)",
+    expected="corrected",
+    note="Where l_i = l_j and i != j it is 0/0: take the limit, f'(l_i), as for i = j. So in (3.43).",
+    draw=doubled,
+    printed=lambda at: at_equal(at, math.nan),
+    corrected=lambda at: at_equal(at, np.exp(at.values[0])),
+    tampered=(
+        ("0 there", lambda at: at_equal(at, 0.0)),
+        ("f'/2", lambda at: at_equal(at, np.exp(at.values[0]) / 2)),
+    ),
+    examples=(Symmetric(np.eye(2), np.array([1.0, 1.0]), np.array([[0.0, 1.0], [1.0, 0.0]])),),
+    depths=NO_DEPTH,
+)
+
+
+def kernel(at: Phase, alpha, *, power=2.0):
+    """(3.43)."""
+    s = at.sigma**power
+    return divided(s, lambda x: x**alpha, lambda x: alpha * x ** (alpha - 1))
+
+
+def powers(at: Phase, *, power=2.0, exchanged=False, one=False) -> float:
+    """(3.41) and (3.42) against differences."""
+    power = lambda x: function(x, lambda y: y**at.alpha)
+    moved = lambda square: slope(lambda h: power(square(at.x + h * at.z)), step(at.sigma, at.z))
+    s, z, f = np.diag(at.sigma), at.tilde(at.z), kernel(at, at.alpha, power=power)
+    of_left, of_right = s @ z.T + (0 if one else z @ s), s @ z + (0 if one else z.T @ s)
+    if exchanged:
+        of_left, of_right = of_right, of_left
+    return max(
+        off(at.u @ (f * of_left) @ at.u.T, moved(lambda x: x @ x.T)),
+        off(at.v @ (f * of_right) @ at.v.T, moved(lambda x: x.T @ x)),
+    )
+
+
+POWERS = Claim(
+    name="Lemma 3.3.1",
+    statement="D_X[(X X^T)^a][Z] = U [f_a^[1](Sigma^2) o (Sigma Z~^T + Z~ Sigma)] U^T, and for X^T X",
+    where="Section 3.3, (3.41)-(3.45)",
+    expected="holds",
+    draw=phase,
+    printed=powers,
+    tampered=(
+        ("f^[1](Sigma)", lambda at: powers(at, power=1.0)),
+        ("the two exchanged", lambda at: powers(at, exchanged=True)),
+        ("Sigma Z~^T alone", lambda at: powers(at, one=True)),
+    ),
+    depths=NO_DEPTH,
+)
+
+
+class Traces(NamedTuple):
+    """Symmetric K and M, diagonal Sigma, any A."""
+
+    k: np.ndarray
+    m: np.ndarray
+    sigma: np.ndarray
+    a: np.ndarray
+
+
+def traces(key, _) -> Traces:
+    rng = generator(key)
+    k, m, a = rng.standard_normal((3, D, D))
+    return Traces(k + k.T, m + m.T, rng.standard_normal(D), a)
+
+
+def identities(at: Traces, *, last=None, turned=False) -> float:
+    """(3.55) and (3.56)."""
+    s, (k, m, _, a) = np.diag(at.sigma), at
+    b = a if turned else a.T
+    first = [np.trace((k * (s @ b)) @ m), np.trace((k * (a @ s)) @ m), np.trace(s @ (k * m) @ a)]
+    second = [np.trace((k * (s @ a)) @ m), np.trace((k * (a.T @ s)) @ m), np.trace((k * m) @ s @ a)]
+    if last:
+        second[2] = np.trace(last(k, m) @ s @ a)
+    size = np.abs(k * m).sum() * np.abs(at.sigma).max() * np.abs(a).max()
+    return float(max(np.ptp(first), np.ptp(second)) / size)
+
+
+HAND = np.array([[1.0, 2.0], [2.0, 0.0]])
+TRACES = Claim(
+    name="Lemma 3.3.3",
+    statement="Tr([K o (S A^T)]M) = Tr([K o (A S)]M) = Tr(S[K o M]A), Tr([K o (S A)]M) = ... = Tr([K o M]S A)",
+    where="Section 3.3, (3.55)-(3.58)",
+    expected="holds",
+    draw=traces,
+    printed=identities,
+    tampered=(
+        ("K M for K o M", lambda at: identities(at, last=lambda k, m: k @ m)),
+        ("A for A^T", lambda at: identities(at, turned=True)),
+    ),
+    examples=(Traces(HAND, HAND[::-1, ::-1], np.array([1.0, 3.0]), np.array([[0.0, 1.0], [0.0, 0.0]])),),
+    depths=NO_DEPTH,
+)
+
+
+def layers(depth):
+    """((N-p)/N, (p-1)/N, weight) for each p, and of the integral that they become at infinite depth."""
+    if math.isfinite(depth):
+        n = int(depth)
+        return [((n - p) / n, (p - 1) / n, 1.0) for p in range(1, n + 1)]
+    nodes, weights = np.polynomial.legendre.leggauss(24)
+    return [(1 - t, t, w / 2) for t, w in zip((1 + nodes) / 2, weights, strict=True)]
+
+
+def energy(at: Phase):
+    """H(X, P) of (3.37), corrected, as a function of X and P."""
+
+    def h(x, p):
+        power = lambda square, exponent: function(square, lambda y: y**exponent)
+        terms = (w * power(x @ x.T, a) @ p @ power(x.T @ x, b) for a, b, w in layers(at.depth))
+        return np.sum(p * sum(terms)) / 2
+
+    return h
+
+
+def force(at: Phase, *, exchanged=False, turned=False, scale=1.0):
+    """P' of (3.46): -U (sum_p [f_a o M_1] Sigma + Sigma [f_b o M_2]) V^T, with (3.47)-(3.48)."""
+    s, p, total = np.diag(at.sigma), at.tilde(at.p), 0.0
+    for a, b, w in layers(at.depth):
+        m1 = (p * at.sigma ** (2 * b)) @ p.T
+        m2 = (p.T * at.sigma ** (2 * a)) @ p
+        if exchanged:
+            m1, m2 = m2, m1
+        left, right = kernel(at, a) * m1, kernel(at, b) * m2
+        total = total + w * (s @ left + right @ s if turned else left @ s + s @ right)
+    return -scale * at.u @ total @ at.v.T
+
+
+def gradient(along):
+    return np.array([along(unit) for unit in np.eye(D * D).reshape(-1, D, D)]).reshape(D, D)
+
+
+def motion(at: Phase, **changed) -> float:
+    """(3.46) against the derivatives of H, by differences and by those of dlnjax."""
+    h = energy(at)
+    of_x = gradient(lambda z: slope(lambda t: h(at.x + t * z, at.p), step(at.sigma, z)))
+    of_p = gradient(lambda z: slope(lambda t: h(at.x, at.p + t * z)))
+    scale = at.depth if math.isfinite(at.depth) else 1.0
+    known = scale * np.asarray(_slope(at.x, at.p, at.depth))
+    printed = force(at, **changed)
+    return max(off(printed, -of_x), off(printed, -known), off(operator(at.x, at.p, at.depth), of_p))
+
+
+_slope = jax.jit(jax.grad(dlnjax.hamiltonian))
+
+MOTION = Claim(
+    name="Theorem 3.3.2",
+    statement="X' = A_{N,X}(P), P' = -U (sum_p [f_{(N-p)/N}^[1] o M_1] Sigma + Sigma [f_{(p-1)/N}^[1] o M_2]) V^T",
+    where="Section 3.3, (3.46)-(3.48), (3.59)-(3.60), (3.64)",
+    expected="holds",
+    note="With the corrected (3.37); at infinite depth the sum is an integral. (3.64) is the same formula.",
+    draw=phase,
+    printed=motion,
+    tampered=(
+        ("M_1 and M_2 exchanged", lambda at: motion(at, exchanged=True)),
+        ("Sigma [...] + [...] Sigma", lambda at: motion(at, turned=True)),
+        ("P' = +...", lambda at: motion(at, scale=-1.0)),
+    ),
+    depths=WHOLE,
+    whole=True,
+    draws=2,
+    tolerance=1e-8,
+)
+
+
+def slope_along(at: Phase) -> float:
+    """D_X[H](Z), by differences along Z."""
+    return float(slope(lambda h: energy(at)(at.x + h * at.z, at.p), step(at.sigma, at.z)))
+
+
+def directional(at: Phase, *, half=0.5, second=1.0) -> float:
+    """(3.49)-(3.51) and (3.53)-(3.54)."""
+    s, z, pt = np.diag(at.sigma), at.tilde(at.z), at.tilde(at.p)
+    full = small = 0.0
+    for a, b, w in layers(at.depth):
+        left = kernel(at, a) * (s @ z.T + z @ s)
+        right = kernel(at, b) * (s @ z + z.T @ s)
+        sa, sb = np.diag(at.sigma ** (2 * a)), np.diag(at.sigma ** (2 * b))
+        t_u = at.p.T @ at.u @ left @ pt @ sb @ at.v.T
+        t_v = at.p.T @ at.u @ sa @ pt @ right @ at.v.T
+        full += half * w * np.trace(t_u + second * t_v)
+        small += half * w * np.trace(pt.T @ left @ pt @ sb + second * pt.T @ sa @ pt @ right)
+    return max(off(full, slope_along(at)), off(small, slope_along(at)))
+
+
+DIRECTIONAL = Claim(
+    name="(3.49)-(3.54)",
+    statement="D_X[H(X, P)](Z) = 1/2 sum_p Tr(T_U + T_V)",
+    where="Section 3.3, (3.49)-(3.54)",
+    expected="holds",
+    note="With the corrected (3.37).",
+    draw=phase,
+    printed=directional,
+    tampered=(
+        ("without the 1/2", lambda at: directional(at, half=1.0)),
+        ("T_U - T_V", lambda at: directional(at, second=-1.0)),
+    ),
+    depths=WHOLE,
+    whole=True,
+    draws=2,
+    tolerance=1e-8,
+)
+
+
+def collected(at: Phase, *, turned=False) -> float:
+    """(3.61)-(3.63)."""
+    s, z, pt = np.diag(at.sigma), at.tilde(at.z), at.tilde(at.p)
+    total = 0.0
+    for a, b, w in layers(at.depth):
+        m1, m2 = (pt * at.sigma ** (2 * b)) @ pt.T, (pt.T * at.sigma ** (2 * a)) @ pt
+        left, right = kernel(at, a) * m1, kernel(at, b) * m2
+        total = total + w * (left @ s + s @ right if turned else s @ left + right @ s)
+    return max(off(np.trace(total @ z), slope_along(at)), off(np.trace(at.v @ total @ at.u.T @ at.z), slope_along(at)))
+
+
+COLLECTED = Claim(
+    name="(3.61)-(3.63)",
+    statement="D_X[H](Z) = Tr(V sum_p (Sigma [f o M_1] + [f o M_2] Sigma) U^T Z)",
+    where="Section 3.3, (3.59)-(3.63)",
+    expected="holds",
+    note="Its transpose is what (3.64) holds.",
+    draw=phase,
+    printed=collected,
+    tampered=(("[f o M_1] Sigma + Sigma [f o M_2]", lambda at: collected(at, turned=True)),),
+    depths=WHOLE,
+    whole=True,
+    draws=2,
+    tolerance=1e-8,
+)
+
+CLAIMS: tuple[Claim, ...] = (
+    HAMILTONIAN,
+    CALCULUS,
+    EQUAL,
+    POWERS,
+    MOTION,
+    DIRECTIONAL,
+    TRACES,
+    COLLECTED,
+)

@@ -1,0 +1,5 @@
+"""."""
+
+from dlnjax.claims._claim import Claim
+
+CLAIMS: tuple[Claim, ...] = ()
