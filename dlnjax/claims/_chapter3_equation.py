@@ -63,7 +63,7 @@ def form(at: Phase, factor=0.5) -> float:
 
 
 def library(at: Phase) -> float:
-    return float(dlnjax.hamiltonian(at.x, at.p, at.depth)) * (at.depth if math.isfinite(at.depth) else 1.0)
+    return float(_hamiltonian(at.x, at.p, at.depth)) * (at.depth if math.isfinite(at.depth) else 1.0)
 
 
 HAMILTONIAN = Claim(
@@ -186,8 +186,8 @@ def kernel(at: Phase, alpha, *, power=2.0):
 
 def powers(at: Phase, *, power=2.0, exchanged=False, one=False) -> float:
     """(3.41) and (3.42) against differences."""
-    power = lambda x: function(x, lambda y: y**at.alpha)
-    moved = lambda square: slope(lambda h: power(square(at.x + h * at.z)), step(at.sigma, at.z))
+    raised = lambda x: function(x, lambda y: y**at.alpha)
+    moved = lambda square: slope(lambda h: raised(square(at.x + h * at.z)), step(at.sigma, at.z))
     s, z, f = np.diag(at.sigma), at.tilde(at.z), kernel(at, at.alpha, power=power)
     of_left, of_right = s @ z.T + (0 if one else z @ s), s @ z + (0 if one else z.T @ s)
     if exchanged:
@@ -306,7 +306,7 @@ def motion(at: Phase, **changed) -> float:
     return max(off(printed, -of_x), off(printed, -known), off(operator(at.x, at.p, at.depth), of_p))
 
 
-_slope = jax.jit(jax.grad(dlnjax.hamiltonian))
+_hamiltonian, _slope = jax.jit(dlnjax.hamiltonian), jax.jit(jax.grad(dlnjax.hamiltonian))
 
 MOTION = Claim(
     name="Theorem 3.3.2",

@@ -13,7 +13,9 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-Instance = Any  # what a statement speaks of: a pytree, best a NamedTuple or a dictionary, so that it prints by name
+Instance = (
+    Any  # what a statement speaks of: a pytree, best a NamedTuple or a dictionary. It prints as its `shown`, if any
+)
 Error = Callable[[Instance], Any]  # 0 where the statement is true of the instance
 Word = Literal["holds", "corrected", "fails", "undecided"]
 
@@ -197,7 +199,9 @@ def _as_key(key) -> PRNGKeyArray:
 
 def describe(instance: Instance) -> str:
     """An instance in one line: x = [[2, 1], [1, 2]], depth = inf."""
-    if hasattr(instance, "_asdict"):
+    if hasattr(instance, "shown"):
+        instance = instance.shown
+    elif hasattr(instance, "_asdict"):
         instance = instance._asdict()
     if isinstance(instance, dict):
         return ", ".join(f"{name} = {_plain(value)}" for name, value in instance.items())
