@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.stats import entropy as shannon_entropy
 
@@ -154,7 +155,7 @@ RANK = Claim(
     where="Section 4.2",
     expected="holds",
     draw=any_spectrum,
-    printed=lambda at: rank_error(at, lambda sigma: np.asarray(effective_rank(sigma))),
+    printed=lambda at: rank_error(at, lambda sigma: np.asarray(effective_rank(jnp.asarray(sigma)))),
     tampered=(
         (
             "with the plus sign",
