@@ -168,13 +168,13 @@ RANK = Claim(
 )
 
 
-class Start(NamedTuple):
+class Drawn(NamedTuple):
     sigma: np.ndarray
 
 
-def principled(key, depth) -> Start:
+def principled(key, depth) -> Drawn:
     d = 100
-    return Start(np.linalg.svd(generator(key).normal(0, d**-0.5, (d, d)), compute_uv=False))
+    return Drawn(np.linalg.svd(generator(key).normal(0, d**-0.5, (d, d)), compute_uv=False))
 
 
 UNIT = Claim(
@@ -193,6 +193,34 @@ UNIT = Claim(
     depths=NO_DEPTH,
     tolerance=0.1,
     floor=0.12,
+)
+
+
+class Start(NamedTuple):
+    x: np.ndarray
+    depth: float
+
+
+def any_start(key, depth) -> Start:
+    return Start(generator(key).standard_normal((3, 3)), max(2.0, float(depth)))
+
+
+def loses_rank(at: Start) -> float:
+    """1 if det X(t) meets 0 or has two signs along the library's flow of (4.21)."""
+    determinants = np.linalg.det(np.asarray(flow(Energy(completion=1.0), at.x, 2.0, depth=at.depth).x))
+    return float(np.any(determinants * determinants[0] <= 0))
+
+
+FULL_RANK = Claim(
+    name="Section 4.2, full rank",
+    statement="the matrix keeps its full rank, however low its effective rank becomes",
+    where="Section 4.2",
+    expected="holds",
+    note="For N >= 2: log |det X| moves at a finite speed. At N = 1 it can cross 0.",
+    draw=any_start,
+    printed=loses_rank,
+    tampered=(("at depth 1 as well", lambda at: loses_rank(Start(-np.abs(np.linalg.det(at.x)) * np.eye(3), 1.0))),),
+    draws=1,
 )
 
 
@@ -255,6 +283,7 @@ CLAIMS: tuple[Claim, ...] = (
     HYPERBOLA,
     RANK,
     UNIT,
+    FULL_RANK,
     LAZY,
     RANK_ONE,
 )
