@@ -5,6 +5,7 @@ from functools import cached_property
 from importlib import import_module
 
 from dlnjax.claims._claim import Claim as Claim, Verdict as Verdict
+from dlnjax.claims._conjecture import check as check, Conjecture as Conjecture
 
 _CHAPTERS = ("_chapter2", "_chapter3", "_chapter4", "_chapter5")
 

@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.integrate import solve_ivp
-from scipy.linalg import fractional_matrix_power
 from scipy.optimize import minimize
 
 from dlnjax.claims import _chapter2_metric
 from dlnjax.claims._claim import Claim, NO_DEPTH
+from dlnjax.claims._curves import function
 from dlnjax.claims._factors import (
     any_network,
     balanced_network,
+    BY_HAND,
     defect,
     Frame,
     frame,
@@ -99,7 +100,9 @@ def blow_up(at: Scalar) -> float:
     """The time to which the flow w' = w^5 can be followed."""
     far = lambda _, w: w[0] - 1e6
     far.terminal = True
-    return solve_ivp(lambda _, w: w**5, (0, 1), [at.w], events=far, rtol=1e-10, method="DOP853").t[-1]
+    return solve_ivp(lambda _, w: np.minimum(w, 1e9) ** 5, (0, 1), [at.w], events=far, rtol=1e-10, method="DOP853").t[
+        -1
+    ]
 
 
 def grown(at: Scalar, power: float) -> float:
@@ -217,22 +220,26 @@ INDICES = Claim(
         ("Q_{p-1} Lambda Q_p^T", lambda at: bound(at, np.swapaxes(at.w, -1, -2))),
         ("Q_p Lambda^2 Q_{p-1}^T", lambda at: bound(at, xi(at.lam**2, at.q))),
     ),
+    examples=(BY_HAND,),
     depths=WHOLE,
     whole=True,
 )
 
 
 def preimages(at: Frame) -> int:
-    """How many choices of signed permutations P_p of the columns of every Q_p give the same factors (d = 2)."""
-    signs = [np.diag(s) for s in itertools.product((1.0, -1.0), repeat=2)]
-    moves = [(order, np.eye(2)[:, list(order)] @ sign) for order in ((0, 1), (1, 0)) for sign in signs]
+    """How many (Lambda', Q_N P_N, ..., Q_0 P_0) give the same factors, P_p signed permutations (d = 2).
+
+    Neighbours alone matter to a factor: the choices are counted along the chain.
+    """
+    orders, signs = ((0, 1), (1, 0)), itertools.product((1.0, -1.0), repeat=2)
+    moves = [np.eye(2)[:, list(order)] * sign for sign in signs for order in orders]
     count = 0
-    for choice in itertools.product(moves, repeat=len(at.q)):
-        same = {order for order, _ in choice}
-        if len(same) > 1:
-            continue  # Lambda has one order
-        q = np.array([q @ p for q, (_, p) in zip(at.q, choice, strict=True)])
-        count += np.allclose(xi(at.lam[list(same.pop())], q), at.w, rtol=0, atol=1e-12)
+    for order in orders:
+        lam, ways = at.lam[list(order)], np.ones(len(moves), int)
+        for p, w in enumerate(at.w, 1):
+            made = [[(at.q[p] @ b * lam) @ (at.q[p - 1] @ a).T for a in moves] for b in moves]
+            ways = np.isclose(made, w, rtol=0, atol=1e-12).all(axis=(-2, -1)) @ ways
+        count += int(ways.sum())
     return count
 
 
@@ -316,7 +323,7 @@ DIMENSION = Claim(
 
 
 def power(a, exponent):
-    return np.real(fractional_matrix_power(a, exponent))
+    return function(a, lambda x: x**exponent)
 
 
 def balanced_flow(at: Network, *, shift=0, last=0) -> float:
@@ -366,6 +373,7 @@ COLLAPSED = Claim(
         ("Lambda for Sigma", lambda at: collapsed(at, at.lam)),
         ("Q_p in B_{p-1}", lambda at: collapsed(at, at.sigma, lag=0)),
     ),
+    examples=(BY_HAND,),
     depths=WHOLE,
     whole=True,
 )
@@ -393,6 +401,7 @@ FRAMED_FLOW = Claim(
     printed=lambda at: framed_flow(at, at.lam),
     corrected=lambda at: framed_flow(at, at.sigma),
     tampered=(("without the 2", lambda at: framed_flow(at, at.sigma, twice=1)),),
+    examples=(BY_HAND,),
     depths=WHOLE,
     whole=True,
 )

@@ -4,13 +4,14 @@ import itertools
 import math
 from typing import NamedTuple
 
+import jax
 import mpmath
 import numpy as np
 
 import dlnjax
 from dlnjax.claims._attack import FAR, NEAR, worst
 from dlnjax.claims._claim import Claim, NO_DEPTH
-from dlnjax.claims._factors import defect, differential, energy, Frame, frame, xi
+from dlnjax.claims._factors import BY_HAND, defect, differential, energy, Frame, frame, xi
 from dlnjax.claims._spectra import derivative, eigenvalues, generator, off, operator, orthogonal, spectrum
 
 WHOLE = (2.0, 3.0, 6.0)
@@ -156,6 +157,7 @@ EXPONENTS = Claim(
     printed=lambda at: fractional(at, 1.0),
     corrected=lambda at: fractional(at, 2.0),
     tampered=(("4(N-p)/N", lambda at: fractional(at, 4.0)),),
+    examples=(Point(np.diag([4.0, 1.0]), np.eye(2), 2.0),),
     depths=WHOLE,
     whole=True,
 )
@@ -210,10 +212,20 @@ def riesz(at: Point, gradient) -> float:
     return float(max(errors) / np.linalg.norm(derivative(lambda x: energy(x, y), at.x)))
 
 
+_operator = jax.jit(dlnjax.metric_operator)
+
+
+def point3(key, depth) -> Point:
+    """Of one size, for what is compiled."""
+    rng = generator(key)
+    x = (orthogonal(rng, 3) * spectrum(rng, 3)) @ orthogonal(rng, 3).T
+    return Point(x, rng.standard_normal((3, 3)), depth)
+
+
 def library_gradient(at: Point) -> np.ndarray:
     """A_X(dE) by the library, in the thesis's scale: at finite depth it has no 1/N."""
     de = derivative(lambda x: energy(x, at.z), at.x)
-    return np.asarray(dlnjax.metric_operator(at.x, de, at.depth)) * (at.depth if math.isfinite(at.depth) else 1.0)
+    return np.asarray(_operator(at.x, de, at.depth)) * (at.depth if math.isfinite(at.depth) else 1.0)
 
 
 RIEMANNIAN = Claim(
@@ -222,7 +234,7 @@ RIEMANNIAN = Claim(
     where="Section 2.2, (2.24)-(2.29)",
     expected="holds",
     note="The gradient is that of dlnjax, at infinite depth with the 1/N of Remark 2.2.3.",
-    draw=point,
+    draw=point3,
     printed=lambda at: riesz(at, library_gradient(at)),
     tampered=(
         ("grad E = dE(X)", lambda at: riesz(at, derivative(lambda x: energy(x, at.z), at.x))),
@@ -250,7 +262,7 @@ def integral(at: Point, power=1.0) -> np.ndarray:
 
 
 def library(at: Point) -> np.ndarray:
-    return np.asarray(dlnjax.metric_operator(at.x, at.z, math.inf))
+    return np.asarray(_operator(at.x, at.z, math.inf))
 
 
 INFINITE = Claim(
@@ -259,7 +271,7 @@ INFINITE = Claim(
     where="Section 2.2, (2.30)",
     expected="holds",
     note="(2.30) itself needs the 1/N that the text adds; the difference is of order 1/N.",
-    draw=point,
+    draw=point3,
     printed=lambda at: max(off(extrapolated(at), integral(at)), off(library(at), integral(at))),
     tampered=(
         ("(X X^T)^((1-t)/2)", lambda at: off(extrapolated(at), integral(at, 0.5))),
@@ -448,6 +460,7 @@ BASIS = Claim(
         ("C and D exchanged", lambda at: is_basis(at, of_layer(at, exchanged=True))),
         ("L_l^(N-s+1)", lambda at: is_basis(at, of_layer(at, shift=1))),
     ),
+    examples=(BY_HAND,),
     depths=WHOLE,
     whole=True,
 )

@@ -100,6 +100,7 @@ EULER_LAGRANGE = Claim(
     corrected=lambda at: euler_lagrange(at, 1),
     tampered=(("twice dL/dx", lambda at: euler_lagrange(at, 2)), ("half", lambda at: euler_lagrange(at, 0.5))),
     draws=1,
+    examples=(Along(1.0, 4.0, 0.5, 2.0),),
 )
 
 

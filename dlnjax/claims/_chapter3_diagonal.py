@@ -148,6 +148,7 @@ LOCALLY = Claim(
     printed=lambda at: -hessian(at),
     instead=lambda at: -min(hessian(at._replace(log_ratio=math.log(35.0))), hessian(at._replace(depth=2.0))),
     tampered=(("up to a/b = 100", lambda at: -hessian(at._replace(log_ratio=math.log(100.0)))),),
+    examples=(Exchanged(5.0, math.inf),),
     depths=DEEPER,
     draws=1,
 )

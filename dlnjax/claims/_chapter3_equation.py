@@ -32,6 +32,10 @@ class Phase(NamedTuple):
     def x(self):
         return (self.u * self.sigma) @ self.v.T
 
+    @property
+    def shown(self):
+        return {"X": self.x, "P": self.p, "depth": self.depth}
+
     def tilde(self, m):
         """U^T M V."""
         return self.u.T @ m @ self.v
@@ -42,6 +46,9 @@ def phase(key, depth) -> Phase:
     p, z = rng.standard_normal((2, D, D))
     alpha = float(rng.uniform(0.1, 0.9))
     return Phase(orthogonal(rng, D), spectrum(rng, D), orthogonal(rng, D), p, z, alpha, depth)
+
+
+BY_HAND = Phase(np.eye(D), np.array([4.0, 1.0, 1.0]), np.eye(D), np.diag([1.0, 0.0, 0.0]), np.eye(D), 0.5, 2.0)
 
 
 def supremum(at: Phase) -> float:
@@ -77,6 +84,7 @@ HAMILTONIAN = Claim(
     corrected=lambda at: max(off(form(at), supremum(at)), off(library(at), supremum(at))),
     tampered=(("without the 1/2", lambda at: off(form(at, 1.0), supremum(at))),),
     tolerance=1e-6,
+    examples=(BY_HAND,),
 )
 
 

@@ -235,6 +235,7 @@ LAST_ARGUMENT = Claim(
     printed=lambda at: with_last(at, lambda v: v.T),
     corrected=lambda at: with_last(at, lambda v: v),
     tampered=(("-V", lambda at: with_last(at, lambda v: -v)),),
+    examples=(BY_HAND._replace(v=np.array([[0.0, -1.0], [1.0, 0.0]])),),
     depths=WHOLE,
     whole=True,
 )

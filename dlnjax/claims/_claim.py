@@ -46,7 +46,7 @@ class Claim:
     - `tampered`: pairs (what was changed, error) that take the place of what is true, `corrected` or `instead` if there
       is one and else `printed`: each must turn the verdict. Where a statement fails and nothing is said instead, it is
       a mended one, which must hold.
-    - `examples`: instances small enough to check by hand, tried besides the draws.
+    - `examples`: instances small enough to check by hand, tried besides the draws, which a failing statement fails.
     - `attack`: `(key, depth) -> (error, instance)`, the worst that an optimiser finds of what is true. It counts among
       its errors.
     - `depths`: those drawn for unless others are given: `NO_DEPTH` for a statement in which there is none. `whole`:
@@ -82,15 +82,15 @@ class Claim:
     def check(self, key, *, draws: int | None = None, depths: Sequence[float] | None = None) -> "Verdict":
         """Measure the errors, in float64, and say what follows.
 
-        **Arguments:** `key`, of the random draws; `draws`, for each depth; `depths`, in place of the usual ones, where
+        **Arguments:** `key`, of the random draws; `draws`, for each depth, 0 for the examples alone; `depths`, in place of the usual ones, where
         the statement speaks of a depth.
 
         **Returns:** a `Verdict`.
         """
         began = time.perf_counter()
         with jax.enable_x64(True):
-            chosen, draws = self._depths(depths), draws or self.draws
-            of_draw, of_attack = jax.random.split(jax.random.fold_in(_as_key(key), zlib.crc32(self.name.encode())))
+            chosen, draws = self._depths(depths), self.draws if draws is None else draws
+            of_draw, of_attack = jax.random.split(jax.random.fold_in(as_key(key), zlib.crc32(self.name.encode())))
             keys = iter(jax.random.split(of_draw, len(chosen) * draws))
             instances = [*self.examples, *(self.draw(next(keys), depth) for depth in chosen for _ in range(draws))]
             keys = jax.random.split(of_attack, len(chosen))
@@ -120,9 +120,9 @@ class Claim:
             warnings.warn(f"{self.name}: an error is NaN, at {describe(bad)}", RuntimeWarning, stacklevel=3)
             return Measure(math.nan, bad, math.nan, bad, len(tried))
         worst = int(np.argmax(errors))
-        # To be checked by hand: the simplest instance that refutes it, the worst if none does.
+        # To be checked by hand: an example that refutes it, else the simplest instance that does, the worst if none.
         refuting = [i for i, e in enumerate(errors) if e > self.floor]
-        simple = min(refuting, key=lambda i: _size(tried[i]), default=worst)
+        simple = min(refuting, key=lambda i: (i >= len(self.examples), size(tried[i])), default=worst)
         return Measure(errors[worst], tried[worst], errors[simple], tried[simple], len(tried))
 
 
@@ -189,7 +189,7 @@ class Verdict:
         return "\n".join(lines)
 
 
-def _as_key(key) -> PRNGKeyArray:
+def as_key(key) -> PRNGKeyArray:
     try:
         jax.random.key_data(key)
     except TypeError as error:
@@ -216,7 +216,7 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _size(instance: Instance) -> tuple[int, int]:
+def size(instance: Instance) -> tuple[int, int]:
     """How much there is to check by hand: numbers, and their digits."""
     text = describe(instance)
     return text.count(",") + 1, len(text)

@@ -76,6 +76,10 @@ def frame2(key, depth, z=0.0) -> Frame:
     return Frame(spectrum(rng, 2) ** (1 / depth), q, z * rng.standard_normal((2, 2)))
 
 
+QUARTER = np.array([[0.0, -1.0], [1.0, 0.0]])
+BY_HAND = Frame(np.array([2.0, 1.0]), np.array([np.eye(2), QUARTER, np.eye(2)]), np.array([[1.0, 0.0], [0.0, 0.0]]))
+
+
 def xi(lam, q) -> np.ndarray:
     """W_p = Q_p Lambda Q_{p-1}^T, p = 1..N, (2.33)."""
     return np.array([(q[p] * lam) @ q[p - 1].T for p in range(1, len(q))])
