@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import mpmath
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -169,10 +170,14 @@ def projected(at: Frame, horizontal=True) -> float:
         turned = np.swapaxes(w, -1, -2)
         errors.append(np.max(np.abs(turned[1:] @ v[1:] - v[:-1] @ turned[:-1])) / size)
     (w, v), (w_end, v_end) = states[0], states[-1]
-    x, z = product(w), push(w, v)
+    x, z = jnp.asarray(product(w)), jnp.asarray(push(w, v))
     p = dlnjax.metric_operator_inverse(x, z, depth)
-    end = dlnjax.exponential(x, p, depth, ts=np.array([0.0, 0.5])).x[-1]
-    speed = lambda w, v: float(dlnjax.inner(product(w), push(w, v), push(w, v), depth)) / depth
+    end = dlnjax.exponential(x, p, depth, ts=jnp.array([0.0, 0.5])).x[-1]
+
+    def speed(w, v):
+        x, z = jnp.asarray(product(w)), jnp.asarray(push(w, v))
+        return float(dlnjax.inner(x, z, z, depth)) / depth
+
     errors += [off(product(w_end), end), off(speed(w, v), np.sum(v**2)), off(speed(w_end, v_end), np.sum(v_end**2))]
     return float(max(errors))
 

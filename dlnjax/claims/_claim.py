@@ -82,8 +82,8 @@ class Claim:
     def check(self, key, *, draws: int | None = None, depths: Sequence[float] | None = None) -> "Verdict":
         """Measure the errors, in float64, and say what follows.
 
-        **Arguments:** `key`, of the random draws; `draws`, for each depth, 0 for the examples alone; `depths`, in place of the usual ones, where
-        the statement speaks of a depth.
+        **Arguments:** `key`, of the random draws; `draws`, for each depth, 0 for the examples alone; `depths`, in place
+        of the usual ones, where the statement speaks of a depth.
 
         **Returns:** a `Verdict`.
         """

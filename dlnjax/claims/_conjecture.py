@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dlnjax._checks import as_count
@@ -91,18 +92,18 @@ class Conjecture:
 
 
 def check(
-    lhs: Callable[..., Any],
-    rhs: Callable[..., Any],
-    draws: Mapping[str, Any],
+    lhs: Any,
+    rhs: Any,
+    draws: Any,
     *,
-    relation: Literal["==", "<="] = "==",
+    relation: str = "==",
     key=None,
     sizes: Sequence[int] = (1, 2, 3),
-    tries: int = 20,
+    tries: Any = 20,
     tolerance: float = 1e-9,
     floor: float = 1e-6,
 ) -> Conjecture:
-    """Look for a counterexample to lhs = rhs, the smallest first: small whole numbers of size 1, any of size 1, then 2, 3.
+    """Look for a counterexample to lhs = rhs, the smallest first: whole numbers of size 1, any of size 1, then 2, 3.
 
         error = max |lhs - rhs| / max(|lhs|, |rhs|),    or max(lhs - rhs) / max(|lhs|, |rhs|) for "<=".
 
@@ -110,10 +111,10 @@ def check(
 
     **Arguments:**
 
-    - `lhs`, `rhs`: functions of the same arguments, which are given by name, as NumPy arrays and numbers.
-    - `draws`: what each argument is: "matrix" (invertible), "symmetric", "positive" (definite), "orthogonal", "spectrum"
-      (distinct singular values, descending), "vector", "number", "time" in [0, 1], "depth"; a list of values to choose
-      from; or a function of `(rng, d)`, with `rng` a `numpy.random.Generator`.
+    - `lhs`, `rhs`: functions of the same arguments, which are given by name, as arrays and numbers.
+    - `draws`: what each argument is: "matrix" (invertible), "symmetric", "positive" (definite), "orthogonal",
+      "spectrum" (distinct singular values, descending), "vector", "number", "time" in [0, 1], "depth"; a list of values
+      to choose from; or a function of `(rng, d)`, with `rng` a `numpy.random.Generator`.
     - `relation`: "==" or "<=", entry by entry.
     - `key`: of the random draws; `jax.random.key(0)` unless given.
     - `sizes`: of the matrices. `tries`: instances of each size, whole and not.
@@ -133,7 +134,8 @@ def check(
                 found = []
                 for _ in range(tries):
                     instance = {name: _draw(kind, rng, d, whole) for name, kind in draws.items()}
-                    left, right = np.asarray(lhs(**instance)), np.asarray(rhs(**instance))
+                    given = {name: _as_given(value) for name, value in instance.items()}
+                    left, right = np.asarray(lhs(**given)), np.asarray(rhs(**given))
                     error = _error(left, right, relation, instance)
                     found.append((error, instance, left, right))
                     tried += 1
@@ -157,6 +159,10 @@ def _draw(kind, rng, d, whole):
     return kind(rng, d) if callable(kind) else kind[int(rng.integers(len(kind)))]
 
 
+def _as_given(value):
+    return jnp.asarray(value) if isinstance(value, np.ndarray) else value
+
+
 def _error(left, right, relation, instance) -> float:
     if left.shape != right.shape:
         raise ValueError(
@@ -177,7 +183,9 @@ def _check_arguments(lhs, rhs, draws, relation) -> None:
         if isinstance(kind, str) and kind not in KINDS:
             raise ValueError(f"draws[{name!r}] must be one of {', '.join(KINDS)}, got {kind!r}.")
         if not isinstance(kind, str) and not callable(kind) and (not isinstance(kind, (list, tuple)) or not kind):
-            raise TypeError(f"draws[{name!r}] must be a kind, a list of values or a function of (rng, d), got {kind!r}.")
+            raise TypeError(
+                f"draws[{name!r}] must be a kind, a list of values or a function of (rng, d), got {kind!r}."
+            )
     for name, side in (("lhs", lhs), ("rhs", rhs)):
         if not callable(side):
             raise TypeError(f"{name} must be a function of {', '.join(draws)}, got {type(side).__name__}.")

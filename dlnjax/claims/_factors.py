@@ -56,7 +56,7 @@ def balanced_network(key, depth) -> Network:
     """Balanced factors, made without (2.6): W_{p+1} = O (W_p W_p^T)^(1/2) for some orthogonal O."""
     rng = generator(key)
     d = rng.integers(2, 4)
-    w = [np.eye(d) + 0.4 * rng.standard_normal((d, d))]
+    w = [(orthogonal(rng, d) * spectrum(rng, d) ** (1 / depth)) @ orthogonal(rng, d).T]
     while len(w) < depth:
         w.append(orthogonal(rng, d) @ np.real(sqrtm(w[-1] @ w[-1].T)))
     return Network(np.array(w), rng.standard_normal((d, d)))
