@@ -196,6 +196,7 @@ def test_check_is_undecided_where_a_side_is_not_a_number(key):
         ({"relation": "<"}, ValueError, "relation"),
         ({"tries": 0}, ValueError, "tries"),
         ({"sizes": (0,)}, ValueError, "sizes"),
+        ({"sizes": ()}, ValueError, "at least one size"),
         ({"key": 1}, TypeError, "key"),
     ],
 )

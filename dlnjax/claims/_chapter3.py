@@ -1,6 +1,6 @@
 """Section 3.1: geodesics, and what a submersion makes of them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import mpmath
@@ -37,7 +37,8 @@ def measured(at: Segment, power: float, outer=1.0) -> float:
     """The integral of g^power along x(t) = a + (b - a) t^2, to the power `outer`, against the length."""
     to, _ = flat(at.depth)
     speed = lambda t: speed_squared(at.a + (at.b - at.a) * t**2, 2 * (at.b - at.a) * t, at.depth) ** power
-    return off(float(mpmath.quad(speed, [0, 1])) ** outer, to(at.b) - to(at.a))
+    integral: Any = mpmath.quad(speed, [0, 1])
+    return off(float(integral) ** outer, to(at.b) - to(at.a))
 
 
 ARC_LENGTH = Claim(

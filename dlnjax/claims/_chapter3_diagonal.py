@@ -129,9 +129,9 @@ def hessian(at: Exchanged) -> float:
     to, back = flat(at.depth)
     ends = to(np.array([math.exp(at.log_ratio / 2), math.exp(-at.log_ratio / 2)]))
     x = sample(lambda t: np.diag(back((1 - t) * ends + t * ends[::-1])))
-    bumps = [np.sin(k * math.pi * NODES) for k in range(1, 8)]
+    bumps = np.array([np.sin(k * math.pi * NODES) for k in range(1, 8)])
     swap, h = np.array([[0.0, 1.0], [1.0, 0.0]]), 1e-3
-    moved = lambda c: action(x + h * sum(a * b for a, b in zip(c, bumps, strict=True))[:, None, None] * swap, at.depth)
+    moved = lambda c: action(x + h * (c @ bumps)[:, None, None] * swap, at.depth)
     base, e = action(x, at.depth), np.eye(len(bumps))
     second = lambda i, j: (moved(e[i] + e[j]) + moved(-e[i] - e[j]) - moved(e[i] - e[j]) - moved(e[j] - e[i])) / 4
     values = np.array([[second(i, j) for j in range(len(e))] for i in range(len(e))]) / h**2

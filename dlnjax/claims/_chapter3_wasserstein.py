@@ -102,7 +102,7 @@ def riccati(at: Definite, m=mean) -> float:
     d = len(at.a)
     start = np.trace(at.b) * np.eye(d)
     other = fsolve(lambda f: (lambda x: x @ inverse @ x - at.b)(f.reshape(d, d)).ravel(), start.ravel(), xtol=1e-13)
-    other = other.reshape(d, d)
+    other = np.reshape(np.asarray(other), (d, d))
     assert np.all(np.linalg.eigvalsh((other + other.T) / 2) > 0)
     return max(off(found @ inverse @ found, at.b), off(found, other), off(found, found.T))
 

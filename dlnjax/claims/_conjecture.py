@@ -125,9 +125,12 @@ def check(
     """
     _check_arguments(lhs, rhs, draws, relation)
     tries, sizes = as_count("tries", tries), [as_count("sizes", d) for d in sizes]
+    if not sizes:
+        raise ValueError("sizes must name at least one size, such as (1, 2, 3).")
     data = jax.random.key_data(as_key(jax.random.key(0) if key is None else key))
     rng = np.random.default_rng(np.asarray(data))
-    worst, tried = None, 0
+    worst: Any = None
+    tried = 0
     with jax.enable_x64(True):
         for d in sizes:
             for whole in (True, False):
@@ -144,9 +147,9 @@ def check(
                     error, instance, left, right = min(bad, key=lambda f: size(f[1]))
                     word = "undecided" if math.isnan(error) else "fails"
                     return _conjecture(word, error, instance, left, right, tried)
-                worst = max([*found, *([worst] if worst else [])], key=lambda f: f[0])
-    assert worst is not None
-    return _conjecture("holds" if worst[0] <= tolerance else "undecided", *worst, tried)
+                worst = max([*found, worst or found[0]], key=lambda f: f[0])
+    error, instance, left, right = worst
+    return _conjecture("holds" if error <= tolerance else "undecided", error, instance, left, right, tried)
 
 
 def _conjecture(word, error, instance, lhs, rhs, tried) -> Conjecture:

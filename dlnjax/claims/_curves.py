@@ -60,7 +60,7 @@ def first_variation(x, depth) -> float:
     for unit in np.eye(x[0].size).reshape(-1, *x[0].shape):
         for bump in bumps:
             moved = lambda h, unit=unit, bump=bump: action(x + h * bump[:, None, None] * unit, depth)
-            slopes.append(abs(slope(moved, 2e-3 * size)))
+            slopes.append(abs(slope(moved, 2e-3 * float(size))))
     return float(size * max(slopes) / action(x, depth))
 
 

@@ -47,7 +47,7 @@ class Frame(NamedTuple):
 def any_network(key, depth, d=None) -> Network:
     """Factors that are not balanced."""
     rng = generator(key)
-    d = d or rng.integers(2, 4)
+    d = d or int(rng.integers(2, 4))
     w = np.eye(d) + 0.4 * rng.standard_normal((int(depth), d, d))
     return Network(w, rng.standard_normal((d, d)))
 
