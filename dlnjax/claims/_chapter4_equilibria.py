@@ -140,6 +140,7 @@ COMPLETION = Claim(
     printed=drifts,
     instead=unbounded,
     tampered=(("S_inf = log(1 + a^2)", lambda at: unbounded(at, 1.0)),),
+    examples=(Along(1.0, np.array([[1.0, 0.5, 0], [-0.5, 1, 0], [0, 0, 1]])),),
     depths=NO_DEPTH,
     draws=2,
 )

@@ -177,6 +177,10 @@ def summed(key, depth) -> Point:
     return point(key, min(max(float(depth), 2.0), DEEPEST))
 
 
+# X = diag(2, 1), dE = I, N = 2: by (4.1), X' = -(XX^T)^(1/2) - (X^TX)^(1/2) = -2 X.
+BY_HAND = Point(np.eye(2), np.array([2.0, 1.0]), np.eye(2), np.eye(2), 2.0)
+
+
 def speed_error(at: Point, speed) -> float:
     """Sigma' = -speed diag(U^T dE V), against (4.2) of X' = -A(dE)."""
     dx = -operator(at.x, at.z, at.depth)
@@ -200,6 +204,7 @@ SPEED = Claim(
         ("N Sigma^(1-2/N)", lambda at: speed_error(at, at.depth * power(at, 1.0))),
         ("N^2 Sigma^(2-2/N)", lambda at: speed_error(at, at.depth**2 * power(at))),
     ),
+    examples=(BY_HAND,),
 )
 
 
@@ -228,6 +233,7 @@ VERSIONS = Claim(
     printed=lambda at: of_any_version(at, lambda lam, printed: printed),
     corrected=lambda at: of_any_version(at, lambda lam, printed: np.diag(lam)),
     tampered=(("-diag(lambda_ii)^2", lambda at: of_any_version(at, lambda lam, printed: np.diag(lam) ** 2)),),
+    examples=(BY_HAND,),
 )
 
 
@@ -247,6 +253,7 @@ DIAGONAL = Claim(
     printed=lambda at: diagonal_speed_error(at, power(at)),
     corrected=lambda at: diagonal_speed_error(at, at.depth * power(at)),
     tampered=(("N sigma^(2-1/N)", lambda at: diagonal_speed_error(at, at.depth * at.sigma ** (2 - 1 / at.depth))),),
+    examples=(BY_HAND,),
 )
 
 

@@ -90,6 +90,7 @@ ISOTROPIC = Claim(
         ),
         ("beta inverted", lambda at: isotropic_limit(at, lambda q, n: 2 / q * (1 - 1 / n))),
     ),
+    examples=(Start(np.diag([3.0, 2.0, 1.0]), 2.0, 1.0, np.inf),),
     draws=2,
     tolerance=1e-6,
 )
@@ -237,6 +238,7 @@ DIFFERENCE = Claim(
     printed=lambda at: differences(at, sign=1.0),
     corrected=differences,
     tampered=(("the first term alone", lambda at: differences(at, sign=0.0)),),
+    examples=(Powers(np.array([2.0, 1.0]), 2.0, 1.0, np.inf),),
     depths=NO_DEPTH,
 )
 

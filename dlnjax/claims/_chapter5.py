@@ -3,8 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import linprog
 
 from dlnjax.claims._claim import Claim, NO_DEPTH
+from dlnjax.claims._flows import Energy, flow
 from dlnjax.claims._spectra import derivative, generator, log_volume, off, orthogonal, singular_values, spectrum
 
 
@@ -78,6 +80,7 @@ GENERALISES = Claim(
     printed=lambda at: generalises(at, 1.0),
     corrected=lambda at: generalises(at, 2.0),
     tampered=(("four times", lambda at: generalises(at, 4.0)),),
+    examples=(Completion(np.diag([2.0, 0, 0]), np.zeros((3, 3)), np.diag([1, 0, 0]) == 1),),
     depths=NO_DEPTH,
 )
 
@@ -146,4 +149,58 @@ RELU = Claim(
     ),
 )
 
-CLAIMS: tuple[Claim, ...] = (INVARIANCE, RELU, GRADIENT, GENERALISES)
+
+class Small(NamedTuple):
+    """A start of the flow, and the depth."""
+
+    x: np.ndarray
+    depth: float
+
+
+SMALL = 1e-6
+# X_12 + X_22 = 4 and X_21 = X_22: among the solutions is X_12 = 4 with zeros elsewhere, of nuclear norm 4.
+SENSED = ((np.array([[0, 1.0, 0], [0, 1, 0], [0, 0, 0]]), 4.0), (np.array([[0, 0, 0], [-1.0, 1, 0], [0, 0, 0]]), 0.0))
+
+
+def small(key, depth) -> Small:
+    """Random in the block that is measured, and as small beside it; deeper flows are slow to come to rest."""
+    rng = generator(key)
+    x = np.diag([0.0, 0.0, SMALL])
+    x[:2, :2] = SMALL * rng.standard_normal((2, 2))
+    return Small(x, float(rng.integers(2, 4)))
+
+
+def nuclear_norm_of_limit(x, sensed, depth) -> float:
+    energy = Energy(sensed=(*sensed, *[(np.zeros((3, 3)), 0.0)] * (3 - len(sensed))))
+    return float(np.sum(np.asarray(flow(energy, x, 1e9, depth=depth, rest=1e-6).sigma[-1])))
+
+
+def excess_of_commuting(at: Small, factor=1.0) -> float:
+    """Of two diagonal measurements of a positive diagonal matrix, against a linear programme."""
+    rng = np.random.default_rng(np.abs(at.x[:2, :2] / SMALL * 2**20).astype(int).ravel())
+    a, target = rng.standard_normal((2, 3)), rng.uniform(0.2, 1, 3)
+    y = a @ target
+    least = linprog(np.ones(3), A_eq=a, b_eq=y, bounds=(0, None)).fun
+    start = SMALL * np.diag(1 + 1e-6 * np.arange(3))
+    found = nuclear_norm_of_limit(start, [(np.diag(m), v) for m, v in zip(a, y, strict=True)], at.depth)
+    return abs(found / (factor * least) - 1)
+
+
+LEAST_NORM = Claim(
+    name="Section 5.1, the least nuclear norm",
+    statement="from a small start the flow of (5.4) ends at the solution of least nuclear norm, also for X = phi(W)",
+    where="Section 5.1",
+    expected="fails",
+    note="Measured at N = 2, 3: it does if the A_i commute. For X_12 + X_22 = 4, X_21 = X_22 it has more than 4.",
+    draw=small,
+    printed=lambda at: nuclear_norm_of_limit(at.x, SENSED, at.depth) / 4 - 1,
+    instead=excess_of_commuting,
+    tampered=(("half of the least", lambda at: excess_of_commuting(at, 0.5)),),
+    examples=(Small(SMALL * np.diag([2.0, 1.0, 1.0]), 2.0),),
+    depths=NO_DEPTH,
+    draws=3,
+    tolerance=0.02,
+    floor=0.05,
+)
+
+CLAIMS: tuple[Claim, ...] = (INVARIANCE, RELU, GRADIENT, GENERALISES, LEAST_NORM)

@@ -1,4 +1,4 @@
-"""The flows that the claims of chapter 4 speak of, by the library."""
+"""The flows that claims speak of, by the library."""
 
 from typing import Any
 
@@ -7,32 +7,38 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax import FreeEnergy, gradient_flow, MatrixCompletion, Schatten
+from dlnjax import FreeEnergy, gradient_flow, MatrixSensing, Schatten, Steady
 
 
 class Energy(eqx.Module):
-    """A sum of (4.21) and E_p, so that all flows of these claims share one compilation."""
+    """A sum of (5.4) with its 1/2, or of (4.21), and of E_p: so all flows of these claims share one compilation."""
 
-    completion: Float[Array, ""]
+    sensing: MatrixSensing
     schatten: Float[Array, ""]
     p: Float[Array, ""]
 
-    def __init__(self, completion=0.0, schatten=0.0, p=2.0):
-        self.completion, self.schatten, self.p = (jnp.asarray(float(a)) for a in (completion, schatten, p))
+    def __init__(self, *, completion=0.0, schatten=0.0, p=2.0, sensed=()):
+        weight = np.sqrt(2 * completion)
+        seen = [(weight * np.outer(e, e), weight) for e in np.eye(3)]
+        for i, (a, y) in enumerate(sensed):
+            seen[i] = (np.asarray(a), y)
+        a, y = zip(*seen, strict=True)
+        self.sensing = MatrixSensing(jnp.asarray(np.stack(a)), jnp.asarray(np.array(y, float)))
+        self.schatten, self.p = jnp.asarray(float(schatten)), jnp.asarray(float(p))
 
     def __call__(self, x):
-        return self.completion * MatrixCompletion.diagonal(3)(x) + self.schatten * Schatten(self.p)(x)
+        return self.sensing(x) + self.schatten * Schatten(self.p)(x)
 
     def gradient(self, x):
-        parts = MatrixCompletion.diagonal(3).gradient(x), Schatten(self.p).gradient(x)
-        return self.completion * parts[0] + self.schatten * parts[1]
+        return self.sensing.gradient(x) + self.schatten * Schatten(self.p).gradient(x)
 
 
 NO_ENTROPY = 1e300
 
 
-def flow(energy, x0, t, *, beta=NO_ENTROPY, depth: Any = jnp.inf):
-    """The library's flow of E - S/beta to time t, saved at eight times; d = 3."""
+def flow(energy, x0, t, *, beta=NO_ENTROPY, depth: Any = jnp.inf, rest=1e-13):
+    """The library's flow of E - S/beta, d = 3, to time t or to |dF| <= rest, saved at eight times."""
     ts = np.append(0.0, np.linspace(t / 8, t, 8))
     free = FreeEnergy(energy, beta, depth)
-    return gradient_flow(free, jnp.asarray(x0), depth=depth, ts=ts, rtol=1e-9, atol=1e-11, throw=False)
+    stop = Steady(rest)
+    return gradient_flow(free, jnp.asarray(x0), depth=depth, ts=ts, rtol=1e-9, atol=1e-11, stop=stop, throw=False)
