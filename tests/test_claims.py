@@ -24,6 +24,8 @@ NAMES = list(dln.claims)
 SLOW = {
     *("Theorem 3.1.2", "Theorem 2.2.2", "(3.37)", "Theorem 3.3.2", "Corollary 4.1.3.1, X stays diagonal"),
     *("Theorem 4.3.7, (4.70)", "Section 4.3, completion with entropy", "Lemma 4.3.4"),
+    *("Section 4.2, full rank", "Section 4.2, lazy singular values", "Section 4.2, rank one needs a small start"),
+    *("Section 4.3, spread out", "Section 5.1, the least nuclear norm"),
 }
 QUICK = [name for name in NAMES if name not in SLOW]
 
