@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -206,6 +207,15 @@ def test_check_refuses(change, error, message):
     good = {"lhs": lambda s: s, "rhs": lambda s: s, "draws": {"s": "spectrum"}, "tries": 1}
     with pytest.raises(error, match=message):
         dln.check(**(good | change))
+
+
+@pytest.mark.long
+def test_the_examples_of_the_docs_print_what_they_say(capsys):
+    text = (ROOT / "docs" / "check.md").read_text()
+    codes, outputs = (re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "text"))
+    for code, output in zip(codes, outputs, strict=True):
+        exec(code, {})
+        assert capsys.readouterr().out == output
 
 
 def run(*argv):
