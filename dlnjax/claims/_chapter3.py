@@ -192,7 +192,7 @@ PROJECTED = Claim(
     draw=lambda key, depth: frame2(key, depth, z=0.3),
     printed=projected,
     tampered=(("a start that is not horizontal", lambda at: projected(at, horizontal=False)),),
-    depths=(2.0, 3.0),
+    depths=(2.0, 3.0, 4.0),
     whole=True,
     draws=1,
     tolerance=1e-6,

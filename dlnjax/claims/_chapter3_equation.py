@@ -60,7 +60,15 @@ def supremum(at: Phase) -> float:
     return -float(minimize(lambda z: z @ metric @ z / 2 - p @ z, p, jac=slope, options={"gtol": 1e-9}).fun)
 
 
-def inverse_form(at: Phase) -> float:
+class Moved(NamedTuple):
+    """Another X."""
+
+    x: np.ndarray
+    p: np.ndarray
+    depth: float
+
+
+def inverse_form(at: Phase | Moved) -> float:
     """1/2 Tr(P^T A^{-1}(P)), as printed."""
     a = np.array([operator(at.x, unit, at.depth).ravel() for unit in np.eye(D * D).reshape(-1, D, D)]).T
     return float(at.p.ravel() @ np.linalg.solve(a, at.p.ravel())) / 2
@@ -217,6 +225,12 @@ def motion(at: Phase, **changed) -> float:
     return max(off(printed, -of_x), off(printed, -known), off(operator(at.x, at.p, at.depth), of_p))
 
 
+def as_printed(at: Phase) -> float:
+    """(3.46) against the H of (3.37) with the inverse of A."""
+    moved = lambda h: inverse_form(Moved(at.x + h * at.z, at.p, at.depth))
+    return off(np.sum(force(at) * at.z), -slope(moved, step(at.sigma, at.z)))
+
+
 _hamiltonian, _slope = jax.jit(dlnjax.hamiltonian), jax.jit(jax.grad(dlnjax.hamiltonian))
 
 MOTION = Claim(
@@ -231,6 +245,7 @@ MOTION = Claim(
         ("M_1 and M_2 exchanged", lambda at: motion(at, exchanged=True)),
         ("Sigma [...] + [...] Sigma", lambda at: motion(at, turned=True)),
         ("P' = +...", lambda at: motion(at, scale=-1.0)),
+        ("of (3.37) as printed", as_printed),
     ),
     depths=WHOLE,
     whole=True,
@@ -279,22 +294,24 @@ DIRECTIONAL = Claim(
 
 
 def collected(at: Phase, *, turned=False) -> float:
-    """(3.61)-(3.63)."""
+    """(3.61)-(3.63), and (3.64) as minus the transpose of what they hold."""
     s, z, pt = np.diag(at.sigma), at.tilde(at.z), at.tilde(at.p)
     total = 0.0
     for a, b, w in layers(at.depth):
         m1, m2 = (pt * at.sigma ** (2 * b)) @ pt.T, (pt.T * at.sigma ** (2 * a)) @ pt
         left, right = kernel(at, a) * m1, kernel(at, b) * m2
         total = total + w * (left @ s + s @ right if turned else s @ left + right @ s)
-    return max(off(np.trace(total @ z), slope_along(at)), off(np.trace(at.v @ total @ at.u.T @ at.z), slope_along(at)))
+    along = slope_along(at)
+    forms = np.trace(total @ z), np.trace(at.v @ total @ at.u.T @ at.z), -np.sum(force(at, turned=turned) * at.z)
+    return max(off(form, along) for form in forms)
 
 
 COLLECTED = Claim(
-    name="(3.61)-(3.63)",
+    name="(3.61)-(3.64)",
     statement="D_X[H](Z) = Tr(V sum_p (Sigma [f o M_1] + [f o M_2] Sigma) U^T Z)",
-    where="Section 3.3, (3.59)-(3.63)",
+    where="Section 3.3, (3.59)-(3.64)",
     expected="holds",
-    note="Its transpose is what (3.64) holds.",
+    note="(3.64) is minus its transpose, and the P' of (3.46): for the corrected (3.37), not for (3.37) as printed.",
     draw=phase,
     printed=collected,
     tampered=(("[f o M_1] Sigma + Sigma [f o M_2]", lambda at: collected(at, turned=True)),),
