@@ -19,11 +19,12 @@ def rng():
 
 
 def test_attack_finds_a_violation_that_random_draws_miss():
-    # A dip of a hundredth of the box, in two of three coordinates.
-    room = lambda x, m: 1 - 1.5 * m.exp(-((x[0] - 31.4) ** 2) - (x[2] - 3) ** 2 / 2) + 0 * x[1]
-    found = worst(room, [(NEAR, FAR)] * 3, rng())
-    assert found.room == pytest.approx(-0.5, abs=1e-6)
-    assert (found.at[0], found.at[2]) == pytest.approx((31.4, 3), abs=1e-3)
+    # A dip in a hundredth of a part of the box, and a wide basin far from it that is no violation.
+    basin = lambda x, m: 0.9 * m.exp(-((x[0] - 8) ** 2 + (x[2] - 30) ** 2) / 100)
+    dip = lambda x, m: 1.5 * m.exp(-4 * (x[0] - 31.4) ** 2 - (x[2] - 3) ** 2 / 2)
+    found = worst(lambda x, m: 1 - basin(x, m) - dip(x, m) + 0 * x[1], [(NEAR, FAR)] * 3, rng())
+    assert found.room == pytest.approx(-0.5, abs=1e-4)
+    assert (found.at[0], found.at[2]) == pytest.approx((31.4, 3), abs=1e-2)
 
 
 def test_attack_looks_into_the_corners():

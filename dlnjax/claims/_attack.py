@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import mpmath
 import numpy as np
 from scipy.optimize import differential_evolution, minimize
+from scipy.stats.qmc import Sobol
 
 from dlnjax.claims._spectra import generator
 
@@ -15,7 +16,9 @@ NEAR, FAR = 1e-3, 40.0
 # The error of a strict inequality is minus its room: it holds with some to spare, and is false without.
 STRICT, VIOLATED = -1e-6, -1e-9
 _DIGITS = 60
-_CORNERS = 6
+# 2^_SPREAD points; of those the best, a tenth of the box apart, are polished.
+_SPREAD, _STARTS, _APART = 12, 6, 0.1
+_POPULATION, _GENERATIONS, _CORNERS = 40, 60, 6
 
 
 class Worst(NamedTuple):
@@ -29,19 +32,20 @@ def worst(
     room: Callable[[Sequence[Any], Any], Any],
     bounds: Sequence[tuple[float, float]],
     rng: np.random.Generator,
-    *,
-    generations: int = 60,
 ) -> Worst:
-    """The least value of `room` on a box: differential evolution, L-BFGS from its best, and the corners of the box.
+    """The least value of `room` on a box.
 
-    The search is in doubles; which candidate is worst, and by how much, is decided with 60 digits.
+    A few thousand points spread evenly; L-BFGS from the best of them that are apart, and from where differential
+    evolution ends; and the corners of the box. The search is in doubles; which of them is worst, and by how much, is
+    decided with 60 digits.
 
     **Arguments:** `room(x, m)`, with coordinates `x` (arrays of many points, or numbers) and a namespace `m` of `exp`,
     `log` and the rest: NumPy or mpmath; `bounds`, (low, high) of each coordinate.
 
     **Returns:** a `Worst`. **Raises:** `ValueError` for a box that is empty or infinite.
     """
-    if not all(np.isfinite(low) and np.isfinite(high) and low <= high for low, high in bounds):
+    low, high = np.transpose(bounds)
+    if not (np.all(np.isfinite([low, high])) and np.all(low <= high)):
         raise ValueError(f"bounds must be finite with low <= high in each coordinate, got {list(bounds)}.")
 
     def search(x):
@@ -49,20 +53,25 @@ def worst(
             value = np.asarray(room(list(np.asarray(x)), np), float)
         return np.where(np.isfinite(value), value, np.finfo(float).max)
 
-    evolved = differential_evolution(
-        search,
-        bounds,
-        rng=rng,
-        vectorized=True,
-        updating="deferred",
-        maxiter=generations,
-        popsize=20,
-        init="sobol",
-        polish=False,
-    ).x
-    polished = minimize(lambda x: float(search(x[:, None])[0]), evolved, bounds=bounds, method="L-BFGS-B").x
+    points = low + (high - low) * Sobol(len(bounds), rng=rng).random_base2(_SPREAD)
+    points = points[np.argsort(search(points.T))]
+    options = {"vectorized": True, "updating": "deferred", "maxiter": _GENERATIONS, "polish": False}
+    evolved = differential_evolution(search, bounds, rng=rng, init=points[:_POPULATION], **options).x
+    starts = [evolved, *_apart(points, _STARTS, _APART * (high - low))]
+    polish = lambda x: minimize(lambda x: float(search(x[:, None])[0]), x, bounds=bounds, method="L-BFGS-B").x
     corners = itertools.product(*bounds) if len(bounds) <= _CORNERS else ()
-    return min((confirm(room, x) for x in (evolved, polished, *corners)), key=lambda found: found.room)
+    return min((confirm(room, x) for x in (*starts, *map(polish, starts), *corners)), key=lambda found: found.room)
+
+
+def _apart(points, count, distance) -> list[np.ndarray]:
+    """The first of them that are that far from all before, in some coordinate."""
+    chosen = []
+    for x in points:
+        if all(np.any(np.abs(x - other) > distance) for other in chosen):
+            chosen.append(x)
+        if len(chosen) == count:
+            break
+    return chosen
 
 
 def confirm(room: Callable[[Sequence[Any], Any], Any], x: Sequence[float]) -> Worst:
