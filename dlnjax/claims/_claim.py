@@ -212,7 +212,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, jax.Array)) and np.ndim(value) > 0):
         return "[" + ", ".join(map(_plain, value)) + "]"
     if isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) and not isinstance(value, bool):
-        return f"{float(value):.6g}"
+        return f"{float(value) + 0.0:.6g}"  # no -0
     return str(value)
 
 
