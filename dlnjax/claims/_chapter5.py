@@ -191,7 +191,7 @@ LEAST_NORM = Claim(
     statement="from a small start the flow of (5.4) ends at the solution of least nuclear norm, also for X = phi(W)",
     where="Section 5.1",
     expected="fails",
-    note="Measured at N = 2, 3: it does, to a few %, if the A_i commute; for X_12 + X_22 = 4, X_21 = X_22 it ends above 4.",
+    note="Measured at N = 2, 3: if the A_i commute, to a few %; for X_12 + X_22 = 4, X_21 = X_22 it ends above norm 4.",
     draw=small,
     printed=lambda at: nuclear_norm_of_limit(at.x, SENSED, at.depth) / 4 - 1,
     instead=excess_of_commuting,
