@@ -128,9 +128,11 @@ def test_not_a_number_is_undecided_and_loud(key):
 
 def test_the_counterexample_is_the_example_by_hand(key):
     error = lambda at: abs(at["x"] ** 2 - at["x"])
-    verdict = claim_of(error, expected="fails", examples=({"x": 2.0},)).check(key)
-    assert verdict.counterexample == {"x": 2.0}
-    assert "false by 2 at x = 2" in str(verdict)
+    # Neither the worst nor the one with fewest digits.
+    example = {"x": 1.0123456789}
+    verdict = claim_of(error, expected="fails", examples=({"x": 1.0}, example)).check(key, draws=4)
+    assert verdict.counterexample == example
+    assert "false by 0.012 at x = 1.01235" in str(verdict)
     verdict = claim_of(error, expected="fails").check(key)
     assert error(verdict.counterexample) > 1e-3
 
@@ -173,6 +175,11 @@ def test_check_refutes_a_false_conjecture_by_the_smallest_instance(key):
     assert np.array_equal(found.instance["a"], np.round(found.instance["a"]))
     assert not np.allclose(found.lhs, found.rhs)
     assert "fails" in str(found)
+
+
+def test_check_shows_the_counterexample_of_fewest_digits(key):
+    found = dln.check(lambda n: n, lambda n: 1.0, {"n": [1.0, 12345.0, 2.0, 6789.0]}, key=key)
+    assert found.instance == {"n": 2.0}
 
 
 def test_check_of_an_inequality(key):
