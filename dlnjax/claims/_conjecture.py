@@ -122,6 +122,13 @@ def check(
 
     **Returns:** a `Conjecture`: true if no counterexample was found. **Raises:** `TypeError` or `ValueError` for sides
     that are not functions of these arguments or whose shapes differ, and for unknown kinds.
+
+    **Example:**
+
+        >>> print(dln.check(lambda x: x @ x.T, lambda x: x.T @ x, {"x": "symmetric"}).word)
+        holds
+        >>> print(dln.check(lambda x: x @ x.T, lambda x: x.T @ x, {"x": "matrix"}).word)
+        fails
     """
     _check_arguments(lhs, rhs, draws, relation)
     tries, sizes = as_count("tries", tries), [as_count("sizes", d) for d in sizes]
