@@ -73,7 +73,8 @@ def run_cell(kind: str, d: int, depth: float, pairs: int, seed: int) -> Iterator
         seconds = time.process_time() - began
         numbers = (found.length, found.momentum, found.endpoint_error, found.hamiltonian_drift)
         low, high = dln.distance_bounds(a, b, jnp.asarray(depth))
-        slack = 1 + 1e-7
+        # Both sides are differences of the ends: no nearer to each other than the rounding of these.
+        slack, rounding = 1 + 1e-7, 1e-13 + 10 * np.finfo(float).eps * max(np.linalg.cond(a), np.linalg.cond(b))
         yield Pair(
             kind,
             d,
@@ -83,7 +84,7 @@ def run_cell(kind: str, d: int, depth: float, pairs: int, seed: int) -> Iterator
             int(found.stats["guess"]),
             seconds,
             not any(bool(jnp.any(jnp.isnan(z))) for z in numbers),
-            bool((found.length <= high * slack + 1e-13) & (low <= found.length * slack + 1e-13)),
+            bool((found.length <= high * slack + rounding) & (low <= found.length * slack + rounding)),
         )
 
 
