@@ -52,6 +52,7 @@ from dlnjax._spectrum import (
 )
 from dlnjax._svd import SVD as SVD, svd as svd
 from dlnjax._sweep import sweep as sweep
+from dlnjax.claims import check as check, claims as claims
 
 try:
     __version__ = version("dlnjax")

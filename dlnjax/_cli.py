@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_reproduce(commands)
     _add_plot(commands)
     _add_sweep(commands)
+    _add_claims(commands)
     return parser
 
 
@@ -158,6 +159,29 @@ def _complete(action: argparse.Action, what: Any) -> None:
     action.complete = what  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def _add_claims(commands) -> None:
+    parser = commands.add_parser(
+        "claims",
+        help="every statement of the thesis, checked: holds, corrected or fails",
+        description="Measure the error of each numbered statement of the thesis, as printed and as corrected, on "
+        "random instances. The exit status is 1 if a verdict is not the one that is known.",
+        epilog='example:  dlnjax claims --only "Theorem 3.4.2" --seed 1',
+    )
+    add = parser.add_argument
+    add("--chapter", type=_whole(1), action="append", metavar="C", help="a chapter; again for more (default: all)")
+    add("--only", action="append", metavar="NAME", help="statements whose number or name begins so; again for more")
+    add("--seed", type=_whole(0, 2**31 - 1), default=0, metavar="S", help="of the random instances (default: 0)")
+    add("--draws", type=_whole(1), metavar="K", help="instances for each depth (default: of each statement its own)")
+    numbers = _number(1, above=False, finite=False)
+    add("--depth", type=numbers, action="append", metavar="N", help="in place of the usual depths; again for more")
+    add("--json", action="store_true", help="print the verdicts as JSON in place of a table")
+    what = "also write DIR/claims.html and claims.json, and mention them in the report"
+    _complete(add("--out", type=Path, metavar="DIR", help=what), shtab.DIRECTORY)
+    what = "also write what is not true as printed, in Markdown"
+    _complete(add("--errata", type=Path, metavar="FILE", help=what), shtab.FILE)
+    parser.set_defaults(run=_claims, stopped="nothing is written in {out}")
+
+
 # Commands are imported once they are asked for: help and mistakes are answered at once.
 def _reproduce(args: argparse.Namespace) -> int:
     from dlnjax._commands._reproduce import reproduce
@@ -175,6 +199,12 @@ def _sweep(args: argparse.Namespace) -> int:
     from dlnjax._commands._sweep import sweep
 
     return sweep(args)
+
+
+def _claims(args: argparse.Namespace) -> int:
+    from dlnjax._commands._claims import claims
+
+    return claims(args)
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:

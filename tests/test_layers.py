@@ -19,7 +19,7 @@ LAYERS = [
     {"_hamiltonian", "_jacobi", "_paths", "_minimise", "_fibre", "_network_flow"},
     {"_shooting", "_exponential", "_connection", "_geodesic", "closed_form"},
     {"_call", "_chunks", "_sweep"},
-    {"plot"},
+    {"plot", "claims"},
     {"figures"},
     {"_commands", "_cli"},
 ]

@@ -133,3 +133,37 @@ def test_browser_without_network_shows_every_figure_and_nothing_too_wide(report,
     for image in found["images"]:
         assert image["loaded"] and image["seen"], image
         assert 0 <= image["left"] < image["left"] + 300 < image["right"] <= found["free"], image
+
+
+@pytest.fixture(scope="module")
+def with_claims(report, tmp_path_factory):
+    """A folder in which `dlnjax claims` has written beside a report."""
+    folder = tmp_path_factory.mktemp("claims") / "out"
+    shutil.copytree(report.parent, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in figures.FIGURES.copy():
+            patch.delitem(figures.FIGURES, name)
+        for name, figure in TWO.items():
+            patch.setitem(figures.FIGURES, name, figure)
+        assert main(["claims", "--only", "(2.1", "--only", "Theorem 2.1", "--draws", "1", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_report_counts_the_statements_and_links_to_their_page(report, with_claims):
+    page = _Page((with_claims / "report.html").read_text())
+    text = " ".join("".join(page.text).split())
+    assert "The statements of the thesis holds: 3 corrected: 2 fails: 1" in text
+    links = [attrs["href"] for tag, attrs in page.elements if tag == "a"]
+    assert "claims.html" in links and "#statements" in links
+    assert "The statements of the thesis" not in report.read_text()
+    assert [attrs for tag, attrs in page.elements if tag == "img"]
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_browser_shows_the_statements_and_nothing_too_wide(with_claims, browser, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get((with_claims / "claims.html").as_uri())
+    found = browser.execute_script(_MEASURE)
+    assert found["window"] == width and found["wide"] <= found["free"]
+    assert len(browser.find_elements("tag name", "article")) == 6

@@ -1,6 +1,7 @@
 """`dlnjax reproduce`: every figure, its data, the numbers and the report."""
 
 import argparse
+import json
 import math
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.table import Table
 from dlnjax._commands._common import check_writable, Refused
 from dlnjax._commands._progress import duration, RunProgress
 from dlnjax._terminal import console
-from dlnjax.figures import _report, _run, FIGURES
+from dlnjax.figures import _claims_page, _report, _run, FIGURES
 from dlnjax.figures._run import Run
 
 # About how many seconds each figure takes on 2 cores: for the time left, and nothing else. Of another, `OTHERS`.
@@ -33,7 +34,7 @@ def reproduce(args: argparse.Namespace) -> int:
     except KeyError as error:
         there = f"There are: {', '.join(FIGURES)}; a group such as 4.2 means all of its own."
         raise Refused(f"there is no figure {error.args[0]!r}. {there}") from error
-    runs = _already_there(args.out)
+    runs = already_there(args.out)
     began = time.perf_counter()
     foreseen = {name: SECONDS.get(name, OTHERS) for name in names}
     with RunProgress(foreseen, {name: FIGURES[name].title for name in names}) as progress:
@@ -65,15 +66,22 @@ def _make(name: str, runs: dict[str, Run], args: argparse.Namespace) -> bool:
     _run.draw(runs[name])
     shown = [runs[name] for name in FIGURES if name in runs]
     _report.write_numbers(args.out / "numbers.csv", shown)
-    _report.write_report(args.out / "report.html", shown)
+    write_report(args.out, shown)
     return kept
+
+
+def write_report(folder: Path, runs: list[Run]) -> None:
+    """The report on these figures, and on the statements of the thesis if `dlnjax claims` has written of them there."""
+    data = folder / "claims.json"
+    statements = _claims_page.count(json.loads(data.read_text(encoding="utf-8"))) if data.exists() else []
+    _report.write_report(folder / "report.html", runs, statements)
 
 
 def _usual_seeds(seeds: int, quick: bool) -> int:
     return min(seeds, max(10, seeds // 10)) if quick else seeds
 
 
-def _already_there(folder: Path) -> dict[str, Run]:
+def already_there(folder: Path) -> dict[str, Run]:
     """What the folder holds of earlier runs, and the report is to show as well."""
     runs = {}
     for name in FIGURES:

@@ -28,27 +28,39 @@ def write_numbers(path: Path, runs: Sequence[Run]) -> None:
                 table.writerow([run.figure.name, n.quantity, n.thesis, expected, *measured, n.verdict, n.note])
 
 
-def write_report(path: Path, runs: Sequence[Run]) -> None:
-    """Write one html file that needs no other: drawings, text and numbers of the runs, and how they were made."""
+def templates():
+    """The pages, to be filled in."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    templates = Environment(
+    return Environment(
         loader=PackageLoader("dlnjax", "figures"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def write_report(path: Path, runs: Sequence[Run], statements: Sequence[tuple[str, str, int]] = ()) -> None:
+    """Write one html file that needs no other: drawings, text and numbers of the runs, and how they were made.
+
+    **Arguments:** `statements`, (verdict, how it is marked, how many) of the claims.html beside, if there is one.
+    """
     entries = [_entry(run) for run in runs]
     makings: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         makings.setdefault((run.data.attrs["machine"], run.data.attrs["versions"]), []).append(run.figure.name)
     verdicts = Counter(n.verdict for run in runs for n in run.numbers)
-    page = templates.get_template("report.html.jinja").render(
-        entries=entries,
-        verdicts=[(verdict, kind(verdict), count) for verdict, count in verdicts.most_common()],
-        makings=makings,
-        seconds=sum(entry["seconds"] for entry in entries),
+    page = (
+        templates()
+        .get_template("report.html.jinja")
+        .render(
+            entries=entries,
+            verdicts=[(verdict, kind(verdict), count) for verdict, count in verdicts.most_common()],
+            makings=makings,
+            statements=statements,
+            seconds=sum(entry["seconds"] for entry in entries),
+        )
     )
     with replacing(path) as fresh:
         fresh.write_text(page, encoding="utf-8")

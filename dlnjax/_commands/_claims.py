@@ -1,0 +1,138 @@
+"""`dlnjax claims`: every statement of the thesis, what it is worth, and how that was measured."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+import dlnjax
+from dlnjax._commands._common import check_writable, Refused
+from dlnjax._commands._progress import duration
+from dlnjax._terminal import console
+from dlnjax.claims import Claim, Verdict
+from dlnjax.claims._verdicts import as_data, counts, errata
+
+STYLES = {"holds": "green", "corrected": "yellow", "fails": "red", "undecided": "bold red"}
+
+
+def claims(args: argparse.Namespace) -> int:
+    """Check the statements that were asked for, and show their verdicts; 1 if one is not as expected."""
+    chosen = _choose(args)
+    if args.out:
+        check_writable(args.out)
+    if args.errata:
+        check_writable(args.errata.parent)
+        if args.chapter or args.only:
+            raise Refused("--errata is of all chapters: leave out --chapter and --only.")
+    began = time.perf_counter()
+    verdicts = _check(chosen, args)
+    if args.json:
+        print(json.dumps([as_data(verdict) for verdict in verdicts], indent=1))
+    elif len(verdicts) <= 3:
+        _print_each(verdicts)
+    else:
+        _print_table(verdicts)
+    found = ", ".join(f"{count} {word}" for word, count in counts(verdicts).items())
+    total = f"{len(verdicts)} statement{'s' * (len(verdicts) != 1)} in {duration(time.perf_counter() - began)}: {found}"
+    console().print(total, markup=False, soft_wrap=True)
+    if args.out:
+        _write_page(args.out, verdicts, args.seed)
+    if args.errata:
+        args.errata.write_text(errata(verdicts), encoding="utf-8")
+        console().print(f"the errata are {args.errata}", markup=False, soft_wrap=True)
+    surprises = [verdict for verdict in verdicts if not verdict.as_expected]
+    for verdict in surprises:
+        console().print(str(verdict), markup=False, soft_wrap=True)
+    return 1 if surprises else 0
+
+
+def _choose(args: argparse.Namespace) -> list[Claim]:
+    chapters = sorted({claim.chapter for claim in dlnjax.claims.values()})
+    for chapter in args.chapter or ():
+        if chapter not in chapters:
+            raise Refused(f"there is no statement of chapter {chapter}. There are: {', '.join(map(str, chapters))}.")
+    for name in args.only or ():
+        if not any(_begins(claim, name) for claim in dlnjax.claims.values()):
+            near = [other for other in dlnjax.claims if name.lower() in other.lower()][:5]
+            hint = f"Did you mean {', '.join(near)}?" if near else "dlnjax claims names them all."
+            raise Refused(f"no statement begins with {name!r}. {hint}")
+    asked = lambda claim: not args.only or any(_begins(claim, name) for name in args.only)
+    chosen = [c for c in dlnjax.claims.values() if (not args.chapter or c.chapter in args.chapter) and asked(c)]
+    if not chosen:
+        raise Refused("no statement is both of these chapters and of these names: leave out --chapter.")
+    return chosen
+
+
+def _begins(claim: Claim, name: str) -> bool:
+    return claim.name.lower().startswith(name.lower())
+
+
+def _check(chosen: list[Claim], args: argparse.Namespace) -> list[Verdict]:
+    key, verdicts, chapter = jax.random.key(args.seed), [], None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("statements"))
+    with Progress(*columns, console=console(), transient=True, disable=not console().is_terminal) as bar:
+        task = bar.add_task("", total=len(chosen))
+        for claim in chosen:
+            bar.update(task, description=claim.name[:40])
+            if bar.disable and claim.chapter != chapter:
+                console().print(f"chapter {claim.chapter}: {len(verdicts)} of {len(chosen)} statements done")
+            chapter = claim.chapter
+            verdicts.append(claim.check(key, draws=args.draws, depths=args.depth))
+            bar.advance(task)
+    return verdicts
+
+
+def _print_table(verdicts: list[Verdict]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("statement")
+    table.add_column("verdict")
+    table.add_column("printed", justify="right", no_wrap=True)
+    table.add_column("true", justify="right", no_wrap=True)
+    table.add_column("what is true", ratio=1)
+    for verdict in verdicts:
+        true = f"{verdict.true.error:.1e}" if verdict.true else ""
+        row = (Text(verdict.claim.name), _marked(verdict), f"{verdict.printed.error:.1e}", true)
+        table.add_row(*row, Text(verdict.claim.note or verdict.claim.statement))
+    _terminal().print(table)
+
+
+def _print_each(verdicts: list[Verdict]) -> None:
+    for verdict in verdicts:
+        claim = verdict.claim
+        head, *rest = str(verdict).splitlines()
+        title = Text.assemble(
+            (f"{claim.name}: ", "bold"), _marked(verdict), head.removeprefix(f"{claim.name}: {verdict.word}")
+        )
+        _terminal().print(
+            title, Text(f"  {claim.where}: {claim.statement}"), *map(Text, rest), sep="\n", soft_wrap=True
+        )
+
+
+def _marked(verdict: Verdict) -> Text:
+    return Text(verdict.word, style=STYLES[verdict.word])
+
+
+def _terminal() -> Console:
+    terminal = Console(highlight=False)
+    # Piped, a table keeps its width, so that no cell is cut.
+    return terminal if terminal.is_terminal else Console(width=160, highlight=False)
+
+
+def _write_page(folder: Path, verdicts: list[Verdict], seed: int) -> None:
+    from dlnjax._commands._reproduce import already_there, write_report
+    from dlnjax.figures import FIGURES
+    from dlnjax.figures._claims_page import write_claims
+
+    command = "dlnjax claims" + f" --seed {seed}" * (seed != 0)
+    path = write_claims(folder, [as_data(verdict) for verdict in verdicts], seed=seed, command=command)
+    if (folder / "report.html").exists():
+        runs = already_there(folder)
+        write_report(folder, [runs[name] for name in FIGURES if name in runs])
+    console().print(f"the page is {path}", markup=False, soft_wrap=True)

@@ -1,0 +1,329 @@
+"""Section 4.3, (4.54) and Theorem 4.3.7: the energies of which the isotropic matrices are the equilibria."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mpmath
+import numpy as np
+
+from dlnjax.claims._attack import FAR, least, NEAR, of_gaps, on_box, STRICT, VIOLATED
+from dlnjax.claims._chapter4_entropy import slope, slopes, volume
+from dlnjax.claims._chapter4_slopes import steps
+from dlnjax.claims._claim import Claim, NO_DEPTH
+from dlnjax.claims._flows import Energy, flow
+from dlnjax.claims._spectra import derivative, entropy_slopes, generator, log_volume, off, orthogonal, spectrum
+
+DIGITS = 60
+
+
+class Powers(NamedTuple):
+    """A spectrum, and the energy E_p less S/beta."""
+
+    sigma: np.ndarray
+    p: float
+    beta: float
+    depth: float
+
+
+def powers(key, depth) -> Powers:
+    rng = generator(key)
+    depth = np.inf if depth is None else float(depth)
+    return Powers(spectrum(rng, 3), rng.uniform(1, 3), float(np.exp(rng.uniform(-1, 1))), depth)
+
+
+def balance_error(at: Powers, over_beta=1.0) -> float:
+    """(4.55), left less right, against the complex step of (4.54) less S_inf/beta."""
+    free = lambda sigma: np.sum(sigma**2) / 2 - log_volume(sigma, np.inf) / at.beta
+    printed = at.sigma - over_beta / at.beta * np.sum(entropy_slopes(at.sigma, np.inf), axis=1)
+    return off(printed, derivative(free, at.sigma))
+
+
+BALANCE = Claim(
+    name="(4.54)-(4.55)",
+    statement="at an equilibrium of 1/2 Tr X^T X - S_inf/beta, sigma_i = (1/beta) sum of the terms of (4.37)",
+    where="Section 4.3",
+    expected="holds",
+    note="The 1/beta stands before both terms of the sum.",
+    draw=powers,
+    printed=balance_error,
+    tampered=(
+        ("-1/beta", lambda at: balance_error(at, -1.0)),
+        ("1/(2 beta)", lambda at: balance_error(at, 0.5)),
+    ),
+    depths=NO_DEPTH,
+)
+
+
+class Start(NamedTuple):
+    x: np.ndarray
+    p: float
+    beta: float
+    depth: float
+
+
+def any_start(key, depth) -> Start:
+    rng = generator(key)
+    x = (orthogonal(rng, 3) * spectrum(rng, 3)) @ orthogonal(rng, 3)
+    return Start(x, float(rng.uniform(1.2, 3)), float(np.exp(rng.uniform(-0.5, 0.5))), max(2.0, float(depth)))
+
+
+def isotropic_limit(at: Start, s_to_p) -> float:
+    """Where the library's flow of E_p - S_N/beta at depth N ends, against s for all singular values."""
+    energy = Energy(schatten=1.0, p=at.p)
+    sigma = np.asarray(flow(energy, at.x, 60.0, beta=at.beta, depth=at.depth).sigma[-1])
+    return off(sigma, np.full(3, s_to_p(2 / at.beta, at.depth) ** (1 / at.p)))
+
+
+ISOTROPIC = Claim(
+    name="Theorem 4.3.7, (4.70)",
+    statement="the equilibria of E_p - S/beta are the X with all sigma_i = ((d-1)/beta)^(1/p)",
+    where="Section 4.3",
+    expected="corrected",
+    note="((d-1)/(2 beta))^(1/p), as in (4.75) and Figure 4.5a; for S_N ((d-1)(1-1/N)/(2 beta))^(1/p). By the flow.",
+    draw=any_start,
+    printed=lambda at: isotropic_limit(at, lambda q, n: q),
+    corrected=lambda at: isotropic_limit(at, lambda q, n: q * (1 - 1 / n) / 2),
+    tampered=(
+        (
+            "(d-1)(1 + 1/N)/(3 beta)",
+            lambda at: isotropic_limit(at, lambda q, n: q * (1 + 1 / n) / 3),
+        ),
+        ("beta inverted", lambda at: isotropic_limit(at, lambda q, n: 2 / q * (1 - 1 / n))),
+    ),
+    examples=(Start(np.diag([3.0, 2.0, 1.0]), 2.0, 1.0, np.inf),),
+    draws=2,
+    tolerance=1e-6,
+)
+
+
+def imbalance(sigma, p, m, beta=1):
+    """The relative differences of sigma_i^p and sigma_i dS/dsigma_i/beta, root of squares, over tanh of the spread."""
+    parts = [(s**p, s * g / beta) for s, g in zip(sigma, slopes(sigma, m), strict=True)]
+    total = sum(((a - b) / (a + b)) ** 2 for a, b in parts)
+    return m.sqrt(total) / m.tanh(m.log(sigma[0] / sigma[-1]))
+
+
+class Candidate(NamedTuple):
+    """A spectrum, and the energy E_p - S_inf: other beta are other scales."""
+
+    sigma: np.ndarray
+    p: float
+
+
+def candidate(low) -> Callable:
+    def draw(key, depth) -> Candidate:
+        rng = generator(key)
+        return Candidate(spectrum(rng, int(rng.integers(2, 5))), float(rng.uniform(low, 4)))
+
+    return draw
+
+
+def candidates(d, low, high) -> Callable:
+    """The room of: no spectrum of d different values is in balance, for a p of that range."""
+
+    def room(x, m):
+        *u, scale, p = x
+        return imbalance([s * m.exp(scale) for s in of_gaps(u, m)], p, m)
+
+    return on_box(room, *[(NEAR, FAR / (d - 1))] * (d - 1), (-FAR, FAR), (low, high))
+
+
+def in_balance(at: Candidate) -> float:
+    """Minus the imbalance, less what rounding can do."""
+    return 1e-5 - float(imbalance(list(at.sigma), at.p, np))
+
+
+ONLY_ISOTROPIC = Claim(
+    name="Theorem 4.3.7, only isotropic matrices",
+    statement="for p > 1, no X with different singular values is an equilibrium of E_p - S_inf/beta",
+    where="Section 4.3",
+    expected="holds",
+    note="For p = 1 as well. Minus the least relative imbalance that is found, over ratios up to e^40 and p in [1, 4].",
+    draw=candidate(1.0),
+    printed=in_balance,
+    tampered=(("each is in balance", lambda at: -in_balance(at)),),
+    attack=candidates(3, 1.0, 4.0),
+    depths=NO_DEPTH,
+    draws=20,
+    tolerance=STRICT,
+    floor=VIOLATED,
+)
+
+
+# Found by `candidates` at p = 1/2, and refined.
+SECOND = Candidate(np.array([0.752544895796168, 0.017557984264939]), 0.5)
+
+BELOW_ONE = Claim(
+    name="Theorem 4.3.7, range of p",
+    statement="p > 1 can be any p > 0",
+    where="Section 4.3, beyond it",
+    expected="fails",
+    note="p >= 1 suffices. d = 2, p = 1/2, beta = 1: (.75254, .01756) is an equilibrium besides the isotropic one.",
+    draw=candidate(1.0),
+    printed=in_balance,
+    instead=lambda at: in_balance(at) if at.p >= 1 else -1.0,
+    tampered=(("p >= 1/2 suffices", in_balance),),
+    attack=candidates(2, 1.0, 1.0),
+    examples=(SECOND,),
+    depths=NO_DEPTH,
+    tolerance=STRICT,
+    floor=VIOLATED,
+)
+
+
+def is_minimum(p, d) -> bool:
+    """Whether F is larger at small log-ratios x and -x between two of d equal values than at the equilibrium itself."""
+    with mpmath.workdps(DIGITS):
+        p, x, near = mpmath.mpf(p), mpmath.mpf(10) ** -8, mpmath.mpf(10) ** -24
+        s = (mpmath.mpf(d - 1) / 2) ** (1 / p)
+        # The others apart by far less than that, for (4.28) as printed.
+        at = lambda x: [s * mpmath.exp(y) for y in (x, -x, *(near * k for k in range(2, d)))]
+        f = lambda sigma: sum(s**p for s in sigma) / p - volume(sigma, mpmath)
+        return f(at(x)) > f(at(near))
+
+
+class Order(NamedTuple):
+    p: float
+    d: int
+
+
+def order(key, depth) -> Order:
+    rng = generator(key)
+    return Order(float(rng.uniform(0.05, 3)), int(rng.integers(2, 6)))
+
+
+def minimum_from(threshold) -> Callable[[Order], float]:
+    return lambda at: float(is_minimum(at.p, at.d) != (at.p > threshold(at.d)))
+
+
+LOCAL_MINIMUM = Claim(
+    name="Theorem 4.3.7, a local minimum",
+    statement="at infinite depth the isotropic equilibrium is a local minimum if and only if p > d/(3(d-1))",
+    where="Section 4.3, beyond it",
+    expected="holds",
+    note="The Hessian of S_inf in log sigma is there -d/6 across the isotropic direction.",
+    draw=order,
+    printed=minimum_from(lambda d: d / (3 * (d - 1))),
+    tampered=(
+        ("p > d/(2(d-1))", minimum_from(lambda d: d / (2 * (d - 1)))),
+        ("p > 1/3", minimum_from(lambda d: 1 / 3)),
+    ),
+    examples=(Order(0.65, 2), Order(0.68, 2), Order(0.49, 3), Order(0.51, 3), Order(0.8, 2)),
+    depths=NO_DEPTH,
+    draws=6,
+)
+
+
+def g(i, j):
+    return slope(i, j, np)
+
+
+def differences(at: Powers, *, sign=-1.0, scale=None) -> float:
+    """(4.71): the difference of two equilibrium conditions, left less right, against that of the gradient."""
+    free = lambda sigma: np.sum(sigma**at.p) / at.p - log_volume(sigma, np.inf) / at.beta
+    gradient, s = derivative(free, at.sigma), at.sigma
+    term = lambda i, k: s[i] / (s[i] ** 2 - s[k] ** 2) + sign * s[i] ** -1 / (np.log(s[i] ** 2) - np.log(s[k] ** 2))
+    total = lambda i: sum(term(i, k) for k in range(len(s)) if k != i)
+    printed = s[0] ** (at.p - 1) - s[1] ** (at.p - 1) - (total(0) - total(1)) / at.beta
+    return off(printed, gradient[0] - gradient[1])
+
+
+DIFFERENCE = Claim(
+    name="(4.71)",
+    statement="s_i^(p-1) - s_j^(p-1) = (1/beta) sum [s_i/(s_i^2 - s_k^2) + s_i^-1/(log s_i^2 - log s_k^2)] - that of j",
+    where="Section 4.3",
+    expected="corrected",
+    note="With a minus between the two terms of each sum.",
+    draw=powers,
+    printed=lambda at: differences(at, sign=1.0),
+    corrected=differences,
+    tampered=(("the first term alone", lambda at: differences(at, sign=0.0)),),
+    examples=(Powers(np.array([2.0, 1.0]), 2.0, 1.0, np.inf),),
+    depths=NO_DEPTH,
+)
+
+
+def regrouped(at: Powers, over_beta, sign=1.0) -> float:
+    """The right side of (4.72) against that of (4.71) as corrected."""
+    s, *rest = at.sigma, *range(2, len(at.sigma))
+    printed = g(s[0], s[1]) - g(s[1], s[0]) + sign * sum(g(s[0], s[k]) - g(s[1], s[k]) for k in rest)
+    sums = np.sum(entropy_slopes(s, np.inf), axis=1)
+    return off(over_beta * printed, (sums[0] - sums[1]) / at.beta)
+
+
+REGROUPED = Claim(
+    name="(4.72)",
+    statement="... = g(s_i, s_j) - g(s_j, s_i) + sum_{k != i, j} g(s_i, s_k) - g(s_j, s_k)",
+    where="Section 4.3",
+    expected="corrected",
+    note="All of it times 1/beta.",
+    draw=powers,
+    printed=lambda at: regrouped(at, 1.0),
+    corrected=lambda at: regrouped(at, 1 / at.beta),
+    tampered=(
+        ("times beta", lambda at: regrouped(at, at.beta)),
+        ("the sum subtracted", lambda at: regrouped(at, 1 / at.beta, -1.0)),
+    ),
+    examples=(Powers(np.array([3.0, 2.0, 1.0]), 2.0, 2.0, np.inf),),
+    depths=NO_DEPTH,
+)
+
+
+def negative(x, m, sign=1):
+    """The least of minus the differences in (4.72), relative to g(s_j, .), over tanh of log-ratios; s_k anywhere."""
+    u, w = x
+    i, j, k = m.exp(u), m.exp(0 * u), m.exp(w)
+    own = 1 - slope(i, j, m) / slope(j, i, m)
+    others = 1 - slope(i, k, m) / slope(j, k, m)
+    return sign * least([own, others], m) / m.tanh(u)
+
+
+NEGATIVE = Claim(
+    name="Proof of Theorem 4.3.7, the signs in (4.72)",
+    statement="for s_i > s_j every difference on the right side of (4.72) is negative",
+    where="Section 4.3",
+    expected="holds",
+    note="By Lemma 4.3.6 (1), and by (2) reversed: as printed, (2) would make the first positive.",
+    draw=steps,
+    printed=lambda at: -float(negative((at.v, at.u), np)),
+    tampered=(("positive", lambda at: -float(negative((at.v, at.u), np, -1))),),
+    attack=on_box(negative, (NEAR, FAR), (-FAR, FAR - 1)),
+    depths=NO_DEPTH,
+    draws=20,
+    tolerance=STRICT,
+    floor=VIOLATED,
+)
+
+
+def common_value(at: Powers, factor) -> float:
+    """(4.75) in (4.73), d = 3, with g at a gap of 10^-15."""
+    with mpmath.workdps(DIGITS):
+        p, beta = mpmath.mpf(at.p), mpmath.mpf(at.beta)
+        s = (factor / beta) ** (1 / p)
+        limit = slope(s * (1 + mpmath.mpf(10) ** -15), s, mpmath)
+        return abs(float(2 * limit / beta / s ** (p - 1) - 1))
+
+
+COMMON_VALUE = Claim(
+    name="(4.73)-(4.75)",
+    statement="where all sigma_i = s: s^(p-1) = (1/beta) sum_{j != i} 1/(2s), so s = ((d-1)/(2 beta))^(1/p)",
+    where="Section 4.3",
+    expected="holds",
+    note="Which is not (4.70).",
+    draw=powers,
+    printed=lambda at: common_value(at, 1.0),
+    tampered=(("(4.70)", lambda at: common_value(at, 2.0)), ("d/(2 beta)", lambda at: common_value(at, 1.5))),
+    depths=NO_DEPTH,
+)
+
+CLAIMS: tuple[Claim, ...] = (
+    BALANCE,
+    ISOTROPIC,
+    ONLY_ISOTROPIC,
+    BELOW_ONE,
+    LOCAL_MINIMUM,
+    DIFFERENCE,
+    REGROUPED,
+    NEGATIVE,
+    COMMON_VALUE,
+)

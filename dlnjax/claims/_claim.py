@@ -1,0 +1,222 @@
+"""A statement of the thesis that can be refuted: what is printed, what is true, and the instances that tell."""
+
+import math
+import re
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+Instance = (
+    Any  # what a statement speaks of: a pytree, best a NamedTuple or a dictionary. It prints as its `shown`, if any
+)
+Error = Callable[[Instance], Any]  # 0 where the statement is true of the instance
+Word = Literal["holds", "corrected", "fails", "undecided"]
+
+NO_DEPTH = (None,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement, checked on random instances and on examples chosen by hand.
+
+    An error is relative, and 0 where the statement is true; that of an inequality is signed: minus the room that it
+    has. The largest over all instances decides:
+
+    - holds: `printed` <= `tolerance`;
+    - corrected: `printed` > `floor`, and `corrected` <= `tolerance`;
+    - fails: `printed` > `floor`, and `instead`, if there is one, <= `tolerance`;
+    - undecided: anything else, and any NaN. It is never expected.
+
+    **Arguments:**
+
+    - `name`: number in the thesis, and a word where a number has several statements: "Theorem 3.4.2 (2)".
+    - `statement`: as printed, in one line. `note`: what is true of it or instead, in one line.
+    - `where`: "Section 2.2, (2.20) and (2.23)".
+    - `expected`: the verdict that is known.
+    - `draw`: `(key, depth) -> instance`; the depth is None for `NO_DEPTH`.
+    - `printed`, `corrected`, `instead`: the error of the statement, of its correction, of what is true where no
+      correction saves it.
+    - `tampered`: pairs (what was changed, error) that take the place of what is true, `corrected` or `instead` if there
+      is one and else `printed`: each must turn the verdict. Where a statement fails and nothing is said instead, it is
+      a mended one, which must hold.
+    - `examples`: instances small enough to check by hand, tried besides the draws, which a failing statement fails.
+    - `attack`: `(key, depth) -> (error, instance)`, the worst that an optimiser finds of what is true. It counts among
+      its errors.
+    - `depths`: those drawn for unless others are given: `NO_DEPTH` for a statement in which there is none. `whole`:
+      it speaks of the factors, so that only whole, finite depths make sense.
+    - `draws`: for each depth.
+    """
+
+    name: str
+    statement: str
+    where: str
+    expected: Literal["holds", "corrected", "fails"]
+    note: str = ""
+    draw: Callable[[PRNGKeyArray, Any], Instance]
+    printed: Error
+    corrected: Error | None = None
+    instead: Error | None = None
+    tampered: tuple[tuple[str, Error], ...]
+    examples: tuple[Instance, ...] = ()
+    attack: Callable[[PRNGKeyArray, Any], tuple[float, Instance]] | None = None
+    depths: tuple[float | None, ...] = (2.0, 3.0, 10.0, math.inf)
+    whole: bool = False
+    draws: int = 3
+    tolerance: float = 1e-9
+    floor: float = 1e-3
+
+    @property
+    def chapter(self) -> int:
+        """The chapter in which it is."""
+        found = re.search(r"\d+", self.where)
+        assert found, f"{self.name}: `where` must name a section, got {self.where!r}"
+        return int(found.group())
+
+    def check(self, key, *, draws: int | None = None, depths: Sequence[float] | None = None) -> "Verdict":
+        """Measure the errors, in float64, and say what follows.
+
+        **Arguments:** `key`, of the random draws; `draws`, for each depth, 0 for the examples alone; `depths`, in place
+        of the usual ones, where the statement speaks of a depth.
+
+        **Returns:** a `Verdict`.
+        """
+        began = time.perf_counter()
+        with jax.enable_x64(True):
+            chosen, draws = self._depths(depths), self.draws if draws is None else draws
+            of_draw, of_attack = jax.random.split(jax.random.fold_in(as_key(key), zlib.crc32(self.name.encode())))
+            keys = iter(jax.random.split(of_draw, len(chosen) * draws))
+            instances = [*self.examples, *(self.draw(next(keys), depth) for depth in chosen for _ in range(draws))]
+            keys = jax.random.split(of_attack, len(chosen))
+            attacks = [self.attack(k, depth) for k, depth in zip(keys, chosen, strict=True)] if self.attack else []
+            truth = self.corrected or self.instead
+            printed = self._measure(self.printed, instances, attacks if truth is None else [])
+            true = self._measure(truth, instances, attacks) if truth else None
+        worst = max((float(error) for error, _ in attacks), default=None)
+        return Verdict(claim=self, printed=printed, true=true, attacked=worst, seconds=time.perf_counter() - began)
+
+    def tampers(self) -> Iterator[tuple[str, "Claim"]]:
+        """Each tampered version, and what was changed in it."""
+        place = "corrected" if self.corrected else "instead" if self.instead else "printed"
+        for changed, error in self.tampered:
+            yield changed, replace(self, **{place: error}, attack=None)
+
+    def _depths(self, depths) -> list[float | None]:
+        if self.depths == NO_DEPTH or depths is None:
+            return list(self.depths)
+        return [n for n in depths if not self.whole or (math.isfinite(n) and n == round(n))] or list(self.depths)
+
+    def _measure(self, error: Error, instances: list[Instance], attacks: list[tuple[float, Instance]]) -> "Measure":
+        tried = [*instances, *(instance for _, instance in attacks)]
+        errors = [*(float(error(instance)) for instance in instances), *(float(found) for found, _ in attacks)]
+        if any(map(math.isnan, errors)):
+            bad = tried[[math.isnan(e) for e in errors].index(True)]
+            warnings.warn(f"{self.name}: an error is NaN, at {describe(bad)}", RuntimeWarning, stacklevel=3)
+            return Measure(math.nan, bad, math.nan, bad, len(tried))
+        worst = int(np.argmax(errors))
+        # To be checked by hand: an example that refutes it, else the simplest instance that does, the worst if none.
+        refuting = [i for i, e in enumerate(errors) if e > self.floor]
+        simple = min(refuting, key=lambda i: (i >= len(self.examples), size(tried[i])), default=worst)
+        return Measure(errors[worst], tried[worst], errors[simple], tried[simple], len(tried))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The largest error and its instance, and the simplest instance with an error above the floor, if there is one."""
+
+    error: float
+    worst: Instance
+    simplest_error: float
+    simplest: Instance
+    tried: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the errors of a claim say: `word` is holds, corrected, fails or undecided.
+
+    **Attributes:** `printed`, the errors as printed; `true`, those of the correction, or of what is true instead, if
+    there is one; `attacked`, the largest error that the optimiser found, if one was set on it.
+    """
+
+    claim: Claim
+    printed: Measure
+    true: Measure | None
+    attacked: float | None
+    seconds: float = field(compare=False)
+
+    @property
+    def word(self) -> Word:
+        """The verdict: computed from the errors, never stored."""
+        claim, true = self.claim, self.true
+        if self.printed.error <= claim.tolerance:
+            return "holds"
+        if not self.printed.error > claim.floor:
+            return "undecided"
+        if true is None or (claim.corrected and true.error > claim.floor):
+            return "fails"
+        if true.error <= claim.tolerance:
+            return "corrected" if claim.corrected else "fails"
+        return "undecided"
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether it is the verdict that is known."""
+        return self.word == self.claim.expected
+
+    @property
+    def counterexample(self) -> Instance | None:
+        """The simplest instance found of which the statement as printed is false, if there is one."""
+        return self.printed.simplest if self.printed.error > self.claim.floor else None
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.claim.name}: {self.word}" + f", but {self.claim.expected} is expected" * (not self.as_expected)
+        ]
+        lines.append(f"  printed: error {self.printed.error:.2g} over {self.printed.tried} instances")
+        if self.true:
+            lines.append(f"  {'corrected' if self.claim.corrected else 'instead'}: error {self.true.error:.2g}")
+        if self.counterexample is not None:
+            lines.append(f"  false by {self.printed.simplest_error:.2g} at {describe(self.counterexample)}")
+        if self.claim.note:
+            lines.append(f"  {self.claim.note}")
+        return "\n".join(lines)
+
+
+def as_key(key) -> PRNGKeyArray:
+    try:
+        jax.random.key_data(key)
+    except TypeError as error:
+        raise TypeError(f"key must be a random key, got {key!r}. Make one by jax.random.key(0).") from error
+    return key
+
+
+def describe(instance: Instance) -> str:
+    """An instance in one line: x = [[2, 1], [1, 2]], depth = inf."""
+    if hasattr(instance, "shown"):
+        instance = instance.shown
+    elif hasattr(instance, "_asdict"):
+        instance = instance._asdict()
+    if isinstance(instance, dict):
+        return ", ".join(f"{name} = {_plain(value)}" for name, value in instance.items())
+    return _plain(instance)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, jax.Array)) and np.ndim(value) > 0):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    if isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) and not isinstance(value, bool):
+        return f"{float(value) + 0.0:.6g}"  # no -0
+    return str(value)
+
+
+def size(instance: Instance) -> tuple[int, int]:
+    """How much there is to check by hand: numbers, and their digits."""
+    text = describe(instance)
+    return text.count(",") + 1, len(text)

@@ -1,0 +1,102 @@
+"""What claims are drawn from and measured by, in NumPy alone: nothing here calls the code under test."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+D = 4
+
+
+def generator(key) -> np.random.Generator:
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def spectrum(rng, d, near=0.1, far=1.2) -> np.ndarray:
+    """Singular values, descending, about 1, with log-ratios of neighbours between `near` and `far`."""
+    log = np.cumsum(rng.uniform(near, far, d))[::-1]
+    return np.exp(log - log.mean() + rng.normal(0, 0.3))
+
+
+class Spectrum(NamedTuple):
+    sigma: np.ndarray
+    depth: float
+
+
+def any_spectrum(key, depth) -> Spectrum:
+    return Spectrum(spectrum(generator(key), D), np.inf if depth is None else float(depth))
+
+
+def orthogonal(rng, d) -> np.ndarray:
+    q, r = np.linalg.qr(rng.standard_normal((d, d)))
+    return q * np.sign(np.diag(r))
+
+
+def off(measured, expected) -> float:
+    """The largest difference, relative to the largest entry expected."""
+    measured, expected = np.asarray(measured), np.asarray(expected)
+    return float(np.max(np.abs(measured - expected)) / max(np.max(np.abs(expected)), np.finfo(float).tiny))
+
+
+def derivative(f, x, step=1e-30) -> np.ndarray:
+    """The gradient of an analytic f by the complex step: exact to rounding, and no formula of a derivative in it."""
+    flat = np.asarray(x, float).ravel()
+    moved = lambda k: (flat + 1j * step * (np.arange(flat.size) == k)).reshape(np.shape(x))
+    return np.array([np.imag(f(moved(k))) / step for k in range(flat.size)]).reshape(*np.shape(x))
+
+
+def singular_values(x) -> np.ndarray:
+    """The singular values of a real matrix or of one with a complex step, in which they are analytic."""
+    return np.sqrt(np.linalg.eigvals(x.T @ x))
+
+
+def pairs(sigma):
+    """(sigma_j, sigma_k) of all j < k."""
+    j, k = np.triu_indices(len(sigma), 1)
+    return sigma[j], sigma[k]
+
+
+def log_volume(sigma, depth):
+    """The sums of (4.27) and (4.28), as printed."""
+    j, k = pairs(sigma)
+    below = np.log(j**2) - np.log(k**2) if np.isinf(depth) else j ** (2 / depth) - k ** (2 / depth)
+    return np.sum(np.log((j**2 - k**2) / below)) / 2
+
+
+def entropy_slopes(sigma, depth):
+    """[i, j]: the term of (4.36) or (4.37), the g(sigma_i, sigma_j) of (4.56); 0 on the diagonal."""
+    i, j, same = sigma[:, None], sigma[None, :], np.eye(len(sigma), dtype=bool)
+    gap = lambda f: np.where(same, 1.0, f(i) - f(j))
+    if np.isinf(depth):
+        second = i**-1 / gap(lambda s: np.log(s**2))
+    else:
+        second = i ** ((2 - depth) / depth) / (depth * gap(lambda s: s ** (2 / depth)))
+    return np.where(same, 0.0, i / gap(lambda s: s**2) - second)
+
+
+def eigenvalues(sigma, depth):
+    """(2.20), and lambda_kk = N sigma_k^(2-2/N); at infinite depth those of the limit (2.30), with its 1/N."""
+    k, l, same = sigma[:, None], sigma[None, :], np.eye(len(sigma), dtype=bool)
+    power = (lambda s: np.log(s**2)) if np.isinf(depth) else lambda s: s ** (2 / depth)
+    diagonal = k**2 if np.isinf(depth) else depth * k ** (2 - 2 / depth)
+    return np.where(same, diagonal, (k**2 - l**2) / np.where(same, 1.0, power(k) - power(l)))
+
+
+def _power(a, exponent):
+    values, vectors = np.linalg.eigh(a)
+    return (vectors * values**exponent) @ vectors.T
+
+
+def operator(x, z, depth) -> np.ndarray:
+    """A_{N,X}(Z): the sum of (4.1) for a whole N, the integral of (2.30) at infinite depth, (2.20) between."""
+    left, right = x @ x.T, x.T @ x
+    if np.isinf(depth):
+        nodes, weights = np.polynomial.legendre.leggauss(24)
+        ts = (1 + nodes) / 2
+        terms = [w / 2 * _power(left, 1 - t) @ z @ _power(right, t) for t, w in zip(ts, weights, strict=True)]
+        return np.sum(terms, axis=0)
+    if depth == int(depth):
+        exponents = [((depth - p) / depth, (p - 1) / depth) for p in range(1, int(depth) + 1)]
+        return np.sum([_power(left, a) @ z @ _power(right, b) for a, b in exponents], axis=0)
+    u, sigma, vt = np.linalg.svd(x)
+    return u @ (eigenvalues(sigma, depth) * (u.T @ z @ vt.T)) @ vt

@@ -1,0 +1,80 @@
+"""Verdicts for a reader: as data, and as the errata of the thesis."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dlnjax.claims._claim import describe, Verdict
+
+HEADER = """# Errata
+
+For a reader of A. Chen's thesis *Geodesics and Low Rank Behavior in the Deep Linear Network*, in its order: every
+statement that is not true as printed, what is printed, and what is true. Made by `dlnjax claims --errata`, which
+measures the errors of both; `dlnjax claims --only "NAME"` shows them. An error is relative: 0 where a statement is
+true. N is the depth, d the size, S_N the entropy, lambda_kl the eigenvalues (2.20).
+
+*Corrected*: true after the correction. *Fails*: false, and no correction of the formula alone saves it.
+"""
+
+
+def as_data(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as plain data, for JSON; a number that is not finite is a string."""
+    claim, printed, true = verdict.claim, verdict.printed, verdict.true
+    return {
+        "name": claim.name,
+        "chapter": claim.chapter,
+        "where": claim.where,
+        "statement": claim.statement,
+        "note": claim.note,
+        "verdict": verdict.word,
+        "expected": claim.expected,
+        "printed": _number(printed.error),
+        "corrected": _number(true.error) if true and claim.corrected else None,
+        "instead": _number(true.error) if true and not claim.corrected else None,
+        "attacked": None if verdict.attacked is None else _number(verdict.attacked),
+        "tolerance": claim.tolerance,
+        "floor": claim.floor,
+        "instances": printed.tried,
+        "counterexample": None if verdict.counterexample is None else describe(verdict.counterexample),
+        "counterexample_error": None if verdict.counterexample is None else _number(printed.simplest_error),
+        "seconds": round(verdict.seconds, 3),
+    }
+
+
+def _number(x: float) -> float | str:
+    return float(x) if math.isfinite(x) else str(float(x))
+
+
+def errata(verdicts: Iterable[Verdict]) -> str:
+    """The errata in Markdown: only what does not depend on random draws, so that it is the same each time."""
+    parts, chapter = [HEADER], None
+    for verdict in verdicts:
+        claim = verdict.claim
+        if verdict.word == "holds":
+            continue
+        if claim.chapter != chapter:
+            chapter = claim.chapter
+            parts.append(f"## Chapter {chapter}\n")
+        parts.append(_entry(verdict))
+    return "\n".join(parts)
+
+
+def _entry(verdict: Verdict) -> str:
+    claim, shown = verdict.claim, verdict.counterexample
+    lines = [f"### {claim.name} *{verdict.word}*\n", f"{claim.where}.\n"]
+    lines += [f"- Printed: {_quoted(claim.statement)}", f"- True: {_quoted(claim.note)}"]
+    if shown is not None and any(shown is example for example in claim.examples):
+        error = f"{verdict.printed.simplest_error:.2g}"
+        lines.append(f"- By hand: `{describe(shown)}` gives an error of {error} as printed.")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """Text in which Markdown is to see nothing but text."""
+    return text.replace("*", r"\*").replace("_", r"\_").replace("<", r"\<")
+
+
+def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """How many statements got each verdict, in the order of the words; none that is 0."""
+    words = [verdict.word for verdict in verdicts]
+    return {word: words.count(word) for word in ("holds", "corrected", "fails", "undecided") if word in words}
