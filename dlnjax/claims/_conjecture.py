@@ -125,10 +125,10 @@ def check(
 
     **Example:**
 
-        >>> print(dln.check(lambda x: x @ x.T, lambda x: x.T @ x, {"x": "symmetric"}).word)
-        holds
-        >>> print(dln.check(lambda x: x @ x.T, lambda x: x.T @ x, {"x": "matrix"}).word)
-        fails
+        >>> lhs = lambda sigma, depth: dln.entropy(2 * sigma, depth) - dln.entropy(sigma, depth)
+        >>> rhs = lambda sigma, depth: len(sigma) * (len(sigma) - 1) / 2 * (1 - 1 / depth) * jnp.log(2.0)
+        >>> bool(dln.check(lhs, rhs, {"sigma": "spectrum", "depth": "depth"}))  # Lemma 4.3.2
+        True
     """
     _check_arguments(lhs, rhs, draws, relation)
     tries, sizes = as_count("tries", tries), [as_count("sizes", d) for d in sizes]
