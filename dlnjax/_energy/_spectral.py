@@ -166,7 +166,8 @@ class FreeEnergy(eqx.Module):
     """F_beta(X) = E(X) - S_N(X)/beta, (4.51), with the entropy of `dlnjax.entropy`.
 
     Bounded below only if E outgrows log |X|: with a spectral E it has the isotropic equilibrium of Theorem 4.3.7,
-    sigma = ((d-1)(1-1/N)/(2 beta))^(1/p) for E_p; with matrix completion it has none.
+    sigma = ((d-1)(1-1/N)/(2 beta))^(1/p) for E_p; with matrix completion its equilibria are saddles, and the flow
+    drifts off.
 
     **Arguments:** `energy`, a callable X -> scalar; `beta` > 0, the inverse temperature; `depth`, N of the entropy,
     which need not be that of the flow. In a `sweep` the numbers may carry the seeds in front.

@@ -71,7 +71,7 @@ def _entry(verdict: Verdict) -> str:
 
 def _quoted(text: str) -> str:
     """Text in which Markdown is to see nothing but text."""
-    return text.replace("*", r"\*").replace("_", r"\_").replace("<", r"\<")
+    return text.replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;")
 
 
 def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
