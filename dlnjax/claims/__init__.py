@@ -36,4 +36,4 @@ class Claims(Mapping[str, Claim]):
         return f"<{len(self)} statements of the thesis>"
 
 
-claims = Claims()
+claims: Claims = Claims()

@@ -79,7 +79,7 @@ class Claim:
         assert found, f"{self.name}: `where` must name a section, got {self.where!r}"
         return int(found.group())
 
-    def check(self, key, *, draws: int | None = None, depths: Sequence[float] | None = None) -> "Verdict":
+    def check(self, key: PRNGKeyArray, *, draws: int | None = None, depths: Sequence[float] | None = None) -> "Verdict":
         """Measure the errors, in float64, and say what follows.
 
         **Arguments:** `key`, of the random draws; `draws`, for each depth, 0 for the examples alone; `depths`, in place

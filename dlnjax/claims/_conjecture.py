@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from dlnjax._checks import as_count
 from dlnjax.claims._claim import as_key, describe, size
@@ -97,7 +98,7 @@ def check(
     draws: Any,
     *,
     relation: str = "==",
-    key=None,
+    key: PRNGKeyArray | None = None,
     sizes: Sequence[int] = (1, 2, 3),
     tries: Any = 20,
     tolerance: float = 1e-9,
