@@ -39,10 +39,10 @@ fast: install
 	$(BIN)/pytest -n auto --dist loadscope -m "not slow and not long"
 
 long: install
-	$(BIN)/pytest -n auto --dist loadscope -m long
+	$(BIN)/pytest -n auto --dist worksteal -m long
 
 # Of the short tests those that use most of what the dependencies offer.
-LOWEST := $(foreach name,bad_input energies kernel layers metric network package security svd sweep,tests/test_$(name).py)
+LOWEST := $(foreach name,energies layers metric package security svd,tests/test_$(name).py)
 
 lowest: .venv-lowest/installed
 	.venv-lowest/bin/pytest -n auto --dist loadscope -m "not slow and not long" $(LOWEST)
@@ -57,7 +57,7 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 notebooks: install
-	$(BIN)/pytest -W default --nbmake --nbmake-timeout=120 notebooks
+	$(BIN)/pytest -n auto -W default --nbmake --nbmake-timeout=120 notebooks
 
 check: install
 	$(BIN)/ruff format --check .

@@ -44,7 +44,7 @@ def test_all_verdicts_are_those_that_are_known(key):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(2))
 def test_verdicts_are_the_same_for_other_keys_and_depths(seed):
     key = jax.random.fold_in(jax.random.key(2026), seed)
     depths = (4.0, 7.0, 31.5) if seed % 2 else None

@@ -108,6 +108,7 @@ def test_entropy_makes_an_isotropic_matrix_at_every_depth_and_power():
     assert_draws("4.5a", data)
 
 
+@pytest.mark.long
 def test_low_rank_needs_both_depth_and_small_starts(monkeypatch):
     monkeypatch.setattr(_phases, "STDS", (1e-3, 0.01, 0.1, 1.0))
     monkeypatch.setattr(_phases, "DEPTHS", (1.0, 2.0, np.inf))
@@ -121,6 +122,7 @@ def test_low_rank_needs_both_depth_and_small_starts(monkeypatch):
     assert_draws("5.1", data)
 
 
+@pytest.mark.long
 def test_descent_on_the_factors_converges_to_the_flow_and_depth_to_its_limit(monkeypatch):
     monkeypatch.setattr(_descent, "DEPTHS", (2, 3))
     monkeypatch.setattr(_descent, "STEPS", (50, 100, 200))
@@ -134,6 +136,7 @@ def test_descent_on_the_factors_converges_to_the_flow_and_depth_to_its_limit(mon
     assert_draws("5.2", data)
 
 
+@pytest.mark.long
 def test_sensing_reaches_the_least_nuclear_norm_where_measurements_commute_alone(monkeypatch):
     monkeypatch.setattr(_sensing, "STDS", (1e-3, 0.1))
     data = FIGURES["5.3"].compute(KEY, 4)
