@@ -169,6 +169,7 @@ def wait_for_the_second(log, process):
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_killed_between_figures_it_keeps_what_is_done_and_goes_on_from_there(two, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     args = ["reproduce", "--out", str(out), "--seeds", "12"]

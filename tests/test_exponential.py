@@ -122,6 +122,7 @@ def test_huge_velocities_work_or_say_so():
     assert jnp.all(jnp.isfinite(far.x))
 
 
+@pytest.mark.long
 def test_exponential_is_differentiable_in_both_modes(points):
     x, p, y, q, _ = (z[5] for z in points)
     reach = lambda x, p, n: jnp.sum(q * dln.exponential(x, 0.3 * p, n).x[-1])

@@ -64,7 +64,7 @@ def test_repeated_start_does_not_stay_where_it_is(reference, starts):
     assert np.min(np.abs(reference[:, -1] - starts).max(axis=(1, 2))) > 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradient_at_the_identity_is_that_of_finite_differences(module_key):
     kind = [labels_of(name, module_key) for name in ("random", "symmetric", "antisymmetric")]
     depth, weight = jnp.array([jnp.inf, 2.0, 3.5]), jnp.sin(1.0 + jnp.arange(9.0)).reshape(3, 3)

@@ -77,6 +77,7 @@ def test_stationary_state_still_has_a_derivative(cases, forward):
     assert_close(np.diagonal(forward["final"][-1]), expected, INTEGRATION)
 
 
+@pytest.mark.long
 def test_reverse_mode_through_observe_is_the_transpose_of_forward_mode(cases, forward):
     mask, points, directions = cases
     weight = jnp.cos(jnp.arange(12.0)).reshape(3, 4)

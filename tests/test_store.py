@@ -156,6 +156,7 @@ def kill_after(folder, parts, wait, cache):
     assert child.returncode == -signal.SIGKILL, errors
 
 
+@pytest.mark.long
 def test_killed_sweep_goes_on_where_it_stopped_and_ends_the_same(whole, cache, tmp_path):
     folder, total = tmp_path / "run", -(-MANY // CHUNK)
     waits = np.random.default_rng().uniform(0, 0.1, 2)
