@@ -72,6 +72,13 @@ def verdict(agrees: bool, otherwise: str = "disagrees") -> str:
     return "agrees" if agrees else otherwise
 
 
+def half_digit(expected: float) -> float:
+    """Half of the last digit that it is given to: 0.05 for 1.3."""
+    exponent = Decimal(str(expected)).as_tuple().exponent
+    assert isinstance(exponent, int)
+    return 0.5 * 10.0**exponent
+
+
 def measured(quantity: str, here: tuple[float, float], expected: float = NAN, thesis: str = "-", note: str = ""):
     """A row judged by what was `expected`: a sampled value too, of about as many draws, and rounded to its last digit.
 
@@ -80,10 +87,8 @@ def measured(quantity: str, here: tuple[float, float], expected: float = NAN, th
     value, error = here
     if math.isnan(expected):
         return Number(quantity, thesis, value, error, "measured", note=note)
-    exponent = Decimal(str(expected)).as_tuple().exponent
-    assert isinstance(exponent, int)
-    off, rounding = abs(value - expected), 0.5 * 10.0**exponent
+    off, rounding = abs(value - expected), half_digit(expected)
     agrees = bool(off <= 3 * math.sqrt(2) * error + rounding)
-    sentence = (note or _SAMPLED * (agrees and error > 0)) if off > 3 * error else ""
+    sentence = (note or _SAMPLED * agrees) if off > 3 * error + rounding else ""
     word = verdict(agrees, "explained" if note else "disagrees")
     return Number(quantity, thesis, value, error, word, expected, sentence)
