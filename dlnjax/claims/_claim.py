@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from dlnjax._checks import as_key
+
 Instance = (
     Any  # what a statement speaks of: a pytree, best a NamedTuple or a dictionary. It prints as its `shown`, if any
 )
@@ -187,14 +189,6 @@ class Verdict:
         if self.claim.note:
             lines.append(f"  {self.claim.note}")
         return "\n".join(lines)
-
-
-def as_key(key) -> PRNGKeyArray:
-    try:
-        jax.random.key_data(key)
-    except TypeError as error:
-        raise TypeError(f"key must be a random key, got {key!r}. Make one by jax.random.key(0).") from error
-    return key
 
 
 def describe(instance: Instance) -> str:

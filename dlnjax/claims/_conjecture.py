@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from dlnjax._checks import as_count
-from dlnjax.claims._claim import as_key, describe, size
+from dlnjax._checks import as_count, as_key
+from dlnjax.claims._claim import describe, size
+from dlnjax.claims._spectra import orthogonal
 
 Sides = tuple[Any, Any]
 
@@ -37,8 +38,7 @@ def _positive(rng, d, whole):
 def _orthogonal(rng, d, whole):
     if whole:
         return np.eye(d)[rng.permutation(d)] * rng.choice([-1.0, 1.0], d)
-    q, r = np.linalg.qr(rng.standard_normal((d, d)))
-    return q * np.sign(np.diag(r))
+    return orthogonal(rng, d)
 
 
 def _spectrum(rng, d, whole):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
 from dlnjax import distance
-from dlnjax.figures._figure import Figure, measured, Number
+from dlnjax.figures._figure import Figure, measured, Number, shown_depth
 from dlnjax.plot import new_figure
 
 CENTRE, REACH = 1.0, 2.5
@@ -53,7 +53,7 @@ def draw(data: xarray.Dataset) -> Drawing:
         contours = ax.contour(data["x"], data["y"], values, levels=levels, colors="C0", linewidths=0.8)
         ax.clabel(contours, levels[:3], fontsize=6, fmt="%g", inline_spacing=2)
         ax.plot(CENTRE, 0, "k+", markersize=4)
-        name = r"\infty" if np.isinf(depth) else f"{depth:.0f}"
+        name = shown_depth(depth)
         ax.set(title=f"$N = {name}$", xlabel="$x$", aspect="equal")
     panels[0].set_ylabel("$y$")
     return figure

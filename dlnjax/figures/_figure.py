@@ -68,6 +68,11 @@ def median(values) -> tuple[float, float]:
     return float(np.median(values)), float(np.median(draws, axis=1).std())
 
 
+def shown_depth(depth: float) -> str:
+    """A whole or infinite depth, for matplotlib's mathematics."""
+    return r"\infty" if math.isinf(depth) else f"{depth:.0f}"
+
+
 def verdict(agrees: bool, otherwise: str = "disagrees") -> str:
     return "agrees" if agrees else otherwise
 

@@ -7,7 +7,7 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import FreeEnergy, gaussian, RESULTS, Schatten, Steady, sweep
-from dlnjax.figures._figure import Figure, mean, measured, Number, share, verdict
+from dlnjax.figures._figure import Figure, mean, measured, Number, share, shown_depth, verdict
 from dlnjax.figures._shapes import sigma_of, times
 from dlnjax.plot import new_figure
 
@@ -58,7 +58,7 @@ def draw(data: xarray.Dataset) -> Drawing:
         off = limit.max("all") - limit.mean("all"), limit.mean("all") - limit.min("all")
         limits.errorbar(data["p"], limit.mean("all"), off, fmt="o", color=color)
         limits.plot(line, isotropic(line, depth), color=color, lw=0.8)
-        name = r"\infty" if np.isinf(depth) else f"{depth:.0f}"
+        name = shown_depth(depth)
         label = {"ha": "right", "textcoords": "offset points", "va": "center", "color": color, "fontsize": 7}
         limits.annotate(f"$N = {name}$", (0.95, isotropic(0.95, depth)), (-3, 0), **label)
     limits.set(xlabel=r"power $p$ of the energy", ylabel=r"limit of every $\sigma_i$", xlim=(0.55, 3.15))

@@ -6,7 +6,7 @@ import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax.figures._figure import Figure, measured, Number, verdict
+from dlnjax.figures._figure import Figure, measured, Number, shown_depth, verdict
 from dlnjax.figures._shapes import diagonal_flows, ENERGY, SIZE, times
 from dlnjax.plot import new_figure
 
@@ -90,7 +90,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     for depth, color in zip(DEPTHS, ("C3", "C4", "C2", "C0"), strict=True):
         d, rank = _further(data, depth)
         slope = _points(further, d, rank, color)
-        name = r"\infty" if np.isinf(depth) else f"{depth:.0f}"
+        name = shown_depth(depth)
         label = rf"$N = {name}$: slope ${slope[0]:.3f} \pm {slope[1]:.3f}$"
         place = 0.33 - 0.09 * DEPTHS.index(depth)
         further.text(1.0, place, label, transform=further.transAxes, ha="right", color=color, fontsize=7)

@@ -9,7 +9,7 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import closed_form, geodesic, norm
-from dlnjax.figures._figure import Figure, mean, measured, NAN, Number, verdict
+from dlnjax.figures._figure import Figure, mean, measured, NAN, Number, shown_depth, verdict
 from dlnjax.plot import ellipses, new_figure
 
 A, B = np.diag([4.0, 1.0]), np.array([[2.5, 1.5], [1.5, 2.5]])  # the pair with known lengths at N = 2
@@ -61,10 +61,6 @@ def compute(key, seeds: int) -> xarray.Dataset:
     )
 
 
-def _name(depth) -> str:
-    return r"\infty" if np.isinf(depth) else f"{depth:.0f}"
-
-
 def _excess(data: xarray.Dataset):
     length = data["length"]
     return (length.sel(curve="printed") / length.sel(curve="geodesic") - 1).isel(pair=slice(2, None))
@@ -78,7 +74,7 @@ def draw(data: xarray.Dataset) -> Drawing:
         for curve, color, style in (("geodesic", "C0", "-"), ("printed", "C1", "--")):
             ellipses(data["x"].sel(depth=depth, curve=curve).values, ax=above, row=row, color=color, linestyle=style)
         true, printed = data["length"].sel(depth=depth).isel(pair=1).values
-        above.text(-0.5, row + 0.62, f"$N = {_name(depth)}$")
+        above.text(-0.5, row + 0.62, f"$N = {shown_depth(depth)}$")
         above.text(0.7, row + 0.62, f"geodesic, length {true:.3f}", color="C0")
         above.text(COUNT - 0.5, row + 0.62, f"printed line, {printed:.3f}", color="C1", ha="right")
     above.set_ylim(-1.6 * (len(DEPTHS) - 1) - 0.6, 0.95)
@@ -86,7 +82,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     below.violinplot(list(excess), showextrema=False, widths=0.7)
     average, error = excess.mean(1), excess.std(1, ddof=1) / np.sqrt(excess.shape[1])
     below.errorbar(range(1, len(DEPTHS) + 1), average, 2 * error, fmt="o", color="C0")
-    below.set_xticks(range(1, len(DEPTHS) + 1), [f"$N = {_name(depth)}$" for depth in data["depth"].values])
+    below.set_xticks(range(1, len(DEPTHS) + 1), [f"$N = {shown_depth(depth)}$" for depth in data["depth"].values])
     below.set(ylabel="excess length, %", ylim=(0, None), xlabel="depth")
     below.set_title(f"{excess.shape[1]} random positive definite pairs; bars: 2 s.e.")
     return figure
