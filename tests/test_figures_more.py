@@ -45,6 +45,7 @@ def test_printed_line_is_longer_than_the_geodesic_at_every_depth():
     rows = numbers("3.1", data)
     assert rows["length of the geodesic, N = 2, thesis's units"].verdict == "agrees"
     assert rows["length of (3.76), N = 2, thesis's units"].verdict == "agrees"
+    assert all(row.verdict == "disagrees" for name, row in rows.items() if "excess" in name)
     lengths = data["length"]
     assert np.all(lengths.sel(curve="printed") > lengths.sel(curve="geodesic") + 1e-9)
     # The drawn curves start and end where they should.

@@ -95,10 +95,11 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         measured("length of (3.76), N = 2, thesis's units", (float(two[1]), 0.0), 1.377145),
     ]
     for depth in data["depth"].values:
-        excess = mean(_excess(data).sel(depth=depth).values)
-        name, said = "inf" if np.isinf(depth) else f"{depth:.0f}", verdict(not excess[0] > 3 * excess[1])
+        excess = _excess(data).sel(depth=depth).values
+        # Claimed of every pair: one is enough to refute it.
+        name, said = "inf" if np.isinf(depth) else f"{depth:.0f}", verdict(not np.any(excess > 1e-6))
         note = "Theorem 3.4.2 (2) holds only for factors that commute: claimed of all, it is a line that is longer."
-        rows.append(Number(f"mean excess of (3.76), N = {name}", "a geodesic: 0", *excess, said, NAN, note))
+        rows.append(Number(f"mean excess of (3.76), N = {name}", "a geodesic: 0", *mean(excess), said, NAN, note))
     return rows
 
 
