@@ -47,14 +47,12 @@ def as_real(name: str, x: Any, hint: str = "") -> Array:
     return x.astype(jnp.result_type(x.dtype, float))
 
 
-def as_float(name: str, x: Any, hint: str = "") -> Array:
+def as_float(name: str, x: Any) -> Array:
     """`x` as a floating-point array; integers are refused where they would silently change the meaning."""
     x = as_array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         kind = "complex" if jnp.issubdtype(x.dtype, jnp.complexfloating) else str(x.dtype)
-        raise TypeError(
-            f"{name} must be real floating point, got {kind}. {hint or f'Convert it: {name}.astype(float)'}."
-        )
+        raise TypeError(f"{name} must be real floating point, got {kind}. Convert it: {name}.astype(float).")
     return x
 
 
@@ -68,11 +66,13 @@ def as_square(name: str, x: Any, leading: bool = False) -> Array:
     return x
 
 
+def require_finite(name: str, x: Array) -> Array:
+    return require(x, ~jnp.all(jnp.isfinite(x)), f"{name} must be finite, got NaN or infinity.")
+
+
 def as_finite(name: str, x: Array) -> Array:
     """`x`, if it is finite or traced: of what is traced, NaN comes out as NaN."""
-    return (
-        require(x, ~jnp.all(jnp.isfinite(x)), f"{name} must be finite, got NaN or infinity.") if is_concrete(x) else x
-    )
+    return require_finite(name, x) if is_concrete(x) else x
 
 
 def broadcast(names: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -125,7 +125,10 @@ def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) ->
         return sigma
     values = np.asarray(sigma)
     if not np.all(values >= 0) or np.any(np.isinf(values)):
-        raise ValueError("sigma must be finite and nonnegative. Singular values come from dlnjax.svd(x).sigma.")
+        raise ValueError(
+            f"sigma must be finite and nonnegative, got entries from {values.min():g} to {values.max():g}. "
+            "Singular values come from dlnjax.svd(x).sigma."
+        )
     if positive and np.any(values == 0):
         raise ValueError("sigma must be positive: the entropy has no gradient at a singular matrix.")
     if nonzero and np.any(np.all(values == 0, axis=-1)):
@@ -142,7 +145,8 @@ def as_times(ts: Any) -> Array:
             "For the end alone pass ts=[0., t_end]."
         )
     bad = ~(jnp.all(jnp.isfinite(ts)) & jnp.all(ts[1:] > ts[:-1]))
-    return require(ts, bad, "ts must be finite and strictly increasing. Sort it and remove repeated times.")
+    shown = f", got {np.array2string(np.asarray(ts), threshold=6)}" if is_concrete(ts) else ""
+    return require(ts, bad, f"ts must be finite and strictly increasing{shown}. Sort it and remove repeated times.")
 
 
 def as_path(name: str, path: Any) -> Path:

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._exponential import code_of, covector, orthonormal
+from dlnjax._exponential import covector, orthonormal
 from dlnjax._hamiltonian import integrate
 from dlnjax._jacobi import jacobians
 from dlnjax._metric import form_gradient
-from dlnjax._results import RESULTS
+from dlnjax._results import code_of, RESULTS
 from dlnjax._shooting import candidates, Shot
 from dlnjax._svd import svd
 

@@ -5,24 +5,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_count, as_depth, as_positive, as_square, as_times, require
+from dlnjax._checks import as_count, as_depth, as_positive, as_square, as_times, require, require_finite
 from dlnjax._hamiltonian import integrate
 from dlnjax._jacobi import jacobians
 from dlnjax._metric import apply_metric_operator
 from dlnjax._repr import Curves, Shown, singular_values_of
-from dlnjax._results import result_counts, RESULTS
+from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._types import Number, Numbers
 
 Matrix = Float[Array, "d d"]
 Scalar = Float[Array, ""]
-
-
-def code_of(*cases) -> RESULTS:
-    """The code of the first (condition, code) that is met; successful if none is."""
-    value = RESULTS.successful._value
-    for condition, code in reversed(cases):
-        value = jnp.where(condition, code._value, value)
-    return eqx.tree_at(lambda r: r._value, RESULTS.successful, jnp.asarray(value))
 
 
 class ExponentialSolution(Shown):
@@ -97,7 +89,8 @@ def exponential(
 
     **Returns:** an `ExponentialSolution`; `.x[-1]` is the point reached.
 
-    **Raises:** `ValueError` or `TypeError` for shapes that differ, a singular `x`, NaN, or a depth outside [1, inf].
+    **Raises:** `ValueError` or `TypeError` for shapes that differ, a singular `x`, NaN, or a depth outside [1, inf]; an
+    error with the sentence of the code in `RESULTS` if the geodesic ends early and `throw`.
 
     **Example:**
 
@@ -108,8 +101,7 @@ def exponential(
     x, p = as_square("x", x), as_square("p", p)
     if x.shape != p.shape:
         raise ValueError(f"p must be a covector at x, of the shape {x.shape}, got {p.shape}. For many use jax.vmap.")
-    x = require(x, ~jnp.all(jnp.isfinite(x)), "x must be finite, got NaN or infinity.")
-    p = require(p, ~jnp.all(jnp.isfinite(p)), "p must be finite, got NaN or infinity.")
+    x, p = require_finite("x", x), require_finite("p", p)
     message = "x must have full rank: its determinant is 0, and the metric of depth > 1 ends there."
     x = require(x, jnp.linalg.slogdet(x)[0] == 0, message)
     rtol = as_positive("rtol", rtol).astype(x.dtype)
@@ -136,7 +128,11 @@ def _exponential(x, p, inverse_depth, *, ts, rtol, max_steps) -> ExponentialSolu
         momentum=jax.vmap(lambda x, w: covector(x, w, inverse_depth))(xs, ws),
         t_end=path.t_end,
         hamiltonian_drift=jnp.where(energy > 0, jnp.abs(end - energy) / jnp.where(energy > 0, energy, 1.0), 0.0),
-        result=code_of((path.lost_rank, RESULTS.rank_lost), (~path.finished, RESULTS.max_steps_reached)),
+        result=code_of(
+            (path.lost_rank, RESULTS.rank_lost),
+            (path.exhausted, RESULTS.max_steps_reached),
+            (~path.finished, RESULTS.diverged),
+        ),
         stats={"steps": path.steps},
     )
 

@@ -35,9 +35,9 @@ def horizontal_lift(weights: Weights, z: Float[Array, "d d"]) -> Weights:
     if z.shape != weights.shape[1:]:
         raise ValueError(f"z must have the shape of a factor, {weights.shape[1:]}, got {z.shape}.")
     _, pull = jax.vjp(product, weights)
-    rank = jnp.linalg.slogdet(weights)[0]
+    singular = jnp.any(jnp.linalg.slogdet(weights)[0] == 0)
     message = "weights must have a product of full rank: the determinant of a factor is 0, and not every Z has a lift."
-    weights = require(weights, jnp.any(rank == 0), message)
+    weights = require(weights, singular, message)
     unit = jnp.eye(z.size, dtype=z.dtype).reshape(-1, *z.shape)
     push = lambda p: jax.jvp(product, (weights,), (pull(p)[0],))[1]
     operator = jax.vmap(push)(unit).reshape(z.size, z.size)
@@ -64,7 +64,7 @@ def horizontal_projection(weights: Weights, velocity: Weights) -> Weights:
         >>> bool(jnp.max(jnp.abs(dln.horizontal_projection(weights, along_fibre))) < 1e-12)
         True
     """
-    weights, velocity = as_weights(weights), as_float("velocity", velocity)
+    weights, velocity = as_weights(weights), as_finite("velocity", as_float("velocity", velocity))
     if velocity.shape != weights.shape:
         raise ValueError(f"velocity must have the shape of weights, {weights.shape}, got {velocity.shape}.")
     return horizontal_lift(weights, jax.jvp(product, (weights,), (velocity,))[1])

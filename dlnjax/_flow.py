@@ -59,7 +59,8 @@ def gradient_flow(
 
     Composes with `jit` and `vmap` (over starts, energies and depths). Differentiable, forwards and in reverse, in `x0`,
     the arrays of `energy`, `depth` and `ts`; the derivative is that of the flow of X, so repeated singular values do it
-    no harm: the derivative of `x` is exact there, though its frame has none, and is taken not to turn in the block.
+    no harm: the derivative of `x` is exact there, though its frame has none, and is taken not to turn in the block. It
+    needs a start of full rank, and at most 4096 steps in X.
 
     **Main arguments:**
 
@@ -205,7 +206,7 @@ def _frame_start(problem: Problem, gap: Float[Array, ""]) -> SVD:
     # A start that is not finite is carried as the identity, and marked: its neighbours in a sweep must not notice.
     finite = jnp.all(jnp.isfinite(start.u)) & jnp.all(jnp.isfinite(start.sigma)) & jnp.all(jnp.isfinite(start.v))
     eye = jnp.eye(len(start.sigma), dtype=start.sigma.dtype)
-    start = canonical(jax.tree.map(lambda x, y: jnp.where(finite, x, y), start, SVD(eye, eye[0] * 0 + 1, eye)))
+    start = canonical(jax.tree.map(lambda x, y: jnp.where(finite, x, y), start, SVD(eye, jnp.ones_like(eye[0]), eye)))
     # What rounding left of a zero is zero: the flow stays on the matrices of that rank.
     floor = rounding(start.sigma) * start.sigma[0]
     start = SVD(start.u, jnp.where(start.sigma > floor, start.sigma, 0.0), start.v)
@@ -219,6 +220,12 @@ def _trajectory_jvp(primals, tangents, *, options: Options):
     (problem,), (dproblem,) = primals, tangents
     full = eqx.tree_at(lambda o: o.observe, options, None, is_leaf=lambda x: x is None)
     states = _trajectory(problem, options=full)
+    singular = states.sigma[0, -1] <= rounding(states.sigma) * states.sigma[0, 0]
+    message = (
+        "the flow from a start of rank r < d has no derivative here: it is taken in X, which leaves that rank. "
+        "Start at full rank, nearby."
+    )
+    states = eqx.error_if(states, singular & (problem.inverse_depth < 1), message)
     rest = jax.lax.stop_gradient(states.t_end)
 
     def in_matrix(problem):
@@ -275,6 +282,11 @@ def _differentiable_flow(problem: Problem, t_end, options: Options):
         stepsize_controller=diffrax.PIDController(rtol=options.rtol, atol=options.atol),
         adjoint=diffrax.DirectAdjoint(),
         max_steps=4096,
+        throw=False,
     )
-    states: Any = solution.ys
+    message = (
+        "the derivative of the flow, which is taken in X, needs more than 4096 steps: end the flow earlier, at rest "
+        "with stop=dlnjax.Steady(...), or loosen rtol."
+    )
+    states: Any = eqx.error_if(solution.ys, solution.result != diffrax.RESULTS.successful, message)
     return states[:-1], states[-1]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax import _paths
-from dlnjax._checks import as_depth, as_positive, as_real, as_square, is_concrete, require
+from dlnjax._checks import as_depth, as_positive, as_real, as_square, is_concrete, require, require_finite
 from dlnjax._connection import connect, connect_all, Connection, Frame, measure, sign_of
 from dlnjax._exponential import orthonormal
 from dlnjax._hamiltonian import integrate
@@ -64,7 +64,8 @@ class GeodesicSolution(Shown):
 
     @property
     def conjugate_time(self) -> Float[Array, "*n"]:
-        """The first t in (0, 1] at which the derivative of the exponential in the momentum is singular, or inf.
+        """The first t in (0, 1] at which the derivative of the exponential in the momentum is singular, or inf; NaN if
+        the Jacobi fields cannot be followed to the end.
 
         A geodesic with a conjugate time before 1 is not the shortest, not even among its neighbours.
         """
@@ -129,18 +130,19 @@ def _rtol(x):
     return jnp.asarray(1e-11, x.dtype)
 
 
-def _ends(a, b):
-    a, b = as_square("a", a), as_square("b", b)
+def _ends(a, b, names=("a", "b")):
+    first, second = names
+    a, b = as_square(first, a), as_square(second, b)
     if a.shape != b.shape:
-        raise ValueError(f"a and b must have one shape, got {a.shape} and {b.shape}.")
+        raise ValueError(f"{first} and {second} must have one shape, got {a.shape} and {b.shape}.")
     if a.dtype != jnp.float64 or b.dtype != jnp.float64:
         raise TypeError(
-            f"a and b must be float64 to be joined to 1e-8, got {a.dtype} and {b.dtype}. Enable it before the first "
-            'array is made: jax.config.update("jax_enable_x64", True).'
+            f"{first} and {second} must be float64 to be joined to 1e-8, got {a.dtype} and {b.dtype}. Enable it before "
+            'the first array is made: jax.config.update("jax_enable_x64", True).'
         )
-    for name, z in (("a", a), ("b", b)):
+    for name, z in ((first, a), (second, b)):
         if is_concrete(z):
-            require(z, ~jnp.all(jnp.isfinite(z)), f"{name} must be finite, got NaN or infinity.")
+            require_finite(name, z)
             sigma = np.linalg.svd(np.asarray(z), compute_uv=False)
             message = (
                 f"{name} is singular: its smallest singular value is {sigma[-1]:.1e}, its largest {sigma[0]:.1e}. "
@@ -150,10 +152,15 @@ def _ends(a, b):
     if is_concrete(a) and is_concrete(b) and sign_of(a) != sign_of(b):
         sign = lambda z: "positive" if sign_of(z) > 0 else "negative"
         raise ValueError(
-            f"a has a {sign(a)} determinant and b a {sign(b)} one: they lie on different components, which no path of "
-            "full rank joins. Change the sign of one row of b, or choose ends on one component."
+            f"{first} has a {sign(a)} determinant and {second} a {sign(b)} one: they lie on different components, "
+            "which no path of full rank joins. "
+            f"Change the sign of one row of {second}, or choose ends on one component."
         )
     return a, b
+
+
+def _tolerance(rtol, dtype):
+    return as_positive("rtol", rtol).astype(dtype)
 
 
 def _inverse(depth, dtype):
@@ -214,9 +221,10 @@ def geodesic(
     minima (not under `jit`); `rtol`, the error of a step of the solver; `throw`, raise if the geodesic does not arrive
     to 1e-8: otherwise see `result`.
 
-    **Returns:** a `GeodesicSolution`, or with `all` a list of them.
+    **Returns:** a `GeodesicSolution`, or with `all` a list of those that arrive.
 
-    **Raises:** `ValueError` or `TypeError` for bad input: shapes, NaN, a singular end, determinants of opposite sign.
+    **Raises:** `ValueError` or `TypeError` for bad input: shapes, NaN, a singular end, determinants of opposite sign;
+    an error with the sentence of the code in `RESULTS` if none arrives and `throw`.
 
     **Example:**
 
@@ -229,33 +237,36 @@ def geodesic(
          [0.789118 1.592805]]
     """
     a, b = _ends(a, b)
-    inverse_depth, rtol = _inverse(depth, a.dtype), as_positive("rtol", rtol).astype(a.dtype)
+    inverse_depth, rtol = _inverse(depth, a.dtype), _tolerance(rtol, a.dtype)
     if all:
-        return _critical(a, b, inverse_depth, rtol)
+        return _critical(a, b, inverse_depth, rtol, throw)
     solution = _solve(a, b, inverse_depth, rtol)
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 
 
-def _critical(a, b, inverse_depth, rtol) -> list[GeodesicSolution]:
+def _critical(a, b, inverse_depth, rtol, throw) -> list[GeodesicSolution]:
     found = []
     for descend in (True, False):
         every = _solve_all(a, b, inverse_depth, rtol, jnp.asarray(descend))
-        found += [jax.tree.map(lambda z, k=k: z[k] if z.ndim else z, every) for k in range(2)]
+        found += [jax.tree.map(lambda z, k=k: z[k], every) for k in range(2)]
     found = [one for one in found if bool(one.result == RESULTS.successful)]
     different: list[GeodesicSolution] = []
     for one in sorted(found, key=lambda one: float(one.length)):
         size = 1e-6 * jnp.linalg.norm(one.momentum)
         if not any(jnp.linalg.norm(one.momentum - other.momentum) <= size for other in different):
             different.append(one)
+    if throw and not different:
+        raise RuntimeError(RESULTS[RESULTS.not_arrived])
     return different
 
 
-def logarithm(x: Matrix, y: Matrix, depth: Number, *, throw: bool = True) -> Matrix:
+def logarithm(x: Matrix, y: Matrix, depth: Number, *, rtol: Number = 1e-11, throw: bool = True) -> Matrix:
     """The covector P at `x` whose geodesic, (3.46), is at `y` at time 1: the shortest such that was found.
 
     The tangent vector is `metric_operator(x, P, depth)`. Differentiable in `x` and `y`, by Jacobi fields.
 
-    **Arguments:** `x` and `y`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `throw` as in `geodesic`.
+    **Arguments:** `x` and `y`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` and `throw` as in
+    `geodesic`.
 
     **Returns:** a covector, `d d`.
 
@@ -267,13 +278,13 @@ def logarithm(x: Matrix, y: Matrix, depth: Number, *, throw: bool = True) -> Mat
         >>> (p.round(6) + 0.0).tolist()
         [[1.0, 0.0], [0.0, 0.0]]
     """
-    x, y = _ends(x, y)
-    solution = _solve(x, y, _inverse(depth, x.dtype), jnp.asarray(1e-11, x.dtype))
+    x, y = _ends(x, y, ("x", "y"))
+    solution = _solve(x, y, _inverse(depth, x.dtype), _tolerance(rtol, x.dtype))
     found = solution.momentum
     return solution.result.error_if(found, solution.result != RESULTS.successful) if throw else found
 
 
-def distance(a: Matrix, b: Matrix, depth: Number, *, throw: bool = True) -> Float[Array, ""]:
+def distance(a: Matrix, b: Matrix, depth: Number, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:
     """The length of the shortest geodesic found from `a` to `b`: sqrt(N) times that of the thesis's metric.
 
     Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth; at equal ends
@@ -281,8 +292,8 @@ def distance(a: Matrix, b: Matrix, depth: Number, *, throw: bool = True) -> Floa
     orthogonal, X -> X^T, and at infinite depth alone X -> X^{-1}: the kernel of the inverse is lambda_kl / (sigma_k
     sigma_l)^2 there, and not at finite depth.
 
-    **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `throw`, raise where none
-    arrives: otherwise the distance there is infinite.
+    **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` as in `geodesic`;
+    `throw`, raise where none arrives: otherwise the distance there is infinite.
 
     **Returns:** a number.
 
@@ -297,7 +308,7 @@ def distance(a: Matrix, b: Matrix, depth: Number, *, throw: bool = True) -> Floa
         (2, 2)
     """
     a, b = _ends(a, b)
-    length, result = measure(a, b, _inverse(depth, a.dtype), rtol=jnp.asarray(1e-11, a.dtype))
+    length, result = measure(a, b, _inverse(depth, a.dtype), rtol=_tolerance(rtol, a.dtype))
     return result.error_if(length, result != RESULTS.successful) if throw else length
 
 
@@ -313,7 +324,8 @@ def distance_bounds(a: Matrix, b: Matrix, depth: Number) -> tuple[Float[Array, "
 
     **Arguments:** as `distance`.
 
-    **Returns:** (lower, upper), the same where A and B have the same singular vectors in the same order.
+    **Returns:** (lower, upper), the same where A and B have the same singular vectors in the same order; upper is
+    infinite where traced ends lie on different components.
 
     **Raises:** as `distance`.
 
@@ -325,4 +337,5 @@ def distance_bounds(a: Matrix, b: Matrix, depth: Number) -> tuple[Float[Array, "
         0.000000 <= 1.943826 <= 2.000000
     """
     a, b = _ends(a, b)
-    return _paths.bounds(a, b, _inverse(depth, a.dtype))
+    lower, upper = _paths.bounds(a, b, _inverse(depth, a.dtype))
+    return lower, jnp.where(sign_of(a) * sign_of(b) > 0, upper, jnp.inf)

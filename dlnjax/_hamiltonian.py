@@ -4,7 +4,7 @@
 small the singular values: a momentum P spans the square of their range.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -46,14 +46,28 @@ class Path(eqx.Module):
     t_end: Scalar
     lost_rank: Bool[Array, ""]
     finished: Bool[Array, ""]
+    exhausted: Bool[Array, ""]
     steps: Int[Array, ""]
 
 
-class BlockDopri8(diffrax.Dopri8):
-    """Errors relative to the norm of each block of the state, not to each entry: a zero may stay one."""
+class BlockDopri8(diffrax.AbstractAdaptiveSolver[Any]):
+    """Dopri8, with errors relative to the norm of each block of the state, not to each entry: a zero may stay one."""
+
+    solver: diffrax.Dopri8 = diffrax.Dopri8(scan_kind="lax")
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar = diffrax.Dopri8.interpolation_cls
+
+    def order(self, terms):
+        return self.solver.order(terms)
+
+    def init(self, terms, t0, t1, y0, args):
+        return self.solver.init(terms, t0, t1, y0, args)
+
+    def func(self, terms, t0, y0, args):
+        return self.solver.func(terms, t0, y0, args)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        y1, error, dense, state, result = super().step(terms, t0, t1, y0, args, solver_state, made_jump)
+        y1, error, dense, state, result = self.solver.step(terms, t0, t1, y0, args, solver_state, made_jump)
         size = lambda y: jnp.sqrt(jnp.sum(y * y, axis=(-2, -1), keepdims=True))
         relative = lambda e, a, b: e / jnp.maximum(jnp.maximum(size(a), size(b)), jnp.finfo(e.dtype).tiny)
         error = jax.tree.map(relative, error, y0, y1)
@@ -76,7 +90,7 @@ def ratio(x: Matrix) -> Scalar:
     return sigma[-1] / sigma[0]
 
 
-def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) -> Path:
+def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096) -> Path:
     """The flow from (X, W) at the first of `ts`: the states at each, infinite where it did not come, and the last."""
     # Rank is lost where a singular value is small beside the start and cannot be told from rounding to `rtol`.
     eps, start = jnp.finfo(x.dtype).eps, ratio(x)
@@ -104,7 +118,7 @@ def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) ->
         saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts), diffrax.SubSaveAt(t1=True)]),
         stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest, dtmin=1e-12, force_dtmin=False),
         event=diffrax.Event(lost),
-        adjoint=diffrax.ForwardMode() if adjoint is None else adjoint,
+        adjoint=diffrax.ForwardMode(),
         max_steps=max_steps,
         throw=False,
     )
@@ -113,4 +127,12 @@ def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096, adjoint=None) ->
     x, w = (jnp.concatenate(z) for z in zip(*states, strict=True))
     reached = solution.result == diffrax.RESULTS.successful
     lost_rank = bounded & (ratio(x[-1]) <= jnp.where(reached, floor, stalled))
-    return Path(x, w, times[1][-1], lost_rank, reached & ~lost_rank, solution.stats["num_steps"])
+    return Path(
+        x=x,
+        w=w,
+        t_end=times[1][-1],
+        lost_rank=lost_rank,
+        finished=reached & ~lost_rank,
+        exhausted=solution.result == diffrax.RESULTS.max_steps_reached,
+        steps=solution.stats["num_steps"],
+    )

@@ -14,6 +14,8 @@ from dlnjax._metric import apply_metric_operator
 Matrix = Float[Array, "d d"]
 Scalar = Float[Array, ""]
 
+_CELLS = 64
+
 
 class Fields(eqx.Module):
     """A geodesic, its momentum, and `n` variations of both, at each time."""
@@ -80,8 +82,8 @@ def _integrate(varied, start, ts, rtol) -> Fields:
     return Fields(*states)
 
 
-def conjugate_time(x: Matrix, p: Matrix, inverse_depth: Scalar, rtol: Scalar, cells: int = 64) -> Scalar:
-    """The first t in (0, 1] at which P -> X(t) is singular, inf if there is none.
+def conjugate_time(x: Matrix, p: Matrix, inverse_depth: Scalar, rtol: Scalar) -> Scalar:
+    """The first t in (0, 1] at which P -> X(t) is singular, inf if there is none, NaN if the geodesic ends early.
 
     The Jacobi fields that vanish at the start are taken in orthonormal coordinates at both ends. A zero of the smallest
     singular value that is no change of sign (of even multiplicity) counts as well.
@@ -91,7 +93,7 @@ def conjugate_time(x: Matrix, p: Matrix, inverse_depth: Scalar, rtol: Scalar, ce
     basis = jnp.eye(n, dtype=x.dtype).reshape(n, d, d)
     root = lambda z, power: apply_metric_operator(z[0], z[1], inverse_depth, power=power)
     dp = jax.vmap(lambda z: root((x, z), -0.5))(basis)
-    ts = jnp.linspace(0.0, 1.0, cells + 1, dtype=x.dtype)
+    ts = jnp.linspace(0.0, 1.0, _CELLS + 1, dtype=x.dtype)
     found = fields(x, p, jnp.zeros_like(dp), dp, inverse_depth, ts, rtol)
     rates = jax.vmap(lambda y: _varied((y.x, y.p, y.dx, y.dp), inverse_depth)[2])(found)
 
@@ -127,7 +129,7 @@ def conjugate_time(x: Matrix, p: Matrix, inverse_depth: Scalar, rtol: Scalar, ce
 
     def narrow(state):
         i, _ = state
-        i = i + jnp.argmax((jnp.arange(cells + 1) > i) & suspects) - i
+        i = jnp.argmax((jnp.arange(_CELLS + 1) > i) & suspects)
 
         def shrink(_, ends):
             lo, hi = ends
@@ -140,6 +142,6 @@ def conjugate_time(x: Matrix, p: Matrix, inverse_depth: Scalar, rtol: Scalar, ce
         return i, jnp.where(at(i, t) < 1e-6, t, jnp.inf)
 
     suspects = suspects.at[-1].set(False)
-    more = lambda state: jnp.isinf(state[1]) & jnp.any((jnp.arange(cells + 1) > state[0]) & suspects)
+    more = lambda state: jnp.isinf(state[1]) & jnp.any((jnp.arange(_CELLS + 1) > state[0]) & suspects)
     _, t = jax.lax.while_loop(more, narrow, (jnp.asarray(-1), jnp.asarray(jnp.inf, x.dtype)))
-    return t
+    return jnp.where(jnp.all(jnp.isfinite(found.dx)), t, jnp.nan)

@@ -154,7 +154,7 @@ _NO_TERMS = diffrax.ODETerm(lambda t, y, args: y)
 def conclude(coordinates, rules: Rules, s: Flow, h, t1, y1, memory, gradient_norm, error, order, clipped):
     """Accept or reject the step from `s` to `y1`; (the flow after it, whether it was accepted).
 
-    All but `index`, which the caller advances, and `done`, which follows from it.
+    All but `index`, `evaluations` and `choice`, which the caller advances.
     """
     zero = jnp.zeros_like(h)
     eps = jnp.finfo(h.dtype).eps
@@ -214,7 +214,7 @@ class Explicit:
         self.written_out = (
             isinstance(solver, diffrax.AbstractERK) and tableau is not None and tableau.fsal and tableau.ssal
         )
-        self.evaluations = 0 if tableau is None else tableau.num_stages
+        self.evaluations = self.tableau.num_stages if self.written_out else 0
         order = solver.error_order(_NO_TERMS)
         assert order is not None  # an adaptive solver has one
         self.order = order

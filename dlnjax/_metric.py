@@ -48,7 +48,7 @@ def _(primals, tangents, *, power=1):
     s, g = squares(point.sigma), into(point, p)
     tangent = jnp.zeros_like(g)
     if dp is not None:
-        tangent += values(s, a, power) * into(point, dp)
+        tangent += eigenvalues(point.sigma, a) ** power * into(point, dp)
     if da is not None:
         tangent += _of_depth(s, power, a, da) * g
     if dx is not None:
@@ -89,7 +89,7 @@ def _back(point, gradients):
 
 def _gradient(sigma, p, q, a, power):
     s = squares(sigma)
-    first, f = first_difference(s, a, power), values(s, a, power)
+    first, f = first_difference(s, a, power), eigenvalues(sigma, a) ** power
     by_x = in_x(sigma, *densities(first, p, q))
     return by_x, f * q, f * p, jnp.sum(p * q * _of_depth(s, power, a, jnp.ones_like(a)))
 
@@ -110,7 +110,7 @@ def _(primals, tangents, *, power):
     point = svd(x)
     sigma, s = point.sigma, squares(point.sigma)
     p, q = into(point, p), into(point, q)
-    f, first = values(s, a, power), first_difference(s, a, power)
+    f, first = eigenvalues(sigma, a) ** power, first_difference(s, a, power)
     out = _gradient(sigma, p, q, a, power)
     by_x, by_p, by_q, by_depth = (jnp.zeros_like(z) for z in out)
     # The last row of the Hessian is its last column.
@@ -150,11 +150,10 @@ def _bent(three, mixed, p, q, left, right):
     return (out + out.T) / 2
 
 
-def _as_pair(names: str, x, p):
-    first, second = names.split()
-    x, p = as_finite(first, as_square(first, x)), as_finite(second, as_square(second, p))
+def _as_pair(x, name: str, p):
+    x, p = as_finite("x", as_square("x", x)), as_finite(name, as_square(name, p))
     if x.shape != p.shape:
-        raise ValueError(f"{first} and {second} must have one shape, got {x.shape} and {p.shape}.")
+        raise ValueError(f"x and {name} must have one shape, got {x.shape} and {p.shape}.")
     return x, p
 
 
@@ -190,7 +189,7 @@ def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Numbe
         >>> dln.metric_operator(x, jnp.ones((2, 2)), 2).round(6).tolist()
         [[2.0, 1.5], [1.5, 1.0]]
     """
-    x, p = _as_pair("x p", x, p)
+    x, p = _as_pair(x, "p", p)
     return apply_metric_operator(x, p, _inverse(depth, x))
 
 
@@ -209,7 +208,7 @@ def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], dept
         >>> dln.metric_operator_inverse(x, dln.metric_operator(x, jnp.ones((2, 2)), 2), 2).round(6).tolist()
         [[1.0, 1.0], [1.0, 1.0]]
     """
-    x, z = _as_pair("x z", x, z)
+    x, z = _as_pair(x, "z", z)
     return apply_metric_operator(_full_rank(x), z, _inverse(depth, x), power=-1)
 
 
@@ -254,8 +253,8 @@ def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d
         >>> print(f"{dln.inner(x, jnp.eye(2), jnp.eye(2), 2):.6f}")
         1.500000
     """
-    x, z1 = _as_pair("x z1", x, z1)
-    z2 = _as_pair("x z2", x, z2)[1]
+    x, z1 = _as_pair(x, "z1", z1)
+    z2 = _as_pair(x, "z2", z2)[1]
     return form(_full_rank(x), z1, z2, _inverse(depth, x), power=-1)
 
 
@@ -296,9 +295,10 @@ def riemannian_gradient(energy: Energy, x: Float[Array, "d d"], depth: Number) -
         >>> print(f"{dln.inner(x, grad, z, 3):.6f} = {jnp.sum(jax.grad(energy)(x) * z):.6f}")
         3.000000 = 3.000000
     """
-    x = as_square("x", x)
+    x = as_finite("x", as_square("x", x))
     check_energy(energy, x.shape[-1], x.dtype)
-    return metric_operator(x, gradient(energy, x), depth)
+    slope = as_finite("the gradient of energy at x", gradient(energy, x))
+    return apply_metric_operator(x, slope, _inverse(depth, x))
 
 
 def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Number) -> Float[Array, ""]:
@@ -318,5 +318,5 @@ def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Number) -
         >>> print(f"{dln.hamiltonian(x, jnp.eye(2), 2):.6f}")
         1.500000
     """
-    x, p = _as_pair("x p", x, p)
+    x, p = _as_pair(x, "p", p)
     return form(x, p, p, _inverse(depth, x), power=1) / 2

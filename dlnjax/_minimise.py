@@ -37,14 +37,10 @@ class Blocks(eqx.Module):
 
 
 class Minimum(eqx.Module):
-    """A discrete path, its action, the momentum it starts with, and how that momentum moves with the end."""
+    """Of the path found, the momentum it starts with, and how that momentum moves with the end."""
 
-    xs: Float[Array, "nodes d d"]
-    action: Scalar
     p: Matrix
     by_end: Float[Array, "n n"]
-    settled: Bool[Array, ""]
-    steps: Int[Array, ""]
 
 
 def segment(x: Matrix, v: Matrix, inverse_depth: Scalar) -> Segment:
@@ -192,4 +188,4 @@ def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], inverse_depth
     blocks = hessian(part, h)
     response, _ = respond(blocks)
     p = (part.by_v[0] - h[0] * part.by_x[0] / 2).reshape(d, d)
-    return Minimum(low.xs, low.action, p, -blocks.upper[0] @ response, low.settled, low.step)
+    return Minimum(p, -blocks.upper[0] @ response)

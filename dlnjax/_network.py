@@ -10,7 +10,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_array, as_count, as_finite, as_float, as_square, check_energy, is_concrete, require
+from dlnjax._checks import (
+    as_array,
+    as_count,
+    as_finite,
+    as_float,
+    as_square,
+    check_energy,
+    is_concrete,
+    require,
+    require_finite,
+)
 from dlnjax._energy._protocol import gradient
 from dlnjax._repr import Curves, Shown, singular_values_of
 from dlnjax._results import result_counts, RESULTS
@@ -35,6 +45,12 @@ def product(weights: Float[Array, "N d d"]) -> Float[Array, "d d"]:
         [[6.0, 0.0], [0.0, 6.0]]
     """
     return _product(as_weights(weights))
+
+
+def products(weights: Float[Array, "*n N d d"]) -> Float[Array, "*n d d"]:
+    """Of many networks."""
+    flat = weights.reshape(-1, *weights.shape[-3:])
+    return jax.vmap(_product)(flat).reshape(*weights.shape[:-3], *weights.shape[-2:])
 
 
 def _product(weights):
@@ -86,7 +102,8 @@ def balancedness(weights: Float[Array, "N d d"]) -> Float[Array, "N-1 d d"]:
         >>> dln.balancedness(weights).tolist()
         [[[-3.0, 0.0], [0.0, -3.0]]]
     """
-    lower, upper = (weights := as_weights(weights))[:-1], weights[1:]
+    weights = as_weights(weights)
+    lower, upper = weights[:-1], weights[1:]
     return lower @ jnp.swapaxes(lower, -1, -2) - jnp.swapaxes(upper, -1, -2) @ upper
 
 
@@ -111,8 +128,7 @@ class Training(Shown):
     @property
     def x(self) -> Float[Array, "*saved d d"]:
         """The end-to-end matrices."""
-        flat = self.weights.reshape(-1, *self.weights.shape[-3:])
-        return jax.vmap(_product)(flat).reshape(*self.weights.shape[:-3], *self.weights.shape[-2:])
+        return products(self.weights)
 
     def _curves(self) -> Curves:
         if self.steps.ndim == 0:
@@ -163,8 +179,7 @@ def train(
         >>> jnp.diagonal(out.x).round(6).tolist()
         [1.0, 1.0]
     """
-    weights = as_weights(weights)
-    weights = require(weights, ~jnp.all(jnp.isfinite(weights)), "weights must be finite, got NaN or infinity.")
+    weights = require_finite("weights", as_weights(weights))
     check_energy(energy, weights.shape[-1], weights.dtype)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be one of optax, such as optax.sgd(1e-3), got {type(optimizer).__name__}.")

@@ -6,11 +6,12 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_count, as_positive, as_times, check_energy, require
+from dlnjax._checks import as_count, as_positive, as_times, check_energy, require, require_finite
 from dlnjax._energy._protocol import gradient
-from dlnjax._network import as_weights, balancedness, product
+from dlnjax._network import as_weights, balancedness, product, products
 from dlnjax._repr import Curves, Shown, singular_values_of
 from dlnjax._results import result_counts, RESULTS
 from dlnjax._types import Energy, Number, Numbers
@@ -22,7 +23,8 @@ class NetworkSolution(Shown):
     """A flow of the factors, saved at `ts`.
 
     **Attributes:** `ts`; `weights`, `ts N d d`, W_1 first; `x`, their products, `ts d d`; `t_end`, the time of the last
-    good state, which later `ts` repeat; `result`, a code of `RESULTS`; `steps` of the solver.
+    good state, which later `ts` repeat; `result`, a code of `RESULTS`; `stats`: `steps` of the
+    solver. Under `vmap` each has the axis of the networks in front.
 
     **Example:**
 
@@ -34,23 +36,24 @@ class NetworkSolution(Shown):
         True
     """
 
-    ts: Float[Array, " ts"]
-    weights: Float[Array, "ts N d d"]
-    t_end: Float[Array, ""]
+    ts: Float[Array, "*n ts"]
+    weights: Float[Array, "*n ts N d d"]
+    t_end: Float[Array, "*n"]
     result: RESULTS
-    steps: Int[Array, ""]
+    stats: dict[str, Int[Array, "*n"]]
 
     @property
-    def x(self) -> Float[Array, "ts d d"]:
+    def x(self) -> Float[Array, "*n ts d d"]:
         """The end-to-end matrices."""
-        return jax.vmap(product)(self.weights)
+        return products(self.weights)
 
     def _curves(self) -> Curves:
         return Curves.of(self.ts, singular_values_of(self.x), r"time $t$ (the thesis's)")
 
     def _describe(self) -> str:
         depth, d = self.weights.shape[-3:-1]
-        span = f"{len(self.ts)} times from {self.ts[0]:.6g} to {self.ts[-1]:.6g}"
+        ts = np.asarray(self.ts).reshape(-1, self.ts.shape[-1])[0]
+        span = f"{len(ts)} times from {ts[0]:.6g} to {ts[-1]:.6g}"
         return f"NetworkSolution(N = {depth}, d = {d}, {span}, {result_counts(self.result)})"
 
 
@@ -90,8 +93,7 @@ def network_flow(
         >>> bool(jnp.max(jnp.abs(up.x[-1] - down.x[-1])) < 1e-7)
         True
     """
-    weights = as_weights(weights)
-    weights = require(weights, ~jnp.all(jnp.isfinite(weights)), "weights must be finite, got NaN or infinity.")
+    weights = require_finite("weights", as_weights(weights))
     check_energy(energy, weights.shape[-1], weights.dtype)
     ts = as_times(ts).astype(weights.dtype)
     tolerances = (as_positive("rtol", rtol), as_positive("atol", atol))
@@ -132,7 +134,7 @@ def _network_flow(energy, weights, ts, rtol, atol, max_steps) -> NetworkSolution
         weights=jnp.where(came, saved, last),
         t_end=t_end,
         result=RESULTS.where(done, RESULTS.successful, failed),
-        steps=solution.stats["num_steps"],
+        stats={"steps": solution.stats["num_steps"]},
     )
 
 
@@ -164,8 +166,7 @@ def balance(weights: Weights, *, rtol: Number = 1e-12, max_steps: int = 10_000) 
         >>> balanced.round(6).tolist()
         [[[2.0, 0.0], [0.0, 2.0]], [[2.0, 0.0], [0.0, 2.0]]]
     """
-    weights = as_weights(weights)
-    weights = require(weights, ~jnp.all(jnp.isfinite(weights)), "weights must be finite, got NaN or infinity.")
+    weights = require_finite("weights", as_weights(weights))
     singular = jnp.any(jnp.linalg.slogdet(weights)[0] == 0)
     weights = require(weights, singular, "weights must have full rank: the determinant of a factor is 0.")
     out, arrived = _balance(weights, as_positive("rtol", rtol), as_count("max_steps", max_steps))

@@ -1,5 +1,6 @@
 """How a solution shows itself: a line of text, a small picture in a notebook, and the figure to draw first."""
 
+import abc
 import html
 from typing import Any, NamedTuple
 
@@ -30,11 +31,11 @@ class Curves(NamedTuple):
 class Shown(eqx.Module):
     """A solution that can be looked at: it says in `_describe` what it is, and gives its `_curves`, if it has any."""
 
-    def _describe(self) -> str:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _describe(self) -> str: ...
 
-    def _curves(self) -> Curves:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _curves(self) -> Curves: ...
 
     def plot(self, *, ax: Any = None) -> Any:
         """The figure that one would draw first: singular values along one solution, effective rank along many.
@@ -53,9 +54,6 @@ class Shown(eqx.Module):
     def __repr__(self) -> str:
         traced = not all(is_concrete(leaf) for leaf in jax.tree.leaves(self))
         return f"{type(self).__name__}(traced)" if traced else self._describe()
-
-    def __str__(self) -> str:
-        return repr(self)
 
     def _repr_html_(self) -> str:
         text = f"<pre>{html.escape(repr(self))}</pre>"

@@ -24,7 +24,7 @@ class RESULTS(eqx.Enumeration):
         "if the flow has long converged. The last good state and its time are in the solution."
     )
     diverged = (
-        "The flow blew up in finite time: is the energy bounded below? "
+        "The flow blew up in finite time: is the energy bounded below? Or the geodesic left the range of the floats. "
         "The last good state and its time, `t_end`, are in the solution."
     )
     rank_lost = (
@@ -49,6 +49,14 @@ NAMES = [
     *("successful", "steady", "max_steps_reached", "diverged", "rank_lost", "non_finite"),
     *("not_arrived", "other_component"),
 ]
+
+
+def code_of(*cases) -> RESULTS:
+    """The code of the first (condition, code) that is met; successful if none is."""
+    code = RESULTS.successful
+    for condition, case in reversed(cases):
+        code = RESULTS.where(condition, case, code)
+    return code
 
 
 def result_names(result: RESULTS):

@@ -30,7 +30,6 @@ class Shot(eqx.Module):
     x: Float[Array, "*n d d"]
     error: Float[Array, "*n"]
     lost_rank: Bool[Array, "*n"]
-    settled: Bool[Array, "*n"]
     shots: Int[Array, "*n"]
     steps: Int[Array, "*n"]
 
@@ -113,7 +112,7 @@ def shoot(a: SVD, b: SVD, guess: Minimum, start: Scalar, inverse_depth: Scalar, 
         target = SVD(b.u, b.sigma**now.flat, b.v)
         x = flattened(a, now.flat)
         accuracy = jnp.where(now.flat < 1, 100 * rtol, tight)
-        path = integrate(x, into_frame(a, w, d), inverse_depth, ts, accuracy, max_steps=1024)
+        path = integrate(x, from_frame(a, w), inverse_depth, ts, accuracy, max_steps=1024)
         miss = chart(path.x[-1], target, inverse_depth)
         good = path.finished & jnp.all(jnp.isfinite(miss))
         miss = jnp.where(good, miss, 1e3)
@@ -191,13 +190,13 @@ def shoot(a: SVD, b: SVD, guess: Minimum, start: Scalar, inverse_depth: Scalar, 
     )
     aim = jax.lax.while_loop(go_on, step, begin)
     error = jnp.where(aim.flat == 1, aim.error, jnp.inf)
-    w = into_frame(a, aim.w, d)
-    return Shot(w, aim.end, aim.x, error, aim.lost_rank, guess.settled, aim.shots, aim.steps)
+    w = from_frame(a, aim.w)
+    return Shot(w, aim.end, aim.x, error, aim.lost_rank, aim.shots, aim.steps)
 
 
-def into_frame(a: SVD, w, d):
-    """W in the frame of A, as a vector, back in X."""
-    return out_of(a, w.reshape(d, d))
+def from_frame(a: SVD, w):
+    """W, from its entries in the frame of A as a vector."""
+    return out_of(a, w.reshape(a.u.shape))
 
 
 def _orthonormal(point: SVD, inverse_depth) -> Float[Array, "n n"]:

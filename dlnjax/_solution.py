@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from dlnjax._checks import as_path
 from dlnjax._repr import Curves, Shown
 from dlnjax._results import NAMES, result_counts, result_names, RESULTS
-from dlnjax._spectrum import effective_rank
+from dlnjax._spectrum import effective_rank_or_nan
 from dlnjax._store import open_folder
 from dlnjax._svd import SVD
 
@@ -84,14 +84,15 @@ class FlowSolution(Shown):
 
     @property
     def effective_rank(self) -> Float[Array, "*n ts"]:
-        return effective_rank(self.sigma)
+        """(4.23); NaN where a start was NaN, or the state is the zero matrix."""
+        return effective_rank_or_nan(self.sigma)
 
     def to_numpy(self) -> dict[str, Any]:
         """Everything as NumPy arrays, by name; `result` as the names of the codes."""
         out = {
             "ts": self.ts,
             "sigma": self.sigma,
-            "effective_rank": effective_rank_or_nan(self.sigma),
+            "effective_rank": self.effective_rank,
             "t_end": self.t_end,
             **self.stats,
         }
@@ -217,19 +218,11 @@ def load(path: str | os.PathLike[str]) -> FlowSolution:
     )
 
 
-def effective_rank_or_nan(sigma):
-    # A seed that started as NaN has a code that says so; it must not keep the others from being exported.
-    sigma = np.asarray(sigma)
-    good = np.all(sigma >= 0, axis=-1) & np.any(sigma > 0, axis=-1)
-    safe = jnp.asarray(np.where(good[..., None], sigma, 1.0))
-    return np.where(good, np.asarray(effective_rank(safe)), np.nan)
-
-
 def _describe(sol: FlowSolution) -> str:
     *seeds, times, d = sol.sigma.shape
     many = bool(seeds)
     ts, sigma = np.asarray(sol.ts).reshape(-1, times)[0], np.asarray(sol.sigma)
-    rank = effective_rank_or_nan(sigma)
+    rank = np.asarray(sol.effective_rank)
     steps = np.asarray(sol.stats["steps"])
 
     def change(values, summarise, how):

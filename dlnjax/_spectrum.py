@@ -24,11 +24,12 @@ def effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
         >>> dln.effective_rank(jnp.array([[1.0, 1.0], [1.0, 0.0]])).round(6).tolist()
         [2.0, 1.0]
     """
-    return _effective_rank(as_spectrum(sigma, nonzero=True))
+    return effective_rank_or_nan(as_spectrum(sigma, nonzero=True))
 
 
 @jax.jit
-def _effective_rank(sigma):
+def effective_rank_or_nan(sigma):
+    """Of many, of which some may be NaN, or zero: these have none, and the others do not notice."""
     share = sigma / jnp.sum(sigma, axis=-1, keepdims=True)
     return jnp.exp(jnp.sum(jax.scipy.special.entr(share), axis=-1))
 

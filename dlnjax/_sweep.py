@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dlnjax._call import identity
-from dlnjax._checks import as_count, as_depth, as_square, check_energy
+from dlnjax._checks import as_count, as_depth, as_square, check_energy, shape_of
 from dlnjax._chunks import (
     as_devices,
     calls_lapack,
@@ -25,6 +25,7 @@ from dlnjax._chunks import (
     start_chunk,
     worker_count,
 )
+from dlnjax._energy._spectral import FreeEnergy
 from dlnjax._problem import prepare, Steady
 from dlnjax._random import Ensemble
 from dlnjax._solution import FlowSolution
@@ -120,7 +121,7 @@ def sweep(
         >>> sol.effective_rank.shape, bool(jnp.all(sol.result == dln.RESULTS.steady))
         ((10, 3), True)
     """
-    n, take = _lazy(starts)
+    n, take = _count_and_take(starts)
     example = jnp.asarray(take(np.arange(1)))
     depth = as_depth(depth)
     if depth.shape not in ((), (n,)):
@@ -173,10 +174,10 @@ def sweep(
     return _join(parts, problem.ts) if store is None else store.open()
 
 
-def _lazy(starts) -> tuple[int, Callable]:
+def _count_and_take(starts) -> tuple[int, Callable]:
     """How many starts, and the callable that gives those of some seeds."""
     if isinstance(starts, Ensemble):
-        shape = jax.eval_shape(starts.init, starts.key)
+        shape = shape_of("init", starts.init, starts.key)
         if getattr(shape, "ndim", None) != 2 or shape.shape[0] != shape.shape[1]:
             raise ValueError(f"init must return one square matrix (d, d) for a key, got {shape}.")
         return starts.n, starts.take
@@ -190,13 +191,20 @@ def _lazy(starts) -> tuple[int, Callable]:
 
 def _split_energy(energy, n: int, d: int, dtype):
     """The arrays of the energy that carry the seeds in front, the rest of it, and the energy of the first seed."""
-    seeded = jax.tree.map(lambda x: eqx.is_array(x) and x.ndim > 0 and len(x) == n, energy)
-    own, shared = eqx.partition(energy, seeded)
-    if not any(jax.tree.leaves(seeded)) or _shape(energy, d, dtype) == ():
-        own, shared = jax.tree.map(lambda _: None, own), energy
+    own, shared = eqx.partition(energy, _carries_seeds(energy, n, d, dtype))
     one = eqx.combine(jax.tree.map(lambda x: x[0], own), shared)
     check_energy(one, d, dtype, f"Does it need a jnp.sum? To give each seed its own, its arrays have {n} in front.")
     return own, shared, one
+
+
+def _carries_seeds(energy, n: int, d: int, dtype):
+    """Of each array of the energy, whether it does."""
+    seeded = jax.tree.map(lambda x: eqx.is_array(x) and x.ndim > 0 and len(x) == n, energy)
+    if isinstance(energy, FreeEnergy):
+        return eqx.tree_at(lambda e: e.energy, seeded, _carries_seeds(energy.energy, n, d, dtype))
+    if _shape(energy, d, dtype) == ():
+        return jax.tree.map(lambda _: False, seeded)
+    return seeded
 
 
 def _shape(energy, d, dtype):

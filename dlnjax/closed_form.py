@@ -24,10 +24,12 @@ def _ends(a, b):
     a, b = as_square("a", a), as_square("b", b)
     if a.shape != b.shape:
         raise ValueError(f"a and b must have one shape, got {a.shape} and {b.shape}.")
-    for name, z in (("a", a), ("b", b)):
-        require(z, ~jnp.all(jnp.isfinite(z)), f"{name} must be finite, got NaN or infinity.")
-        require(z, jnp.linalg.slogdet(z)[0] == 0, f"{name} must have full rank, got a matrix of determinant 0.")
-    return a, b
+    return _end("a", a), _end("b", b)
+
+
+def _end(name, z):
+    z = require(z, ~jnp.all(jnp.isfinite(z)), f"{name} must be finite, got NaN or infinity.")
+    return require(z, jnp.linalg.slogdet(z)[0] == 0, f"{name} must have full rank, got a matrix of determinant 0.")
 
 
 def _inverse(depth, x):
@@ -70,14 +72,16 @@ def diagonal(a: Matrix, b: Matrix, depth: Number) -> Curve:
         [2.0, 2.0]
     """
     a, b = _ends(a, b)
-    for name, z in (("a", a), ("b", b)):
-        off = _size(z - jnp.diag(jnp.diagonal(z))) / _size(z)
-        _fit(z, off, f"{name} must be diagonal: relative to its norm it is off")
-    x, y, n = jnp.diagonal(a), jnp.diagonal(b), _inverse(depth, a)
-    opposite = jnp.any(x * y <= 0)
-    require(a, opposite, f"a and b must have equal signs on the diagonal, got the products {x * y}.")
-    flat_x, flat_y = flatten(jnp.abs(x), n), flatten(jnp.abs(y), n)
-    return _over(lambda t: jnp.diag(jnp.sign(x) * unflatten(_mix(t, flat_x, flat_y), n)))
+    x, y, inverse_depth = _diagonal("a", a), _diagonal("b", b), _inverse(depth, a)
+    shown = f", got the products {x * y}" if is_concrete(x * y) else ""
+    x = require(x, jnp.any(x * y <= 0), f"a and b must have equal signs on the diagonal{shown}.")
+    flat_x, flat_y = flatten(jnp.abs(x), inverse_depth), flatten(jnp.abs(y), inverse_depth)
+    return _over(lambda t: jnp.diag(jnp.sign(x) * unflatten(_mix(t, flat_x, flat_y), inverse_depth)))
+
+
+def _diagonal(name, z):
+    off = _size(z - jnp.diag(jnp.diagonal(z))) / _size(z)
+    return _fit(jnp.diagonal(z), off, f"{name} must be diagonal: relative to its norm it is off")
 
 
 def bures_wasserstein(a: Matrix, b: Matrix) -> Curve:
@@ -129,7 +133,7 @@ def commuting(a: Matrix, b: Matrix, depth: Number) -> Curve:
     _, sa, _ = _polar(a)
     sb = _same_polar(a, b)
     defect = _size(sa @ sb - sb @ sa) / (_size(sa) * _size(sb))
-    _fit(a, defect, "the positive factors of a and b must commute: relative to their norms they fail")
+    a = _fit(a, defect, "the positive factors of a and b must commute: relative to their norms they fail")
     return printed_line(a, b, depth)
 
 
@@ -152,10 +156,10 @@ def printed_line(a: Matrix, b: Matrix, depth: Number) -> Curve:
          [0.75  1.625]]
     """
     a, b = _ends(a, b)
-    n = _inverse(depth, a)
+    inverse_depth = _inverse(depth, a)
     (_, sa, o), sb = _polar(a), _same_polar(a, b)
-    flat_a, flat_b = (_function(s, lambda x: flatten(x, n)) for s in (sa, sb))
-    return _over(lambda t: _function(_mix(t, flat_a, flat_b), lambda y: unflatten(y, n)) @ o)
+    flat_a, flat_b = (_function(s, lambda x: flatten(x, inverse_depth)) for s in (sa, sb))
+    return _over(lambda t: _function(_mix(t, flat_a, flat_b), lambda y: unflatten(y, inverse_depth)) @ o)
 
 
 def _polar(x):

@@ -32,7 +32,7 @@ class MatrixCompletion(eqx.Module):
 
     labels: Float[Array, "*n d d"]
     mask: Bool[Array, "*n d d"]
-    weight: Float[Array, ""]
+    weight: Float[Array, "*n"]
     entries: tuple[Int[Array, " d"], Int[Array, " d"], Float[Array, " d"]] | None
 
     def __init__(self, labels: ArrayLike, mask: ArrayLike, weight: Number = 0.5):
@@ -44,12 +44,14 @@ class MatrixCompletion(eqx.Module):
             mask = require(
                 mask, jnp.any((mask != 0) & (mask != 1)), "mask must be boolean or 0/1: which entries are seen."
             ).astype(bool)
-        lead = broadcast("labels and mask", labels.shape, mask.shape)
+        weight = as_positive("weight", weight, many=True).astype(labels.dtype)
+        # Where one carries the seeds all do, but for a single weight: none is taken for what it is not.
+        lead = broadcast("labels, mask and weight", labels.shape, mask.shape, (*weight.shape, 1, 1))
         labels, mask = jnp.broadcast_to(labels, lead), jnp.broadcast_to(mask, lead)
         unknown = jnp.any(mask & ~jnp.isfinite(labels))
         self.labels = require(labels, unknown, "labels must be finite on the mask, got NaN or infinity there.")
         self.mask = mask
-        self.weight = as_positive("weight", weight, many=True).astype(labels.dtype)
+        self.weight = weight
         self.entries = _few_entries(mask, labels.dtype)
 
     @classmethod

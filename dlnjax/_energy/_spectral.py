@@ -62,6 +62,13 @@ def _of_singular_values_jvp(primals, tangents):
     return value, tangent
 
 
+def _one(name: str, value: Array) -> Array:
+    """`value`, of one matrix."""
+    if value.ndim:
+        raise ValueError(f"{name} must be one number for one matrix, got shape {value.shape}: only sweep takes many.")
+    return value
+
+
 class _Gradient(eqx.Module):
     f: Callable
 
@@ -119,14 +126,18 @@ class Schatten(eqx.Module):
     def __init__(self, p: Number):
         self.p = as_positive("p", p, many=True)
 
+    @property
+    def _power(self) -> _Power:
+        return _Power(_one("p", self.p))
+
     def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
-        return _of_singular_values(_Power(self.p), x)
+        return _of_singular_values(self._power, x)
 
     def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
-        return _isospectral(_Gradient(_Power(self.p)), x)
+        return _isospectral(_Gradient(self._power), x)
 
     def pullback(self, point: SVD) -> Float[Array, "d d"]:
-        return _spectral_pullback(_Power(self.p), point)
+        return _spectral_pullback(self._power, point)
 
 
 class SpectralEnergy(eqx.Module):
@@ -195,11 +206,15 @@ class FreeEnergy(eqx.Module):
         )
         self.inverse_depth = 1 / as_depth(depth)
 
+    @property
+    def _entropy(self) -> _Entropy:
+        return _Entropy(_one("depth", self.inverse_depth))
+
     def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
-        return self.energy(x) - _of_singular_values(_Entropy(self.inverse_depth), x) / self.beta
+        return self.energy(x) - _of_singular_values(self._entropy, x) / _one("beta", self.beta)
 
     def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
-        return gradient(self.energy, x) - _isospectral(_Gradient(_Entropy(self.inverse_depth)), x) / self.beta
+        return gradient(self.energy, x) - _isospectral(_Gradient(self._entropy), x) / _one("beta", self.beta)
 
     def pullback(self, point: SVD) -> Float[Array, "d d"]:
-        return pullback(self.energy, point) - _spectral_pullback(_Entropy(self.inverse_depth), point) / self.beta
+        return pullback(self.energy, point) - _spectral_pullback(self._entropy, point) / _one("beta", self.beta)

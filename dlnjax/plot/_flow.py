@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from dlnjax._repr import Curves, Shown
-from dlnjax._solution import effective_rank_or_nan, FLOW_TIME, FlowSolution
+from dlnjax._solution import FLOW_TIME, FlowSolution
+from dlnjax._spectrum import effective_rank_or_nan
 from dlnjax.plot._style import new_axes
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def _along(sol, name: str) -> Curves:
             raise TypeError(f"sol must be a solution, or the xarray form of one with {name}, got {type(sol).__name__}.")
         return Curves(sol["time"].values, sol[name].values, FLOW_TIME)
     curves = sol._curves()
-    return curves if name == "sigma" else curves._replace(sigma=effective_rank_or_nan(curves.sigma))
+    return curves if name == "sigma" else curves._replace(sigma=np.asarray(effective_rank_or_nan(curves.sigma)))
 
 
 def _time_axis(ax: Axes, times, label: str) -> None:
