@@ -181,7 +181,8 @@ def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Numbe
 
     **Returns:** a tangent vector, `d d`.
 
-    **Raises:** `ValueError` or `TypeError` for shapes that differ, integers, or a depth outside [1, inf].
+    **Raises:** `ValueError` or `TypeError` for shapes that differ, integers, NaN (traced, it comes out as NaN), or a
+    depth outside [1, inf].
 
     **Example:**
 

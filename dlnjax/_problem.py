@@ -86,8 +86,8 @@ def prepare(
     depth = as_depth(depth, many="" if many else "dlnjax.sweep or jax.vmap")
     rtol = as_positive("rtol", rtol, "Use 1e-3 for a sketch, 1e-6 by default, 1e-10 to check a formula.")
     atol = as_positive("atol", atol)
-    sigma = start.sigma if isinstance(start, SVD) else start
-    d, dtype = sigma.shape[-1], sigma.dtype
+    some = start.sigma if isinstance(start, SVD) else start
+    d, dtype = some.shape[-1], some.dtype
     if dtype == jnp.float32 and is_concrete(rtol) and float(rtol) < 5e-6:
         warnings.warn(
             f"x0 is float32, which cannot keep rtol={float(rtol):g}. Enable float64 before the first array is made, "
@@ -131,8 +131,7 @@ def _as_start(x0, many):
 
 
 def _check_rank(start, depth, coordinates):
-    sigma = start.sigma if isinstance(start, SVD) else start
-    if not (is_concrete(sigma) and is_concrete(depth)):
+    if not all(map(is_concrete, jax.tree.leaves((start, depth)))):
         return
     sigma = np.abs(start.sigma) if isinstance(start, SVD) else np.linalg.svd(np.asarray(start), compute_uv=False)
     rank, d = int(np.sum(sigma > rounding(sigma) * sigma.max())), sigma.shape[-1]

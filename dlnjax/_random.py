@@ -18,6 +18,8 @@ def gaussian(key: PRNGKeyArray, d: int, scale: Number) -> Float[Array, "d d"]:
 
     **Arguments:** `key`; `d`, the size; `scale`, the standard deviation (1/sqrt(d) for the thesis's N(0, 1/d)).
 
+    **Returns:** the matrix, `d d`.
+
     **Raises:** `ValueError` if d < 1 or scale <= 0; `TypeError` for what is no key.
 
     **Example:**
@@ -56,7 +58,7 @@ class Ensemble(eqx.Module):
         return self.n
 
     def take(self, index: Int[Array | np.ndarray, " m"]) -> Float[Array, "m d d"]:
-        """The starts of the seeds in `index`."""
+        """The starts of the seeds in `index`, `m d d`; `ValueError` for what is no seed of this ensemble."""
         index = as_array("index", index, "It is a list of seeds such as [0, 1].")
         if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
             raise ValueError(f"index must be whole numbers of shape (m,), got {index.dtype}{list(index.shape)}.")

@@ -155,7 +155,10 @@ class FlowSolution(Shown):
         return xarray.Dataset(data, coords={"time": time}, attrs={"format": _FORMAT, "convention": _CONVENTION})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one netCDF file, readable by any netCDF tool and by `dlnjax.load`."""
+        """Write one netCDF file, readable by any netCDF tool and by `dlnjax.load`.
+
+        **Raises:** `ValueError` for a path that cannot be written, or an `observe` that returned more than one array.
+        """
         path = as_path("path", path)
         if self.observed is not None and not eqx.is_array(self.observed):
             raise ValueError("save needs observe to return one array, not a tuple or dict: use to_numpy or to_xarray.")

@@ -16,6 +16,8 @@ def effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 
     **Arguments:** `sigma`, `d`, or with leading axes: singular values, not a matrix.
 
+    **Returns:** a number between 1 and d, for each of the leading axes.
+
     **Raises:** `ValueError` for negative or NaN entries, or if all are zero (the zero matrix has none). Under
     `jit`, NaN.
 
@@ -37,7 +39,7 @@ def effective_rank_or_nan(sigma):
 def stable_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     """Stable rank, |X|_F^2 / |X|^2 = sum sigma_i^2 / max sigma_i^2: between 1 and d, blind to scale.
 
-    Raises as `effective_rank` does. Source: Rudelson and Vershynin, J. ACM 54 (2007).
+    Arguments, what is returned and raised, as for `effective_rank`. Source: Rudelson and Vershynin, J. ACM 54 (2007).
 
     **Example:**
 
@@ -49,7 +51,13 @@ def stable_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 
 
 def nuclear_norm(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
-    """Nuclear norm, sum sigma_i. Raises `ValueError` for negative or NaN entries.
+    """Nuclear norm, sum sigma_i.
+
+    **Arguments:** `sigma`, `d`, or with leading axes.
+
+    **Returns:** a number, for each of the leading axes.
+
+    **Raises:** `ValueError` for negative or NaN entries.
 
     **Example:**
 
@@ -62,7 +70,11 @@ def nuclear_norm(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 def schatten_norm(sigma: Float[Array, "*n d"], p: Number) -> Float[Array, "*n"]:
     """Schatten norm, (sum sigma_i^p)^(1/p), p > 0 (a norm for p >= 1); p = inf is the operator norm.
 
-    Raises `ValueError` for negative or NaN entries, or p <= 0.
+    **Arguments:** `sigma`, `d`, or with leading axes; `p`.
+
+    **Returns:** a number, for each of the leading axes.
+
+    **Raises:** `ValueError` for negative or NaN entries, or p <= 0.
 
     **Example:**
 
@@ -87,6 +99,8 @@ def entropy(sigma: Float[Array, "*n d"], depth: Number = jnp.inf) -> Float[Array
 
     **Arguments:** `sigma`, `d`, or with leading axes; `depth`, N in [1, inf], a number or a traced array.
 
+    **Returns:** a number, for each of the leading axes.
+
     **Raises:** `ValueError` for negative or NaN `sigma`, or a depth outside [1, inf].
 
     **Example:**
@@ -108,6 +122,8 @@ def entropy_gradient(sigma: Float[Array, "*n d"], depth: Number = jnp.inf) -> Fl
     each term at equal values being its limit (1 - 1/N)/(2 sigma_j), (4.57).
 
     **Arguments:** `sigma`, `d`, positive, or with leading axes; `depth`, N in [1, inf], a number or a traced array.
+
+    **Returns:** the derivatives, of the shape of `sigma`.
 
     **Raises:** `ValueError` for `sigma` not positive, or a depth outside [1, inf].
 

@@ -79,7 +79,9 @@ def svd(x: Float[Array, "*n d d"]) -> SVD:
 
     **Arguments:** `x`, `d d`, or with leading axes.
 
-    **Returns:** an `SVD` with `svd(x).matrix` equal to `x` to rounding.
+    **Returns:** an `SVD` with `svd(x).matrix` equal to `x` to rounding; of NaN, NaN.
+
+    **Raises:** `ValueError` or `TypeError` if `x` is no real square matrix, or stack of them.
 
     **Example:**
 

@@ -1,5 +1,6 @@
 """Geodesics and distances against closed forms, independent code, and the symmetries of the metric."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -217,6 +218,23 @@ def test_all_pairs_are_one_call(key):
     assert jnp.all(jnp.isfinite(found)) and jnp.all(jnp.diagonal(found) == 0)
     assert_close(found, found.T, INTEGRATION)
     assert_close(found[3, 7], distance(x[3], x[7], np.inf), INTEGRATION)
+
+
+def test_what_does_not_fit_is_refused_under_jit_too(pair):
+    a, b = pair
+    for curve in (dln.closed_form.diagonal, dln.closed_form.commuting):
+        with pytest.raises(RuntimeError, match=r"must be diagonal|must have the same polar factor"):
+            jax.block_until_ready(jax.jit(lambda a, b, curve=curve: curve(a, b, 2.0)(0.5))(a, b))
+    with pytest.raises(RuntimeError, match="positive factors of a and b must commute"):
+        jax.block_until_ready(jax.jit(lambda a, b: dln.closed_form.commuting(a, b, 2.0)(0.5))(*SKEW))
+    lower, upper = jax.jit(dln.distance_bounds)(a, b.at[0].multiply(-1.0), 2.0)
+    assert jnp.isfinite(lower) and jnp.isinf(upper)
+
+
+def test_geodesic_that_cannot_be_followed_has_no_conjugate_time(pair):
+    line = geodesic(*pair, np.inf)
+    assert jnp.isinf(line.conjugate_time) or line.conjugate_time > 0
+    assert jnp.isnan(eqx.tree_at(lambda g: g.momentum, line, 1e6 * line.momentum).conjugate_time)
 
 
 def test_ends_that_cannot_be_joined_have_a_code(pair):

@@ -62,6 +62,14 @@ def test_derivative_is_that_of_central_differences(points, moved):
     assert_close(found, (ahead - behind) / (2 * h), FINITE_DIFFERENCE)
 
 
+@pytest.mark.parametrize("depth", [2.0, jnp.inf])
+def test_derivative_in_the_covector_is_the_operator_at_singular_matrices_too(depth):
+    x, p = jnp.diag(jnp.array([1.0, 0.5, 0.0])), jnp.arange(9.0).reshape(D, D)
+    value, tangent = jax.jvp(lambda p: dln.metric_operator(x, p, depth), (p,), (p,))
+    assert_close(tangent, value, ALGEBRA)
+    assert_close(jax.grad(dln.hamiltonian, 1)(x, p, depth), value, ALGEBRA)
+
+
 def test_operator_is_symmetric_and_positive(points):
     x, p, depth, q, _ = points
     pair = lambda a, b: np.sum(a * b, axis=(1, 2))

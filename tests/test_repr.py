@@ -59,7 +59,7 @@ SHOWN = [
     (flow([SPREAD, 3 * SPREAD], 0, 0), "FlowSolution: 2 seeds", 3, "medians of the singular values of 2, 0.27 to 2"),
     (dln.ExponentialSolution(TIMES, *([jnp.ones((5, 3, 3))] * 2), TIMES[-1], TIMES[0], codes(), {}), "d = 3", 1, "3"),
     (
-        NetworkSolution(ts=TIMES, t_end=TIMES[-1], steps=jnp.asarray(3), **network((5, 2))),
+        NetworkSolution(ts=TIMES, t_end=TIMES[-1], stats={"steps": jnp.asarray(3)}, **network((5, 2))),
         "N = 2, d = 3, 5 times",
         3,
         "",

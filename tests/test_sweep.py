@@ -100,6 +100,7 @@ def test_start_that_is_nan_is_its_own_affair(solution, arrays, starts):
     equal(broken, solution, np.array([0, 1, 3, 4]))
     assert broken.t_end[2] == 0 and np.all(np.isnan(broken.sigma[2]))
     assert np.isnan(broken.to_numpy()["effective_rank"][2]).all()
+    assert np.isfinite(broken.effective_rank).all(axis=1).tolist() == [True, True, False, True, True]
     assert "non_finite 1" in str(broken)
 
 
@@ -163,3 +164,24 @@ def test_saved_solution_comes_back_bit_for_bit(solution, arrays, starts, tmp_pat
 def test_save_names_the_folder_that_is_missing(solution, tmp_path):
     with pytest.raises(ValueError, match="folder that exists"):
         solution.save(tmp_path / "missing" / "run.nc")
+
+
+SQUARE = {
+    "free energy": lambda n: dln.FreeEnergy(dln.MatrixCompletion.diagonal(D), jnp.array([1.0, 2.0, 4.0])[n], 3.0),
+    "depth of the entropy": lambda n: dln.FreeEnergy(dln.Schatten(2.0), 2.0, jnp.array([2.0, 3.0, jnp.inf])[n]),
+    "power": lambda n: dln.Schatten(jnp.array([1.5, 2.0, 3.0])[n]),
+    "weight": lambda n: dln.MatrixCompletion(jnp.eye(D), jnp.eye(D), weight=jnp.array([0.5, 1.0, 2.0])[n]),
+}
+
+
+@pytest.mark.parametrize("energy", SQUARE.values(), ids=SQUARE)
+def test_as_many_seeds_as_rows_are_seeds_and_not_rows(energy, starts):
+    many = sweep(energy(slice(None)), starts[:D], depth=2.0)
+    expected = [[energy(i)(x) for x in many.x[i]] for i in range(D)]
+    assert_close(many.energy, expected, ALGEBRA)
+
+
+def test_numbers_of_many_seeds_are_refused_by_one_matrix(starts):
+    for energy in (SQUARE["depth of the entropy"](slice(None)), SQUARE["power"](slice(None))):
+        with pytest.raises(ValueError, match="one number for one matrix"):
+            dln.gradient_flow(energy, starts[0], ts=TS)

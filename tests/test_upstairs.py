@@ -103,6 +103,14 @@ def test_flow_from_any_start_is_that_of_scipy_and_conserves_balancedness(x0, key
     assert np.linalg.norm(dln.balancedness(weights)) > 0.1
 
 
+def test_flows_of_many_networks_are_one_call(x0):
+    weights = jnp.stack([dln.balanced_factors(x0, 3), dln.balanced_factors(2 * x0, 3)])
+    flow = lambda weights: dln.network_flow(ENERGY, weights, ts=[0.0, 0.1], throw=False)
+    many = jax.vmap(flow)(weights)
+    assert_close(many.x[1], flow(weights[1]).x, INTEGRATION)
+    assert "2 times from 0 to 0.1, successful 2" in repr(many) and many.plot() is not None
+
+
 def test_flow_that_blows_up_ends_at_its_time_with_a_code():
     # w = (1 - 4t)^(-1/4): Theorem 2.1.1 "for all t" fails.
     out = dln.network_flow(lambda x: -(x[0, 0] ** 2) / 2, jnp.ones((3, 1, 1)), ts=[0.0, 0.1, 1.0], throw=False)

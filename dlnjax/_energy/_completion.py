@@ -45,8 +45,10 @@ class MatrixCompletion(eqx.Module):
                 mask, jnp.any((mask != 0) & (mask != 1)), "mask must be boolean or 0/1: which entries are seen."
             ).astype(bool)
         weight = as_positive("weight", weight, many=True).astype(labels.dtype)
-        # Where one carries the seeds all do, but for a single weight: none is taken for what it is not.
-        lead = broadcast("labels, mask and weight", labels.shape, mask.shape, (*weight.shape, 1, 1))
+        lead = broadcast("labels and mask", labels.shape, mask.shape)
+        if weight.ndim:
+            # Where it carries the seeds all do, and a matrix of as many rows is not taken for many.
+            lead = broadcast("labels, mask and weight", lead, (*weight.shape, 1, 1))
         labels, mask = jnp.broadcast_to(labels, lead), jnp.broadcast_to(mask, lead)
         unknown = jnp.any(mask & ~jnp.isfinite(labels))
         self.labels = require(labels, unknown, "labels must be finite on the mask, got NaN or infinity there.")
