@@ -106,6 +106,7 @@ def test_limit_of_a_complete_matrix_follows_its_labels_and_forgets_its_start(key
     assert_close(dlabels, weight, 10 * INTEGRATION)
 
 
+@pytest.mark.long
 def test_start_of_lower_rank_has_a_flow_and_no_derivative():
     x0, energy = jnp.diag(jnp.array([1.0, 0.5, 0.0])), dln.MatrixCompletion.diagonal(3)
     end = lambda scale: jnp.sum(dln.gradient_flow(energy, scale * x0, ts=[0.0, 1.0], throw=False).x[-1])
