@@ -34,6 +34,7 @@ def test_number_is_judged_by_its_error_and_by_that_of_what_was_expected():
     off = measured("a", (1.0, 0.1), 1.9, note="because")
     assert off.verdict == "explained" and off.note == "because"
     assert measured("a", (1.0, 0.0), 1.4).verdict == "disagrees"
+    assert measured("a", (np.nan, 0.1), 1.4, note="because").verdict == "disagrees"
     assert measured("a", (3.14159, 1e-6), 3.14).verdict == "agrees"
     assert measured("a", (1.0, 0.1)).verdict == "measured"
     assert share([True] * 8) == (1.0, pytest.approx((9 / 100 / 8) ** 0.5))
@@ -60,6 +61,8 @@ def test_balls_are_euclidean_at_depth_one_and_logarithmic_at_infinite_depth():
     data = FIGURES["3.2"].compute(KEY, 4)
     assert data.sizes["x"] == 5
     assert {row.verdict for row in FIGURES["3.2"].numbers(data)} == {"agrees"}
+    for off in (data.assign(distance=1.01 * data["distance"]), data.where(data["x"] > -2)):
+        assert "disagrees" in {row.verdict for row in FIGURES["3.2"].numbers(off)}
     whole = data["distance"].sel(depth=2.0)
     x, y = (float(data[name][k]) for name, k in (("x", 1), ("y", 3)))
     mirrored = distance(_balls._point(_balls.CENTRE, 0.0), _balls._point(x, y), 2.0)
@@ -106,6 +109,9 @@ def test_entropy_makes_an_isotropic_matrix_at_every_depth_and_power():
             expected = (9 / 2 * (1 - 1 / depth)) ** (1 / p)
             assert_close(limit.sel(p=p, depth=depth), np.full((2, 10), expected), INTEGRATION)
     assert_close(limit.sel(p=2.0, depth=np.inf), np.full((2, 10), 2.1213203436), INTEGRATION)
+    verdicts = lambda data: [row.verdict for row in FIGURES["4.5a"].numbers(data)]
+    assert verdicts(data) == ["agrees", "agrees", "measured", "agrees", "measured"]
+    assert verdicts(data.assign(sigma=0 * data["sigma"] + 1))[:4] == ["disagrees"] * 2 + ["measured", "disagrees"]
     assert_draws("4.5a", data)
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
 from dlnjax import distance
-from dlnjax.figures._figure import Figure, measured, Number, shown_depth
+from dlnjax.figures._figure import Figure, Number, shown_depth, verdict
 from dlnjax.plot import new_figure
 
 CENTRE, REACH = 1.0, 2.5
@@ -64,11 +64,12 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     end = data["distance"].sel(x=far, y=0.0)
     deep = np.sqrt(2) * (far - CENTRE)
     flat = np.hypot(np.exp(far) - np.exp(CENTRE), np.exp(-far) - np.exp(-CENTRE))
-    ratio = lambda depth, expected: (float(end.sel(depth=depth)) / expected, 0.0)
+    ratio = lambda depth, expected: float(end.sel(depth=depth)) / expected
+    exact = lambda quantity, value: Number(quantity, "-", float(value), 0.0, verdict(abs(value - 1) < 1e-6), 1.0)
     return [
-        measured("share of points that the search reached", (float(np.isfinite(data["distance"]).mean()), 0.0), 1.0),
-        measured("distance along the diagonal, N = inf, over sqrt(2) (x - 1)", ratio(np.inf, deep), 1.0),
-        measured("distance along the diagonal, N = 1, over the Euclidean", ratio(1.0, flat), 1.0),
+        exact("share of points that the search reached", np.isfinite(data["distance"]).mean()),
+        exact("distance along the diagonal, N = inf, over sqrt(2) (x - 1)", ratio(np.inf, deep)),
+        exact("distance along the diagonal, N = 1, over the Euclidean", ratio(1.0, flat)),
     ]
 
 

@@ -95,5 +95,5 @@ def measured(quantity: str, here: tuple[float, float], expected: float = NAN, th
     off, rounding = abs(value - expected), half_digit(expected)
     agrees = bool(off <= 3 * math.sqrt(2) * error + rounding)
     sentence = (note or _SAMPLED * agrees) if off > 3 * error + rounding else ""
-    word = verdict(agrees, "explained" if note else "disagrees")
+    word = verdict(agrees, "explained" if note and math.isfinite(value) else "disagrees")
     return Number(quantity, thesis, value, error, word, expected, sentence)
