@@ -135,7 +135,7 @@ COMPLETION = Claim(
     statement="the flow of a completion energy less S/beta comes to rest, so that there is a final effective rank",
     where="Section 4.3",
     expected="fails",
-    note="It is unbounded below: on [[1, a], [-a, 1]] (4.21) is 0 and S_inf = 1/2 log(1 + a^2). See the next.",
+    note="Unbounded below: on [[1, a], [-a, 1]] (4.21) is 0 and S_inf = 1/2 log(1 + a^2). Its equilibria are saddles.",
     draw=along,
     printed=drifts,
     instead=unbounded,
