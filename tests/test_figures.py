@@ -69,6 +69,8 @@ def test_limiting_rank_grows_with_the_dimension_and_slower_than_that_of_the_star
     data = FIGURES["4.2d"].compute(KEY, 40)
     slope, _, start, _, *further = FIGURES["4.2d"].numbers(data)
     assert 0.3 < slope.here < start.here
+    steeper = numbers("4.2d", data.assign(end=0.01 * data["end"] + 0.67 * data["d"]))
+    assert steeper["slope of the limiting effective rank against d"].verdict == "disagrees"
     # Too few seeds for a shape of its own: it is left out. Deeper is lower, and the deepest as before.
     assert set(data["further_d"].values) == {3, 8}
     assert all(a.here > b.here for a, b in itertools.pairwise(further))

@@ -23,7 +23,7 @@ def test_every_figure_says_what_it_shows_and_with_what_it_was_made(name):
     figure = FIGURES[name]
     assert figure.text.count(". ") >= 1 and figure.text.endswith(".")
     assert "N = " in figure.parameters and f"{figure.seeds} " in figure.parameters
-    assert ("beyond the thesis" in figure.title) == name.startswith("5")
+    assert ("beyond the thesis" in figure.title) != name.startswith("4")
 
 
 def test_number_is_judged_by_its_error_and_by_that_of_what_was_expected():
@@ -47,6 +47,8 @@ def test_printed_line_is_longer_than_the_geodesic_at_every_depth():
     assert rows["length of the geodesic, N = 2, thesis's units"].verdict == "agrees"
     assert rows["length of (3.76), N = 2, thesis's units"].verdict == "agrees"
     assert all(row.verdict == "disagrees" for name, row in rows.items() if "excess" in name)
+    unknown = numbers("3.1", data.assign(length=data["length"] + np.nan))
+    assert all(row.verdict == "disagrees" for name, row in unknown.items() if "excess" in name)
     lengths = data["length"]
     assert np.all(lengths.sel(curve="printed") > lengths.sel(curve="geodesic") + 1e-9)
     # The drawn curves start and end where they should.
@@ -140,6 +142,7 @@ def test_descent_on_the_factors_converges_to_the_flow_and_depth_to_its_limit(mon
     distance = data["flow_to_infinity"]
     assert np.all(abs(distance.sel(flow_depth=50.0) / distance.sel(flow_depth=200.0) - 4) < 0.2)
     np.testing.assert_allclose(data["network_to_infinity"], distance[:2], rtol=0.05)
+    assert {row.verdict for row in FIGURES["5.2"].numbers(data)} == {"agrees", "measured"}
     assert_draws("5.2", data)
 
 
@@ -153,6 +156,9 @@ def test_sensing_reaches_the_least_nuclear_norm_where_measurements_commute_alone
     assert np.all(gap.sel(case="generic", std=1e-3, depth=[3.0, np.inf]) > 0.03)
     rank = data["effective_rank"].sel(case="generic", std=1e-3, depth=np.inf).mean("seed")
     assert rank < data["rank_of_least"].sel(case="generic").mean() - 0.1
+    rows = {name: row for name, row in numbers("5.3", data).items() if "gap" in name}
+    assert not any(row.note for name, row in rows.items() if name.startswith("commuting"))
+    assert all(("depth 2" in row.note) == name.endswith("N = 2") for name, row in rows.items() if row.note)
     # For diagonal measurements the minimiser solves a linear programme.
     for k, key in enumerate(jax.random.split(KEY, 4)):
         measurements, values, _ = _sensing.commuting(key)

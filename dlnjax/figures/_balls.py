@@ -75,13 +75,14 @@ def numbers(data: xarray.Dataset) -> list[Number]:
 
 FIGURE = Figure(
     "3.2",
-    "Balls of the geodesic distance, from flat to infinitely deep",
+    "Balls of the geodesic distance, from flat to infinitely deep (beyond the thesis)",
     31,
     compute,
     draw,
     numbers,
-    text="Lines of equal distance from one matrix, a cross, among the symmetric positive definite ones of "
-    "determinant 1. At depth 1 the distance is Euclidean, seen here through the exponential. At infinite depth it "
+    text="Lines of equal 1/N-normalised distance from one matrix, a cross, among the symmetric positive definite ones "
+    "of determinant 1. At depth 1 the distance is Euclidean, seen here through the exponential. At infinite depth it "
     "grows as the logarithms of the singular values do, and the balls reach around the isotropic matrix at the origin.",
     parameters="exp([[x, y], [y, -x]]), centre at x = 1, y = 0, N = 1, 2, infinity, 31 points a side",
+    counted="points a side (one more if even)",
 )

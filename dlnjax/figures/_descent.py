@@ -115,6 +115,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         measured(f"relative error at step {TIME / STEPS[-1]:g}, N = {depth}", mean(smallest.sel(depth=depth).values))
         for depth in DEPTHS
     ]
+    deepest = DEPTHS[-1]
     deep = data.sel(flow_depth=slice(50.0, None))
     order = _order(deep["flow_depth"].values, deep["flow_to_infinity"].values)
     note = "The next term of the expansion in 1/N is still felt at N = 50." if abs(order[0] + 1) > 3 * order[1] else ""
@@ -130,8 +131,8 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     )
     rows.append(
         measured(
-            "relative distance of a trained network to infinite depth, N = 50",
-            mean(data["network_to_infinity"].sel(depth=50).values),
+            f"relative distance of a trained network to infinite depth, N = {deepest}",
+            mean(data["network_to_infinity"].sel(depth=deepest).values),
         )
     )
     return rows

@@ -35,7 +35,8 @@ class Number(NamedTuple):
 class Figure(NamedTuple):
     """A figure: `compute(key, seeds)` its data, `draw` it from them alone, and the `numbers` that they hold.
 
-    `text` says in two or three sentences what it shows; `parameters` in one line with what it was made.
+    `text` says in two or three sentences what it shows; `parameters` in one line with what it was made, and
+    `counted` what the `seeds` are.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Figure(NamedTuple):
     numbers: Callable[["xarray.Dataset"], list[Number]]
     text: str = ""
     parameters: str = ""
+    counted: str = "random starts for each ensemble"
 
 
 def mean(values) -> tuple[float, float]:

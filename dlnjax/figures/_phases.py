@@ -96,6 +96,6 @@ FIGURE = Figure(
     text="The mean limiting effective rank for each depth (from 1, where the flow is that of the plain Euclidean "
     "gradient, to infinity) and each size of the start. Without depth nothing happens; from depth 2 on, small starts "
     "end at low rank, the lower the deeper. Depth need not be a whole number.",
-    parameters="E of (4.21), d = 10, N = 1 .. infinity, X_ij ~ N(0, std^2), to |dE| <= 1e-4, 30 starts, the same for "
-    "every N and, scaled, for every std",
+    parameters="E of (4.21), d = 10, N = 1 .. infinity, X_ij ~ N(0, std^2), to |dE| <= 1e-4 or t = 1e4, 30 starts, the "
+    "same for every N and, scaled, for every std",
 )

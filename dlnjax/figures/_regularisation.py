@@ -81,7 +81,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         if std == STDS[0]:
             rows.append(Number(quantity, "tighter at rank 1", change, error, verdict(way == "lower"), note=note))
         else:
-            rows.append(Number(quantity, "mixed", change, error, f"mixed: {way}", note=note))
+            rows.append(Number(quantity, "mixed", change, error, f"mixed, {way}", note=note))
     return rows
 
 
