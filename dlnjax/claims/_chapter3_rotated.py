@@ -186,7 +186,12 @@ GEODESIC = Claim(
     draw=ends,
     printed=lambda at: first_variation(sample(printed_curve(at)), at.depth),
     instead=lambda at: first_variation(sample(printed_curve(at.commuting)), at.depth),
-    tampered=(("if A and B are positive definite", lambda at: first_variation(sample(printed_curve(at)), at.depth)),),
+    tampered=(
+        (
+            "if A and B are positive definite",
+            lambda at: first_variation(sample(printed_curve(at._replace(v=at.u))), at.depth),
+        ),
+    ),
     examples=(BY_HAND,),
     draws=2,
     tolerance=1e-7,
