@@ -6,6 +6,7 @@ from typing import NamedTuple
 import mpmath
 import numpy as np
 
+from dlnjax.claims import _chapter4_slopes
 from dlnjax.claims._attack import FAR, least, NEAR, of_gaps, on_box, STRICT, VIOLATED
 from dlnjax.claims._chapter4_entropy import slope, slopes, volume
 from dlnjax.claims._chapter4_slopes import steps
@@ -315,6 +316,7 @@ COMMON_VALUE = Claim(
 
 CLAIMS: tuple[Claim, ...] = (
     BALANCE,
+    *_chapter4_slopes.CLAIMS,
     ISOTROPIC,
     ONLY_ISOTROPIC,
     BELOW_ONE,
