@@ -70,9 +70,14 @@ def median(values) -> tuple[float, float]:
     return float(np.median(values)), float(np.median(draws, axis=1).std())
 
 
+def two_errors(values: "xarray.DataArray") -> "xarray.DataArray":
+    """Two standard errors of the mean over seeds."""
+    return 2 * values.std("seed", ddof=1) / np.sqrt(values.sizes["seed"])
+
+
 def shown_depth(depth: float) -> str:
-    """A whole or infinite depth, for matplotlib's mathematics."""
-    return r"\infty" if math.isinf(depth) else f"{depth:.0f}"
+    """A depth, for matplotlib's mathematics."""
+    return r"\infty" if math.isinf(depth) else f"{depth:g}"
 
 
 def verdict(agrees: bool, otherwise: str = "disagrees") -> str:

@@ -9,7 +9,7 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import effective_rank, gaussian, MatrixSensing, RESULTS, Steady
-from dlnjax.figures._figure import Figure, mean, measured, NAN, Number, share, verdict
+from dlnjax.figures._figure import Figure, mean, measured, NAN, Number, share, shown_depth, two_errors, verdict
 from dlnjax.figures._shapes import dealt_sweep, sigma_of
 from dlnjax.plot import new_figure
 
@@ -109,12 +109,11 @@ def draw(data: xarray.Dataset) -> Drawing:
     for column, case in enumerate(CASES):
         above, below = axes[:, column]
         for depth, color, marker in zip(DEPTHS, ("C3", "C4", "C0"), ("o", "s", "^"), strict=True):
-            name = r"$N = \infty$" if np.isinf(depth) else f"$N = {depth:.0f}$"
+            name = f"$N = {shown_depth(depth)}$"
             for ax, values in ((above, gap), (below, rank)):
                 one = values.sel(case=case, depth=depth)
-                error = 2 * one.std("seed", ddof=1) / np.sqrt(one.sizes["seed"])
                 style = {"fmt": f"{marker}-", "color": color, "lw": 0.8, "markersize": 2.5, "label": name}
-                ax.errorbar(data["std"], one.mean("seed"), error, **style)
+                ax.errorbar(data["std"], one.mean("seed"), two_errors(one), **style)
         least = float(data["rank_of_least"].sel(case=case).mean())
         below.axhline(least, color="0.5", lw=0.8, ls="--")
         below.set_xlabel("size of the start")
