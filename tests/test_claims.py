@@ -1,5 +1,6 @@
 """Every statement of the thesis: the verdict that is measured is the one that is known, and each check can fail."""
 
+import html
 import json
 import math
 import os
@@ -74,6 +75,9 @@ def test_names_follow_the_thesis():
     assert len(NAMES) == len(set(NAMES))
     numbered = {"(2.10)", "Theorem 2.2.1", "Lemma 2.2.7", "(3.37)", "Theorem 3.4.2 (2)", "Theorem 4.3.7, (4.70)"}
     assert numbered <= set(NAMES)
+    ordered = ["(4.26)", "(4.27)", "Section 4.3, high volume", "Lemma 4.3.2, (4.31)-(4.32)", "(4.53)", "(4.54)-(4.55)"]
+    ordered += ["Lemma 4.3.6 (1)", "Theorem 4.3.7, (4.70)", "(4.71)", "Remark 4.3.8, (4.78)"]
+    assert sorted(ordered, key=NAMES.index) == ordered
     assert all(claim.statement and claim.where for claim in dln.claims.values())
     assert all(claim.note for claim in dln.claims.values() if claim.expected != "holds")
 
@@ -277,8 +281,9 @@ def test_command_refuses(argv, message, capsys, tmp_path, monkeypatch):
 
 
 def test_command_writes_a_page_that_needs_no_other(tmp_path, capsys):
-    assert run("--only", "(2.1", "--draws", "1", "--out", str(tmp_path)) == 0
+    assert run("--only", "(2.1", "--depth", "3", "--draws", "1", "--out", str(tmp_path)) == 0
     page = (tmp_path / "claims.html").read_text()
+    assert html.unescape(page).count("<code>dlnjax claims --only '(2.1' --depth 3.0 --draws 1</code>") == 1
     assert "(2.10)" in page and "Counterexample" in page and "corrected: 2" in page
     assert "http" not in page and "src=" not in page
     assert {entry["name"] for entry in json.loads((tmp_path / "claims.json").read_text())} == {"(2.10)", "(2.11)"}

@@ -36,6 +36,8 @@ def test_limits_of_small_starts_lie_on_the_side_of_the_hyperbola_that_their_dete
     assert rows["share of starts with |X12 X21 - 1| < 0.1, std 0.01"].here > 0.85
     assert rows["the same share, std 0.1"].here < 0.85
     assert rows["share at rest by the horizon, std 0.01"].here == 1
+    moving = numbers("4.1a", data.assign(converged=data["converged"] & (data["seed"] > 30)))
+    assert moving["share at rest by the horizon, std 0.01"].verdict == "disagrees"
     assert rows["det X0 < 0: share of limits with X12 X21 > 1"].here == 1
     assert rows["det X0 > 0: share of limits with X12 X21 < 1"].here == 1
     assert_draws("4.1a", data)
@@ -67,6 +69,8 @@ def test_limiting_rank_grows_with_the_dimension_and_slower_than_that_of_the_star
     data = FIGURES["4.2d"].compute(KEY, 40)
     slope, _, start, _, *further = FIGURES["4.2d"].numbers(data)
     assert 0.3 < slope.here < start.here
+    steeper = numbers("4.2d", data.assign(end=0.01 * data["end"] + 0.67 * data["d"]))
+    assert steeper["slope of the limiting effective rank against d"].verdict == "disagrees"
     # Too few seeds for a shape of its own: it is left out. Deeper is lower, and the deepest as before.
     assert set(data["further_d"].values) == {3, 8}
     assert all(a.here > b.here for a, b in itertools.pairwise(further))

@@ -23,7 +23,7 @@ def test_every_figure_says_what_it_shows_and_with_what_it_was_made(name):
     figure = FIGURES[name]
     assert figure.text.count(". ") >= 1 and figure.text.endswith(".")
     assert "N = " in figure.parameters and f"{figure.seeds} " in figure.parameters
-    assert ("beyond the thesis" in figure.title) == name.startswith("5")
+    assert ("beyond the thesis" in figure.title) != name.startswith("4")
 
 
 def test_number_is_judged_by_its_error_and_by_that_of_what_was_expected():
@@ -34,6 +34,7 @@ def test_number_is_judged_by_its_error_and_by_that_of_what_was_expected():
     off = measured("a", (1.0, 0.1), 1.9, note="because")
     assert off.verdict == "explained" and off.note == "because"
     assert measured("a", (1.0, 0.0), 1.4).verdict == "disagrees"
+    assert measured("a", (np.nan, 0.1), 1.4, note="because").verdict == "disagrees"
     assert measured("a", (3.14159, 1e-6), 3.14).verdict == "agrees"
     assert measured("a", (1.0, 0.1)).verdict == "measured"
     assert share([True] * 8) == (1.0, pytest.approx((9 / 100 / 8) ** 0.5))
@@ -46,6 +47,8 @@ def test_printed_line_is_longer_than_the_geodesic_at_every_depth():
     assert rows["length of the geodesic, N = 2, thesis's units"].verdict == "agrees"
     assert rows["length of (3.76), N = 2, thesis's units"].verdict == "agrees"
     assert all(row.verdict == "disagrees" for name, row in rows.items() if "excess" in name)
+    unknown = numbers("3.1", data.assign(length=data["length"] + np.nan))
+    assert all(row.verdict == "disagrees" for name, row in unknown.items() if "excess" in name)
     lengths = data["length"]
     assert np.all(lengths.sel(curve="printed") > lengths.sel(curve="geodesic") + 1e-9)
     # The drawn curves start and end where they should.
@@ -60,6 +63,8 @@ def test_balls_are_euclidean_at_depth_one_and_logarithmic_at_infinite_depth():
     data = FIGURES["3.2"].compute(KEY, 4)
     assert data.sizes["x"] == 5
     assert {row.verdict for row in FIGURES["3.2"].numbers(data)} == {"agrees"}
+    for off in (data.assign(distance=1.01 * data["distance"]), data.where(data["x"] > -2)):
+        assert "disagrees" in {row.verdict for row in FIGURES["3.2"].numbers(off)}
     whole = data["distance"].sel(depth=2.0)
     x, y = (float(data[name][k]) for name, k in (("x", 1), ("y", 3)))
     mirrored = distance(_balls._point(_balls.CENTRE, 0.0), _balls._point(x, y), 2.0)
@@ -106,6 +111,9 @@ def test_entropy_makes_an_isotropic_matrix_at_every_depth_and_power():
             expected = (9 / 2 * (1 - 1 / depth)) ** (1 / p)
             assert_close(limit.sel(p=p, depth=depth), np.full((2, 10), expected), INTEGRATION)
     assert_close(limit.sel(p=2.0, depth=np.inf), np.full((2, 10), 2.1213203436), INTEGRATION)
+    verdicts = lambda data: [row.verdict for row in FIGURES["4.5a"].numbers(data)]
+    assert verdicts(data) == ["agrees", "agrees", "measured", "agrees", "measured"]
+    assert verdicts(data.assign(sigma=0 * data["sigma"] + 1))[:4] == ["disagrees"] * 2 + ["measured", "disagrees"]
     assert_draws("4.5a", data)
 
 
@@ -134,6 +142,7 @@ def test_descent_on_the_factors_converges_to_the_flow_and_depth_to_its_limit(mon
     distance = data["flow_to_infinity"]
     assert np.all(abs(distance.sel(flow_depth=50.0) / distance.sel(flow_depth=200.0) - 4) < 0.2)
     np.testing.assert_allclose(data["network_to_infinity"], distance[:2], rtol=0.05)
+    assert {row.verdict for row in FIGURES["5.2"].numbers(data)} == {"agrees", "measured"}
     assert_draws("5.2", data)
 
 
@@ -147,6 +156,9 @@ def test_sensing_reaches_the_least_nuclear_norm_where_measurements_commute_alone
     assert np.all(gap.sel(case="generic", std=1e-3, depth=[3.0, np.inf]) > 0.03)
     rank = data["effective_rank"].sel(case="generic", std=1e-3, depth=np.inf).mean("seed")
     assert rank < data["rank_of_least"].sel(case="generic").mean() - 0.1
+    rows = {name: row for name, row in numbers("5.3", data).items() if "gap" in name}
+    assert not any(row.note for name, row in rows.items() if name.startswith("commuting"))
+    assert all(("depth 2" in row.note) == name.endswith("N = 2") for name, row in rows.items() if row.note)
     # For diagonal measurements the minimiser solves a linear programme.
     for k, key in enumerate(jax.random.split(KEY, 4)):
         measurements, values, _ = _sensing.commuting(key)

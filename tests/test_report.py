@@ -60,6 +60,7 @@ def test_page_shows_every_figure_with_its_text_numbers_and_command(report):
         assert figure.title in image["alt"] and image["aria-describedby"] in ids
         assert figure.title in text and " ".join(figure.text.split()) in text and figure.parameters in text
         assert f"dlnjax reproduce --figure {name} --seeds 12 --seed 3" in text and f"dlnjax plot out/{name}" in text
+    assert "Size12 random starts for each ensemble, seed 3" in text
     # What looks like HTML is shown as it is.
     assert "<b>one</b>" in text and "mean & more, where x < 1" in text and "Of few draws" in text
     assert all(attrs["href"][1:] in ids for tag, attrs in page.elements if tag == "a")

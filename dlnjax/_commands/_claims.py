@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def claims(args: argparse.Namespace) -> int:
     total = f"{len(verdicts)} statement{'s' * (len(verdicts) != 1)} in {duration(time.perf_counter() - began)}: {found}"
     console().print(total, markup=False, soft_wrap=True)
     if args.out:
-        _write_page(args.out, verdicts, args.seed)
+        _write_page(args.out, verdicts, args)
     if args.errata:
         args.errata.write_text(errata(verdicts), encoding="utf-8")
         console().print(f"the errata are {args.errata}", markup=False, soft_wrap=True)
@@ -125,13 +126,20 @@ def _terminal() -> Console:
     return terminal if terminal.is_terminal else Console(width=160, highlight=False)
 
 
-def _write_page(folder: Path, verdicts: list[Verdict], seed: int) -> None:
+def _command(args: argparse.Namespace) -> str:
+    """The command that gives these verdicts."""
+    given = {"--chapter": args.chapter, "--only": args.only, "--depth": args.depth}
+    options = [f"{option} {shlex.quote(f'{value}')}" for option, values in given.items() for value in values or ()]
+    options += [f"--draws {args.draws}"] * (args.draws is not None) + [f"--seed {args.seed}"] * (args.seed != 0)
+    return " ".join(["dlnjax claims", *options])
+
+
+def _write_page(folder: Path, verdicts: list[Verdict], args: argparse.Namespace) -> None:
     from dlnjax._commands._reproduce import already_there, write_report
     from dlnjax.figures import FIGURES
     from dlnjax.figures._claims_page import write_claims
 
-    command = "dlnjax claims" + f" --seed {seed}" * (seed != 0)
-    path = write_claims(folder, [as_data(verdict) for verdict in verdicts], seed=seed, command=command)
+    path = write_claims(folder, [as_data(verdict) for verdict in verdicts], seed=args.seed, command=_command(args))
     if (folder / "report.html").exists():
         runs = already_there(folder)
         write_report(folder, [runs[name] for name in FIGURES if name in runs])

@@ -8,7 +8,6 @@ import numpy as np
 from scipy.optimize import minimize
 
 from dlnjax.claims._claim import Claim, NO_DEPTH
-from dlnjax.claims._curves import function
 from dlnjax.claims._factors import (
     any_network,
     balanced_network,
@@ -27,7 +26,7 @@ from dlnjax.claims._factors import (
     velocity,
     xi,
 )
-from dlnjax.claims._spectra import derivative, generator, off, orthogonal
+from dlnjax.claims._spectra import derivative, generator, off, orthogonal, symmetric_power
 
 WHOLE = (2.0, 3.0, 5.0)
 
@@ -181,15 +180,12 @@ DIMENSION = Claim(
 )
 
 
-def power(a, exponent):
-    return function(a, lambda x: x**exponent)
-
-
 def balanced_flow(at: Network, *, shift=0, last=0) -> float:
     """(2.9) against d phi of the flow upstairs."""
     n, x = at.depth, at.x
     terms = (
-        power(x @ x.T, (n - p + shift) / n) @ slope(at) @ power(x.T @ x, (p - 1) / n) for p in range(1, n + 1 - last)
+        symmetric_power(x @ x.T, (n - p + shift) / n) @ slope(at) @ symmetric_power(x.T @ x, (p - 1) / n)
+        for p in range(1, n + 1 - last)
     )
     return off(-sum(terms), push(at.w, velocity(at)))
 
@@ -210,12 +206,12 @@ BALANCED_FLOW = Claim(
 )
 
 
-def collapsed(at: Frame, base, *, lag=1, twice=1) -> float:
+def collapsed(at: Frame, base, *, lag=1) -> float:
     """A_{p+1} = Q_N S^((N-p)/N) Q_p^T and B_{p-1} = Q_{p-lag} S^((p-1)/N) Q_0^T, for S = `base`."""
     n, w, q, errors = at.depth, at.w, at.q, []
     for p in range(1, n + 1):
-        errors.append(off((q[n] * base ** (twice * (n - p) / n)) @ q[p].T, prefactor(w, p + 1)))
-        errors.append(off((q[p - lag] * base ** (twice * (p - 1) / n)) @ q[0].T, postfactor(w, p - 1)))
+        errors.append(off((q[n] * base ** ((n - p) / n)) @ q[p].T, prefactor(w, p + 1)))
+        errors.append(off((q[p - lag] * base ** ((p - 1) / n)) @ q[0].T, postfactor(w, p - 1)))
     return max(errors)
 
 

@@ -12,7 +12,16 @@ import dlnjax
 from dlnjax.claims._attack import FAR, NEAR, worst
 from dlnjax.claims._claim import Claim, NO_DEPTH
 from dlnjax.claims._factors import energy
-from dlnjax.claims._spectra import derivative, generator, off, operator, orthogonal, spectrum
+from dlnjax.claims._spectra import (
+    as_matrix,
+    derivative,
+    generator,
+    off,
+    operator,
+    orthogonal,
+    spectrum,
+    symmetric_power,
+)
 
 WHOLE = (2.0, 3.0, 6.0)
 
@@ -25,17 +34,11 @@ class Point(NamedTuple):
     depth: float
 
 
-def point(key, depth) -> Point:
+def point(key, depth, d=None) -> Point:
     rng = generator(key)
-    d = rng.integers(2, 4)
+    d = d or int(rng.integers(2, 4))
     x = (orthogonal(rng, d) * spectrum(rng, d)) @ orthogonal(rng, d).T
     return Point(x, rng.standard_normal((d, d)), depth)
-
-
-def as_matrix(at: Point) -> np.ndarray:
-    """A_{N,X} of (2.19) as a matrix, d^2 by d^2."""
-    units = np.eye(at.x.size).reshape(-1, *at.x.shape)
-    return np.array([operator(at.x, unit, at.depth).ravel() for unit in units]).T
 
 
 def by_powers(sigma, depth, *, numerator=2.0, denominator=2.0, shift=0.0):
@@ -50,7 +53,7 @@ def diagonalised(at: Point, *, turned=False, **changed) -> float:
     u, sigma, vt = np.linalg.svd(at.x)
     if turned:
         u, vt = vt.T, u.T
-    a, lam = as_matrix(at), by_powers(sigma, at.depth, **changed)
+    a, lam = as_matrix(at.x, at.depth), by_powers(sigma, at.depth, **changed)
     pairs = itertools.product(range(len(sigma)), repeat=2)
     vectors = ((lam[k, l], np.outer(u[:, k], vt[l]).ravel()) for k, l in pairs)
     return max(*(off(a @ vector, value * vector) for value, vector in vectors), off(a, a.T), -least(a))
@@ -142,11 +145,6 @@ def fractional(at: Point, scale: float) -> float:
     return max(errors)
 
 
-def symmetric_power(a, exponent):
-    values, vectors = np.linalg.eigh(a)
-    return (vectors * values**exponent) @ vectors.T
-
-
 EXPONENTS = Claim(
     name="(2.21)-(2.22)",
     statement="(X X^T)^((N-p)/N) = U Sigma^((N-p)/N) U^T, (X^T X)^((p-1)/N) = V Sigma^((p-1)/N) V^T",
@@ -204,7 +202,7 @@ def riesz(at: Point, gradient) -> float:
     """dE(X)(Z) = g^N(grad, Z) for every Z, (2.25): the left side by a complex step."""
     rng = np.random.default_rng(1)
     y = at.z
-    metric = np.linalg.inv(as_matrix(at))
+    metric = np.linalg.inv(as_matrix(at.x, at.depth))
     errors = []
     for z in rng.standard_normal((3, *at.x.shape)):
         along = np.imag(energy(at.x + 1e-30j * z, y)) / 1e-30
@@ -217,9 +215,7 @@ _operator = jax.jit(dlnjax.metric_operator)
 
 def point3(key, depth) -> Point:
     """Of one size, for what is compiled."""
-    rng = generator(key)
-    x = (orthogonal(rng, 3) * spectrum(rng, 3)) @ orthogonal(rng, 3).T
-    return Point(x, rng.standard_normal((3, 3)), depth)
+    return point(key, depth, 3)
 
 
 def library_gradient(at: Point) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from dlnjax.claims._claim import Claim
 from dlnjax.claims._factors import BY_HAND, defect, differential, Frame, frame, xi
-from dlnjax.claims._spectra import eigenvalues, off, operator
+from dlnjax.claims._spectra import as_matrix, eigenvalues, off
 
 WHOLE = (2.0, 3.0, 6.0)
 
@@ -16,21 +16,12 @@ def submersion(at: Frame, scale=1.0, exponent=1.0) -> float:
     """d phi is onto, d phi d phi^T = A, the shortest lift of Z is tangent to M and as long as Z."""
     push, sigma = differential(at.w), at.sigma
     u, v, z = at.q[-1], at.q[0], at.z
-    a = np.array([operator_of(u, sigma, v, unit, at.depth).ravel() for unit in units(at)])
+    a = as_matrix((u * sigma) @ v.T, float(at.depth))
     lift = np.linalg.lstsq(push, z.ravel(), rcond=None)[0]
     leaves = off_zero(np.imag(defect(at.w + 1e-30j * lift.reshape(at.w.shape))) / 1e-30, lift)
     length = np.sum((u.T @ z @ v) ** 2 / eigenvalues(sigma**exponent, at.depth)) * scale
     onto = float(np.linalg.matrix_rank(push) < z.size)
     return max(off(push @ push.T, a), off(push @ lift, z.ravel()), leaves, off(lift @ lift, length), onto)
-
-
-def units(at: Frame):
-    return np.eye(at.z.size).reshape(-1, *at.z.shape)
-
-
-def operator_of(u, sigma, v, z, depth):
-    """(2.19), by the powers of X X^T and X^T X."""
-    return operator((u * sigma) @ v.T, z, float(depth))
 
 
 def off_zero(measured, scale) -> float:

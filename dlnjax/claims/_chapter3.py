@@ -11,7 +11,7 @@ import dlnjax
 from dlnjax.claims import _chapter3_equation, _chapter3_lines, _chapter3_wasserstein
 from dlnjax.claims._claim import Claim
 from dlnjax.claims._curves import flat
-from dlnjax.claims._factors import defect, differential, Frame, frame2, product, push
+from dlnjax.claims._factors import defect, differential, Frame, frame2, product, push, twist
 from dlnjax.claims._spectra import generator, off
 
 
@@ -168,8 +168,7 @@ def projected(at: Frame, horizontal=True) -> float:
     states, depth = from_above(at, horizontal), at.depth
     errors, size = [], np.max(np.abs(states[0, 1]))
     for w, v in states:
-        turned = np.swapaxes(w, -1, -2)
-        errors.append(np.max(np.abs(turned[1:] @ v[1:] - v[:-1] @ turned[:-1])) / size)
+        errors.append(np.max(np.abs(twist(w, v))) / size)
     (w, v), (w_end, v_end) = states[0], states[-1]
     x, z = jnp.asarray(product(w)), jnp.asarray(push(w, v))
     p = dlnjax.metric_operator_inverse(x, z, depth)

@@ -138,6 +138,17 @@ def hessian(at: Exchanged) -> float:
     return float(np.min(np.linalg.eigvalsh(values)) / base)
 
 
+# At which a/b it ceases to be shorter than its neighbours.
+TURNS = {3.0: 81.5, 4.0: 52.8, 10.0: 37.6, math.inf: 35.6}
+
+
+def turned_at(at: Exchanged, factor=1.0) -> float:
+    """The error of: shorter than its neighbours up to 2 % below that ratio, not from 3 % above; for N = 2 always."""
+    near = lambda beside: at._replace(log_ratio=math.log(factor * beside * TURNS.get(at.depth, 36.0)))
+    beyond = hessian(near(1.03)) if at.depth in TURNS else -1.0
+    return max(-hessian(near(0.98)), beyond, -hessian(at._replace(depth=2.0)))
+
+
 LOCALLY = Claim(
     name="Corollary 3.4.2.1, locally shortest",
     statement="(3.86) from diag(a, b) to diag(b, a) is at least shorter than its neighbours",
@@ -146,9 +157,12 @@ LOCALLY = Claim(
     note="Not beyond a/b = 81.5 (N = 3), 52.8 (4), 37.6 (10), 35.6 (inf). Up to a/b = 35 it is, and for N = 2 always.",
     draw=lambda key, depth: Exchanged(float(generator(key).uniform(4.6, 5.2)), depth),
     printed=lambda at: -hessian(at),
-    instead=lambda at: -min(hessian(at._replace(log_ratio=math.log(35.0))), hessian(at._replace(depth=2.0))),
-    tampered=(("up to a/b = 100", lambda at: -hessian(at._replace(log_ratio=math.log(100.0)))),),
-    examples=(Exchanged(5.0, math.inf),),
+    instead=turned_at,
+    tampered=(
+        ("5 % further", lambda at: turned_at(at, 1.05)),
+        ("5 % less far", lambda at: turned_at(at, 0.95)),
+    ),
+    examples=(Exchanged(5.0, math.inf), Exchanged(4.75, 4.0)),
     depths=DEEPER,
     draws=1,
 )

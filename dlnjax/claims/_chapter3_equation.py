@@ -12,7 +12,7 @@ from dlnjax.claims import _chapter3_calculus
 from dlnjax.claims._chapter3_calculus import divided, step
 from dlnjax.claims._claim import Claim, NO_DEPTH
 from dlnjax.claims._curves import function, slope
-from dlnjax.claims._spectra import generator, off, operator, orthogonal, spectrum
+from dlnjax.claims._spectra import as_matrix, generator, off, operator, orthogonal, spectrum
 
 WHOLE = (2.0, 3.0, 6.0, math.inf)
 D = 3
@@ -54,7 +54,7 @@ BY_HAND = Phase(np.eye(D), np.array([4.0, 1.0, 1.0]), np.eye(D), np.diag([1.0, 0
 
 def supremum(at: Phase) -> float:
     """(3.5): sup over Z of Tr(P^T Z) - g^N(Z, Z)/2, by a search."""
-    a = np.array([operator(at.x, unit, at.depth).ravel() for unit in np.eye(D * D).reshape(-1, D, D)]).T
+    a = as_matrix(at.x, at.depth)
     metric, p = np.linalg.inv(a), at.p.ravel()
     slope = lambda z: metric @ z - p
     return -float(minimize(lambda z: z @ metric @ z / 2 - p @ z, p, jac=slope, options={"gtol": 1e-9}).fun)
@@ -70,7 +70,7 @@ class Moved(NamedTuple):
 
 def inverse_form(at: Phase | Moved) -> float:
     """1/2 Tr(P^T A^{-1}(P)), as printed."""
-    a = np.array([operator(at.x, unit, at.depth).ravel() for unit in np.eye(D * D).reshape(-1, D, D)]).T
+    a = as_matrix(at.x, at.depth)
     return float(at.p.ravel() @ np.linalg.solve(a, at.p.ravel())) / 2
 
 

@@ -10,7 +10,7 @@ from scipy.optimize import fsolve, minimize
 
 from dlnjax.claims._claim import Claim, NO_DEPTH
 from dlnjax.claims._curves import first_variation, function, length, NODES, sample
-from dlnjax.claims._spectra import derivative, generator, off, operator, orthogonal, spectrum
+from dlnjax.claims._spectra import as_matrix, derivative, generator, off, orthogonal, spectrum
 
 
 class Definite(NamedTuple):
@@ -71,8 +71,7 @@ HALF_METRIC = Claim(
 
 
 def depth_two(at: Definite, factor: float) -> float:
-    d = len(at.a)
-    a = np.array([operator(at.a, unit, 2.0).ravel() for unit in np.eye(d * d).reshape(-1, d, d)]).T
+    a = as_matrix(at.a, 2.0)
     return off(at.y.ravel() @ np.linalg.solve(a, at.y.ravel()), factor * half_metric(at.a, at.y, at.y))
 
 

@@ -8,19 +8,15 @@ from dlnjax.claims import (
     _chapter4_frame,
     _chapter4_isotropic,
     _chapter4_rank,
-    _chapter4_slopes,
-    _chapter4_volume,
 )
 from dlnjax.claims._claim import Claim
 
 CLAIMS: tuple[Claim, ...] = (
     *_chapter4_frame.CLAIMS,
     *_chapter4_rank.CLAIMS,
-    *_chapter4_volume.CLAIMS,
     *_chapter4_entropy.CLAIMS,
     *_chapter4_dominance.CLAIMS,
     *_chapter4_concavity.CLAIMS,
-    *_chapter4_slopes.CLAIMS,
     *_chapter4_isotropic.CLAIMS,
     *_chapter4_equilibria.CLAIMS,
 )

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import mpmath
 import numpy as np
 
+from dlnjax.claims import _chapter4_volume
 from dlnjax.claims._attack import least, log_gaps, of_gaps, over_gaps, STRICT, VIOLATED
 from dlnjax.claims._claim import Claim, NO_DEPTH
 from dlnjax.claims._flows import Energy, flow
@@ -207,14 +208,12 @@ def parting(u, m):
 
 
 class Start(NamedTuple):
-    sigma: np.ndarray
     x: np.ndarray
 
 
 def any_start(key, depth) -> Start:
     rng = generator(key)
-    sigma = spectrum(rng, 3)
-    return Start(sigma, (orthogonal(rng, 3) * sigma) @ orthogonal(rng, 3))
+    return Start((orthogonal(rng, 3) * spectrum(rng, 3)) @ orthogonal(rng, 3))
 
 
 def flow_ratios(at: Start, sign=-1.0) -> float:
@@ -315,14 +314,14 @@ def gradient_error(at: Spectrum, terms) -> float:
     return off(np.sum(terms(at.sigma, at.depth), axis=1), expected)
 
 
-def bare(sigma, depth):
+def bare(sigma):
     """i against j, with what is printed on the diagonal of a sum over j != i."""
     same = np.eye(len(sigma), dtype=bool)
     return sigma[:, None], sigma[None, :], lambda a: np.where(same, 0.0, a), lambda gap: np.where(same, 1.0, gap)
 
 
-def first_terms(sigma, depth):
-    i, j, drop, safe = bare(sigma, depth)
+def first_terms(sigma):
+    i, j, drop, safe = bare(sigma)
     return drop(i / safe(i**2 - j**2))
 
 
@@ -335,7 +334,7 @@ DERIVATIVE = Claim(
     draw=any_spectrum,
     printed=lambda at: gradient_error(at, entropy_slopes),
     tampered=(
-        ("the terms added", lambda at: gradient_error(at, lambda s, n: 2 * first_terms(s, n) - entropy_slopes(s, n))),
+        ("the terms added", lambda at: gradient_error(at, lambda s, n: 2 * first_terms(s) - entropy_slopes(s, n))),
         ("sigma_j in the second", lambda at: gradient_error(at, second_by_j)),
         ("half of it", lambda at: gradient_error(at, lambda s, n: entropy_slopes(s, n) / 2)),
     ),
@@ -343,15 +342,14 @@ DERIVATIVE = Claim(
 
 
 def second_by_j(sigma, depth):
-    i, j, *_ = bare(sigma, depth)
-    return first_terms(sigma, depth) - (first_terms(sigma, depth) - entropy_slopes(sigma, depth)) * (j / i) ** (
-        2 / depth - 1
-    )
+    i, j, *_ = bare(sigma)
+    first = first_terms(sigma)
+    return first - (first - entropy_slopes(sigma, depth)) * (j / i) ** (2 / depth - 1)
 
 
 def halves_error(at: Spectrum, factor=1.0) -> float:
     """(4.39)-(4.42): the derivatives of 1/2 sum log(s_j^2 - s_k^2) and of 1/2 sum log(log s_j^2 - log s_k^2)."""
-    i, j, drop, safe = bare(at.sigma, np.inf)
+    i, j, drop, safe = bare(at.sigma)
     halves = (lambda s: s**2, i), (lambda s: np.log(s**2), 1 / i)
     errors = []
     for f, numerator in halves:
@@ -380,6 +378,7 @@ CLAIMS: tuple[Claim, ...] = (
     APART,
     SPREAD,
     SPREAD_FINITE,
+    *_chapter4_volume.CLAIMS,
     SCALING,
     DERIVATIVE,
     HALVES,

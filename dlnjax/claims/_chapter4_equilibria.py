@@ -10,8 +10,6 @@ from dlnjax.claims._claim import Claim, NO_DEPTH
 from dlnjax.claims._flows import Energy, flow
 from dlnjax.claims._spectra import entropy_slopes, generator, off
 
-DIGITS = 60
-
 
 class Convex(NamedTuple):
     """f(x) = a x^2/2 + b e^(c x), convex, and an isotropic matrix s I."""
@@ -135,7 +133,7 @@ COMPLETION = Claim(
     statement="the flow of a completion energy less S/beta comes to rest, so that there is a final effective rank",
     where="Section 4.3",
     expected="fails",
-    note="It is unbounded below: on [[1, a], [-a, 1]] (4.21) is 0 and S_inf = 1/2 log(1 + a^2). See the next.",
+    note="Unbounded below: on [[1, a], [-a, 1]] (4.21) is 0 and S_inf = 1/2 log(1 + a^2). Its equilibria are saddles.",
     draw=along,
     printed=drifts,
     instead=unbounded,
@@ -159,11 +157,11 @@ class Saddle(NamedTuple):
 def saddle(at: Saddle, sign=1.0) -> float:
     """0 if dF = 0 at s I, and F falls along s I + a J, by -log(1 + a^2/s^2)/(2 beta)."""
     free = lambda x: np.sum((np.diag(x) - 1) ** 2) - entropy(np.linalg.svd(x, compute_uv=False)) / at.beta
-    x, a = at.s * np.eye(2), 0.1
-    step = 1e-5 * np.eye(2)
-    stationary = abs(free(x + step) - free(x - step)) / 2e-5
+    x, a, h = at.s * np.eye(2), 0.1, 1e-5
+    units = np.eye(4).reshape(4, 2, 2)
+    stationary = max(abs(free(x + h * e) - free(x - h * e)) / (2 * h) for e in units)
     fall = free(x + a * np.array([[0.0, 1.0], [-1.0, 0.0]])) - free(x)
-    return max(stationary * 1e-3, abs(fall + sign * np.log1p((a / at.s) ** 2) / (2 * at.beta)))
+    return max(stationary, abs(fall + sign * np.log1p((a / at.s) ** 2) / (2 * at.beta)))
 
 
 SADDLE = Claim(

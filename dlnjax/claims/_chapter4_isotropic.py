@@ -6,6 +6,7 @@ from typing import NamedTuple
 import mpmath
 import numpy as np
 
+from dlnjax.claims import _chapter4_slopes
 from dlnjax.claims._attack import FAR, least, NEAR, of_gaps, on_box, STRICT, VIOLATED
 from dlnjax.claims._chapter4_entropy import slope, slopes, volume
 from dlnjax.claims._chapter4_slopes import steps
@@ -155,19 +156,16 @@ SECOND = Candidate(np.array([0.752544895796168, 0.017557984264939]), 0.5)
 
 BELOW_ONE = Claim(
     name="Theorem 4.3.7, range of p",
-    statement="p > 1 can be any p > 0",
+    statement="p > 1 cannot be any p > 0: at p = 1/2 there is a second equilibrium",
     where="Section 4.3, beyond it",
-    expected="fails",
-    note="p >= 1 suffices. d = 2, p = 1/2, beta = 1: (.75254, .01756) is an equilibrium besides the isotropic one.",
-    draw=candidate(1.0),
-    printed=in_balance,
-    instead=lambda at: in_balance(at) if at.p >= 1 else -1.0,
-    tampered=(("p >= 1/2 suffices", in_balance),),
-    attack=candidates(2, 1.0, 1.0),
-    examples=(SECOND,),
+    expected="holds",
+    note="d = 2, beta = 1: (.75254, .01756), besides the isotropic one. p >= 1 suffices.",
+    draw=lambda key, depth: SECOND,
+    printed=lambda at: float(imbalance(list(at.sigma), at.p, np)),
+    tampered=(("p = 0.6", lambda at: float(imbalance(list(at.sigma), 0.6, np))),),
     depths=NO_DEPTH,
-    tolerance=STRICT,
-    floor=VIOLATED,
+    draws=1,
+    tolerance=1e-6,
 )
 
 
@@ -318,6 +316,7 @@ COMMON_VALUE = Claim(
 
 CLAIMS: tuple[Claim, ...] = (
     BALANCE,
+    *_chapter4_slopes.CLAIMS,
     ISOTROPIC,
     ONLY_ISOTROPIC,
     BELOW_ONE,

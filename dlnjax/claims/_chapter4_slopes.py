@@ -156,7 +156,7 @@ LIMIT = Claim(
 
 LIMIT_AT_DEPTH = Claim(
     name="Lemma 4.3.6 (3) for S_N",
-    statement="so do the terms of (4.36)",
+    statement="as s_i tends to s_j, the terms of (4.36) tend to 1/(2 s_j) too",
     where="Section 4.3",
     expected="corrected",
     note="To (1 - 1/N)/(2 s_j).",

@@ -6,14 +6,7 @@ import numpy as np
 
 from dlnjax.claims._chapter4_frame import Point, point
 from dlnjax.claims._claim import Claim, NO_DEPTH
-from dlnjax.claims._spectra import (
-    D,
-    eigenvalues,
-    generator,
-    log_volume,
-    off,
-    operator,
-)
+from dlnjax.claims._spectra import as_matrix, eigenvalues, generator, log_volume, off
 
 
 class Minimiser(NamedTuple):
@@ -60,11 +53,9 @@ HIGH_VOLUME = Claim(
 
 def metric_volume(at: Point, factor=2.0, sign=-1.0) -> float:
     """log sqrt(det g^N) of the matrix of A_X, entry by entry, against -1/2 sum log lambda_kk - 2 S_N."""
-    basis = np.eye(D * D).reshape(-1, D, D)
-    matrix = np.stack([operator(at.x, z, at.depth).ravel() for z in basis])
     diagonal = np.sum(np.log(np.diag(eigenvalues(at.sigma, at.depth))))
     expected = sign * diagonal / 2 - factor * log_volume(at.sigma, at.depth)
-    return off(-np.linalg.slogdet(matrix)[1] / 2, expected)
+    return off(-np.linalg.slogdet(as_matrix(at.x, at.depth))[1] / 2, expected)
 
 
 METRIC_VOLUME = Claim(

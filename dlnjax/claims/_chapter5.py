@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linprog
 
+from dlnjax.claims._chapter4_rank import completion, Entries, entries
 from dlnjax.claims._claim import Claim, NO_DEPTH
 from dlnjax.claims._flows import Energy, flow
 from dlnjax.claims._spectra import derivative, generator, log_volume, off, orthogonal, singular_values, spectrum
@@ -49,25 +50,12 @@ GRADIENT = Claim(
 )
 
 
-class Completion(NamedTuple):
-    x: np.ndarray
-    labels: np.ndarray
-    seen: np.ndarray
-
-
-def completion(key, depth) -> Completion:
-    rng = generator(key)
-    seen = rng.random((3, 3)) < 0.5
-    seen[0, 0] = True
-    return Completion(rng.standard_normal((3, 3)), rng.standard_normal((3, 3)), seen)
-
-
-def generalises(at: Completion, factor) -> float:
+def generalises(at: Entries, factor) -> float:
     """(5.4) of the unit matrices E_ij of the mask and their labels, against factor times (4.24)."""
-    places = np.argwhere(at.seen)
-    units = np.array([np.outer(np.eye(3)[i], np.eye(3)[j]) for i, j in places])
+    unit = np.eye(len(at.x))
+    units = np.array([np.outer(unit[i], unit[j]) for i, j in np.argwhere(at.seen)])
     sensed = energy(at.x, Sensing(units, at.labels[at.seen], at.x))
-    return off(sensed, factor * np.sum(at.seen * (at.x - at.labels) ** 2) / 2)
+    return off(sensed, factor * completion(at.x, at.labels, at.seen))
 
 
 GENERALISES = Claim(
@@ -76,11 +64,11 @@ GENERALISES = Claim(
     where="Section 5.1",
     expected="corrected",
     note="Twice (4.24), which has a 1/2.",
-    draw=completion,
+    draw=entries,
     printed=lambda at: generalises(at, 1.0),
     corrected=lambda at: generalises(at, 2.0),
     tampered=(("four times", lambda at: generalises(at, 4.0)),),
-    examples=(Completion(np.diag([2.0, 0, 0]), np.zeros((3, 3)), np.diag([1, 0, 0]) == 1),),
+    examples=(Entries(np.diag([2.0, 0, 0]), np.zeros((3, 3)), np.diag([1, 0, 0]) == 1),),
     depths=NO_DEPTH,
 )
 

@@ -44,10 +44,10 @@ class Frame(NamedTuple):
         return self.lam**self.depth
 
 
-def any_network(key, depth, d=None) -> Network:
+def any_network(key, depth) -> Network:
     """Factors that are not balanced."""
     rng = generator(key)
-    d = d or int(rng.integers(2, 4))
+    d = int(rng.integers(2, 4))
     w = np.eye(d) + 0.4 * rng.standard_normal((int(depth), d, d))
     return Network(w, rng.standard_normal((d, d)))
 
@@ -120,6 +120,12 @@ def defect(w):
     """G_p = W_p W_p^T - W_{p+1}^T W_{p+1}, p = 1..N-1, (2.1)."""
     turned = np.swapaxes(w, -1, -2)
     return w[:-1] @ turned[:-1] - turned[1:] @ w[1:]
+
+
+def twist(w, z):
+    """W_{p+1}^T Z_{p+1} - Z_p W_p^T, p = 1..N-1: 0 where Z is horizontal at W."""
+    turned = np.swapaxes(w, -1, -2)
+    return turned[1:] @ z[1:] - z[:-1] @ turned[:-1]
 
 
 def imbalance(w) -> float:

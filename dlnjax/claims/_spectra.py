@@ -82,7 +82,7 @@ def eigenvalues(sigma, depth):
     return np.where(same, diagonal, (k**2 - l**2) / np.where(same, 1.0, power(k) - power(l)))
 
 
-def _power(a, exponent):
+def symmetric_power(a, exponent):
     values, vectors = np.linalg.eigh(a)
     return (vectors * values**exponent) @ vectors.T
 
@@ -93,10 +93,19 @@ def operator(x, z, depth) -> np.ndarray:
     if np.isinf(depth):
         nodes, weights = np.polynomial.legendre.leggauss(24)
         ts = (1 + nodes) / 2
-        terms = [w / 2 * _power(left, 1 - t) @ z @ _power(right, t) for t, w in zip(ts, weights, strict=True)]
+        terms = [
+            w / 2 * symmetric_power(left, 1 - t) @ z @ symmetric_power(right, t)
+            for t, w in zip(ts, weights, strict=True)
+        ]
         return np.sum(terms, axis=0)
     if depth == int(depth):
         exponents = [((depth - p) / depth, (p - 1) / depth) for p in range(1, int(depth) + 1)]
-        return np.sum([_power(left, a) @ z @ _power(right, b) for a, b in exponents], axis=0)
+        return np.sum([symmetric_power(left, a) @ z @ symmetric_power(right, b) for a, b in exponents], axis=0)
     u, sigma, vt = np.linalg.svd(x)
     return u @ (eigenvalues(sigma, depth) * (u.T @ z @ vt.T)) @ vt
+
+
+def as_matrix(x, depth) -> np.ndarray:
+    """A_{N,X} of (2.19) as a matrix, d^2 by d^2."""
+    units = np.eye(x.size).reshape(-1, *x.shape)
+    return np.array([operator(x, unit, depth).ravel() for unit in units]).T

@@ -9,9 +9,11 @@ from dlnjax.claims._claim import describe, Verdict
 HEADER = """# Errata
 
 For a reader of A. Chen's thesis *Geodesics and Low Rank Behavior in the Deep Linear Network*, in its order: every
-statement that is not true as printed, what is printed, and what is true. Made by `dlnjax claims --errata`, which
-measures the errors of both; `dlnjax claims --only "NAME"` shows them. An error is relative: 0 where a statement is
-true. N is the depth, d the size, S_N the entropy, lambda_kl the eigenvalues (2.20).
+statement that is not true as printed, what is printed, and what is true. Made by `dlnjax claims --errata errata.md`,
+which measures the errors of both; `dlnjax claims --only "NAME"` shows them. An error is relative: 0 where a statement
+is true; that of an inequality is minus the room that it has, and a strict one is false without room. N is the depth,
+d the size, S_N the entropy, lambda_kl the eigenvalues (2.20). In the examples, lam: the singular values of the factors;
+q: Q_0, ..., Q_N; z: a matrix in place of dE.
 
 *Corrected*: true after the correction. *Fails*: false, and no correction of the formula alone saves it.
 """

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
 from dlnjax import distance
-from dlnjax.figures._figure import Figure, measured, Number, shown_depth
+from dlnjax.figures._figure import Figure, Number, shown_depth, verdict
 from dlnjax.plot import new_figure
 
 CENTRE, REACH = 1.0, 2.5
@@ -64,23 +64,25 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     end = data["distance"].sel(x=far, y=0.0)
     deep = np.sqrt(2) * (far - CENTRE)
     flat = np.hypot(np.exp(far) - np.exp(CENTRE), np.exp(-far) - np.exp(-CENTRE))
-    ratio = lambda depth, expected: (float(end.sel(depth=depth)) / expected, 0.0)
+    ratio = lambda depth, expected: float(end.sel(depth=depth)) / expected
+    exact = lambda quantity, value: Number(quantity, "-", float(value), 0.0, verdict(abs(value - 1) < 1e-6), 1.0)
     return [
-        measured("share of points that the search reached", (float(np.isfinite(data["distance"]).mean()), 0.0), 1.0),
-        measured("distance along the diagonal, N = inf, over sqrt(2) (x - 1)", ratio(np.inf, deep), 1.0),
-        measured("distance along the diagonal, N = 1, over the Euclidean", ratio(1.0, flat), 1.0),
+        exact("share of points that the search reached", np.isfinite(data["distance"]).mean()),
+        exact("distance along the diagonal, N = inf, over sqrt(2) (x - 1)", ratio(np.inf, deep)),
+        exact("distance along the diagonal, N = 1, over the Euclidean", ratio(1.0, flat)),
     ]
 
 
 FIGURE = Figure(
     "3.2",
-    "Balls of the geodesic distance, from flat to infinitely deep",
+    "Balls of the geodesic distance, from flat to infinitely deep (beyond the thesis)",
     31,
     compute,
     draw,
     numbers,
-    text="Lines of equal distance from one matrix, a cross, among the symmetric positive definite ones of "
-    "determinant 1. At depth 1 the distance is Euclidean, seen here through the exponential. At infinite depth it "
+    text="Lines of equal 1/N-normalised distance from one matrix, a cross, among the symmetric positive definite ones "
+    "of determinant 1. At depth 1 the distance is Euclidean, seen here through the exponential. At infinite depth it "
     "grows as the logarithms of the singular values do, and the balls reach around the isotropic matrix at the origin.",
     parameters="exp([[x, y], [y, -x]]), centre at x = 1, y = 0, N = 1, 2, infinity, 31 points a side",
+    counted="points a side (one more if even)",
 )

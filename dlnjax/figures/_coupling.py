@@ -90,7 +90,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         measured("share of starts with |X12 X21 - 1| < 0.1, std 0.01", near(STD), 0.98, "concentrated at 1"),
         measured("the same share, std 0.1", near(0.1), 0.57),
         measured("the same share, std 0.003", near(0.003), 0.998),
-        measured("share at rest by the horizon, std 0.01", share(done), 0.984, note=_RESTS),
+        measured("share at rest by the horizon, std 0.01", share(done), 0.984, note=_RESTS if done.all() else ""),
         Number("det X0 < 0: share of limits with X12 X21 > 1", sides, *far_side, verdict(far_side[0] == 1)),
         Number("det X0 > 0: share of limits with X12 X21 < 1", sides, *near_side, verdict(near_side[0] == 1)),
     ]

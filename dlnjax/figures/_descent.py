@@ -3,15 +3,14 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import balanced_factors, gaussian, MatrixCompletion, train
-from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
-from dlnjax.figures._shapes import completion_flows, ENERGY
+from dlnjax.figures._figure import Figure, mean, measured, Number, two_errors, verdict
+from dlnjax.figures._shapes import completion_flows, ENERGY, many_diagonal
 from dlnjax.plot import new_figure
 
 D, TIME = 10, 2.0
@@ -32,9 +31,8 @@ def _trained(starts, depth: int, steps):
 def compute(key, seeds: int) -> xarray.Dataset:
     starts = jax.vmap(gaussian, (0, None, None))(jax.random.split(key, seeds), D, D**-0.5)
     depths = np.array([*FLOW_DEPTHS, np.inf])
-    eye = jnp.broadcast_to(jnp.eye(D), (len(depths) * seeds, D, D))
     sol = completion_flows(
-        MatrixCompletion(eye, eye == 1, weight=1.0),
+        many_diagonal(len(depths) * seeds, D),
         np.tile(starts, (len(depths), 1, 1)),
         [0.0, TIME / 2, TIME],
         depth=np.repeat(depths, seeds),
@@ -62,8 +60,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 def _bars(ax, x, values, color, **style):
     """Means with two standard errors, on logarithmic axes."""
-    error = 2 * values.std("seed", ddof=1) / np.sqrt(values.sizes["seed"])
-    ax.errorbar(x, values.mean("seed"), error, color=color, **style)
+    ax.errorbar(x, values.mean("seed"), two_errors(values), color=color, **style)
 
 
 def draw(data: xarray.Dataset) -> Drawing:
@@ -115,6 +112,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         measured(f"relative error at step {TIME / STEPS[-1]:g}, N = {depth}", mean(smallest.sel(depth=depth).values))
         for depth in DEPTHS
     ]
+    deepest = DEPTHS[-1]
     deep = data.sel(flow_depth=slice(50.0, None))
     order = _order(deep["flow_depth"].values, deep["flow_to_infinity"].values)
     note = "The next term of the expansion in 1/N is still felt at N = 50." if abs(order[0] + 1) > 3 * order[1] else ""
@@ -130,8 +128,8 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     )
     rows.append(
         measured(
-            "relative distance of a trained network to infinite depth, N = 50",
-            mean(data["network_to_infinity"].sel(depth=50).values),
+            f"relative distance of a trained network to infinite depth, N = {deepest}",
+            mean(data["network_to_infinity"].sel(depth=deepest).values),
         )
     )
     return rows

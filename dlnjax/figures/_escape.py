@@ -78,5 +78,5 @@ FIGURE = Figure(
     "rest. The largest grows to d, the norm of the rank-one minimiser with all entries of modulus 1, the others stay "
     "of the size that they had. The grey bars hold the middle 90 % of all starts around the median, sigma_1 to "
     "sigma_5.",
-    parameters="E of (4.21), d = 5, N = infinity, X_ij ~ N(0, 0.001^2), to |dE| <= 1e-4, 100 starts",
+    parameters="E of (4.21), d = 5, N = infinity, X_ij ~ N(0, 0.001^2), to |dE| <= 1e-4 or t = 1e5, 100 starts",
 )

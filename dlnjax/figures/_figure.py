@@ -35,7 +35,8 @@ class Number(NamedTuple):
 class Figure(NamedTuple):
     """A figure: `compute(key, seeds)` its data, `draw` it from them alone, and the `numbers` that they hold.
 
-    `text` says in two or three sentences what it shows; `parameters` in one line with what it was made.
+    `text` says in two or three sentences what it shows; `parameters` in one line with what it was made, and
+    `counted` what the `seeds` are.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Figure(NamedTuple):
     numbers: Callable[["xarray.Dataset"], list[Number]]
     text: str = ""
     parameters: str = ""
+    counted: str = "random starts for each ensemble"
 
 
 def mean(values) -> tuple[float, float]:
@@ -68,9 +70,14 @@ def median(values) -> tuple[float, float]:
     return float(np.median(values)), float(np.median(draws, axis=1).std())
 
 
+def two_errors(values: "xarray.DataArray") -> "xarray.DataArray":
+    """Two standard errors of the mean over seeds."""
+    return 2 * values.std("seed", ddof=1) / np.sqrt(values.sizes["seed"])
+
+
 def shown_depth(depth: float) -> str:
-    """A whole or infinite depth, for matplotlib's mathematics."""
-    return r"\infty" if math.isinf(depth) else f"{depth:.0f}"
+    """A depth, for matplotlib's mathematics."""
+    return r"\infty" if math.isinf(depth) else f"{depth:g}"
 
 
 def verdict(agrees: bool, otherwise: str = "disagrees") -> str:
@@ -95,5 +102,5 @@ def measured(quantity: str, here: tuple[float, float], expected: float = NAN, th
     off, rounding = abs(value - expected), half_digit(expected)
     agrees = bool(off <= 3 * math.sqrt(2) * error + rounding)
     sentence = (note or _SAMPLED * agrees) if off > 3 * error + rounding else ""
-    word = verdict(agrees, "explained" if note else "disagrees")
+    word = verdict(agrees, "explained" if note and math.isfinite(value) else "disagrees")
     return Number(quantity, thesis, value, error, word, expected, sentence)

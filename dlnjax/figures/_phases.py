@@ -1,14 +1,13 @@
 """Figure 5.1, beyond the thesis: the limiting effective rank over depth and size of the start."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import gaussian, MatrixCompletion, RESULTS
-from dlnjax.figures._figure import Figure, mean, measured, Number, share, verdict
-from dlnjax.figures._shapes import completion_flows, ENERGY
+from dlnjax import gaussian, RESULTS
+from dlnjax.figures._figure import Figure, mean, measured, Number, share, shown_depth, verdict
+from dlnjax.figures._shapes import completion_flows, ENERGY, many_diagonal
 from dlnjax.plot import new_figure
 
 D, HORIZON = 10, 1e4
@@ -21,9 +20,8 @@ def compute(key, seeds: int) -> xarray.Dataset:
     entries = jax.vmap(gaussian, (0, None, None))(jax.random.split(key, seeds), D, 1.0)
     starts = np.reshape(STDS, (-1, 1, 1, 1, 1)) * np.broadcast_to(entries, (*shape, D, D))
     depth = np.broadcast_to(np.reshape(DEPTHS, (-1, 1)), shape)
-    eye = jnp.broadcast_to(jnp.eye(D), (depth.size, D, D))
     sol = completion_flows(
-        MatrixCompletion(eye, eye == 1, weight=1.0),
+        many_diagonal(depth.size, D),
         starts.reshape(-1, D, D),
         [0.0, 100.0, HORIZON],
         depth=depth.ravel(),
@@ -54,7 +52,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     for (row, column), value in np.ndenumerate(middle):
         color = "white" if value < 0.6 * D else "black"
         ax.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=6, color=color)
-    ax.set_xticks(range(data.sizes["depth"]), [r"$\infty$" if np.isinf(n) else f"{n:g}" for n in data["depth"].values])
+    ax.set_xticks(range(data.sizes["depth"]), [f"${shown_depth(n)}$" for n in data["depth"].values])
     ax.set_yticks(range(data.sizes["std"]), [f"{std:g}" for std in data["std"].values])
     ax.set(xlabel=r"depth $N$", ylabel="standard deviation of the start's entries")
     ax.tick_params(length=0)
@@ -96,6 +94,6 @@ FIGURE = Figure(
     text="The mean limiting effective rank for each depth (from 1, where the flow is that of the plain Euclidean "
     "gradient, to infinity) and each size of the start. Without depth nothing happens; from depth 2 on, small starts "
     "end at low rank, the lower the deeper. Depth need not be a whole number.",
-    parameters="E of (4.21), d = 10, N = 1 .. infinity, X_ij ~ N(0, std^2), to |dE| <= 1e-4, 30 starts, the same for "
-    "every N and, scaled, for every std",
+    parameters="E of (4.21), d = 10, N = 1 .. infinity, X_ij ~ N(0, std^2), to |dE| <= 1e-4 or t = 1e4, 30 starts, the "
+    "same for every N and, scaled, for every std",
 )

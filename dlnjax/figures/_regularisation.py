@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import FreeEnergy, gaussian, MatrixCompletion
-from dlnjax.figures._figure import Figure, mean, measured, Number, share as proportion, verdict
+from dlnjax.figures._figure import Figure, mean, measured, Number, share as proportion, two_errors, verdict
 from dlnjax.figures._shapes import small_flows, times
 from dlnjax.plot import effective_rank_violins, new_figure
 
@@ -45,7 +45,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     violins.set(xlabel="standard deviation of the start's entries", ylim=(0.98, 2.4))
     violins.set_title(rf"$d = 2$, $N = \infty$, read at $t = {T:.0f}$, {data.sizes['seed']} starts")
     difference = _difference(data)
-    error = 2 * difference.std("seed", ddof=1) / np.sqrt(data.sizes["seed"])
+    error = two_errors(difference)
     colors = colormaps["viridis"](np.linspace(0, 0.85, data.sizes["std"]))
     for std, color in zip(data["std"].values, colors, strict=True):
         middle = difference.sel(std=std).mean("seed")
@@ -81,7 +81,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         if std == STDS[0]:
             rows.append(Number(quantity, "tighter at rank 1", change, error, verdict(way == "lower"), note=note))
         else:
-            rows.append(Number(quantity, "mixed", change, error, f"mixed: {way}", note=note))
+            rows.append(Number(quantity, "mixed", change, error, f"mixed, {way}", note=note))
     return rows
 
 

@@ -87,6 +87,7 @@ def _entry(run: Run) -> dict[str, Any]:
         "numbers": [_row(n) for n in run.numbers],
         "verdicts": [(verdict, kind(verdict), count) for verdict, count in counts.items()],
         "seeds": attrs["seeds"],
+        "counted": figure.counted,
         "seed": attrs["seed"],
         "quick": attrs["quick"],
         "date": attrs["date"],

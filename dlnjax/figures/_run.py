@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import matplotlib
 import xarray
+from jaxtyping import PRNGKeyArray
 
 import dlnjax
 from dlnjax import plot
@@ -58,13 +59,17 @@ def is_kept(path: Path, wanted: dict[str, str | int]) -> bool:
     return all(str(attrs.get(name)) == str(value) for name, value in wanted.items())
 
 
+def key_of(name: str, seed: int) -> PRNGKeyArray:
+    """The key of a figure: for each its own."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
 def compute(path: Path, wanted: dict[str, str | int]) -> None:
     """Compute the data of a figure and write them to `path`, in one motion."""
     name = str(wanted["figure"])
     figure = FIGURES[name]
     date, began = datetime.now(UTC), time.perf_counter()
-    key = jax.random.fold_in(jax.random.key(int(wanted["seed"])), zlib.crc32(name.encode()))
-    data = figure.compute(key, int(wanted["seeds"]))
+    data = figure.compute(key_of(name, int(wanted["seed"])), int(wanted["seeds"]))
     made = {"seconds": round(time.perf_counter() - began, 2), "date": f"{date:%Y-%m-%d %H:%M} UTC"}
     data.attrs |= wanted | {"title": figure.title, "machine": _machine(), "versions": _versions()} | made
     with replacing(path) as fresh:

@@ -36,6 +36,12 @@ class PaddedDiagonal(eqx.Module):
         return (2 * residual[:, None] * point.u).T @ point.v
 
 
+def many_diagonal(n: int, d: int) -> MatrixCompletion:
+    """(4.21) for each of n matrices of size d."""
+    eye = jnp.broadcast_to(jnp.eye(d), (n, d, d))
+    return MatrixCompletion(eye, eye == 1, weight=1.0)
+
+
 def times(first: float, last: float, *others: float) -> Float[np.ndarray, " times"]:
     """0, the `others`, and logarithmic times from `first` to `last`: always as many in all."""
     return np.sort([0.0, *others, *np.geomspace(first, last, TIMES - 1 - len(others))])

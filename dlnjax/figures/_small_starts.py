@@ -86,5 +86,6 @@ FIGURE = Figure(
     "the starts. Below, its distribution at T = 100 (left halves) and at convergence (right halves), with means and "
     "two standard errors. Small starts end at rank one, but late: with the 1/2 of (4.24), which (4.21) lacks, the "
     "flow is half as fast, and the smallest starts have not moved by T = 100 (diamonds).",
-    parameters="E of (4.21), d = 25, N = infinity, X_ij ~ N(0, std^2), to |dE| <= 1e-4, 100 starts for each std",
+    parameters="E of (4.21), d = 25, N = infinity, X_ij ~ N(0, std^2), to |dE| <= 1e-4 or t = 2000, 100 starts for "
+    "each std",
 )
