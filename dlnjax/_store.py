@@ -36,7 +36,7 @@ class Store:
         try:
             import zarr  # noqa: F401
         except ImportError as error:
-            raise ImportError("a sweep into a folder needs zarr: pip install 'dlnjax[io]'.") from error
+            raise ImportError("a sweep into a folder needs zarr: pip install 'zarr>=3'.") from error
         self.folder = as_path("folder", folder)
         self.data = self.folder / "data.zarr"
         self.record = self.folder / "call.json"

@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import ziamath
+from mkdocs.structure.files import File
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonConsoleLexer
@@ -20,11 +21,22 @@ ziamath.config.svg2 = False
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
+def on_files(files, config, **_):
+    for picture in RESULTS.glob("*.png"):
+        files.append(File.generated(config, picture.name, abs_src_path=str(picture)))
+    return files
+
+
 def on_page_markdown(markdown: str, page, **_) -> str:
     if page.file.src_uri != "benchmarks.md":
         return markdown
-    tables = [path.read_text(encoding="utf-8") for path in sorted(RESULTS.glob("*.md"))]
-    return "\n\n".join([markdown, *(f"#{table}" for table in tables)])
+    return "\n\n".join([markdown, *map(section, sorted(RESULTS.glob("*.md")))])
+
+
+def section(table: Path) -> str:
+    """A table under its title, and its picture, where it has one."""
+    text, picture = f"#{table.read_text(encoding='utf-8')}", table.with_suffix(".png")
+    return f"{text}\n\n![{text.splitlines()[0].lstrip('# ')}]({picture.name})" if picture.exists() else text
 
 
 def on_page_content(html: str, **_) -> str:

@@ -4,8 +4,12 @@ import importlib.util
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import pytest
+import xarray
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from scipy.optimize import linprog
 from test_figures import assert_draws, numbers
 from tolerances import assert_close, INTEGRATION
@@ -88,6 +92,18 @@ def test_curves_of_matrices_are_drawn_from_solutions_callables_and_arrays():
         plot.ellipses(np.ones((4, 3, 3)))
     with pytest.raises(ValueError, match=r"got shape \(3, 3\)"):
         plot.singular_value_curves(np.eye(3))
+
+
+def test_colours_are_the_projects_own_and_in_given_axes_the_callers():
+    turning = np.stack([np.diag([1 + s, 2 - s]) for s in np.linspace(0, 1, 5)])
+    flow = xarray.Dataset({"sigma": (("time", "mode"), np.linspace(4, 1, 6).reshape(3, 2))}, {"time": [0.0, 1.0, 2.0]})
+    with plot.style():
+        ours = matplotlib.rcParams["axes.prop_cycle"]
+    assert ours != matplotlib.rcParams["axes.prop_cycle"]
+    for draw, curve in ((plot.singular_values, flow), (plot.ellipses, turning), (plot.singular_value_curves, turning)):
+        for ax, cycle in ((None, ours), (Figure().subplots(), matplotlib.rcParams["axes.prop_cycle"])):
+            # "C0" itself would be looked up when the picture is drawn, in the style of that moment.
+            assert draw(curve, ax=ax).lines[0].get_color() == to_hex(cycle.by_key()["color"][0], keep_alpha=True)
 
 
 def test_rank_is_a_u_shape_in_the_number_of_entries_seen(monkeypatch):
@@ -175,7 +191,7 @@ def test_figure_without_a_convex_solver_says_how_to_get_one(monkeypatch):
     assert data["least_nuclear_norm"].isnull().all() and data["nuclear_norm"].notnull().all()
     gaps = [row for name, row in numbers("5.3", data).items() if "gap" in name]
     assert {row.verdict for row in gaps} == {"not measured"}
-    assert all("pip install 'dlnjax[figures]'" in row.note for row in gaps)
+    assert all("pip install cvxpy" in row.note for row in gaps)
     with plot.style():
         axes = FIGURES["5.3"].draw(data).axes
     assert any("CVXPY" in text.get_text() for text in axes[0].texts)

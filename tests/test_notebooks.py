@@ -21,6 +21,7 @@ def test_a_notebook_asks_shows_and_sets_an_exercise(book):
     assert re.match(r"# .+\n\n\*[^*]+\?\*\n", first), "it begins with a title and a question"
     assert last.startswith("## Exercise") and "<summary>Hint</summary>" in last
     code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert "".join(code[0]["source"]).endswith('plt.style.use("dlnjax.plot.dlnjax")'), "it draws in the project's style"
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "run it from top to bottom"
     outputs = [out for cell in code for out in cell["outputs"]]
     assert all(out["output_type"] != "error" and out.get("name") != "stderr" for out in outputs)

@@ -92,7 +92,7 @@ def browser():
     missing = [name for name, path in programs.items() if path is None]
     if missing:
         pytest.skip(f"needs {' and '.join(missing)}: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install 'dlnjax[dev]'")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
     options = webdriver.ChromeOptions()
     options.binary_location = programs["chromium"]
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"):

@@ -18,7 +18,7 @@ CASES = ("commuting", "generic")
 DEPTHS = (2.0, 3.0, np.inf)
 # Small starts first: their flows are the slow ones.
 STDS = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1)
-MISSING = "The minimiser needs CVXPY, which is not installed: pip install 'dlnjax[figures]'."
+MISSING = "The minimiser needs CVXPY, which is not installed: pip install cvxpy."
 
 
 def commuting(key):

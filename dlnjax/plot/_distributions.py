@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from dlnjax.plot._flow import as_dataset
-from dlnjax.plot._style import new_axes
+from dlnjax.plot._style import ink, new_axes
 
 
 def effective_rank_violins(
@@ -40,7 +40,7 @@ def effective_rank_violins(
     if not sols:
         raise ValueError("effective_rank_violins got no solutions: pass a mapping such as {0.1: sol, 1.0: other}.")
     values = [_at(as_dataset(sol)["effective_rank"], time) for sol in sols.values()]
-    ax = new_axes(ax)
+    color, ax = ink(color, ax), new_axes(ax)
     places = np.arange(len(values))
     parts = ax.violinplot(values, places, widths=0.85, showextrema=False, side=side)
     for body in parts["bodies"]:  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from dlnjax._repr import Curves, Shown
 from dlnjax._solution import FLOW_TIME, FlowSolution
 from dlnjax._spectrum import effective_rank_or_nan
-from dlnjax.plot._style import new_axes
+from dlnjax.plot._style import ink, new_axes
 
 if TYPE_CHECKING:
     import xarray
@@ -59,7 +59,8 @@ def effective_rank(
         >>> dln.plot.effective_rank(sol).get_ylabel()
         'effective rank'
     """
-    (times, rank, label), ax = _along(sol, "effective_rank"), new_axes(ax)
+    times, rank, label = _along(sol, "effective_rank")
+    color, line, ax = ink(color, ax), ink(line, ax), new_axes(ax)
     rank = np.atleast_2d(rank)
     if len(rank) > 1:
         for low, high in ((5, 95), (25, 75)):
@@ -88,9 +89,9 @@ def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) ->
     times, sigma, label = _along(sol, "sigma")
     if sigma.ndim == 3:
         raise ValueError("singular_values draws one matrix, got a sweep: pass sol.to_xarray().isel(seed=0).")
-    ax = new_axes(ax)
+    color, ax = ink("C0", ax), new_axes(ax)
     ax.set_yscale("log")
-    ax.plot(times, sigma, color="C0")
+    ax.plot(times, sigma, color=color)
     _time_axis(ax, times, label)
     low, high = np.log(ax.get_ylim())
     place = np.inf

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from dlnjax._checks import as_count
-from dlnjax.plot._style import new_axes
+from dlnjax.plot._style import ink, new_axes
 
 
 def _states(curve: Any, times) -> np.ndarray:
@@ -45,7 +45,7 @@ def ellipses(
     states = _states(curve, np.linspace(0, 1, as_count("count", count)))
     if states.shape[-1] != 2:
         raise ValueError(f"ellipses are for 2 x 2 matrices, got {states.shape[-1]} x {states.shape[-1]}.")
-    ax, count = new_axes(ax), len(states)
+    color, ax, count = ink(color, ax), new_axes(ax), len(states)
     angle = np.linspace(0, 2 * np.pi, 200)
     circle = np.stack([np.cos(angle), np.sin(angle)])
     size = 0.45 / np.linalg.norm(states, 2, axis=(1, 2)).max()
@@ -53,7 +53,7 @@ def ellipses(
         x, y = size * state @ circle
         ax.plot(k + x, row + y, color=color, linestyle=linestyle, lw=0.9)
         # Where the first axis goes: it tells a rotation that the outline does not show.
-        ax.plot([k, k + x[0]], [row, row + y[0]], color=color, lw=0.6)
+        ax.plot([k, k + x[0]], [row, row + y[0]], color=color, lw=0.8, marker="o", markersize=2, markevery=[1])
     ax.set_aspect("equal")
     ax.set_xticks([0, (count - 1) / 2, count - 1], ["0", "1/2", "1"])
     ax.set_xlabel(r"$t$")
@@ -75,7 +75,7 @@ def singular_value_curves(curve: Any, *, ax: Axes | None = None, color: str = "C
         'log'
     """
     states = _states(curve, np.linspace(0, 1, 101))
-    ax = new_axes(ax)
+    color, ax = ink(color, ax), new_axes(ax)
     sigma = np.linalg.svd(states, compute_uv=False)
     lines = ax.semilogy(np.linspace(0, 1, len(sigma)), sigma, color=color, lw=1)
     lines[0].set_label(label)

@@ -1,19 +1,22 @@
 """The project's one matplotlib style, and figures that belong to no window."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import matplotlib.style
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 
 @contextmanager
 def style() -> Iterator[None]:
     """Matplotlib draws in the project's style: `with dlnjax.plot.style(): ...`, or `@dlnjax.plot.style()`.
+
+    For a whole script or notebook it is `plt.style.use("dlnjax.plot.dlnjax")`.
 
     **Example:**
 
@@ -58,6 +61,12 @@ def new_axes(ax: Axes | None) -> Axes:
 
     with style():
         return plt.subplots()[1]
+
+
+def ink(color: str, ax: Axes | None) -> str:
+    """What "C0" stands for now, in the project's style where the axes are new: a line asks only when it is drawn."""
+    with style() if ax is None else nullcontext():
+        return to_hex(color, keep_alpha=True)
 
 
 def save(figure: Figure, stem: Any) -> None:
