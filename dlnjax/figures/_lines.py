@@ -75,8 +75,8 @@ def draw(data: xarray.Dataset) -> Drawing:
             ellipses(data["x"].sel(depth=depth, curve=curve).values, ax=above, row=row, color=color, linestyle=style)
         true, printed = data["length"].sel(depth=depth).isel(pair=1).values
         above.text(-0.5, row + 0.62, f"$N = {shown_depth(depth)}$")
-        above.text(0.7, row + 0.62, f"geodesic, length {true:.3f}", color="C0")
-        above.text(COUNT - 0.5, row + 0.62, f"printed line, {printed:.3f}", color="C1", ha="right")
+        above.text(0.7, row + 0.62, f"geodesic: {true:.3f}", color="C0")
+        above.text(COUNT - 0.5, row + 0.62, f"printed line: {printed:.3f}", color="C1", ha="right")
     above.set_ylim(-1.6 * (len(DEPTHS) - 1) - 0.6, 0.95)
     excess = 100 * _excess(data).values
     below.violinplot(list(excess), showextrema=False, widths=0.7)
@@ -113,7 +113,7 @@ FIGURE = Figure(
     text="Above, the images of the unit circle along the geodesic from diag(7.07, 0.141) to the same turned by 80 "
     "degrees, at three depths, and along the line (3.76) that Theorem 3.4.2 (2) claims to be the geodesic: it is "
     "rounder on the way, and longer. Below, by how much it is longer for random positive definite pairs: always. The "
-    "lengths drawn are 1/N-normalised: at finite N, sqrt(N) times the thesis's.",
+    "numbers are their lengths, 1/N-normalised: at finite N, sqrt(N) times the thesis's.",
     parameters="d = 2, N = 2, 3, infinity, positive definite pairs W W^T + I/10 with W_ij ~ N(0, 1), 100 pairs",
     counted="random pairs",
 )
