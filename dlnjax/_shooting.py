@@ -130,7 +130,8 @@ def shoot(a: SVD, b: SVD, guess: Minimum, start: Scalar, inverse_depth: Scalar, 
 
         # On with the continuation: the next power, or a nearer one.
         on_the_way = now.flat < 1
-        there = on_the_way & (_norm(miss) <= 1e-3 * _norm(w))
+        # Ends that are equal to rounding have no more digits to be told apart by.
+        there = on_the_way & (_norm(miss) <= 1e-3 * _norm(w) + 1e3 * jnp.finfo(dtype).eps)
         lost = ~there & (now.base > 0) & ((damping < 1e-2) | (stuck >= 6) | (fresh & ~good))
         lost &= (now.flat < 1) | (keep(error, now.error) > 1e-9)
         gap = now.flat - now.base

@@ -193,6 +193,14 @@ def test_equal_ends_have_distance_zero_and_its_square_no_gradient(pair):
     assert near.endpoint_error < 1e-14 and near.length < 1e-12
 
 
+def test_ends_that_are_equal_to_rounding_arrive(key):
+    for k in jax.random.split(key, 4):
+        left, right, near = jax.random.normal(k, (3, D, D))
+        a = jnp.linalg.qr(left)[0] @ jnp.diag(jnp.array([1.0, 5e-4])) @ jnp.linalg.qr(right)[0]
+        line = geodesic(a, a + 3e-16 * near, 3.0)
+        assert line.endpoint_error < 1e-12 and line.length < 1e-10
+
+
 def test_distance_has_the_gradient_of_the_first_variation(pair):
     a, b = pair
     point = (a, b, jnp.asarray(3.0))
