@@ -1,6 +1,6 @@
 """The geodesic problem at depth 3 in NumPy, and the solvers that a user could turn to instead.
 
-    python benchmarks/_rivals.py PAIRS.npz OUT.npz --solver shooting [--patience 5]
+    python benchmarks/_rivals.py PAIRS.npz OUT.npz --solver shooting [--patience 10]
 
 Run by benchmarks/geodesic.py with the interpreter of an environment that has geomstats and autograd, or, for SciPy's
 `solve_bvp`, any with SciPy. `a` and `b` of the one file, `n d d`, give `velocity` (at A, `n d d`, nan where there is
@@ -155,7 +155,7 @@ def main():
     parser.add_argument("pairs")
     parser.add_argument("out")
     parser.add_argument("--solver", choices=SOLVERS, required=True)
-    parser.add_argument("--patience", type=float, default=5.0)
+    parser.add_argument("--patience", type=float, default=10.0)
     args = parser.parse_args()
     pairs = np.load(args.pairs)
     logging.disable(logging.WARNING)

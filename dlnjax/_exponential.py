@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_count, as_depth, as_positive, as_square, as_times, require, require_finite
+from dlnjax._checks import as_count, as_inverse_depth, as_positive, as_square, as_times, require, require_finite
 from dlnjax._hamiltonian import integrate
 from dlnjax._jacobi import jacobians
 from dlnjax._metric import apply_metric_operator
@@ -105,7 +105,7 @@ def exponential(
     message = "x must have full rank: its determinant is 0, and the metric of depth > 1 ends there."
     x = require(x, jnp.linalg.slogdet(x)[0] == 0, message)
     rtol = as_positive("rtol", rtol).astype(x.dtype)
-    inverse_depth, ts = (1 / as_depth(depth, many="jax.vmap")).astype(x.dtype), as_times(ts).astype(x.dtype)
+    inverse_depth, ts = as_inverse_depth(depth, x.dtype), as_times(ts).astype(x.dtype)
     solution = _solve(x, p, inverse_depth, ts, rtol, as_count("max_steps", max_steps))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax import _paths
-from dlnjax._checks import as_depth, as_positive, as_real, as_square, is_concrete, require, require_finite
+from dlnjax._checks import as_inverse_depth, as_positive, as_real, as_square, is_concrete, require, require_finite
 from dlnjax._connection import connect, connect_all, Connection, Frame, measure, sign_of
 from dlnjax._exponential import orthonormal
 from dlnjax._hamiltonian import integrate
@@ -163,10 +163,6 @@ def _tolerance(rtol, dtype):
     return as_positive("rtol", rtol).astype(dtype)
 
 
-def _inverse(depth, dtype):
-    return (1 / as_depth(depth, many="jax.vmap")).astype(dtype)
-
-
 def _solve(a, b, inverse_depth, rtol):
     return _solution(a, b, inverse_depth, connect(a, b, inverse_depth, rtol=rtol))
 
@@ -237,7 +233,7 @@ def geodesic(
          [0.789118 1.592805]]
     """
     a, b = _ends(a, b)
-    inverse_depth, rtol = _inverse(depth, a.dtype), _tolerance(rtol, a.dtype)
+    inverse_depth, rtol = as_inverse_depth(depth, a.dtype), _tolerance(rtol, a.dtype)
     if all:
         return _critical(a, b, inverse_depth, rtol, throw)
     solution = _solve(a, b, inverse_depth, rtol)
@@ -279,7 +275,7 @@ def logarithm(x: Matrix, y: Matrix, depth: Number, *, rtol: Number = 1e-11, thro
         [[1.0, 0.0], [0.0, 0.0]]
     """
     x, y = _ends(x, y, ("x", "y"))
-    solution = _solve(x, y, _inverse(depth, x.dtype), _tolerance(rtol, x.dtype))
+    solution = _solve(x, y, as_inverse_depth(depth, x.dtype), _tolerance(rtol, x.dtype))
     found = solution.momentum
     return solution.result.error_if(found, solution.result != RESULTS.successful) if throw else found
 
@@ -308,7 +304,7 @@ def distance(a: Matrix, b: Matrix, depth: Number, *, rtol: Number = 1e-11, throw
         (2, 2)
     """
     a, b = _ends(a, b)
-    length, result = measure(a, b, _inverse(depth, a.dtype), rtol=_tolerance(rtol, a.dtype))
+    length, result = measure(a, b, as_inverse_depth(depth, a.dtype), rtol=_tolerance(rtol, a.dtype))
     return result.error_if(length, result != RESULTS.successful) if throw else length
 
 
@@ -337,5 +333,5 @@ def distance_bounds(a: Matrix, b: Matrix, depth: Number) -> tuple[Float[Array, "
         0.000000 <= 1.943826 <= 2.000000
     """
     a, b = _ends(a, b)
-    lower, upper = _paths.bounds(a, b, _inverse(depth, a.dtype))
+    lower, upper = _paths.bounds(a, b, as_inverse_depth(depth, a.dtype))
     return lower, jnp.where(sign_of(a) * sign_of(b) > 0, upper, jnp.inf)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_depth, as_finite, as_spectrum, as_square, check_energy, require
+from dlnjax._checks import as_finite, as_inverse_depth, as_spectrum, as_square, check_energy, require
 from dlnjax._differences import first_difference, second_differences, squares, values
 from dlnjax._energy._protocol import gradient
 from dlnjax._kernel import eigenvalues
@@ -166,10 +166,6 @@ def _full_rank(x):
     return require(x, ~(sigma[-1] > 0), message)
 
 
-def _inverse(depth, x):
-    return (1 / as_depth(depth, many="jax.vmap")).astype(x.dtype)
-
-
 def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Number) -> Float[Array, "d d"]:
     """The operator of the metric, 1/N times (2.19):
 
@@ -191,7 +187,7 @@ def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Numbe
         [[2.0, 1.5], [1.5, 1.0]]
     """
     x, p = _as_pair(x, "p", p)
-    return apply_metric_operator(x, p, _inverse(depth, x))
+    return apply_metric_operator(x, p, as_inverse_depth(depth, x.dtype))
 
 
 def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Number) -> Float[Array, "d d"]:
@@ -210,7 +206,7 @@ def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], dept
         [[1.0, 1.0], [1.0, 1.0]]
     """
     x, z = _as_pair(x, "z", z)
-    return apply_metric_operator(_full_rank(x), z, _inverse(depth, x), power=-1)
+    return apply_metric_operator(_full_rank(x), z, as_inverse_depth(depth, x.dtype), power=-1)
 
 
 def metric_eigenvalues(sigma: Float[Array, " d"], depth: Number) -> Float[Array, "d d"]:
@@ -236,7 +232,7 @@ def metric_eigenvalues(sigma: Float[Array, " d"], depth: Number) -> Float[Array,
     sigma = as_spectrum(sigma)
     if sigma.ndim != 1:
         raise ValueError(f"sigma must have shape (d,), got {sigma.shape}. For many use jax.vmap.")
-    return eigenvalues(sigma, _inverse(depth, sigma))
+    return eigenvalues(sigma, as_inverse_depth(depth, sigma.dtype))
 
 
 def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d"], depth: Number) -> Float[Array, ""]:
@@ -256,7 +252,7 @@ def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d
     """
     x, z1 = _as_pair(x, "z1", z1)
     z2 = _as_pair(x, "z2", z2)[1]
-    return form(_full_rank(x), z1, z2, _inverse(depth, x), power=-1)
+    return form(_full_rank(x), z1, z2, as_inverse_depth(depth, x.dtype), power=-1)
 
 
 def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Number) -> Float[Array, ""]:
@@ -299,7 +295,7 @@ def riemannian_gradient(energy: Energy, x: Float[Array, "d d"], depth: Number) -
     x = as_finite("x", as_square("x", x))
     check_energy(energy, x.shape[-1], x.dtype)
     slope = as_finite("the gradient of energy at x", gradient(energy, x))
-    return apply_metric_operator(x, slope, _inverse(depth, x))
+    return apply_metric_operator(x, slope, as_inverse_depth(depth, x.dtype))
 
 
 def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Number) -> Float[Array, ""]:
@@ -320,4 +316,4 @@ def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Number) -
         1.500000
     """
     x, p = _as_pair(x, "p", p)
-    return form(x, p, p, _inverse(depth, x), power=1) / 2
+    return form(x, p, p, as_inverse_depth(depth, x.dtype), power=1) / 2

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_depth, as_real, as_square, is_concrete, require
+from dlnjax._checks import as_inverse_depth, as_real, as_square, is_concrete, require, require_finite
 from dlnjax._paths import flatten, unflatten
 from dlnjax._svd import svd
 from dlnjax._types import Number, Numbers
@@ -28,12 +28,8 @@ def _ends(a, b):
 
 
 def _end(name, z):
-    z = require(z, ~jnp.all(jnp.isfinite(z)), f"{name} must be finite, got NaN or infinity.")
+    z = require_finite(name, z)
     return require(z, jnp.linalg.slogdet(z)[0] == 0, f"{name} must have full rank, got a matrix of determinant 0.")
-
-
-def _inverse(depth, x):
-    return (1 / as_depth(depth, many="jax.vmap")).astype(x.dtype)
 
 
 def _size(x):
@@ -72,7 +68,7 @@ def diagonal(a: Matrix, b: Matrix, depth: Number) -> Curve:
         [2.0, 2.0]
     """
     a, b = _ends(a, b)
-    x, y, inverse_depth = _diagonal("a", a), _diagonal("b", b), _inverse(depth, a)
+    x, y, inverse_depth = _diagonal("a", a), _diagonal("b", b), as_inverse_depth(depth, a.dtype)
     shown = f", got the products {x * y}" if is_concrete(x * y) else ""
     x = require(x, jnp.any(x * y <= 0), f"a and b must have equal signs on the diagonal{shown}.")
     flat_x, flat_y = flatten(jnp.abs(x), inverse_depth), flatten(jnp.abs(y), inverse_depth)
@@ -156,7 +152,7 @@ def printed_line(a: Matrix, b: Matrix, depth: Number) -> Curve:
          [0.75  1.625]]
     """
     a, b = _ends(a, b)
-    inverse_depth = _inverse(depth, a)
+    inverse_depth = as_inverse_depth(depth, a.dtype)
     (_, sa, o), sb = _polar(a), _same_polar(a, b)
     flat_a, flat_b = (_function(s, lambda x: flatten(x, inverse_depth)) for s in (sa, sb))
     return _over(lambda t: _function(_mix(t, flat_a, flat_b), lambda y: unflatten(y, inverse_depth)) @ o)
