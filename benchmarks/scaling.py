@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 import dlnjax as dln
 import dlnjax.plot
-from dlnjax._chunks import as_devices, chunk_size, worker_count
+from dlnjax._sweeps.run import as_devices, chunk_size, worker_count
 
 COLUMNS = ["varied", "value", "seeds", "s", "min-max", "ms per seed", "us per rhs", "MB grown", "MB of results"]
 NOTES = (

@@ -19,9 +19,9 @@ from _scipy import processes, solve_many
 from _timing import add_device, Contender, cores, interleave, Report, Score, Timing, use_device
 
 import dlnjax as dln
-from dlnjax._chunks import as_devices, chunk_size, lane_count, worker_count
-from dlnjax._coordinates import FrameCoordinates
+from dlnjax._flows.coordinates import FrameCoordinates
 from dlnjax._results import result_names
+from dlnjax._sweeps.run import as_devices, chunk_size, lane_count, worker_count
 
 RTOL, ATOL = 1e-6, 1e-8
 MAX_STEPS = 200_000

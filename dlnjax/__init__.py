@@ -3,25 +3,22 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from dlnjax import closed_form as closed_form
-from dlnjax._chebyshev import RungeKuttaChebyshev as RungeKuttaChebyshev
-from dlnjax._energy._completion import MatrixCompletion as MatrixCompletion
-from dlnjax._energy._sensing import MatrixSensing as MatrixSensing
-from dlnjax._energy._spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy
-from dlnjax._exponential import exponential as exponential, ExponentialSolution as ExponentialSolution
-from dlnjax._fibre import (
-    horizontal_lift as horizontal_lift,
-    horizontal_projection as horizontal_projection,
-    vertical_projection as vertical_projection,
-)
-from dlnjax._flow import gradient_flow as gradient_flow
-from dlnjax._geodesic import (
+from dlnjax._energies.completion import MatrixCompletion as MatrixCompletion
+from dlnjax._energies.sensing import MatrixSensing as MatrixSensing
+from dlnjax._energies.spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy
+from dlnjax._flows.chebyshev import RungeKuttaChebyshev as RungeKuttaChebyshev
+from dlnjax._flows.gradient_flow import gradient_flow as gradient_flow
+from dlnjax._flows.problem import Steady as Steady
+from dlnjax._flows.solution import FlowSolution as FlowSolution, load as load
+from dlnjax._geodesics.exponential import exponential as exponential, ExponentialSolution as ExponentialSolution
+from dlnjax._geodesics.geodesic import (
     distance as distance,
     distance_bounds as distance_bounds,
     geodesic as geodesic,
     GeodesicSolution as GeodesicSolution,
     logarithm as logarithm,
 )
-from dlnjax._metric import (
+from dlnjax._geometry.metric import (
     hamiltonian as hamiltonian,
     inner as inner,
     metric_eigenvalues as metric_eigenvalues,
@@ -30,19 +27,7 @@ from dlnjax._metric import (
     norm as norm,
     riemannian_gradient as riemannian_gradient,
 )
-from dlnjax._network import (
-    balanced_factors as balanced_factors,
-    balancedness as balancedness,
-    product as product,
-    train as train,
-    Training as Training,
-)
-from dlnjax._network_flow import balance as balance, network_flow as network_flow, NetworkSolution as NetworkSolution
-from dlnjax._problem import Steady as Steady
-from dlnjax._random import Ensemble as Ensemble, gaussian as gaussian
-from dlnjax._results import RESULTS as RESULTS
-from dlnjax._solution import FlowSolution as FlowSolution, load as load
-from dlnjax._spectrum import (
+from dlnjax._geometry.spectrum import (
     effective_rank as effective_rank,
     entropy as entropy,
     entropy_gradient as entropy_gradient,
@@ -50,8 +35,23 @@ from dlnjax._spectrum import (
     schatten_norm as schatten_norm,
     stable_rank as stable_rank,
 )
+from dlnjax._networks.factors import (
+    balanced_factors as balanced_factors,
+    balancedness as balancedness,
+    product as product,
+    train as train,
+    Training as Training,
+)
+from dlnjax._networks.flow import balance as balance, network_flow as network_flow, NetworkSolution as NetworkSolution
+from dlnjax._networks.submersion import (
+    horizontal_lift as horizontal_lift,
+    horizontal_projection as horizontal_projection,
+    vertical_projection as vertical_projection,
+)
+from dlnjax._results import RESULTS as RESULTS
 from dlnjax._svd import SVD as SVD, svd as svd
-from dlnjax._sweep import sweep as sweep
+from dlnjax._sweeps.starts import Ensemble as Ensemble, gaussian as gaussian
+from dlnjax._sweeps.sweep import sweep as sweep
 from dlnjax.claims import check as check, claims as claims
 
 try:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_inverse_depth, as_real, as_square, is_concrete, require, require_finite
-from dlnjax._paths import flatten, unflatten
+from dlnjax._geodesics.guesses import flatten, unflatten
 from dlnjax._svd import svd
 from dlnjax._types import Number, Numbers
 

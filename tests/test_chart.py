@@ -8,7 +8,7 @@ import pytest
 from tolerances import ALGEBRA, assert_close
 
 import dlnjax as dln
-from dlnjax._coordinates import Chart, Coupled, FrameCoordinates, partners
+from dlnjax._flows.coordinates import Chart, Coupled, FrameCoordinates, partners
 
 D = 6
 SIGMA = jnp.array([0.3, 2.0, 2.0, 0.29, 1.0, 1e-3])

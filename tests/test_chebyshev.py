@@ -8,7 +8,7 @@ from scipy.linalg import expm
 from tolerances import ALGEBRA, assert_close, INTEGRATION
 
 import dlnjax as dln
-from dlnjax._chebyshev import first_stage, longest_step, MAX_STAGES, next_stage, stage_count
+from dlnjax._flows.chebyshev import first_stage, longest_step, MAX_STAGES, next_stage, stage_count
 
 METHOD = dln.RungeKuttaChebyshev()
 

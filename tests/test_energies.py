@@ -7,7 +7,7 @@ import pytest
 from tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
-from dlnjax._energy._protocol import gradient, pullback
+from dlnjax._protocol import gradient, pullback
 
 D = 3
 KEY_NAMES = ["completion", "diagonal", "sensing", "Schatten 1.5", "Schatten 4", "spectral", "free", "free completion"]

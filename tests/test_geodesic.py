@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRATION
 
 import dlnjax as dln
-from dlnjax._connection import connect
+from dlnjax._geodesics.connection import connect
 
 D = 2
 DEPTHS = [1.0, 2.0, 3.0, 8.0, np.inf]

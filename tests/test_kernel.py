@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
-from dlnjax import _kernel
+from dlnjax._geometry import kernel as _kernel
 
 SIGMAS = jnp.array([[3.0, 1.7, 0.6, 0.01], [2.0, 2.0, 2.0, 0.3], [1.5, 1.5, 0.2, 0.2], [1e3, 1.0, 1.0 + 1e-9, 1e-3]])
 DEPTHS = jnp.array([1.0, 2.0, 3.5, 10.0, jnp.inf])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tolerances import ALGEBRA, assert_close
 
-from dlnjax._special import divided_difference, langevin, log_shc, shc_small
+from dlnjax._geometry.special import divided_difference, langevin, log_shc, shc_small
 
 POINTS = np.concatenate([[0.0], 10.0 ** np.linspace(-8, 2, 101), [0.999999, 1.0, 1.000001, 150.0, 300.0]])
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import dlnjax as dln
-from dlnjax._store import Store
+from dlnjax._sweeps.folder import Store
 
 # The last part is shorter than the others.
 CHUNK, N, MANY, D, TS = 4, 22, 202, 2, [0.0, 0.5, 3.0]
@@ -180,7 +180,7 @@ def test_killed_sweep_goes_on_where_it_stopped_and_ends_the_same(whole, cache, t
 
 
 def test_finished_folder_computes_nothing(folder, finished, monkeypatch):
-    monkeypatch.setattr("dlnjax._sweep.solve_chunk", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr("dlnjax._sweeps.sweep.solve_chunk", lambda *args: pytest.fail("computed again"))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert_same_data(sweep(folder), sweep(finished))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from dlnjax._repr import Curves, Shown
-from dlnjax._solution import FLOW_TIME, FlowSolution
-from dlnjax._spectrum import effective_rank_or_nan
+from dlnjax._flows.solution import FLOW_TIME, FlowSolution
+from dlnjax._geometry.spectrum import effective_rank_or_nan
+from dlnjax._show import Curves, Shown
 from dlnjax.plot._style import ink, new_axes
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._hamiltonian import BlockDopri8, largest, velocity
-from dlnjax._metric import apply_metric_operator
+from dlnjax._geodesics.hamiltonian import BlockDopri8, largest, velocity
+from dlnjax._geometry.metric import apply_metric_operator
 
 Matrix = Float[Array, "d d"]
 Scalar = Float[Array, ""]

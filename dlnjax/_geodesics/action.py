@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax._hamiltonian import velocity
-from dlnjax._kernel import eigenvalues
-from dlnjax._metric import into, out_of
+from dlnjax._geodesics.hamiltonian import velocity
+from dlnjax._geometry.kernel import eigenvalues
+from dlnjax._geometry.metric import into, out_of
 from dlnjax._svd import svd
 
 Matrix = Float[Array, "d d"]

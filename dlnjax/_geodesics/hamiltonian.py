@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax._differences import first_difference, squares, values
-from dlnjax._metric import densities, form_gradient, in_x, into, moved, out_of, turned
+from dlnjax._geometry.differences import first_difference, squares, values
+from dlnjax._geometry.metric import densities, form_gradient, in_x, into, moved, out_of, turned
 from dlnjax._svd import svd
 
 Matrix = Float[Array, "d d"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from dlnjax._chebyshev import combine, norm
+from dlnjax._flows.chebyshev import combine, norm
 from dlnjax._results import RESULTS
 
 State = Any

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from dlnjax import _chebyshev as rkc
-from dlnjax._chebyshev import PowerIteration, Recurrence
-from dlnjax._methods import Choice, clip, conclude, Coordinates, Flow, Rules, Scalar, State, where
+from dlnjax._flows import chebyshev as rkc
+from dlnjax._flows.chebyshev import PowerIteration, Recurrence
+from dlnjax._flows.explicit import Choice, clip, conclude, Coordinates, Flow, Rules, Scalar, State, where
 
 _ENTER, _PROBE, _READY, _STAGES, _ENDED = range(5)
 

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax import _paths
-from dlnjax._hamiltonian import integrate
-from dlnjax._kernel import eigenvalues
-from dlnjax._metric import into, out_of
-from dlnjax._minimise import minimise, Minimum
-from dlnjax._paths import flatten
+from dlnjax._geodesics import guesses as _paths
+from dlnjax._geodesics.action import minimise, Minimum
+from dlnjax._geodesics.guesses import flatten
+from dlnjax._geodesics.hamiltonian import integrate
+from dlnjax._geometry.kernel import eigenvalues
+from dlnjax._geometry.metric import into, out_of
 from dlnjax._svd import SVD, svd
 
 Matrix = Float[Array, "d d"]

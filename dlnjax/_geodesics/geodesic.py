@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax import _paths
 from dlnjax._checks import as_inverse_depth, as_positive, as_real, as_square, is_concrete, require, require_finite
-from dlnjax._connection import connect, connect_all, Connection, Frame, measure, sign_of
-from dlnjax._exponential import orthonormal
-from dlnjax._hamiltonian import integrate
-from dlnjax._jacobi import conjugate_time
-from dlnjax._minimise import hessian, respond, segments
-from dlnjax._repr import Curves, Shown, singular_values_of
+from dlnjax._geodesics import guesses as _paths
+from dlnjax._geodesics.action import hessian, respond, segments
+from dlnjax._geodesics.connection import connect, connect_all, Connection, Frame, measure, sign_of
+from dlnjax._geodesics.exponential import orthonormal
+from dlnjax._geodesics.hamiltonian import integrate
+from dlnjax._geodesics.jacobi import conjugate_time
+from dlnjax._geodesics.shooting import SEGMENTS
 from dlnjax._results import result_counts, result_names, RESULTS
-from dlnjax._shooting import SEGMENTS
+from dlnjax._show import Curves, Shown, singular_values_of
 from dlnjax._types import Number, Numbers
 
 Matrix = Float[Array, "d d"]

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax import _kernel
 from dlnjax._checks import as_depth, as_positive, as_spectrum
+from dlnjax._geometry import kernel as _kernel
 from dlnjax._types import Number
 
 

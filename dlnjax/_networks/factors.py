@@ -21,9 +21,9 @@ from dlnjax._checks import (
     require,
     require_finite,
 )
-from dlnjax._energy._protocol import gradient
-from dlnjax._repr import Curves, Shown, singular_values_of
+from dlnjax._protocol import gradient
 from dlnjax._results import result_counts, RESULTS
+from dlnjax._show import Curves, Shown, singular_values_of
 from dlnjax._svd import svd
 from dlnjax._types import Energy
 

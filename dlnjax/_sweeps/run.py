@@ -16,10 +16,10 @@ import numpy as np
 from jax.extend.core import Jaxpr
 from jax.sharding import Mesh, PartitionSpec
 
-from dlnjax._energy._protocol import pullback
-from dlnjax._flow import solve_many, start_many
-from dlnjax._problem import Options, Problem
-from dlnjax._solution import FlowSolution
+from dlnjax._flows.gradient_flow import solve_many, start_many
+from dlnjax._flows.problem import Options, Problem
+from dlnjax._flows.solution import FlowSolution
+from dlnjax._protocol import pullback
 from dlnjax._svd import SVD
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._special import langevin, log_shc
+from dlnjax._geometry.special import langevin, log_shc
 
 Scalar = Float[Array, ""]
 

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import as_path
-from dlnjax._repr import Curves, Shown
+from dlnjax._geometry.spectrum import effective_rank_or_nan
 from dlnjax._results import NAMES, result_counts, result_names, RESULTS
-from dlnjax._spectrum import effective_rank_or_nan
-from dlnjax._store import open_folder
+from dlnjax._show import Curves, Shown
 from dlnjax._svd import SVD
+from dlnjax._sweeps.folder import open_folder
 
 if TYPE_CHECKING:
     import xarray

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
-from dlnjax._metric import form
-from dlnjax._special import log_shc
+from dlnjax._geometry.metric import form
+from dlnjax._geometry.special import log_shc
 from dlnjax._svd import svd
 
 Matrix = Float[Array, "d d"]

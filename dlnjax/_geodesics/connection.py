@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._exponential import covector, orthonormal
-from dlnjax._hamiltonian import integrate
-from dlnjax._jacobi import jacobians
-from dlnjax._metric import form_gradient
+from dlnjax._geodesics.exponential import covector, orthonormal
+from dlnjax._geodesics.hamiltonian import integrate
+from dlnjax._geodesics.jacobi import jacobians
+from dlnjax._geodesics.shooting import candidates, Shot
+from dlnjax._geometry.metric import form_gradient
 from dlnjax._results import code_of, RESULTS
-from dlnjax._shooting import candidates, Shot
 from dlnjax._svd import svd
 
 Matrix = Float[Array, "d d"]

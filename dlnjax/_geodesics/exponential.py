@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import as_count, as_inverse_depth, as_positive, as_square, as_times, require, require_finite
-from dlnjax._hamiltonian import integrate
-from dlnjax._jacobi import jacobians
-from dlnjax._metric import apply_metric_operator
-from dlnjax._repr import Curves, Shown, singular_values_of
+from dlnjax._geodesics.hamiltonian import integrate
+from dlnjax._geodesics.jacobi import jacobians
+from dlnjax._geometry.metric import apply_metric_operator
 from dlnjax._results import code_of, result_counts, RESULTS
+from dlnjax._show import Curves, Shown, singular_values_of
 from dlnjax._types import Number, Numbers
 
 Matrix = Float[Array, "d d"]

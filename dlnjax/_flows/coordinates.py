@@ -6,9 +6,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dlnjax._energy._protocol import gradient, pullback
-from dlnjax._kernel import frame_velocity, partner_eigenvalues
-from dlnjax._metric import apply_metric_operator
+from dlnjax._geometry.kernel import frame_velocity, partner_eigenvalues
+from dlnjax._geometry.metric import apply_metric_operator
+from dlnjax._protocol import gradient, pullback
 from dlnjax._svd import orthogonalise, SVD
 
 Scalar = Float[Array, ""]

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dlnjax._special import langevin, log_shc, shc_small
+from dlnjax._geometry.special import langevin, log_shc, shc_small
 
 Scalar = Float[Array, ""]
 

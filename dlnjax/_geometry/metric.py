@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_inverse_depth, as_spectrum, as_square, check_energy, require
-from dlnjax._differences import first_difference, second_differences, squares, values
-from dlnjax._energy._protocol import gradient
-from dlnjax._kernel import eigenvalues
+from dlnjax._geometry.differences import first_difference, second_differences, squares, values
+from dlnjax._geometry.kernel import eigenvalues
+from dlnjax._protocol import gradient
 from dlnjax._svd import svd
 from dlnjax._types import Energy, Number
 

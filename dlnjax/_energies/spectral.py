@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax import _kernel
 from dlnjax._checks import as_depth, as_positive, shape_of
-from dlnjax._energy._protocol import gradient, pullback
-from dlnjax._special import divided_difference
+from dlnjax._geometry import kernel as _kernel
+from dlnjax._geometry.special import divided_difference
+from dlnjax._protocol import gradient, pullback
 from dlnjax._svd import SVD, svd
 from dlnjax._types import Energy, Number
 

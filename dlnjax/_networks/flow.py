@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import as_count, as_positive, as_times, check_energy, require, require_finite
-from dlnjax._energy._protocol import gradient
-from dlnjax._network import as_weights, balancedness, product, products
-from dlnjax._repr import Curves, Shown, singular_values_of
+from dlnjax._networks.factors import as_weights, balancedness, product, products
+from dlnjax._protocol import gradient
 from dlnjax._results import result_counts, RESULTS
+from dlnjax._show import Curves, Shown, singular_values_of
 from dlnjax._types import Energy, Number, Numbers
 
 Weights = Float[Array, "N d d"]

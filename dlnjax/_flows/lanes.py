@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int, PyTree
 
-from dlnjax._chebyshev import RungeKuttaChebyshev
-from dlnjax._methods import Coordinates, Explicit, Flow, Rules, start_flow, State, where
-from dlnjax._stabilised import Stabilised, Stage
+from dlnjax._flows.chebyshev import RungeKuttaChebyshev
+from dlnjax._flows.explicit import Coordinates, Explicit, Flow, Rules, start_flow, State, where
+from dlnjax._flows.stabilised import Stabilised, Stage
 
 PATIENCE = 3
 

@@ -13,9 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._call import identity
 from dlnjax._checks import as_count, as_depth, as_square, check_energy, shape_of
-from dlnjax._chunks import (
+from dlnjax._energies.spectral import FreeEnergy
+from dlnjax._flows.problem import prepare, Steady
+from dlnjax._flows.solution import FlowSolution
+from dlnjax._svd import SVD
+from dlnjax._sweeps.fingerprint import identity
+from dlnjax._sweeps.folder import Store
+from dlnjax._sweeps.run import (
     as_devices,
     calls_lapack,
     chunk_size,
@@ -25,12 +30,7 @@ from dlnjax._chunks import (
     start_chunk,
     worker_count,
 )
-from dlnjax._energy._spectral import FreeEnergy
-from dlnjax._problem import prepare, Steady
-from dlnjax._random import Ensemble
-from dlnjax._solution import FlowSolution
-from dlnjax._store import Store
-from dlnjax._svd import SVD
+from dlnjax._sweeps.starts import Ensemble
 from dlnjax._terminal import console
 from dlnjax._types import Energy, Number, Numbers
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_float, as_square, require
-from dlnjax._network import as_weights, product
+from dlnjax._networks.factors import as_weights, product
 
 Weights = Float[Array, "N d d"]
 

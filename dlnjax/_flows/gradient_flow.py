@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dlnjax._coordinates import FrameCoordinates, MatrixCoordinates
-from dlnjax._energy._protocol import pullback
-from dlnjax._integrate import integrate
-from dlnjax._methods import Rules
-from dlnjax._problem import Options, prepare, Problem, rounding, Steady
+from dlnjax._flows.coordinates import FrameCoordinates, MatrixCoordinates
+from dlnjax._flows.explicit import Rules
+from dlnjax._flows.lanes import integrate
+from dlnjax._flows.problem import Options, prepare, Problem, rounding, Steady
+from dlnjax._flows.solution import FlowSolution
+from dlnjax._protocol import pullback
 from dlnjax._results import RESULTS
-from dlnjax._solution import FlowSolution
 from dlnjax._svd import canonical, frame_tangent, orthogonalise, SVD, svd, turn
 from dlnjax._types import Energy, Number, Numbers
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlnjax._energy._protocol import gradient
-from dlnjax._random import Ensemble
+from dlnjax._protocol import gradient
 from dlnjax._svd import svd
+from dlnjax._sweeps.starts import Ensemble
 
 
 def identity(energy, first_energy, starts, problem, options, n: int, example) -> dict[str, Any]:
