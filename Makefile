@@ -42,7 +42,7 @@ long: install
 	$(BIN)/pytest -n auto --dist worksteal -m long
 
 # Of the short tests those that use most of what the dependencies offer.
-LOWEST := $(foreach name,energies layers metric package security svd,tests/test_$(name).py)
+LOWEST := $(addprefix tests/,energies/test_energies.py project/test_layers.py geometry/test_metric.py project/test_package.py ground/test_security.py ground/test_svd.py)
 
 lowest: .venv-lowest/installed
 	.venv-lowest/bin/pytest -n auto --dist loadscope -m "not slow and not long" $(LOWEST)
@@ -78,8 +78,8 @@ bench: install .venv-geomstats/installed
 	$(BIN)/python benchmarks/first_figure.py
 
 stress: install
-	$(BIN)/python tests/stress.py
-	$(BIN)/python tests/stress_geodesic.py
+	$(BIN)/python tests/stress/flows.py
+	$(BIN)/python tests/stress/geodesics.py
 
 clean:
 	rm -rf .venv .venv-lowest .venv-geomstats .cache out build dist

@@ -1,0 +1,132 @@
+"""Energies: their gradients and Hessians, in closed form, by autodiff and by differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
+
+import dlnjax as dln
+from dlnjax._protocol import gradient, pullback
+
+D = 3
+KEY_NAMES = ["completion", "diagonal", "sensing", "Schatten 1.5", "Schatten 4", "spectral", "free", "free completion"]
+SPECTRAL = ["Schatten 1.5", "Schatten 4", "spectral", "free"]
+# Where an energy of the singular values has no Hessian, or no gradient, at a singular matrix.
+REGULAR = ["spectral", "free", "free completion"]
+
+
+def softplus(s):
+    return jnp.log(jnp.cosh(s)) + s
+
+
+@pytest.fixture(scope="module")
+def energies(module_key):
+    ka, kb, kc = jax.random.split(module_key, 3)
+    mask = jax.random.bernoulli(kb, 0.6, (D, D))
+    completion = dln.MatrixCompletion(jax.random.normal(ka, (D, D)), mask)
+    return {
+        "completion": completion,
+        "diagonal": dln.MatrixCompletion.diagonal(D),
+        "sensing": dln.MatrixSensing(jax.random.normal(kb, (4, D, D)), jax.random.normal(kc, (4,))),
+        "Schatten 1.5": dln.Schatten(1.5),
+        "Schatten 4": dln.Schatten(4.0),
+        "spectral": dln.SpectralEnergy(softplus),
+        "free": dln.FreeEnergy(dln.Schatten(2.0), 0.7, 3.5),
+        "free completion": dln.FreeEnergy(completion, 2.0),
+    }
+
+
+@pytest.fixture(scope="module")
+def points(module_key):
+    """Generic, with a pair, isotropic, nearly isotropic; and of rank 2 and 1."""
+    keys = jax.random.split(module_key, 4)
+    u, v = (jnp.linalg.qr(jax.random.normal(k, (D, D)))[0] for k in keys[:2])
+    spectra = [[2.0, 1.1, 0.4], [1.3, 1.3, 0.5], [0.9] * 3, [1.0, 1.0 - 1e-6, 1.0 - 2e-6], [1.5, 0.8, 0.0], [1.2, 0, 0]]
+    x = jnp.stack([(u * jnp.array(s)) @ v.T for s in spectra])
+    return x, jax.random.normal(keys[2], x.shape)
+
+
+def keep(name, points):
+    """The points where the energy is differentiable: at singular matrices not all are."""
+    return tuple(a[:4] if name in REGULAR else a for a in points)
+
+
+@pytest.mark.parametrize("name", KEY_NAMES)
+def test_gradient_in_closed_form_is_that_of_autodiff_and_of_differences(energies, points, name):
+    energy, (x, dx) = energies[name], keep(name, points)
+    closed = jax.jit(jax.vmap(energy.gradient))(x)
+    assert_close(closed, jax.jit(jax.vmap(jax.grad(energy)))(x), ALGEBRA)
+    h, value = 1e-5, jax.jit(jax.vmap(energy))
+    slope = (value(x + h * dx) - value(x - h * dx)) / (2 * h)
+    assert_close(jnp.sum(closed * dx, axis=(1, 2)), slope, FINITE_DIFFERENCE)
+
+
+@pytest.mark.parametrize("name", KEY_NAMES)
+def test_pullback_is_the_gradient_seen_from_the_frame(energies, points, name):
+    # The gradient of Schatten 1.5 takes the root of what rounding leaves of a zero.
+    energy, (x, _) = energies[name], keep("free" if name == "Schatten 1.5" else name, points)
+
+    def both(x):
+        point = dln.svd(x)
+        flipped = dln.SVD(point.u, -point.sigma, -point.v)
+        return [(pullback(energy, p), p.u.T @ gradient(energy, p.matrix) @ p.v) for p in (point, flipped)]
+
+    for found, expected in jax.jit(jax.vmap(both))(x):
+        assert_close(found, expected, ALGEBRA)
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_hessian_is_that_of_differences_at_repeated_values(energies, points, name):
+    energy, (x, dx) = energies[name], tuple(a[:4] for a in points)
+    h, slope = 1e-5, jax.jit(jax.vmap(energy.gradient))
+    expected = (slope(x + h * dx) - slope(x - h * dx)) / (2 * h)
+    forward = jax.jit(jax.vmap(lambda x, dx: jax.jvp(jax.grad(energy), (x,), (dx,))[1]))(x, dx)
+    assert_close(forward, expected, FINITE_DIFFERENCE)
+    reverse = jax.jit(jax.vmap(lambda x, dx: jax.grad(lambda x: jnp.sum(energy.gradient(x) * dx))(x)))(x, dx)
+    assert_close(reverse, forward, ALGEBRA)
+
+
+def test_parameters_have_derivatives(points):
+    x = points[0][0]
+    s = dln.svd(x).sigma
+    slope = lambda f, at: jax.grad(lambda p: f(p)(x))(at)
+    assert_close(slope(dln.Schatten, 3.0), jnp.sum(s**3 * (jnp.log(s) / 3 - 1 / 9)), ALGEBRA)
+    free = lambda beta: dln.FreeEnergy(dln.Schatten(2.0), beta, 3.0)
+    assert_close(slope(free, 2.0), dln.entropy(s, 3.0) / 4, ALGEBRA)
+    at_depth = jax.grad(lambda n: dln.FreeEnergy(dln.Schatten(2.0), 2.0, n)(x))(3.0)
+    assert_close(at_depth, -jax.grad(lambda n: dln.entropy(s, n))(3.0) / 2, ALGEBRA)
+
+
+def test_values_are_the_printed_formulas(energies, points):
+    x = points[0][0]
+    s = np.linalg.svd(np.asarray(x), compute_uv=False)
+    diagonal = energies["diagonal"]
+    assert_close(diagonal(x), np.sum((np.diagonal(x) - 1) ** 2), ALGEBRA)
+    assert_close(diagonal(x), 2 * dln.MatrixCompletion(jnp.eye(D), jnp.eye(D))(x), ALGEBRA)
+    completion = energies["completion"]
+    assert_close(
+        completion(x), np.sum(np.asarray(x - completion.labels)[np.asarray(completion.mask)] ** 2) / 2, ALGEBRA
+    )
+    sensing = energies["sensing"]
+    residual = np.tensordot(np.asarray(sensing.measurements), x, 2) - sensing.values
+    assert_close(sensing(x), residual @ residual / 2, ALGEBRA)
+    assert_close(energies["Schatten 4"](x), np.sum(s**4) / 4, ALGEBRA)
+    assert_close(energies["spectral"](x), np.sum(softplus(s)), ALGEBRA)
+    assert_close(energies["free"](x), s @ s / 2 - dln.entropy(jnp.asarray(s), 3.5) / 0.7, ALGEBRA)
+
+
+def test_labels_outside_the_mask_are_not_read(points):
+    mask = jnp.eye(D, dtype=bool)
+    holes = dln.MatrixCompletion(jnp.where(mask, 1.0, jnp.nan), mask, weight=1.0)
+    whole = dln.MatrixCompletion.diagonal(D)
+    for f in (lambda e: e, lambda e: e.gradient, jax.grad, lambda e: lambda x: pullback(e, dln.svd(x))):
+        np.testing.assert_array_equal(f(holes)(points[0][0]), f(whole)(points[0][0]))
+
+
+def test_callable_of_the_user_needs_nothing_else(points):
+    energy = lambda x: jnp.sum(jnp.sin(x))
+    for x in points[0]:
+        assert_close(gradient(energy, x), jnp.cos(x), ALGEBRA)
+        point = dln.svd(x)
+        assert_close(pullback(energy, point), point.u.T @ jnp.cos(x) @ point.v, ALGEBRA)

@@ -1,0 +1,170 @@
+"""The report, as a reader's browser shows it: whole without a network, and as wide as the screen."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from support.two_figures import TWO
+
+from dlnjax import figures
+from dlnjax._cli import main
+from dlnjax.figures import _report
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in figures.FIGURES.copy():
+            patch.delitem(figures.FIGURES, name)
+        for name, figure in TWO.items():
+            patch.setitem(figures.FIGURES, name, figure)
+        assert main(["reproduce", "--out", str(folder), "--seed", "3", "--seeds", "12"]) == 0
+    return folder / "report.html"
+
+
+class _Page(HTMLParser):
+    """Every element with its attributes, and the text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.text = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_page_needs_no_other_file_and_no_network(report):
+    page = _Page(report.read_text())
+    for tag, attrs in page.elements:
+        for name in ("src", "href", "srcset", "action"):
+            assert attrs.get(name, "#")[:1] == "#" or attrs[name].startswith("data:"), (tag, attrs)
+        assert tag != "script"
+    assert not re.search(r"@import|url\(", report.read_text())
+
+
+def test_page_shows_every_figure_with_its_text_numbers_and_command(report):
+    page = _Page(report.read_text())
+    text = " ".join("".join(page.text).split())
+    images = [attrs for tag, attrs in page.elements if tag == "img"]
+    assert len(images) == len(TWO)
+    ids = {attrs["id"] for _, attrs in page.elements if "id" in attrs}
+    for (name, figure), image in zip(TWO.items(), images, strict=True):
+        assert figure.title in image["alt"] and image["aria-describedby"] in ids
+        assert figure.title in text and " ".join(figure.text.split()) in text and figure.parameters in text
+        assert f"dlnjax reproduce --figure {name} --seeds 12 --seed 3" in text and f"dlnjax plot out/{name}" in text
+    assert "Size12 random starts for each ensemble, seed 3" in text
+    # What looks like HTML is shown as it is.
+    assert "<b>one</b>" in text and "mean & more, where x < 1" in text and "Of few draws" in text
+    assert all(attrs["href"][1:] in ids for tag, attrs in page.elements if tag == "a")
+    headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == 1 and headings.count(1) == 1 and all(b <= a + 1 for a, b in pairwise(headings))
+    for word in ("Python 3", "jax ", "numpy ", " cores", "UTC, in "):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (3.02649, 0.0112, "3.026 ± 0.011"),
+        (0.94, 0.034, "0.940 ± 0.034"),
+        (1472.96, 63.0, "1473 ± 63"),
+        (1.0, 0.0, "1"),
+        (float("nan"), float("nan"), "nan"),
+        (8.0, 996.0, "8 ± 1.0e+03"),
+    ],
+)
+def test_value_is_shown_to_the_second_digit_of_its_error(value, error, shown):
+    assert _report.with_error(value, error) == shown
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window, and without a name server or proxy that could answer it."""
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    missing = [name for name, path in programs.items() if path is None]
+    if missing:
+        pytest.skip(f"needs {' and '.join(missing)}: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs["chromium"]
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(executable_path=programs["chromedriver"])
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+_MEASURE = """
+const images = [...document.images].map(image => {
+  const box = image.getBoundingClientRect();
+  const seen = image.checkVisibility({opacityProperty: true, visibilityProperty: true});
+  return {alt: image.alt, loaded: image.complete && image.naturalWidth > 0, seen, left: box.left, right: box.right};
+});
+const page = document.documentElement;
+return {images, window: window.innerWidth, wide: page.scrollWidth, free: page.clientWidth};
+"""
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_browser_without_network_shows_every_figure_and_nothing_too_wide(report, browser, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    for log in ("performance", "browser"):
+        browser.get_log(log)
+    browser.get(report.as_uri())
+    found = browser.execute_script(_MEASURE)
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert report.as_uri() in asked
+    assert [url for url in asked if url != report.as_uri() and not url.startswith("data:")] == []
+    assert [e["params"] for e in events if e["method"] == "Network.loadingFailed"] == []
+    assert browser.get_log("browser") == []
+    assert found["window"] == width and found["wide"] <= found["free"]
+    assert len(found["images"]) == len(TWO)
+    for image in found["images"]:
+        assert image["loaded"] and image["seen"], image
+        assert 0 <= image["left"] < image["left"] + 300 < image["right"] <= found["free"], image
+
+
+@pytest.fixture(scope="module")
+def with_claims(report, tmp_path_factory):
+    """A folder in which `dlnjax claims` has written beside a report."""
+    folder = tmp_path_factory.mktemp("claims") / "out"
+    shutil.copytree(report.parent, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in figures.FIGURES.copy():
+            patch.delitem(figures.FIGURES, name)
+        for name, figure in TWO.items():
+            patch.setitem(figures.FIGURES, name, figure)
+        assert main(["claims", "--only", "(2.1", "--only", "Theorem 2.1", "--draws", "1", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_report_counts_the_statements_and_links_to_their_page(report, with_claims):
+    page = _Page((with_claims / "report.html").read_text())
+    text = " ".join("".join(page.text).split())
+    assert "The statements of the thesis holds: 3 corrected: 2 fails: 1" in text
+    links = [attrs["href"] for tag, attrs in page.elements if tag == "a"]
+    assert "claims.html" in links and "#statements" in links
+    assert "The statements of the thesis" not in report.read_text()
+    assert [attrs for tag, attrs in page.elements if tag == "img"]
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_browser_shows_the_statements_and_nothing_too_wide(with_claims, browser, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get((with_claims / "claims.html").as_uri())
+    found = browser.execute_script(_MEASURE)
+    assert found["window"] == width and found["wide"] <= found["free"]
+    assert len(browser.find_elements("tag name", "article")) == 6

@@ -1,0 +1,115 @@
+"""Derivatives of the flow in its start, its energy, the depth and the times, in both modes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.tolerances import assert_close, FINITE_DIFFERENCE, INTEGRATION
+
+import dlnjax as dln
+
+pytestmark = pytest.mark.slow
+NAMES = ["depth 1", "depth 2", "depth 3.5", "infinite depth", "identity", "repeated pair", "stationary"]
+DISTINCT = jnp.arange(len(NAMES)) < 4
+
+
+def outputs(mask, x0, labels, depth, ts, **options):
+    energy = dln.MatrixCompletion(labels, mask)
+    solution = dln.gradient_flow(energy, x0, depth=depth, ts=ts, rtol=1e-10, atol=1e-12, throw=False, **options)
+    if options:
+        return solution.observed
+    # The rank and the energy are smooth in X at repeated singular values, where each of those alone is not.
+    return {
+        "x": solution.x,
+        "sigma": solution.sigma,
+        "rank": solution.effective_rank,
+        "energy": solution.energy,
+        "final": solution.final.matrix,
+    }
+
+
+def observe(point):
+    return point.matrix[0], dln.effective_rank(point.sigma)
+
+
+@pytest.fixture(scope="module")
+def cases(module_key):
+    """(masks, points, directions), with a case for each of NAMES."""
+    ka, kb, kc, kd = jax.random.split(module_key, 4)
+    n, eye, off = len(NAMES), jnp.eye(3), ~jnp.eye(3, dtype=bool)
+    x0 = jnp.eye(3) + 0.5 * jax.random.normal(ka, (n, 3, 3))
+    x0 = x0.at[4:].set(jnp.stack([eye, jnp.diag(jnp.array([1.0, 1.0, 0.5])), eye]))
+    labels = jax.random.normal(kb, (n, 3, 3)).at[6].set(eye)
+    mask = jax.random.bernoulli(kc, 0.6, (n, 3, 3)).at[4:].set(jnp.stack([off, off, ~off]))
+    depth = jnp.array([1.0, 2.0, 3.5, jnp.inf, jnp.inf, 2.5, jnp.inf])
+    ts = jnp.tile(jnp.array([0.0, 0.3, 1.0]), (n, 1))
+    keys = jax.random.split(kd, 3)
+    along = [jax.random.normal(k, a.shape) for k, a in zip(keys, (x0, labels, ts), strict=True)]
+    # There is no depth below 1, and no difference quotient at infinity.
+    ddepth = jnp.where((depth > 1) & jnp.isfinite(depth), 0.7, 0.0)
+    return mask, (x0, labels, depth, ts), (along[0], along[1], ddepth, along[2])
+
+
+@pytest.fixture(scope="module")
+def forward(cases):
+    mask, points, directions = cases
+    push = lambda mask, points, directions: jax.jvp(lambda *a: outputs(mask, *a), points, directions)[1]
+    return jax.jit(jax.vmap(push))(mask, points, directions)
+
+
+def test_tangents_are_those_of_central_differences(cases, forward):
+    mask, points, directions = cases
+    h = 1e-4
+    move = lambda s: jax.tree.map(lambda a, da: a + s * h * da, points, directions)
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), move(1), move(-1))
+    values = jax.jit(jax.vmap(outputs))(jnp.concatenate([mask, mask]), *both)
+    expected = jax.tree.map(lambda v: (v[: len(NAMES)] - v[len(NAMES) :]) / (2 * h), values)
+    for name, tangent in forward.items():
+        smooth = DISTINCT if name == "sigma" else slice(None)
+        assert_close(tangent[smooth], expected[name][smooth], FINITE_DIFFERENCE)
+
+
+def test_stationary_state_still_has_a_derivative(cases, forward):
+    # At the identity lambda_kl = 1, so the linearised flow takes the diagonal to that of the labels at the rate 1.
+    _, (_, _, _, ts), (dx0, dlabels, _, _) = cases
+    expected = np.diagonal(dlabels[-1] + np.exp(ts[-1, 0] - ts[-1, -1]) * (dx0[-1] - dlabels[-1]))
+    assert_close(np.diagonal(forward["x"][-1, -1]), expected, INTEGRATION)
+    assert_close(np.diagonal(forward["final"][-1]), expected, INTEGRATION)
+
+
+@pytest.mark.long
+def test_reverse_mode_through_observe_is_the_transpose_of_forward_mode(cases, forward):
+    mask, points, directions = cases
+    weight = jnp.cos(jnp.arange(12.0)).reshape(3, 4)
+    paired = lambda row, rank: jnp.sum(weight[:, :3] * row) + jnp.sum(weight[:, 3] * rank)
+    value = lambda points, mask: paired(*outputs(mask, *points, observe=observe))
+    gradient = jax.jit(jax.vmap(jax.grad(value)))(points, mask)
+    contract = jax.vmap(lambda g, d: sum(jnp.sum(a * b) for a, b in zip(g, d, strict=True)))
+    expected = jax.vmap(paired)(forward["x"][:, :, 0], forward["rank"])
+    assert_close(contract(gradient, directions), expected, INTEGRATION)
+
+
+def test_limit_of_a_complete_matrix_follows_its_labels_and_forgets_its_start(key):
+    ka, kb = jax.random.split(key)
+    x0, labels = (jnp.eye(3) + dln.gaussian(k, 3, 0.2) for k in (ka, kb))
+    weight = jnp.cos(jnp.arange(9.0)).reshape(3, 3)
+
+    def value(x0, labels):
+        energy = dln.MatrixCompletion(labels, jnp.ones((3, 3), bool))
+        solution = dln.gradient_flow(
+            energy, x0, depth=3, ts=[0.0, 1000.0], rtol=1e-10, atol=1e-12, stop=dln.Steady(1e-9)
+        )
+        return jnp.sum(weight * solution.x[-1])
+
+    dx0, dlabels = jax.grad(value, (0, 1))(x0, labels)
+    assert_close(dx0, np.zeros((3, 3)), 10 * INTEGRATION)
+    assert_close(dlabels, weight, 10 * INTEGRATION)
+
+
+@pytest.mark.long
+def test_start_of_lower_rank_has_a_flow_and_no_derivative():
+    x0, energy = jnp.diag(jnp.array([1.0, 0.5, 0.0])), dln.MatrixCompletion.diagonal(3)
+    end = lambda scale: jnp.sum(dln.gradient_flow(energy, scale * x0, ts=[0.0, 1.0], throw=False).x[-1])
+    assert jnp.isfinite(end(1.0))
+    with pytest.raises(RuntimeError, match="rank r < d has no derivative"):
+        jax.block_until_ready(jax.grad(end)(1.0))

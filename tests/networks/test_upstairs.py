@@ -1,0 +1,132 @@
+"""The submersion from the factors to their product: lifts, projections, and the flows upstairs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+from support.tolerances import ALGEBRA, assert_close, INTEGRATION
+
+import dlnjax as dln
+
+D, N = 2, 3
+ENERGY = dln.MatrixCompletion.diagonal(D)
+
+
+def push(weights, velocity):
+    return jax.jvp(dln.product, (weights,), (velocity,))[1]
+
+
+@pytest.fixture(scope="module")
+def x0(module_key):
+    return 0.8 * jnp.eye(D) + dln.gaussian(module_key, D, 0.2)
+
+
+@pytest.fixture(params=["balanced", "not balanced"])
+def weights(request, x0, key):
+    balanced = dln.balanced_factors(x0, N)
+    return balanced if request.param == "balanced" else balanced + 0.1 * jax.random.normal(key, balanced.shape)
+
+
+def test_lift_is_horizontal_and_moves_the_product(weights, key):
+    z = jax.random.normal(key, (D, D))
+    lift = dln.horizontal_lift(weights, z)
+    assert_close(push(weights, lift), z, 100 * ALGEBRA)
+    t = lambda w: jnp.swapaxes(w, -1, -2)
+    assert_close(t(weights[1:]) @ lift[1:], lift[:-1] @ t(weights[:-1]), 100 * ALGEBRA)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 6])
+def test_product_is_a_riemannian_submersion(x0, key, depth):
+    # The thesis's g^N, which is ours over N: Theorem 2.2.6.
+    z = jax.random.normal(key, (D, D))
+    lift = dln.horizontal_lift(dln.balanced_factors(x0, depth), z)
+    assert_close(jnp.sum(lift**2), dln.inner(x0, z, z, float(depth)) / depth, 100 * ALGEBRA)
+
+
+def test_projections_split_a_motion(weights, key):
+    v = jax.random.normal(key, weights.shape)
+    horizontal, vertical = dln.horizontal_projection(weights, v), dln.vertical_projection(weights, v)
+    assert_close(horizontal + vertical, v, ALGEBRA)
+    assert_close(push(weights, vertical), np.zeros((D, D)), 100 * ALGEBRA)
+    assert_close(jnp.sum(horizontal * vertical), 0.0, 100 * ALGEBRA)
+    assert_close(dln.horizontal_projection(weights, horizontal), horizontal, 100 * ALGEBRA)
+
+
+def acceleration(x, p, depth, force):
+    """W'' of the horizontal lift of the curve X' = A_X(P), P' = force(X, P), in closed form."""
+    weights = dln.balanced_factors(x, depth)
+
+    def velocity(w, p):
+        return dln.horizontal_lift(w, dln.metric_operator(dln.product(w), p, float(depth)))
+
+    primals = weights, p
+    return weights, jax.jvp(velocity, primals, (velocity(weights, p), force(x, p)))[1]
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_lifts_of_geodesics_are_geodesics_of_the_balanced_manifold(x0, key, depth):
+    # Theorem 3.1.2: the acceleration is normal to it, a combination of the gradients of what is constant there.
+    p = jax.random.normal(key, (D, D))
+    by_x = jax.grad(lambda x, p: dln.hamiltonian(x, p, float(depth)))
+
+    def tangential(force):
+        weights, a = acceleration(x0, p, depth, force)
+        normals = jax.jacobian(lambda w: dln.balancedness(w).ravel())(weights).reshape(-1, weights.size).T
+        inside = normals @ np.linalg.lstsq(normals, a.ravel(), rcond=1e-10)[0]
+        return np.linalg.norm(a.ravel() - inside) / np.linalg.norm(a)
+
+    assert tangential(lambda x, p: -by_x(x, p)) < INTEGRATION
+    assert tangential(lambda x, p: 0 * p) > 1e-2
+
+
+@pytest.mark.parametrize("depth", [2, 3, 20])
+def test_from_balanced_factors_the_flow_is_that_of_gradient_flow(x0, depth):
+    ts, options = jnp.array([0.0, 0.1, 0.5]) / depth, {"rtol": 1e-12, "atol": 1e-14}
+    upstairs = dln.network_flow(ENERGY, dln.balanced_factors(x0, depth), ts=ts, **options)
+    downstairs = dln.gradient_flow(ENERGY, x0, depth=depth, ts=depth * ts, **options)
+    assert_close(upstairs.x, downstairs.x, 1e-9)
+
+
+def test_flow_from_any_start_is_that_of_scipy_and_conserves_balancedness(x0, key):
+    weights = dln.balanced_factors(x0, N) + 0.3 * jax.random.normal(key, (N, D, D))
+    found = dln.network_flow(ENERGY, weights, ts=[0.0, 0.7], rtol=1e-11, atol=1e-13)
+
+    def velocity(t, y):
+        w = y.reshape(N, D, D)
+        g = 2 * np.diag(np.diag(w[2] @ w[1] @ w[0]) - 1)
+        return -np.ravel([(w[2] @ w[1]).T @ g, w[2].T @ g @ w[0].T, g @ (w[1] @ w[0]).T])
+
+    out = solve_ivp(velocity, (0, 0.7), np.ravel(weights), method="DOP853", rtol=1e-12, atol=1e-14)
+    assert_close(found.weights[-1], out.y[:, -1].reshape(N, D, D), INTEGRATION)
+    assert_close(dln.balancedness(found.weights[-1]), dln.balancedness(weights), INTEGRATION)
+    assert np.linalg.norm(dln.balancedness(weights)) > 0.1
+
+
+def test_flows_of_many_networks_are_one_call(x0):
+    weights = jnp.stack([dln.balanced_factors(x0, 3), dln.balanced_factors(2 * x0, 3)])
+    flow = lambda weights: dln.network_flow(ENERGY, weights, ts=[0.0, 0.1], throw=False)
+    many = jax.vmap(flow)(weights)
+    assert_close(many.x[1], flow(weights[1]).x, INTEGRATION)
+    assert "2 times from 0 to 0.1, successful 2" in repr(many) and many.plot() is not None
+
+
+def test_flow_that_blows_up_ends_at_its_time_with_a_code():
+    # w = (1 - 4t)^(-1/4): Theorem 2.1.1 "for all t" fails.
+    out = dln.network_flow(lambda x: -(x[0, 0] ** 2) / 2, jnp.ones((3, 1, 1)), ts=[0.0, 0.1, 1.0], throw=False)
+    assert dln._results.result_names(out.result) == "diverged"
+    assert_close(out.t_end, 0.25, 1e-7)
+    assert_close(out.weights[1], np.full((3, 1, 1), 0.6**-0.25), 1e-7)
+    assert jnp.all(jnp.isfinite(out.weights))
+    few = dln.network_flow(ENERGY, 5.0 * jnp.ones((3, D, D)), ts=[0.0, 1.0], max_steps=5, throw=False)
+    assert dln._results.result_names(few.result) == "max_steps_reached" and jnp.all(jnp.isfinite(few.weights))
+
+
+def test_balancing_keeps_the_product_and_ends_at_least_norm(x0, key):
+    weights = 3.0 * (dln.balanced_factors(x0, N) + 0.3 * jax.random.normal(key, (N, D, D)))
+    balanced, x = dln.balance(weights), dln.product(weights)
+    assert_close(dln.product(balanced), x, 1e-9)
+    assert_close(dln.balancedness(balanced), np.zeros((N - 1, D, D)), 1e-9)
+    sigma = np.linalg.svd(x, compute_uv=False)
+    assert_close(jnp.sum(balanced**2), N * np.sum(sigma ** (2 / N)), 1e-9)
+    assert_close(dln.balance(balanced), balanced, 1e-9)

@@ -1,0 +1,32 @@
+"""What every notebook owes its reader; `make notebooks` runs them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+BOOKS = sorted(Path(__file__).parents[2].joinpath("notebooks").glob("*.ipynb"))
+
+
+def test_there_are_seven():
+    assert [book.name[:2] for book in BOOKS] == [f"0{k}" for k in range(1, 8)]
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_a_notebook_asks_shows_and_sets_an_exercise(book):
+    text = book.read_text(encoding="utf-8")
+    cells = json.loads(text)["cells"]
+    first, last = ("".join(cells[k]["source"]) for k in (0, -1))
+    assert re.match(r"# .+\n\n\*[^*]+\?\*\n", first), "it begins with a title and a question"
+    assert last.startswith("## Exercise") and "<summary>Hint</summary>" in last
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert "".join(code[0]["source"]).endswith('plt.style.use("dlnjax.plot.dlnjax")'), "it draws in the project's style"
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "run it from top to bottom"
+    outputs = [out for cell in code for out in cell["outputs"]]
+    assert all(out["output_type"] != "error" and out.get("name") != "stderr" for out in outputs)
+    assert sum("image/png" in out.get("data", {}) for out in outputs) >= 1
+    shown = json.dumps(outputs)
+    assert not re.search(r"/tmp|/home|/root|/usr|/work|site-packages|widget-view", shown)
+    assert all("execution" not in cell["metadata"] for cell in code)
+    assert len(text) < 250_000

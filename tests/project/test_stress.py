@@ -1,0 +1,32 @@
+"""A fixed share of `stress/flows.py`: no seed is lost, and the error is that of the tolerance."""
+
+import numpy as np
+import pytest
+from stress import flows as stress
+
+CASES = [
+    *(("random mask", 2, rtol) for rtol in (1e-3, 1e-8)),
+    *(("sensing", 5, rtol) for rtol in (1e-2, 1e-6)),
+]
+
+
+@pytest.mark.long
+def test_no_seed_is_lost_and_none_is_wrong():
+    # In X only the smaller: it is one compilation more.
+    seeds = [s for case in stress.run_cases(CASES, seed=0, largest=2) for s in case]
+    assert len(seeds) == len(CASES) * stress.SEEDS
+    assert [s for s in seeds if s.lost] == []
+    assert {s.start for s in seeds} == set(stress.STARTS) and {s.depth for s in seeds} == set(stress.DEPTHS)
+    for case in range(len(CASES)):
+        errors = [s.error for s in seeds if s.case == case]
+        assert np.mean(errors) < stress.MOST
+    assert sum(s.reference == "X" for s in seeds) > stress.SEEDS
+    assert stress.summary(seeds)[1]
+
+
+def test_table_tells_a_lost_seed_and_a_wrong_one():
+    seed = stress.Seed("diagonal", 2, 1e-6, 2.0, "identity", 0, 0, "", 1.0, "X")
+    assert stress.summary([seed])[1]
+    for wrong in (seed._replace(lost="rank_lost"), seed._replace(error=101.0)):
+        table, good = stress.summary([wrong])
+        assert not good and "| diagonal | 1 | 1 |" in table
