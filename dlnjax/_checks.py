@@ -95,11 +95,6 @@ def as_depth(depth: Any, many: str = "") -> Array:
     return require(depth, ~jnp.all(depth >= 1), message)
 
 
-def as_inverse_depth(depth: Any, dtype: Any) -> Array:
-    """1/N of a single depth, in the precision of what it belongs to."""
-    return (1 / as_depth(depth, many="jax.vmap")).astype(dtype)
-
-
 def as_positive(name: str, value: Any, hint: str = "", finite: bool = True, many: bool = False) -> Array:
     """A number above 0, by default a finite one; with `many` any number of them."""
     if isinstance(value, (bool, str)) or value is None:

@@ -1,0 +1,79 @@
+"""Arithmetic on trees of arrays, tangents with None in them, and conditions over the batches of a `vmap`."""
+
+from typing import Any
+
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, PyTree
+
+from dlnjax._types import Scalar
+
+
+def norm(tree: PyTree) -> Scalar:
+    """The root of the sum of all squares: of a matrix, its Frobenius norm."""
+    return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
+
+
+def combine(*terms: tuple[Any, PyTree]) -> PyTree:
+    """The linear combination of pairs (coefficient, tree)."""
+    coefficients, trees = zip(*terms, strict=True)
+    return jax.tree.map(lambda *leaves: sum(c * leaf for c, leaf in zip(coefficients, leaves, strict=True)), *trees)
+
+
+def where(condition: Bool[Array | np.ndarray, "*n"] | bool, a: PyTree, b: PyTree) -> PyTree:
+    """`a` where the condition holds, else `b`, leaf by leaf; the condition may lack the trailing axes of a leaf."""
+
+    def choose(x, y):
+        if not eqx.is_array_like(x):
+            return x
+        return jnp.where(jnp.expand_dims(condition, range(jnp.ndim(condition), jnp.ndim(x))), x, y)
+
+    return jax.tree.map(choose, a, b)
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether every entry of every leaf is finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def is_perturbed(tangent: PyTree) -> bool:
+    """Whether any leaf of a tangent is more than None, which stands for zero in the rules of `filter_custom_jvp`."""
+    return any(leaf is not None for leaf in jax.tree.leaves(tangent))
+
+
+def instantiate(tangent: PyTree, primal: PyTree) -> PyTree:
+    """The tangent with an array of zeros for each None."""
+    arrays = eqx.filter(primal, eqx.is_inexact_array)
+    return jax.tree.map(lambda x, dx: jnp.zeros_like(x) if dx is None else dx, arrays, tangent)
+
+
+def tangent_at(where, out: PyTree, values: PyTree) -> PyTree:
+    """The tangent of `out` whose leaves at `where` are `values`, and which is zero (None) elsewhere."""
+    nothing = jax.tree.map(lambda _: None, out)
+    return eqx.tree_at(where, nothing, values, is_leaf=lambda leaf: leaf is None)
+
+
+def ravel(tree: PyTree) -> tuple[Float[Array, " n"], Any]:
+    """(the inexact arrays of a tree as one vector, the function that makes a tree of such a vector)."""
+    arrays, rest = eqx.partition(tree, eqx.is_inexact_array)
+    vector, unravel = ravel_pytree(arrays)
+    return vector, lambda v: eqx.combine(unravel(v), rest)
+
+
+# A `while_loop` or a `cond` under `vmap` runs both branches for each batch, with a select over all that it carries.
+# The two functions below take the condition over all batches instead, so that a branch runs only where one needs it.
+# JAX has no public form of this: jax-ml/jax#8409. equinox.internal is not covered by Equinox's promise of stability.
+
+
+def any_of_batch(condition: Bool[Array, "..."]) -> Bool[Array, ""]:
+    """Whether the condition holds anywhere, in any batch of an enclosing `vmap`."""
+    return eqxi.unvmap_any(condition)
+
+
+def all_of_batch(condition: Bool[Array, "..."]) -> Bool[Array, ""]:
+    """Whether the condition holds everywhere, in all batches of an enclosing `vmap`."""
+    return eqxi.unvmap_all(condition)

@@ -1,7 +1,7 @@
-"""Numbers as the public face takes them; the checks at the door make arrays of them."""
+"""The types that annotations name: what the public face takes, and the arrays that the library is made of."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -9,3 +9,9 @@ from jaxtyping import Array, Float
 Number: TypeAlias = ArrayLike
 Numbers: TypeAlias = ArrayLike | Sequence[ArrayLike]
 Energy: TypeAlias = Callable[[Float[Array, "d d"]], Float[Array, ""]]
+
+Scalar: TypeAlias = Float[Array, ""]
+Matrix: TypeAlias = Float[Array, "d d"]
+Weights: TypeAlias = Float[Array, "N d d"]
+State: TypeAlias = Any
+"""The state of a flow: an `SVD`, a matrix, or any other tree of arrays that the coordinates define."""

@@ -7,14 +7,14 @@ ends that it does not fit, and says by how much.
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from dlnjax._checks import as_inverse_depth, as_real, as_square, is_concrete, require, require_finite
-from dlnjax._geodesics.guesses import flatten, unflatten
+from dlnjax._checks import as_real, as_square, is_concrete, require, require_finite
+from dlnjax._geometry.kernel import as_kernel, Depth
 from dlnjax._svd import svd
-from dlnjax._types import Number, Numbers
+from dlnjax._tree import norm
+from dlnjax._types import Matrix, Numbers
 
-Matrix = Float[Array, "d d"]
 Curve = Callable[[Numbers], Array]
 
 _FITS = 1e-10
@@ -32,10 +32,6 @@ def _end(name, z):
     return require(z, jnp.linalg.slogdet(z)[0] == 0, f"{name} must have full rank, got a matrix of determinant 0.")
 
 
-def _size(x):
-    return jnp.sqrt(jnp.sum(x * x))
-
-
 def _fit(x, defect, what: str):
     """`x`, unless the ends are off by more than rounding."""
     shown = f" by {float(defect):.2e}" if is_concrete(defect) else ""
@@ -50,7 +46,7 @@ def _mix(t, a, b):
     return (1 - t) * a + t * b
 
 
-def diagonal(a: Matrix, b: Matrix, depth: Number) -> Curve:
+def diagonal(a: Matrix, b: Matrix, depth: Depth) -> Curve:
     """((1-t) A^(1/N) + t B^(1/N))^N, A^(1-t) B^t at infinite depth, (3.86): not always the shortest geodesic.
 
     **Arguments:** `a` and `b`, diagonal `d d`, with entries of equal signs; `depth`, N in [1, inf].
@@ -68,15 +64,15 @@ def diagonal(a: Matrix, b: Matrix, depth: Number) -> Curve:
         [2.0, 2.0]
     """
     a, b = _ends(a, b)
-    x, y, inverse_depth = _diagonal("a", a), _diagonal("b", b), as_inverse_depth(depth, a.dtype)
+    x, y, kernel = _diagonal("a", a), _diagonal("b", b), as_kernel(depth, a.dtype)
     shown = f", got the products {x * y}" if is_concrete(x * y) else ""
     x = require(x, jnp.any(x * y <= 0), f"a and b must have equal signs on the diagonal{shown}.")
-    flat_x, flat_y = flatten(jnp.abs(x), inverse_depth), flatten(jnp.abs(y), inverse_depth)
-    return _over(lambda t: jnp.diag(jnp.sign(x) * unflatten(_mix(t, flat_x, flat_y), inverse_depth)))
+    flat_x, flat_y = kernel.straighten(jnp.abs(x)), kernel.straighten(jnp.abs(y))
+    return _over(lambda t: jnp.diag(jnp.sign(x) * kernel.unstraighten(_mix(t, flat_x, flat_y))))
 
 
 def _diagonal(name, z):
-    off = _size(z - jnp.diag(jnp.diagonal(z))) / _size(z)
+    off = norm(z - jnp.diag(jnp.diagonal(z))) / norm(z)
     return _fit(jnp.diagonal(z), off, f"{name} must be diagonal: relative to its norm it is off")
 
 
@@ -107,7 +103,7 @@ def bures_wasserstein(a: Matrix, b: Matrix) -> Curve:
     return _over(lambda t: _mix(t, eye, m) @ sa @ _mix(t, eye, m) @ o)
 
 
-def commuting(a: Matrix, b: Matrix, depth: Number) -> Curve:
+def commuting(a: Matrix, b: Matrix, depth: Depth) -> Curve:
     """The geodesic where polar factors are equal and positive factors commute, Theorem 3.4.2 (2):
 
         ((1-t) S_A^(1/N) + t S_B^(1/N))^N O,    exp((1-t) log S_A + t log S_B) O at infinite depth.
@@ -128,12 +124,12 @@ def commuting(a: Matrix, b: Matrix, depth: Number) -> Curve:
     a, b = _ends(a, b)
     _, sa, _ = _polar(a)
     sb = _same_polar(a, b)
-    defect = _size(sa @ sb - sb @ sa) / (_size(sa) * _size(sb))
+    defect = norm(sa @ sb - sb @ sa) / (norm(sa) * norm(sb))
     a = _fit(a, defect, "the positive factors of a and b must commute: relative to their norms they fail")
     return printed_line(a, b, depth)
 
 
-def printed_line(a: Matrix, b: Matrix, depth: Number) -> Curve:
+def printed_line(a: Matrix, b: Matrix, depth: Depth) -> Curve:
     """(3.76) as printed, ((1-t) S_A^(1/N) + t S_B^(1/N))^N O: a geodesic only where S_A and S_B commute.
 
     It is a geodesic of the metric with kernel ((1/N)(x - y)/(x^(1/N) - y^(1/N)))^2, and its length an upper bound.
@@ -152,10 +148,10 @@ def printed_line(a: Matrix, b: Matrix, depth: Number) -> Curve:
          [0.75  1.625]]
     """
     a, b = _ends(a, b)
-    inverse_depth = as_inverse_depth(depth, a.dtype)
+    kernel = as_kernel(depth, a.dtype)
     (_, sa, o), sb = _polar(a), _same_polar(a, b)
-    flat_a, flat_b = (_function(s, lambda x: flatten(x, inverse_depth)) for s in (sa, sb))
-    return _over(lambda t: _function(_mix(t, flat_a, flat_b), lambda y: unflatten(y, inverse_depth)) @ o)
+    flat_a, flat_b = (_function(s, lambda x: kernel.straighten(x)) for s in (sa, sb))
+    return _over(lambda t: _function(_mix(t, flat_a, flat_b), lambda y: kernel.unstraighten(y)) @ o)
 
 
 def _polar(x):
@@ -166,7 +162,7 @@ def _polar(x):
 def _same_polar(a, b):
     """The positive factor of B, if its orthogonal one is that of A."""
     (_, _, oa), (_, sb, ob) = _polar(a), _polar(b)
-    return _fit(sb, _size(oa - ob), "a and b must have the same polar factor U V^T: they differ")
+    return _fit(sb, norm(oa - ob), "a and b must have the same polar factor U V^T: they differ")
 
 
 def _function(s, f):

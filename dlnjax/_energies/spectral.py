@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_depth, as_positive, shape_of
-from dlnjax._geometry import kernel as _kernel
+from dlnjax._checks import as_positive, shape_of
+from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._geometry.special import divided_difference
 from dlnjax._protocol import gradient, pullback
 from dlnjax._svd import SVD, svd
@@ -94,13 +94,13 @@ class _Sum(eqx.Module):
 
 
 class _Entropy(eqx.Module):
-    inverse_depth: Float[Array, ""]
+    kernel: Kernel
 
     def __call__(self, sigma):
-        return _kernel.entropy(sigma, self.inverse_depth)
+        return self.kernel.entropy(sigma)
 
     def gradient(self, sigma):
-        return _kernel.entropy_gradient(sigma, self.inverse_depth)
+        return self.kernel.entropy_gradient(sigma)
 
 
 def _spectral_pullback(f, point: SVD):
@@ -195,20 +195,20 @@ class FreeEnergy(eqx.Module):
 
     energy: Callable
     beta: Float[Array, "*n"]
-    inverse_depth: Float[Array, "*n"]
+    kernel: Kernel
 
-    def __init__(self, energy: Energy, beta: Number, depth: Number = jnp.inf):
+    def __init__(self, energy: Energy, beta: Number, depth: Depth = jnp.inf):
         if not callable(energy):
             raise TypeError(f"energy must be a callable X -> scalar, got {type(energy).__name__}.")
         self.energy = energy
         self.beta = as_positive(
             "beta", beta, "It is an inverse temperature: no entropy is the energy itself.", many=True
         )
-        self.inverse_depth = 1 / as_depth(depth)
+        self.kernel = as_kernel(depth, float, many="")
 
     @property
     def _entropy(self) -> _Entropy:
-        return _Entropy(_one("depth", self.inverse_depth))
+        return _Entropy(jax.tree.map(lambda leaf: _one("depth", leaf), self.kernel))
 
     def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
         return self.energy(x) - _of_singular_values(self._entropy, x) / _one("beta", self.beta)

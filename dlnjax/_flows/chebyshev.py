@@ -10,13 +10,12 @@ from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-State = Any
-Scalar = Float[Array, ""]
+from dlnjax._tree import any_of_batch, combine, norm
+from dlnjax._types import Scalar, State
 
 # Damping of the method, and its bound of stages: beyond, rounding in the recurrence would be felt.
 _DAMPING = 2 / 13
@@ -31,18 +30,6 @@ def stage_count(reach: Scalar) -> Int[Array, ""]:
 def longest_step(radius: Scalar) -> Scalar:
     """The longest step that is stable with the most stages."""
     return 0.64 * (MAX_STAGES**2 - 1) / radius
-
-
-def combine(*terms):
-    """The linear combination of pairs (coefficient, state)."""
-    coefficients = [c for c, _ in terms]
-    return jax.tree.map(
-        lambda *leaves: sum(c * leaf for c, leaf in zip(coefficients, leaves, strict=True)), *(y for _, y in terms)
-    )
-
-
-def norm(y: State) -> Scalar:
-    return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(y)))
 
 
 class Recurrence(eqx.Module):
@@ -212,7 +199,7 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver[Any]):
 
         def another(carry):
             power, count = carry
-            return eqxi.unvmap_any(~power.settled & (count < 30))
+            return any_of_batch(~power.settled & (count < 30))
 
         def estimate(carry):
             power, count = carry
@@ -230,7 +217,7 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver[Any]):
             new = next_stage(r, y0, f0, terms.vf(t0 + r.node * h, r.newer, args), h)
             return jax.tree.map(lambda a, b: jnp.where(r.complete, a, b), r, new)
 
-        r = jax.lax.while_loop(lambda r: eqxi.unvmap_any(~r.complete), advance, first_stage(y0, f0, h, stages))
+        r = jax.lax.while_loop(lambda r: any_of_batch(~r.complete), advance, first_stage(y0, f0, h, stages))
         y1 = r.newer
         f1 = terms.vf(t1, y1, args)
         error = local_error(y0, y1, f0, f1, h)

@@ -6,32 +6,54 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dlnjax._geometry.kernel import frame_velocity, partner_eigenvalues
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.metric import apply_metric_operator
 from dlnjax._protocol import gradient, pullback
 from dlnjax._svd import orthogonalise, SVD
+from dlnjax._tree import norm
+from dlnjax._types import Scalar
 
-Scalar = Float[Array, ""]
 CHARTED = 16
 
 
-def _norm(x):
-    return jnp.sqrt(jnp.sum(x * x))
+def frame_velocity(
+    sigma: Float[Array, " d"],
+    pullback: Float[Array, "d d"],
+    kernel: Kernel,
+    gap: Scalar,
+    partner: Int[Array, " d"] | None = None,
+) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"]]:
+    """(U^T dU/dt, dsigma/dt, V^T dV/dt) of the flow, (4.17)-(4.19), for G = U^T dE V.
+
+    Partners, if given, have no common rotation.
+
+    A singular value may be negative on the way, since depth 1 crosses zero. Its sign is moved to V for the rates, and
+    back.
+    """
+    sign = jnp.where(sigma < 0, -1.0, 1.0).astype(sigma.dtype)
+    g = pullback * sign
+    common, relative = kernel.rotation_rates(jnp.abs(sigma), gap)
+    if partner is not None:
+        common = jnp.where(partner[:, None] == jnp.arange(len(sigma)), 0.0, common)
+    symmetric, antisymmetric = common * (g + g.T) / 2, relative * (g - g.T) / 2
+    left = symmetric - antisymmetric
+    right = (symmetric + antisymmetric) * sign * sign[:, None]
+    return left, -kernel.speed(sigma) * jnp.diagonal(pullback), right
 
 
 class FrameCoordinates(eqx.Module):
     """(4.17)-(4.19): no decomposition along the way, and a cost that does not know the depth."""
 
     energy: Callable
-    inverse_depth: Scalar
+    kernel: Kernel
     rtol: Scalar
     atol: Scalar
     gap: Scalar
 
     def velocity(self, y: SVD) -> tuple[SVD, Scalar]:
         g = pullback(self.energy, y)
-        left, dsigma, right = frame_velocity(y.sigma, g, self.inverse_depth, self.gap)
-        return SVD(y.u @ left, dsigma, y.v @ right), _norm(g)
+        left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap)
+        return SVD(y.u @ left, dsigma, y.v @ right), norm(g)
 
     def gauge(self, y: SVD) -> Int[Array, " d"] | None:
         # Few singular values seldom meet, and there the way through the chart costs more than it saves.
@@ -59,10 +81,10 @@ class FrameCoordinates(eqx.Module):
         return jnp.maximum(values, columns)
 
     def size(self, y: SVD) -> Scalar:
-        return _norm(y.sigma)
+        return norm(y.sigma)
 
     def loses_rank(self, y0: SVD, y1: SVD) -> Array:
-        return (self.inverse_depth < 1) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
+        return (jnp.asarray(self.kernel.order) > 0) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
 
 
 class Coupled(eqx.Module):
@@ -112,13 +134,13 @@ class Chart(eqx.Module):
     def velocity(self, z: Coupled) -> tuple[Coupled, Scalar]:
         t = self._tangent(z)
         y = self._turn(z, t)
-        p, a = self.partner, self.flow.inverse_depth
+        p, kernel = self.partner, self.flow.kernel
         g = pullback(self.flow.energy, SVD(y.u, y.sigma, y.v))
-        left, dsigma, right = frame_velocity(y.sigma, g, a, self.flow.gap, p)
+        left, dsigma, right = frame_velocity(y.sigma, g, kernel, self.flow.gap, p)
         i = jnp.arange(len(p))
-        pull = partner_eigenvalues(jnp.abs(y.sigma), p, a) * (g[i, p] + g[p, i]) / 2
+        pull = kernel.partner_eigenvalues(jnp.abs(y.sigma), p) * (g[i, p] + g[p, i]) / 2
         dy = Coupled(y.u @ left, dsigma, y.v @ right, jnp.where(p == i, 0.0, -pull))
-        return self._turn(dy, -t), _norm(g)
+        return self._turn(dy, -t), norm(g)
 
 
 def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
@@ -137,13 +159,13 @@ class MatrixCoordinates(eqx.Module):
     """(2.9) divided by N, in X: a decomposition at every evaluation, kept as the independent check."""
 
     energy: Callable
-    inverse_depth: Scalar
+    kernel: Kernel
     rtol: Scalar
     atol: Scalar
 
     def velocity(self, y: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Scalar]:
         g = gradient(self.energy, y)
-        return -apply_metric_operator(y, g, self.inverse_depth), _norm(g)
+        return -apply_metric_operator(y, g, self.kernel), norm(g)
 
     def gauge(self, y: Float[Array, "d d"]) -> None:
         return None
@@ -161,11 +183,11 @@ class MatrixCoordinates(eqx.Module):
         return y
 
     def error(self, y0, y1, error) -> Scalar:
-        return _norm(error) / (self.atol + self.rtol * jnp.maximum(_norm(y0), _norm(y1)))
+        return norm(error) / (self.atol + self.rtol * jnp.maximum(norm(y0), norm(y1)))
 
     def size(self, y: Float[Array, "d d"]) -> Scalar:
-        return _norm(y)
+        return norm(y)
 
     def loses_rank(self, y0, y1) -> Array:
         signs = jnp.linalg.slogdet(y0)[0] * jnp.linalg.slogdet(y1)[0]
-        return (self.inverse_depth < 1) & (signs < 0)
+        return (jnp.asarray(self.kernel.order) > 0) & (signs < 0)

@@ -9,11 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from dlnjax._flows.chebyshev import combine, norm
 from dlnjax._results import RESULTS
-
-State = Any
-Scalar = Float[Array, ""]
+from dlnjax._tree import all_finite, combine, norm, where
+from dlnjax._types import Scalar, State
 
 
 @runtime_checkable
@@ -97,21 +95,6 @@ class Rules(eqx.Module):
 _CONTROLLER = diffrax.PIDController(rtol=0.0, atol=1.0, pcoeff=0.2, icoeff=0.4, norm=jnp.abs)
 
 
-def where(pred, a, b):
-    """`a` where `pred`, else `b`, leaf by leaf; `pred` may lack the trailing axes."""
-
-    def choose(x, y):
-        if not eqx.is_array_like(x):
-            return x
-        return jnp.where(jnp.expand_dims(pred, range(jnp.ndim(pred), jnp.ndim(x))), x, y)
-
-    return jax.tree.map(choose, a, b)
-
-
-def _finite(tree):
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
-
-
 def clip(h, left):
     """(step, whether it ends there) for `left` to go; a step that would leave a sliver goes half of the way instead."""
     last = h >= left * (1 - 1e-12)
@@ -122,7 +105,7 @@ def start_flow(coordinates: Coordinates, y0: State, rules: Rules, init, order, s
     """`stabilised`: the method to begin with, if the flow may know both; None if it knows one explicit method."""
     ts = rules.ts
     velocity, gradient_norm = coordinates.velocity(y0)
-    start_ok = _finite((y0, velocity))
+    start_ok = all_finite((y0, velocity))
     # A first step that moves by ten tolerances; the controller grows it from there.
     h0 = jnp.minimum(10 / (coordinates.error(y0, y0, velocity) + jnp.finfo(ts.dtype).eps), ts[-1] - ts[0])
     zero = jnp.zeros_like(h0)
@@ -159,7 +142,7 @@ def conclude(coordinates, rules: Rules, s: Flow, h, t1, y1, memory, gradient_nor
     zero = jnp.zeros_like(h)
     eps = jnp.finfo(h.dtype).eps
     ratio = coordinates.error(s.y, y1, error)
-    finite = _finite((y1, ratio))
+    finite = all_finite((y1, ratio))
     collapsed = coordinates.loses_rank(s.y, y1)
     ratio = jnp.where(finite & ~collapsed, ratio, 1e6)
     keep, _, t2, _, controller_state, _ = _CONTROLLER.adapt_step_size(

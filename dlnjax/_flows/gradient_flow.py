@@ -14,9 +14,11 @@ from dlnjax._flows.explicit import Rules
 from dlnjax._flows.lanes import integrate
 from dlnjax._flows.problem import Options, prepare, Problem, rounding, Steady
 from dlnjax._flows.solution import FlowSolution
+from dlnjax._geometry.kernel import Depth
 from dlnjax._protocol import pullback
 from dlnjax._results import RESULTS
 from dlnjax._svd import canonical, frame_tangent, orthogonalise, SVD, svd, turn
+from dlnjax._tree import tangent_at
 from dlnjax._types import Energy, Number, Numbers
 
 
@@ -38,7 +40,7 @@ def gradient_flow(
     energy: Energy,
     x0: Float[Array, "d d"] | SVD,
     *,
-    depth: Number = jnp.inf,
+    depth: Depth = jnp.inf,
     ts: Numbers,
     solver: diffrax.AbstractSolver[Any] | None = None,
     rtol: Number = 1e-6,
@@ -163,8 +165,8 @@ def _trajectories(of_row, rows, y0, ts, options: Options, lanes: int) -> Traject
     def coordinates(row):
         problem = of_row(row)
         if frame:
-            return FrameCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol, _gap(options))
-        return MatrixCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol)
+            return FrameCoordinates(problem.energy, problem.kernel, options.rtol, options.atol, _gap(options))
+        return MatrixCoordinates(problem.energy, problem.kernel, options.rtol, options.atol)
 
     # An interpolated or projected frame is orthogonal to the square of its error.
     def to_svd(y):
@@ -225,7 +227,7 @@ def _trajectory_jvp(primals, tangents, *, options: Options):
         "the flow from a start of rank r < d has no derivative here: it is taken in X, which leaves that rank. "
         "Start at full rank, nearby."
     )
-    states = eqx.error_if(states, singular & (problem.inverse_depth < 1), message)
+    states = eqx.error_if(states, singular & (jnp.asarray(problem.kernel.order) > 0), message)
     rest = jax.lax.stop_gradient(states.t_end)
 
     def in_matrix(problem):
@@ -241,14 +243,8 @@ def _trajectory_jvp(primals, tangents, *, options: Options):
         observed, dobserved = eqx.filter_jvp(jax.vmap(options.observe), (states.svd,), (dsvd,))
         out = eqx.tree_at(lambda s: (s.observed, s.svd), states, (observed, None), is_leaf=lambda x: x is None)
         dpoints = None
-    nothing = jax.tree.map(lambda _: None, out)
-    tangent = eqx.tree_at(
-        lambda t: (t.svd, t.sigma, t.observed, t.final, t.t_end),
-        nothing,
-        (dpoints, dsvd.sigma, dobserved, dend, jnp.zeros_like(out.t_end)),
-        is_leaf=lambda x: x is None,
-    )
-    return out, tangent
+    moved = (dpoints, dsvd.sigma, dobserved, dend, jnp.zeros_like(out.t_end))
+    return out, tangent_at(lambda t: (t.svd, t.sigma, t.observed, t.final, t.t_end), out, moved)
 
 
 def _differentiable_flow(problem: Problem, t_end, options: Options):
@@ -258,7 +254,7 @@ def _differentiable_flow(problem: Problem, t_end, options: Options):
     long for its derivative, which still moves where X rests.
     """
     start = _matrix(problem.start)
-    coordinates = MatrixCoordinates(problem.energy, problem.inverse_depth, options.rtol, options.atol)
+    coordinates = MatrixCoordinates(problem.energy, problem.kernel, options.rtol, options.atol)
     fixed = jax.lax.stop_gradient(eqx.filter(coordinates, eqx.is_array))
     fixed = eqx.combine(fixed, coordinates)
 

@@ -11,15 +11,16 @@ from collections.abc import Callable
 
 import diffrax
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int, PyTree
 
 from dlnjax._flows.chebyshev import RungeKuttaChebyshev
-from dlnjax._flows.explicit import Coordinates, Explicit, Flow, Rules, start_flow, State, where
+from dlnjax._flows.explicit import Coordinates, Explicit, Flow, Rules, start_flow
 from dlnjax._flows.stabilised import Stabilised, Stage
+from dlnjax._tree import all_of_batch, any_of_batch, where
+from dlnjax._types import State
 
 PATIENCE = 3
 
@@ -108,7 +109,7 @@ def integrate(
             packed, saved, work, head = carry
             left = (work.id < n) & ~_stays(work.flow, method)
             wants = jnp.any(left) | (head == 0)
-            packed, work, head = jax.lax.cond(eqxi.unvmap_any(wants), refill, lambda *same: same, packed, work, head)
+            packed, work, head = jax.lax.cond(any_of_batch(wants), refill, lambda *same: same, packed, work, head)
             work, saved = advance(method, coordinates, rules, observe, work, saved, n)
             return packed, saved, work, head
 
@@ -144,7 +145,7 @@ def _while(cond, body, init):
     init = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, init)
     arrays, static = eqx.partition(init, eqx.is_array)
     final = jax.lax.while_loop(
-        lambda x: eqxi.unvmap_any(cond(eqx.combine(x, static))),
+        lambda x: any_of_batch(cond(eqx.combine(x, static))),
         lambda x: eqx.filter(body(eqx.combine(x, static)), eqx.is_array),
         arrays,
     )
@@ -159,7 +160,7 @@ def _save(saved, observe, work: Lanes, points, index, pred, n: int):
         seen = jax.vmap(observe)(points)
         return jax.tree.map(lambda b, x: b.at[id, index].set(x, mode="drop"), saved, seen)
 
-    return jax.lax.cond(eqxi.unvmap_any(pred), write, lambda saved: saved, saved)
+    return jax.lax.cond(any_of_batch(pred), write, lambda saved: saved, saved)
 
 
 def _explicit_round(method: Explicit, coordinates, rules, observe, work: Lanes, saved, n: int):
@@ -179,7 +180,7 @@ def _stabilised_round(method: Stabilised, coordinates, rules, observe, work: Lan
     work = Lanes(work.id, flow, work.own, stage)
     busy = work.id < n
     ended = busy & stage.ended
-    due = eqxi.unvmap_any(ended & (stage.waited >= PATIENCE)) | eqxi.unvmap_all(ended | ~busy)
+    due = any_of_batch(ended & (stage.waited >= PATIENCE)) | all_of_batch(ended | ~busy)
 
     def finish(work: Lanes, saved):
         close = jax.vmap(lambda own, flow, stage: method.finish(coordinates(own), rules, flow, stage))

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import (
     as_count,
-    as_depth,
     as_float,
     as_positive,
     as_square,
@@ -23,6 +22,7 @@ from dlnjax._checks import (
     require,
     shape_of,
 )
+from dlnjax._geometry.kernel import as_kernel, Kernel
 from dlnjax._svd import SVD, svd
 from dlnjax._types import Number
 
@@ -51,7 +51,7 @@ class Problem(eqx.Module):
 
     energy: Callable
     start: SVD | Float[Array, "*starts d d"]
-    inverse_depth: Float[Array, "*depths"]
+    kernel: Kernel
     ts: Float[Array, " ts"]
 
 
@@ -83,7 +83,6 @@ def prepare(
         raise TypeError(f"stop must be dlnjax.Steady(...) or None, got {stop!r}.")
     max_steps = as_count("max_steps", max_steps)
     start, ts = _as_start(x0, many), as_times(ts)
-    depth = as_depth(depth, many="" if many else "dlnjax.sweep or jax.vmap")
     rtol = as_positive("rtol", rtol, "Use 1e-3 for a sketch, 1e-6 by default, 1e-10 to check a formula.")
     atol = as_positive("atol", atol)
     some = start.sigma if isinstance(start, SVD) else start
@@ -96,7 +95,8 @@ def prepare(
         )
     if observe is not None:
         shape_of("observe", observe, jax.eval_shape(svd, jax.ShapeDtypeStruct((d, d), dtype)))
-    problem = Problem(energy, start, 1 / depth.astype(dtype), ts.astype(dtype))
+    kernel = as_kernel(depth, dtype, many="" if many else "dlnjax.sweep or jax.vmap")
+    problem = Problem(energy, start, kernel, ts.astype(dtype))
     options = Options(
         rtol=rtol.astype(dtype),
         atol=atol.astype(dtype),
@@ -108,7 +108,7 @@ def prepare(
     )
     if not many:
         check_energy(energy, d, dtype)
-        _check_rank(start, depth, coordinates)
+        _check_rank(start, kernel, coordinates)
     return problem, options
 
 
@@ -130,18 +130,19 @@ def _as_start(x0, many):
     )
 
 
-def _check_rank(start, depth, coordinates):
-    if not all(map(is_concrete, jax.tree.leaves((start, depth)))):
+def _check_rank(start, kernel: Kernel, coordinates):
+    if not all(map(is_concrete, jax.tree.leaves((start, kernel)))):
         return
     sigma = np.abs(start.sigma) if isinstance(start, SVD) else np.linalg.svd(np.asarray(start), compute_uv=False)
     rank, d = int(np.sum(sigma > rounding(sigma) * sigma.max())), sigma.shape[-1]
     if rank == d:
         return
-    if rank == 0 and depth > 1:
+    crosses = bool(jnp.asarray(kernel.order) <= 0)
+    if rank == 0 and not crosses:
         raise ValueError("x0 is the zero matrix, where the flow of depth > 1 rests for ever. Start nearby instead.")
-    if depth == 1 and coordinates == "svd":
+    if crosses and coordinates == "svd":
         raise ValueError(f'x0 has rank {rank} < d = {d}, and depth 1 leaves that rank: pass coordinates="matrix".')
-    if depth > 1 and coordinates == "matrix":
+    if not crosses and coordinates == "matrix":
         raise ValueError(
             f"x0 has rank {rank} < d = {d}: the flow in X cannot tell zero from rounding and would leave the "
             f'rank-{rank} matrices. Pass coordinates="svd", which stays there, or a start of full rank.'

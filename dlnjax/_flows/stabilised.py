@@ -7,7 +7,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._flows import chebyshev as rkc
 from dlnjax._flows.chebyshev import PowerIteration, Recurrence
-from dlnjax._flows.explicit import Choice, clip, conclude, Coordinates, Flow, Rules, Scalar, State, where
+from dlnjax._flows.explicit import Choice, clip, conclude, Coordinates, Flow, Rules
+from dlnjax._tree import where
+from dlnjax._types import Scalar, State
 
 _ENTER, _PROBE, _READY, _STAGES, _ENDED = range(5)
 

@@ -11,12 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geodesics.hamiltonian import velocity
-from dlnjax._geometry.kernel import eigenvalues
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.metric import into, out_of
 from dlnjax._svd import svd
-
-Matrix = Float[Array, "d d"]
-Scalar = Float[Array, ""]
+from dlnjax._types import Matrix, Scalar
 
 
 class Segment(eqx.Module):
@@ -43,15 +41,15 @@ class Minimum(eqx.Module):
     by_end: Float[Array, "n n"]
 
 
-def segment(x: Matrix, v: Matrix, inverse_depth: Scalar) -> Segment:
+def segment(x: Matrix, v: Matrix, kernel: Kernel) -> Segment:
     """By Legendre's transform: of the Hamiltonian only its derivatives in X at fixed P are needed."""
     d = x.shape[0]
     n = d * d
     basis = jnp.eye(n, dtype=x.dtype).reshape(n, d, d)
     point = svd(x)
-    lam = eigenvalues(point.sigma, inverse_depth)
+    lam = kernel.eigenvalues(point.sigma)
     p = out_of(point, into(point, v) / lam)
-    along = lambda z: jax.jvp(lambda y: velocity(y, p, inverse_depth), (x,), (z,))
+    along = lambda z: jax.jvp(lambda y: velocity(y, p, kernel), (x,), (z,))
     (_, force), (dx, dp) = jax.vmap(along, out_axes=(None, 0))(basis)
     rows = lambda z: z.reshape(n, n)
     frame = jnp.kron(point.u, point.v)
@@ -124,13 +122,13 @@ def midpoints(xs, h):
     return (xs[1:] + xs[:-1]) / 2, (xs[1:] - xs[:-1]) / h[:, None, None]
 
 
-def segments(xs, h, inverse_depth) -> tuple[Segment, Scalar]:
+def segments(xs, h, kernel) -> tuple[Segment, Scalar]:
     """The derivatives and the action, infinite where the determinant changes its sign at depth > 1."""
     x, v = midpoints(xs, h)
-    part = jax.vmap(lambda x, v: segment(x, v, inverse_depth))(x, v)
+    part = jax.vmap(lambda x, v: segment(x, v, kernel))(x, v)
     action = jnp.sum(h * jnp.sum(part.by_v * v.reshape(part.by_v.shape), axis=1)) / 2
     signs = jnp.concatenate([jnp.linalg.slogdet(x)[0], jnp.linalg.slogdet(xs)[0]])
-    inside = jnp.all(signs == signs[-1]) | (inverse_depth == 1)
+    inside = jnp.all(signs == signs[-1]) | (jnp.asarray(kernel.order) <= 0)
     return part, jnp.where(inside & jnp.isfinite(action), action, jnp.inf)
 
 
@@ -144,7 +142,7 @@ class _Descent(eqx.Module):
     step: Int[Array, ""]
 
 
-def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], inverse_depth: Scalar, most) -> Minimum:
+def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kernel, most) -> Minimum:
     """Down from the path `xs`, its ends kept, in at most so many steps; the first only looks."""
     nodes, d, _ = xs.shape
     n, dtype = d * d, xs.dtype
@@ -159,7 +157,7 @@ def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], inverse_depth
         definite &= jnp.all(jnp.isfinite(move))
         move = jnp.where(begin | ~definite, 0.0, move)
         xs = now.xs.at[1:-1].add(move.reshape(nodes - 2, d, d))
-        part, action = segments(xs, h, inverse_depth)
+        part, action = segments(xs, h, kernel)
         better = begin | (definite & (action <= now.action * (1 + 1e-14)))
         settled = ~begin & better & (decrement <= 1e-12 * action) & (mu <= 1e-2)
         keep = lambda new, old: jnp.where(better, new, old)

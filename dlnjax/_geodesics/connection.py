@@ -10,12 +10,12 @@ from dlnjax._geodesics.exponential import covector, orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geodesics.shooting import candidates, Shot
-from dlnjax._geometry.metric import form_gradient
+from dlnjax._geometry.kernel import Kernel
+from dlnjax._geometry.metric import form_by_kernel
 from dlnjax._results import code_of, RESULTS
 from dlnjax._svd import svd
-
-Matrix = Float[Array, "d d"]
-Scalar = Float[Array, ""]
+from dlnjax._tree import instantiate, is_perturbed, norm, ravel, tangent_at
+from dlnjax._types import Matrix, Scalar
 
 _ARRIVED = 1e-8
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
@@ -27,13 +27,18 @@ class Frame(eqx.Module):
     u: Matrix
     v: Matrix
     scale: Scalar
-    inverse_depth: Scalar
+    kernel: Kernel
 
     @classmethod
-    def of(cls, a, b, inverse_depth):
+    def of(cls, a, b, kernel):
         point = svd(a)
         size = lambda z: jnp.sqrt(jnp.sqrt(jnp.sum((z / jnp.max(jnp.abs(z))) ** 2)) * jnp.max(jnp.abs(z)))
-        return cls(point.u, point.v, size(a) * size(b), inverse_depth)
+        scale = jnp.ones((), a.dtype) if kernel.degree is None else size(a) * size(b)
+        return cls(point.u, point.v, scale, kernel)
+
+    @property
+    def degree(self):
+        return 0.0 if self.kernel.degree is None else self.kernel.degree
 
     def into(self, x):
         return self.u.T @ (x / self.scale) @ self.v
@@ -41,15 +46,16 @@ class Frame(eqx.Module):
     def out_of(self, x):
         return self.scale * (self.u @ x @ self.v.T)
 
-    # Depth N is homogeneous: X -> cX takes geodesics to geodesics, P to c^(2/N-1) P and lengths to c^(1/N) of them.
+    # Where lambda is homogeneous of degree p, X -> cX takes geodesics to geodesics, and multiplies their momenta by
+    # c^(1-p) and their lengths by c^(1-p/2). Where it is not, the scale is 1.
     def momentum(self, p):
-        return self.scale ** (2 * self.inverse_depth - 1) * (self.u @ p @ self.v.T)
+        return self.scale ** (1 - self.degree) * (self.u @ p @ self.v.T)
 
     def momentum_into(self, p):
-        return self.scale ** (1 - 2 * self.inverse_depth) * (self.u.T @ p @ self.v)
+        return self.scale ** (self.degree - 1) * (self.u.T @ p @ self.v)
 
     def length(self, length):
-        return self.scale**self.inverse_depth * length
+        return self.scale ** (1 - self.degree / 2) * length
 
 
 class Connection(eqx.Module):
@@ -63,22 +69,21 @@ class Connection(eqx.Module):
 
 
 @eqx.filter_jit
-def connect_all(a, b, inverse_depth, rtol, descend) -> Connection:
+def connect_all(a, b, kernel, rtol, descend) -> Connection:
     """Every candidate, leading axis 2."""
     finite = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b))
     eye = jnp.eye(a.shape[0], dtype=a.dtype)
     a, b = jnp.where(finite, a, eye), jnp.where(finite, b, eye)
     apart = sign_of(a) * sign_of(b) <= 0
     a, b = jnp.where(apart, eye, a), jnp.where(apart, eye, b)
-    frame = Frame.of(a, b, inverse_depth)
+    frame = Frame.of(a, b, kernel)
     x, y = frame.into(a), frame.into(b)
     same = jnp.all(a == b)
-    shots = candidates(x, y, inverse_depth, rtol, descend)
+    shots = candidates(x, y, kernel, rtol, descend)
 
     def connection(shot: Shot):
-        norm = lambda w: jnp.sqrt(jnp.sum(w * w))
         speed, end = norm(shot.start), norm(shot.end)
-        back = lambda x, w: jnp.where(same, 0.0, frame.momentum(covector(x, w, inverse_depth)))
+        back = lambda x, w: jnp.where(same, 0.0, frame.momentum(covector(x, w, kernel)))
         drift = jnp.where(speed > 0, jnp.abs(end**2 - speed**2) / jnp.where(speed > 0, speed, 1.0) ** 2, 0.0)
         result = code_of(
             (~finite, RESULTS.non_finite),
@@ -108,9 +113,9 @@ def sign_of(x):
 
 # Not compiled as a whole: its derivatives, the distance and all critical paths share the one long compilation.
 @eqx.filter_custom_jvp
-def connect(a, b, inverse_depth, *, rtol) -> Connection:
+def connect(a, b, kernel, *, rtol) -> Connection:
     """The shortest candidate that arrives; if none does, the one that comes nearest."""
-    return _shortest(connect_all(a, b, inverse_depth, rtol, jnp.asarray(True)))
+    return _shortest(connect_all(a, b, kernel, rtol, jnp.asarray(True)))
 
 
 @eqx.filter_jit
@@ -125,25 +130,23 @@ def _shortest(every: Connection) -> Connection:
 
 
 @connect.def_jvp
-def _(primals, tangents, *, rtol):
+def _connect_jvp(primals, tangents, *, rtol):
     """By Jacobi fields: the momentum moves so that the end does what it is told."""
-    a, b, inverse_depth = primals
-    da, db, ddepth = tangents
-    out = connect(a, b, inverse_depth, rtol=rtol)
+    a, b, kernel = primals
+    da, db, dkernel = tangents
+    out = connect(a, b, kernel, rtol=rtol)
     n = a.size
-    x, p = (z[-1] for z in jacobians(a, out.p, inverse_depth, jnp.array([0.0, 1.0], a.dtype), rtol))
+    x, p = (z[-1] for z in jacobians(a, out.p, kernel, jnp.array([0.0, 1.0], a.dtype), rtol))
     zero = jnp.zeros(n, a.dtype)
     vector = lambda z: zero if z is None else z.ravel()
-    # The columns: the start, the momentum, the depth.
-    given = lambda j: j[:, :n] @ vector(da) + (0.0 if ddepth is None else j[:, -1] * ddepth)
-    dp = jnp.linalg.solve(x[:, n:-1], vector(db) - given(x))
-    dp_end = given(p) + p[:, n:-1] @ dp
-    change = _first_variation(out, da, db)
-    if ddepth is not None:
-        change += _by_depth(a, b, inverse_depth, out, rtol) * ddepth
-    still = jax.tree.map(lambda _: None, out)
+    dnumbers, _ = ravel(instantiate(dkernel, kernel))
+    # The columns belong to the start, the momentum, and the numbers of the kernel.
+    given = lambda j: j[:, :n] @ vector(da) + j[:, 2 * n :] @ dnumbers
+    dp = jnp.linalg.solve(x[:, n : 2 * n], vector(db) - given(x))
+    dp_end = given(p) + p[:, n : 2 * n] @ dp
+    change = _first_variation(out, da, db) + _kernel_variation(a, b, kernel, dkernel, out, rtol)
     moved = (dp.reshape(a.shape), dp_end.reshape(a.shape), change)
-    return out, eqx.tree_at(lambda c: (c.p, c.p_end, c.length), still, moved, is_leaf=lambda z: z is None)
+    return out, tangent_at(lambda c: (c.p, c.p_end, c.length), out, moved)
 
 
 def _first_variation(out: Connection, da, db):
@@ -162,36 +165,43 @@ def _per_length(change, length):
 
 
 @eqx.filter_custom_jvp
-def measure(a, b, inverse_depth, *, rtol):
-    found = connect(a, b, inverse_depth, rtol=rtol)
+def measure(a, b, kernel, *, rtol):
+    found = connect(a, b, kernel, rtol=rtol)
     return jnp.where(found.result == RESULTS.successful, found.length, jnp.inf), found.result
 
 
 @measure.def_jvp
-def _(primals, tangents, *, rtol):
-    a, b, inverse_depth = primals
-    da, db, ddepth = tangents
-    found = connect(a, b, inverse_depth, rtol=rtol)
+def _measure_jvp(primals, tangents, *, rtol):
+    a, b, kernel = primals
+    da, db, dkernel = tangents
+    found = connect(a, b, kernel, rtol=rtol)
     out = jnp.where(found.result == RESULTS.successful, found.length, jnp.inf), found.result
-    change = _first_variation(found, da, db)
-    if ddepth is not None:
-        change += _by_depth(a, b, inverse_depth, found, rtol) * ddepth
+    change = _first_variation(found, da, db) + _kernel_variation(a, b, kernel, dkernel, found, rtol)
     return out, (change, jax.tree.map(lambda _: None, found.result))
 
 
+def _kernel_variation(a, b, kernel: Kernel, dkernel, found: Connection, rtol):
+    """How the length changes as the kernel changes by `dkernel`, the ends held in place."""
+    if not is_perturbed(dkernel):
+        return 0.0
+    return _by_kernel(a, b, kernel, found, rtol) @ ravel(instantiate(dkernel, kernel))[0]
+
+
 @eqx.filter_jit
-def _by_depth(a, b, inverse_depth, found: Connection, rtol):
-    """d(length) / d(1/N): at fixed ends the action moves by -dH/d(1/N), integrated along the geodesic."""
-    frame = Frame.of(a, b, inverse_depth)
+def _by_kernel(a, b, kernel: Kernel, found: Connection, rtol) -> Float[Array, " k"]:
+    """d(length) in each number of the kernel: at fixed ends the action moves by -dH, integrated along the geodesic."""
+    frame = Frame.of(a, b, kernel)
     x = frame.into(a)
-    w = orthonormal(x, frame.momentum_into(found.p), inverse_depth)
+    w = orthonormal(x, frame.momentum_into(found.p), kernel)
     ts = jnp.concatenate([jnp.zeros(1), (1 + jnp.asarray(_NODES)) / 2, jnp.ones(1)]).astype(a.dtype)
-    path = integrate(x, w, inverse_depth, ts, rtol)
+    path = integrate(x, w, kernel, ts, rtol)
 
     def slope(x, w):
-        p = covector(x, w, inverse_depth)
-        return form_gradient(x, p, p, inverse_depth, power=1)[3] / 2
+        p = covector(x, w, kernel)
+        return ravel(form_by_kernel(x, p, p, kernel, power=1))[0] / 2
 
-    action = -jnp.sum(jnp.asarray(_WEIGHTS, a.dtype) / 2 * jax.vmap(slope)(path.x[1:-2], path.w[1:-2]))
-    speed = jnp.sqrt(jnp.sum(w * w))
-    return frame.length(_per_length(action, speed)) + jnp.log(frame.scale) * found.length
+    action = -(jnp.asarray(_WEIGHTS, a.dtype) / 2) @ jax.vmap(slope)(path.x[1:-2], path.w[1:-2])
+    # The kernel also decides by which power of the scale a length is multiplied.
+    log_factor = lambda k: jnp.log(eqx.tree_at(lambda f: f.kernel, frame, k).length(1.0))
+    by_scale, _ = ravel(eqx.filter_grad(log_factor)(kernel))
+    return frame.length(_per_length(action, norm(w))) + by_scale * found.length

@@ -5,16 +5,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_count, as_inverse_depth, as_positive, as_square, as_times, require, require_finite
+from dlnjax._checks import as_count, as_positive, as_square, as_times, require, require_finite
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
+from dlnjax._geometry.kernel import as_kernel, Depth
 from dlnjax._geometry.metric import apply_metric_operator
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._show import Curves, Shown, singular_values_of
-from dlnjax._types import Number, Numbers
-
-Matrix = Float[Array, "d d"]
-Scalar = Float[Array, ""]
+from dlnjax._tree import instantiate, ravel, tangent_at
+from dlnjax._types import Matrix, Number, Numbers
 
 
 class ExponentialSolution(Shown):
@@ -50,20 +49,20 @@ class ExponentialSolution(Shown):
         return f"ExponentialSolution(d = {shape[-1]}, {shape[-3]} times, {codes})"
 
 
-def orthonormal(x, p, inverse_depth):
+def orthonormal(x, p, kernel):
     """W = A_X^{1/2}(P), whose norm is the speed."""
-    return apply_metric_operator(x, p, inverse_depth, power=0.5)
+    return apply_metric_operator(x, p, kernel, power=0.5)
 
 
-def covector(x, w, inverse_depth):
+def covector(x, w, kernel):
     """P = A_X^{-1/2}(W)."""
-    return apply_metric_operator(x, w, inverse_depth, power=-0.5)
+    return apply_metric_operator(x, w, kernel, power=-0.5)
 
 
 def exponential(
     x: Matrix,
     p: Matrix,
-    depth: Number,
+    depth: Depth,
     *,
     ts: Numbers = (0.0, 1.0),
     rtol: Number = 1e-10,
@@ -105,27 +104,27 @@ def exponential(
     message = "x must have full rank: its determinant is 0, and the metric of depth > 1 ends there."
     x = require(x, jnp.linalg.slogdet(x)[0] == 0, message)
     rtol = as_positive("rtol", rtol).astype(x.dtype)
-    inverse_depth, ts = as_inverse_depth(depth, x.dtype), as_times(ts).astype(x.dtype)
-    solution = _solve(x, p, inverse_depth, ts, rtol, as_count("max_steps", max_steps))
+    kernel, ts = as_kernel(depth, x.dtype), as_times(ts).astype(x.dtype)
+    solution = _solve(x, p, kernel, ts, rtol, as_count("max_steps", max_steps))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 
 
 @eqx.filter_jit
-def _solve(x, p, inverse_depth, ts, rtol, max_steps):
-    return _exponential(x, p, inverse_depth, ts=ts, rtol=rtol, max_steps=max_steps)
+def _solve(x, p, kernel, ts, rtol, max_steps):
+    return _exponential(x, p, kernel, ts=ts, rtol=rtol, max_steps=max_steps)
 
 
 @eqx.filter_custom_jvp
-def _exponential(x, p, inverse_depth, *, ts, rtol, max_steps) -> ExponentialSolution:
-    w = orthonormal(x, p, inverse_depth)
-    path = integrate(x, w, inverse_depth, ts, rtol, max_steps=max_steps)
+def _exponential(x, p, kernel, *, ts, rtol, max_steps) -> ExponentialSolution:
+    w = orthonormal(x, p, kernel)
+    path = integrate(x, w, kernel, ts, rtol, max_steps=max_steps)
     came = (ts <= path.t_end)[:, None, None]
     xs, ws = jnp.where(came, path.x[:-1], path.x[-1]), jnp.where(came, path.w[:-1], path.w[-1])
     energy, end = jnp.sum(w * w), jnp.sum(path.w[-1] ** 2)
     return ExponentialSolution(
         ts=ts,
         x=xs,
-        momentum=jax.vmap(lambda x, w: covector(x, w, inverse_depth))(xs, ws),
+        momentum=jax.vmap(lambda x, w: covector(x, w, kernel))(xs, ws),
         t_end=path.t_end,
         hamiltonian_drift=jnp.where(energy > 0, jnp.abs(end - energy) / jnp.where(energy > 0, energy, 1.0), 0.0),
         result=code_of(
@@ -138,13 +137,11 @@ def _exponential(x, p, inverse_depth, *, ts, rtol, max_steps) -> ExponentialSolu
 
 
 @_exponential.def_jvp
-def _(primals, tangents, *, ts, rtol, max_steps):
+def _exponential_jvp(primals, tangents, *, ts, rtol, max_steps):
     """By Jacobi fields, as matrices, so that it has a transpose."""
-    x, p, inverse_depth = primals
+    x, p, kernel = primals
     out = _exponential(*primals, ts=ts, rtol=rtol, max_steps=max_steps)
     until = jnp.minimum(ts, out.t_end)
-    moved = [jnp.zeros(a.size, x.dtype) if b is None else b.ravel() for a, b in zip(primals, tangents, strict=True)]
-    moved = jnp.concatenate(moved)
-    dx, dp = ((j @ moved).reshape(len(ts), *x.shape) for j in jacobians(x, p, inverse_depth, until, rtol))
-    still = jax.tree.map(lambda _: None, out)
-    return out, eqx.tree_at(lambda o: (o.x, o.momentum), still, (dx, dp), is_leaf=lambda z: z is None)
+    moved, _ = ravel(instantiate(tangents, primals))
+    dx, dp = ((j @ moved).reshape(len(ts), *x.shape) for j in jacobians(x, p, kernel, until, rtol))
+    return out, tangent_at(lambda o: (o.x, o.momentum), out, (dx, dp))

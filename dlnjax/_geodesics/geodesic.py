@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_inverse_depth, as_positive, as_real, as_square, is_concrete, require, require_finite
+from dlnjax._checks import as_positive, as_real, as_square, is_concrete, require, require_finite
 from dlnjax._geodesics import guesses as _paths
 from dlnjax._geodesics.action import hessian, respond, segments
 from dlnjax._geodesics.connection import connect, connect_all, Connection, Frame, measure, sign_of
@@ -16,11 +16,10 @@ from dlnjax._geodesics.exponential import orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import conjugate_time
 from dlnjax._geodesics.shooting import SEGMENTS
+from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._results import result_counts, result_names, RESULTS
 from dlnjax._show import Curves, Shown, singular_values_of
-from dlnjax._types import Number, Numbers
-
-Matrix = Float[Array, "d d"]
+from dlnjax._types import Matrix, Number, Numbers
 
 
 class GeodesicSolution(Shown):
@@ -28,7 +27,7 @@ class GeodesicSolution(Shown):
 
     **Attributes:**
 
-    - `a`, `b`: the ends; `depth`: N.
+    - `a`, `b`: the ends; `depth`: the kernel, `Balanced(N)` for a number N.
     - `momentum`: the covector at `a`, with `exponential(a, momentum, depth)` the geodesic; `end_momentum`: that at `b`.
     - `length`: of the 1/N-normalised metric; the thesis's is `length` / sqrt(N).
     - `endpoint_error`: |X(1) - b| / |b|, Frobenius.
@@ -46,7 +45,7 @@ class GeodesicSolution(Shown):
 
     a: Float[Array, "*n d d"]
     b: Float[Array, "*n d d"]
-    depth: Float[Array, "*n"]
+    depth: Kernel
     momentum: Float[Array, "*n d d"]
     end_momentum: Float[Array, "*n d d"]
     length: Float[Array, "*n"]
@@ -59,7 +58,7 @@ class GeodesicSolution(Shown):
         """X at times in [0, 1]: one, or an array of them in any order."""
         t = as_real("t", t, "It is a time in [0, 1], or an array of them.").astype(self.a.dtype)
         t = require(t, ~jnp.all((t >= 0) & (t <= 1)), "t must lie in [0, 1]: beyond the ends use dlnjax.exponential.")
-        states = self._each(lambda a, b, p, inverse_depth: _states(a, b, p, inverse_depth, t.ravel()))
+        states = self._each(lambda a, b, p, kernel: _states(a, b, p, kernel, t.ravel()))
         return states.reshape(self.a.shape[:-2] + t.shape + self.a.shape[-2:])
 
     @property
@@ -77,7 +76,7 @@ class GeodesicSolution(Shown):
         return self._each(_index)
 
     def _each(self, f):
-        g = lambda a, b, p, depth: f(a, b, p, 1 / depth)
+        g = f
         for _ in range(self.length.ndim):
             g = jax.vmap(g)
         return g(self.a, self.b, self.momentum, self.depth)
@@ -92,37 +91,37 @@ class GeodesicSolution(Shown):
         if self.length.ndim:
             return f"GeodesicSolution({self.length.size} pairs, d = {self.a.shape[-1]}: {result_counts(self.result)})"
         return (
-            f"GeodesicSolution(d = {self.a.shape[-1]}, depth {float(self.depth):g}, length {float(self.length):.10g}, "
+            f"GeodesicSolution(d = {self.a.shape[-1]}, {self.depth}, length {float(self.length):.10g}, "
             f"endpoint error {float(self.endpoint_error):.1e}, {result_names(self.result)})"
         )
 
 
 @eqx.filter_jit
-def _states(a, b, p, inverse_depth, t):
-    frame = Frame.of(a, b, inverse_depth)
+def _states(a, b, p, kernel, t):
+    frame = Frame.of(a, b, kernel)
     x = frame.into(a)
     order = jnp.argsort(t)
     ts = jnp.concatenate([jnp.zeros(1, t.dtype), t[order], jnp.ones(1, t.dtype)])
-    path = integrate(x, orthonormal(x, frame.momentum_into(p), inverse_depth), inverse_depth, ts, _rtol(x))
+    path = integrate(x, orthonormal(x, frame.momentum_into(p), kernel), kernel, ts, _rtol(x))
     return jax.vmap(frame.out_of)(path.x[1:-2])[jnp.argsort(order)]
 
 
 @eqx.filter_jit
-def _conjugate_time(a, b, p, inverse_depth):
-    frame = Frame.of(a, b, inverse_depth)
+def _conjugate_time(a, b, p, kernel):
+    frame = Frame.of(a, b, kernel)
     x = frame.into(a)
-    return conjugate_time(x, frame.momentum_into(p), inverse_depth, 10 * _rtol(x))
+    return conjugate_time(x, frame.momentum_into(p), kernel, 10 * _rtol(x))
 
 
 @eqx.filter_jit
-def _index(a, b, p, inverse_depth):
+def _index(a, b, p, kernel):
     """The negative eigenvalues of the Hessian of the action, by Sylvester's law those of the pivots."""
-    frame = Frame.of(a, b, inverse_depth)
+    frame = Frame.of(a, b, kernel)
     x, y = frame.into(a), frame.into(b)
-    ts = _paths.times(x, y, inverse_depth, 2 * SEGMENTS)
-    path = integrate(x, orthonormal(x, frame.momentum_into(p), inverse_depth), inverse_depth, ts, _rtol(x))
+    ts = _paths.times(x, y, kernel, 2 * SEGMENTS)
+    path = integrate(x, orthonormal(x, frame.momentum_into(p), kernel), kernel, ts, _rtol(x))
     h = jnp.diff(ts)
-    part, _ = segments(path.x[:-1], h, inverse_depth)
+    part, _ = segments(path.x[:-1], h, kernel)
     return jnp.sum(respond(hessian(part, h))[1])
 
 
@@ -163,21 +162,21 @@ def _tolerance(rtol, dtype):
     return as_positive("rtol", rtol).astype(dtype)
 
 
-def _solve(a, b, inverse_depth, rtol):
-    return _solution(a, b, inverse_depth, connect(a, b, inverse_depth, rtol=rtol))
+def _solve(a, b, kernel, rtol):
+    return _solution(a, b, kernel, connect(a, b, kernel, rtol=rtol))
 
 
-def _solve_all(a, b, inverse_depth, rtol, descend):
-    every = connect_all(a, b, inverse_depth, rtol, descend)
+def _solve_all(a, b, kernel, rtol, descend):
+    every = connect_all(a, b, kernel, rtol, descend)
     every = eqx.tree_at(lambda c: c.stats, every, every.stats | {"guess": jnp.arange(2)})
-    return jax.vmap(lambda one: _solution(a, b, inverse_depth, one))(every)
+    return jax.vmap(lambda one: _solution(a, b, kernel, one))(every)
 
 
-def _solution(a, b, inverse_depth, found: Connection) -> GeodesicSolution:
+def _solution(a, b, kernel, found: Connection) -> GeodesicSolution:
     return GeodesicSolution(
         a=a,
         b=b,
-        depth=1 / inverse_depth,
+        depth=kernel,
         momentum=found.p,
         end_momentum=found.p_end,
         length=found.length,
@@ -190,18 +189,18 @@ def _solution(a, b, inverse_depth, found: Connection) -> GeodesicSolution:
 
 @overload
 def geodesic(
-    a: Matrix, b: Matrix, depth: Number, *, all: Literal[False] = False, rtol: Number = ..., throw: bool = ...
+    a: Matrix, b: Matrix, depth: Depth, *, all: Literal[False] = False, rtol: Number = ..., throw: bool = ...
 ) -> GeodesicSolution: ...
 
 
 @overload
 def geodesic(
-    a: Matrix, b: Matrix, depth: Number, *, all: Literal[True], rtol: Number = ..., throw: bool = ...
+    a: Matrix, b: Matrix, depth: Depth, *, all: Literal[True], rtol: Number = ..., throw: bool = ...
 ) -> list[GeodesicSolution]: ...
 
 
 def geodesic(
-    a: Matrix, b: Matrix, depth: Number, *, all: bool = False, rtol: Number = 1e-11, throw: bool = True
+    a: Matrix, b: Matrix, depth: Depth, *, all: bool = False, rtol: Number = 1e-11, throw: bool = True
 ) -> GeodesicSolution | list[GeodesicSolution]:
     """The shortest geodesic found from `a` to `b`, by shooting with (3.46) from discrete paths of least action.
 
@@ -233,17 +232,17 @@ def geodesic(
          [0.789118 1.592805]]
     """
     a, b = _ends(a, b)
-    inverse_depth, rtol = as_inverse_depth(depth, a.dtype), _tolerance(rtol, a.dtype)
+    kernel, rtol = as_kernel(depth, a.dtype), _tolerance(rtol, a.dtype)
     if all:
-        return _critical(a, b, inverse_depth, rtol, throw)
-    solution = _solve(a, b, inverse_depth, rtol)
+        return _critical(a, b, kernel, rtol, throw)
+    solution = _solve(a, b, kernel, rtol)
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 
 
-def _critical(a, b, inverse_depth, rtol, throw) -> list[GeodesicSolution]:
+def _critical(a, b, kernel, rtol, throw) -> list[GeodesicSolution]:
     found = []
     for descend in (True, False):
-        every = _solve_all(a, b, inverse_depth, rtol, jnp.asarray(descend))
+        every = _solve_all(a, b, kernel, rtol, jnp.asarray(descend))
         found += [jax.tree.map(lambda z, k=k: z[k], every) for k in range(2)]
     found = [one for one in found if bool(one.result == RESULTS.successful)]
     different: list[GeodesicSolution] = []
@@ -256,7 +255,7 @@ def _critical(a, b, inverse_depth, rtol, throw) -> list[GeodesicSolution]:
     return different
 
 
-def logarithm(x: Matrix, y: Matrix, depth: Number, *, rtol: Number = 1e-11, throw: bool = True) -> Matrix:
+def logarithm(x: Matrix, y: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Matrix:
     """The covector P at `x` whose geodesic, (3.46), is at `y` at time 1: the shortest such that was found.
 
     The tangent vector is `metric_operator(x, P, depth)`. Differentiable in `x` and `y`, by Jacobi fields.
@@ -275,12 +274,12 @@ def logarithm(x: Matrix, y: Matrix, depth: Number, *, rtol: Number = 1e-11, thro
         [[1.0, 0.0], [0.0, 0.0]]
     """
     x, y = _ends(x, y, ("x", "y"))
-    solution = _solve(x, y, as_inverse_depth(depth, x.dtype), _tolerance(rtol, x.dtype))
+    solution = _solve(x, y, as_kernel(depth, x.dtype), _tolerance(rtol, x.dtype))
     found = solution.momentum
     return solution.result.error_if(found, solution.result != RESULTS.successful) if throw else found
 
 
-def distance(a: Matrix, b: Matrix, depth: Number, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:
+def distance(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:
     """The length of the shortest geodesic found from `a` to `b`: sqrt(N) times that of the thesis's metric.
 
     Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth; at equal ends
@@ -304,11 +303,11 @@ def distance(a: Matrix, b: Matrix, depth: Number, *, rtol: Number = 1e-11, throw
         (2, 2)
     """
     a, b = _ends(a, b)
-    length, result = measure(a, b, as_inverse_depth(depth, a.dtype), rtol=_tolerance(rtol, a.dtype))
+    length, result = measure(a, b, as_kernel(depth, a.dtype), rtol=_tolerance(rtol, a.dtype))
     return result.error_if(length, result != RESULTS.successful) if throw else length
 
 
-def distance_bounds(a: Matrix, b: Matrix, depth: Number) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def distance_bounds(a: Matrix, b: Matrix, depth: Depth) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Two numbers between which the distance lies, in closed form.
 
     With y(s) = N (s^(1/N) - 1), log s at infinite depth, and the polar factors A = S_A O_A, B = S_B O_B:
@@ -333,5 +332,5 @@ def distance_bounds(a: Matrix, b: Matrix, depth: Number) -> tuple[Float[Array, "
         0.000000 <= 1.943826 <= 2.000000
     """
     a, b = _ends(a, b)
-    lower, upper = _paths.bounds(a, b, as_inverse_depth(depth, a.dtype))
+    lower, upper = _paths.bounds(a, b, as_kernel(depth, a.dtype))
     return lower, jnp.where(sign_of(a) * sign_of(b) > 0, upper, jnp.inf)

@@ -5,28 +5,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.metric import form
-from dlnjax._geometry.special import log_shc
 from dlnjax._svd import svd
-
-Matrix = Float[Array, "d d"]
-Scalar = Float[Array, ""]
+from dlnjax._tree import norm
+from dlnjax._types import Matrix, Scalar
 
 _TURN = 1e-3
 _BEND = 0.1
-
-
-def flatten(sigma, inverse_depth):
-    """(sigma^(1/N) - 1) N, at infinite depth log sigma: the coordinate in which commuting geodesics are lines."""
-    log = jnp.log(sigma)
-    half = inverse_depth * log / 2
-    return log * jnp.exp(half + log_shc(half))
-
-
-def unflatten(y, inverse_depth):
-    small = jnp.abs(inverse_depth * y) < 1e-12
-    scaled = jnp.log1p(inverse_depth * y) / jnp.where(inverse_depth > 0, inverse_depth, 1.0)
-    return jnp.exp(jnp.where(small, y, scaled))
 
 
 def _generic(d, dtype):
@@ -67,13 +53,11 @@ class Rotation(eqx.Module):
         return ((self.vectors * (1j * self.angles)) @ self.vectors.conj().T).real
 
 
-def first_guesses(
-    a: Matrix, b: Matrix, inverse_depth: Scalar, ts: Float[Array, " nodes"]
-) -> Float[Array, "2 nodes d d"]:
+def first_guesses(a: Matrix, b: Matrix, kernel: Kernel, ts: Float[Array, " nodes"]) -> Float[Array, "2 nodes d d"]:
     """Two paths: (3.76) between the positive factors of A = S_A O_A and B = S_B O_B with the rotation from O_A to O_B;
     and the frames of A turned into those of B, the largest singular value into the largest."""
     first, last = svd(a), svd(b)
-    ya, yb = flatten(first.sigma, inverse_depth), flatten(last.sigma, inverse_depth)
+    ya, yb = kernel.straighten(first.sigma), kernel.straighten(last.sigma)
     oa, ob = first.u @ first.v.T, last.u @ last.v.T
     left, right = first.u.T @ last.u, first.v.T @ last.v
     near = jnp.diagonal(left) + jnp.diagonal(right)
@@ -86,8 +70,8 @@ def first_guesses(
     def at(t):
         turn, turn_left, turn_right = jax.vmap(lambda turn: turn(t))(turns)
         y, u = jnp.linalg.eigh((1 - t) * sa + t * sb)
-        polar = (u * unflatten(y, inverse_depth)) @ u.T @ oa @ turn
-        sigma = unflatten((1 - t) * ya + t * yb, inverse_depth)
+        polar = (u * kernel.unstraighten(y)) @ u.T @ oa @ turn
+        sigma = kernel.unstraighten((1 - t) * ya + t * yb)
         return polar, first.u @ (turn_left * sigma) @ (first.v @ turn_right).T
 
     return jnp.stack(jax.vmap(at)(ts)).at[:, 0].set(a).at[:, -1].set(b)
@@ -100,24 +84,23 @@ def bend(xs: Float[Array, "nodes d d"], ts: Float[Array, " nodes"]) -> Float[Arr
     return (eye - k) @ xs @ (eye + k)
 
 
-def times(a: Matrix, b: Matrix, inverse_depth: Scalar, segments: int) -> Float[Array, " nodes"]:
+def times(a: Matrix, b: Matrix, kernel: Kernel, segments: int) -> Float[Array, " nodes"]:
     """Nodes in [0, 1], closer where a singular value of a path from A to B changes by a larger factor."""
     s = jnp.linspace(0, 1, 257, dtype=a.dtype)
     fine = s * s * s * (10 - 15 * s + 6 * s * s)
-    ya, yb = (flatten(jnp.linalg.svd(z, compute_uv=False), inverse_depth) for z in (a, b))
-    log = jnp.log(unflatten((1 - fine[:, None]) * ya + fine[:, None] * yb, inverse_depth))
+    ya, yb = (kernel.straighten(jnp.linalg.svd(z, compute_uv=False)) for z in (a, b))
+    log = jnp.log(kernel.unstraighten((1 - fine[:, None]) * ya + fine[:, None] * yb))
     measure = fine + jnp.cumsum(jnp.append(0.0, jnp.max(jnp.abs(jnp.diff(log, axis=0)), axis=1)))
     nodes = jnp.interp(jnp.linspace(0, measure[-1], segments + 1, dtype=a.dtype), measure, fine)
     return nodes.at[0].set(0.0).at[-1].set(1.0)
 
 
-def bounds(a: Matrix, b: Matrix, inverse_depth: Scalar) -> tuple[Scalar, Scalar]:
+def bounds(a: Matrix, b: Matrix, kernel: Kernel) -> tuple[Scalar, Scalar]:
     """(lower, upper): between the singular values; (3.76), after a rotation at either end."""
     first, last = svd(a), svd(b)
-    norm = lambda z: jnp.sqrt(jnp.sum(z * z))
-    ya, yb = flatten(first.sigma, inverse_depth), flatten(last.sigma, inverse_depth)
+    ya, yb = kernel.straighten(first.sigma), kernel.straighten(last.sigma)
     sa, sb = (first.u * ya) @ first.u.T, (last.u * yb) @ last.u.T
     turn = Rotation.to(first.v @ first.u.T @ last.u @ last.v.T)
-    speed = lambda x, k: jnp.sqrt(form(x, x @ k, x @ k, inverse_depth, power=-1))
+    speed = lambda x, k: jnp.sqrt(form(x, x @ k, x @ k, kernel, power=-1))
     far = jnp.minimum(*(speed(x, turn.rates) + speed(x, turn.detour) for x in (a, b)))
     return norm(ya - yb), norm(sa - sb) + far

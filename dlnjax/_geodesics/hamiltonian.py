@@ -13,28 +13,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geometry.differences import first_difference, squares, values
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.metric import densities, form_gradient, in_x, into, moved, out_of, turned
 from dlnjax._svd import svd
-
-Matrix = Float[Array, "d d"]
-Scalar = Float[Array, ""]
+from dlnjax._types import Matrix, Scalar
 
 
-def velocity(x: Matrix, p: Matrix, inverse_depth: Scalar) -> tuple[Matrix, Matrix]:
+def velocity(x: Matrix, p: Matrix, kernel: Kernel) -> tuple[Matrix, Matrix]:
     """(dX/dt, dP/dt) = (A_X(P), -dH/dX), (3.46) divided by N; its derivative is exact at any singular values."""
-    by_x, by_p, _, _ = form_gradient(x, p, p, inverse_depth, power=1)
+    by_x, by_p, _ = form_gradient(x, p, p, kernel, power=1)
     return by_p, -by_x / 2
 
 
-def orthonormal_velocity(x: Matrix, w: Matrix, inverse_depth: Scalar) -> tuple[Matrix, Matrix]:
+def orthonormal_velocity(x: Matrix, w: Matrix, kernel: Kernel) -> tuple[Matrix, Matrix]:
     """(dX/dt, dW/dt): W moves with P, and with the root of the operator."""
     point = svd(x)
     sigma, s = point.sigma, squares(point.sigma)
-    root = jnp.sqrt(values(s, inverse_depth, 1))
+    root = jnp.sqrt(values(s, kernel, 1))
     w = into(point, w)
     g, m = w / root, root * w
-    force = -in_x(sigma, *densities(first_difference(s, inverse_depth, 1), g, g)) / 2
-    turning = turned(first_difference(s, inverse_depth, 0.5), g, *moved(m, sigma))
+    force = -in_x(sigma, *densities(first_difference(s, kernel, 1), g, g)) / 2
+    turning = turned(first_difference(s, kernel, 0.5), g, *moved(m, sigma))
     return out_of(point, m), out_of(point, root * force + turning)
 
 
@@ -90,19 +89,20 @@ def ratio(x: Matrix) -> Scalar:
     return sigma[-1] / sigma[0]
 
 
-def integrate(x, w, inverse_depth, ts, rtol, *, max_steps=4096) -> Path:
+def integrate(x, w, kernel, ts, rtol, *, max_steps=4096) -> Path:
     """The flow from (X, W) at the first of `ts`: the states at each, infinite where it did not come, and the last."""
     # Rank is lost where a singular value is small beside the start and cannot be told from rounding to `rtol`.
     eps, start = jnp.finfo(x.dtype).eps, ratio(x)
     floor = jnp.maximum(1e-3 * jnp.minimum(1e-5, start), 4 * eps)
     stalled = jnp.maximum(jnp.minimum(1e3 * eps / rtol, 0.1 * start), floor)
-    bounded = (inverse_depth > 0) & (inverse_depth < 1)
+    order = jnp.asarray(kernel.order)
+    bounded = (order > 0) & (order < 2)
 
     def field(t, y, args):
         # A stage beyond all bounds is a step to be rejected, and nothing to decompose.
         good = jnp.all(jnp.isfinite(y[0]))
         x = jnp.where(good, y[0], jnp.eye(y[0].shape[0], dtype=y[0].dtype))
-        return tuple(jnp.where(good, z, jnp.nan) for z in orthonormal_velocity(x, y[1], inverse_depth))
+        return tuple(jnp.where(good, z, jnp.nan) for z in orthonormal_velocity(x, y[1], kernel))
 
     def lost(t, y, args, **kwargs):
         return bounded & (ratio(y[0]) <= floor)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._geodesics.hamiltonian import BlockDopri8, largest, velocity
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.metric import apply_metric_operator
-
-Matrix = Float[Array, "d d"]
-Scalar = Float[Array, ""]
+from dlnjax._tree import ravel
+from dlnjax._types import Matrix, Scalar
 
 _CELLS = 64
 
@@ -26,24 +26,29 @@ class Fields(eqx.Module):
     dp: Float[Array, "times n d d"]
 
 
-def _varied(state, inverse_depth):
+def _varied(state, kernel):
     x, p, dx, dp = state
-    along = lambda z, q: jax.jvp(lambda x, p: velocity(x, p, inverse_depth), (x, p), (z, q))
+    along = lambda z, q: jax.jvp(lambda x, p: velocity(x, p, kernel), (x, p), (z, q))
     moved, rates = jax.vmap(along, out_axes=(None, 0))(dx, dp)
     return *moved, *rates
 
 
 @eqx.filter_jit
-def jacobians(x: Matrix, p: Matrix, inverse_depth: Scalar, ts: Float[Array, " times"], rtol: Scalar):
-    """The derivatives of X and P at each time in (X, P, 1/N) at the start, matrices as vectors: `times n 2n+1` each."""
+def jacobians(x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar):
+    """The derivatives of X and P at each time in X and P at the start and the numbers of the kernel, as vectors.
+
+    **Returns:** two arrays `times n 2n+k`, for n = d^2 and a kernel of k numbers (one, 1/N, for `Balanced`).
+    """
     n = x.size
-    basis = jnp.eye(2 * n + 1, dtype=x.dtype)
-    dx, dp, da = basis[:, :n].reshape(-1, *x.shape), basis[:, n:-1].reshape(-1, *x.shape), basis[:, -1]
+    numbers, kernel_of = ravel(kernel)
+    basis = jnp.eye(2 * n + len(numbers), dtype=x.dtype)
+    dx, dp, dk = basis[:, :n].reshape(-1, *x.shape), basis[:, n : 2 * n].reshape(-1, *x.shape), basis[:, 2 * n :]
 
     def varied(state):
         x, p, dx, dp = state
-        along = lambda *d: jax.jvp(velocity, (x, p, inverse_depth), d)
-        moved, rates = jax.vmap(along, out_axes=(None, 0))(dx, dp, da)
+        flow = lambda x, p, numbers: velocity(x, p, kernel_of(numbers))
+        along = lambda *d: jax.jvp(flow, (x, p, numbers), d)
+        moved, rates = jax.vmap(along, out_axes=(None, 0))(dx, dp, dk)
         return *moved, *rates
 
     found = _integrate(varied, (x, p, dx, dp), ts, rtol)
@@ -56,12 +61,12 @@ def fields(
     p: Matrix,
     dx: Float[Array, "n d d"],
     dp: Float[Array, "n d d"],
-    inverse_depth: Scalar,
+    kernel: Kernel,
     ts: Float[Array, " times"],
     rtol: Scalar,
 ) -> Fields:
     """The flow (3.46) and its derivative along each variation (dX, dP) of the start."""
-    return _integrate(lambda state: _varied(state, inverse_depth), (x, p, dx, dp), ts, rtol)
+    return _integrate(lambda state: _varied(state, kernel), (x, p, dx, dp), ts, rtol)
 
 
 def _integrate(varied, start, ts, rtol) -> Fields:
@@ -82,7 +87,7 @@ def _integrate(varied, start, ts, rtol) -> Fields:
     return Fields(*states)
 
 
-def conjugate_time(x: Matrix, p: Matrix, inverse_depth: Scalar, rtol: Scalar) -> Scalar:
+def conjugate_time(x: Matrix, p: Matrix, kernel: Kernel, rtol: Scalar) -> Scalar:
     """The first t in (0, 1] at which P -> X(t) is singular, inf if there is none, NaN if the geodesic ends early.
 
     The Jacobi fields that vanish at the start are taken in orthonormal coordinates at both ends. A zero of the smallest
@@ -91,11 +96,11 @@ def conjugate_time(x: Matrix, p: Matrix, inverse_depth: Scalar, rtol: Scalar) ->
     d = x.shape[0]
     n = d * d
     basis = jnp.eye(n, dtype=x.dtype).reshape(n, d, d)
-    root = lambda z, power: apply_metric_operator(z[0], z[1], inverse_depth, power=power)
+    root = lambda z, power: apply_metric_operator(z[0], z[1], kernel, power=power)
     dp = jax.vmap(lambda z: root((x, z), -0.5))(basis)
     ts = jnp.linspace(0.0, 1.0, _CELLS + 1, dtype=x.dtype)
-    found = fields(x, p, jnp.zeros_like(dp), dp, inverse_depth, ts, rtol)
-    rates = jax.vmap(lambda y: _varied((y.x, y.p, y.dx, y.dp), inverse_depth)[2])(found)
+    found = fields(x, p, jnp.zeros_like(dp), dp, kernel, ts, rtol)
+    rates = jax.vmap(lambda y: _varied((y.x, y.p, y.dx, y.dp), kernel)[2])(found)
 
     def singular(x, dx):
         j = jax.vmap(lambda z: root((x, z), -0.5))(dx).reshape(n, n)
@@ -120,7 +125,7 @@ def conjugate_time(x: Matrix, p: Matrix, inverse_depth: Scalar, rtol: Scalar) ->
         u = (t - ts[i]) / h
         y0, y1, f0, f1 = found.dx[i], found.dx[i + 1], h * rates[i], h * rates[i + 1]
         dx = y0 + u * (f0 + u * (3 * (y1 - y0) - 2 * f0 - f1 + u * (2 * (y0 - y1) + f0 + f1)))
-        v0, v1 = (h * apply_metric_operator(found.x[k], found.p[k], inverse_depth) for k in (i, i + 1))
+        v0, v1 = (h * apply_metric_operator(found.x[k], found.p[k], kernel) for k in (i, i + 1))
         z0, z1 = found.x[i], found.x[i + 1]
         z = z0 + u * (v0 + u * (3 * (z1 - z0) - 2 * v0 - v1 + u * (2 * (z0 - z1) + v0 + v1)))
         return singular(z, dx)[0] / jnp.maximum(t, h / 2)

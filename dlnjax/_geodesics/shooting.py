@@ -7,14 +7,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geodesics import guesses as _paths
 from dlnjax._geodesics.action import minimise, Minimum
-from dlnjax._geodesics.guesses import flatten
 from dlnjax._geodesics.hamiltonian import integrate
-from dlnjax._geometry.kernel import eigenvalues
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.metric import into, out_of
 from dlnjax._svd import SVD, svd
-
-Matrix = Float[Array, "d d"]
-Scalar = Float[Array, ""]
+from dlnjax._tree import norm
+from dlnjax._types import Matrix, Scalar
 
 SEGMENTS = 32
 _MOST = 200
@@ -57,16 +55,12 @@ class _Aim(eqx.Module):
     stride: Scalar
 
 
-def _norm(z):
-    return jnp.sqrt(jnp.sum(z * z))
-
-
 def flattened(point: SVD, exponent: Scalar) -> Matrix:
     """The matrix with its singular values to a power below one: better conditioned."""
     return SVD(point.u, point.sigma**exponent, point.v).matrix
 
 
-def chart(x: Matrix, point: SVD, inverse_depth: Scalar) -> Float[Array, " n"]:
+def chart(x: Matrix, point: SVD, kernel: Kernel) -> Float[Array, " n"]:
     """Coordinates of X about B, orthonormal at B to first order: the factors of U^T X V = L D R, triangular.
 
     A turn of the frame by delta moves a small singular value by delta^2 of the largest in X, and not at all here.
@@ -83,14 +77,14 @@ def chart(x: Matrix, point: SVD, inverse_depth: Scalar) -> Float[Array, " n"]:
     good = jnp.all(pivot > 0)
     lower = jnp.tril(jnp.stack(left, 1), -1) * sigma
     upper = jnp.triu(jnp.stack(right, 0), 1) * sigma[:, None]
-    root = jnp.sqrt(eigenvalues(sigma, inverse_depth))
-    diagonal = flatten(jnp.where(good, pivot, sigma), inverse_depth) - flatten(sigma, inverse_depth)
+    root = jnp.sqrt(kernel.eigenvalues(sigma))
+    diagonal = kernel.straighten(jnp.where(good, pivot, sigma)) - kernel.straighten(sigma)
     # Too far away for the factors, the difference itself.
     plain = (into(point, x) - jnp.diag(sigma)) / root
     return jnp.where(good, (lower + upper) / root + jnp.diag(diagonal), plain).ravel()
 
 
-def shoot(a: SVD, b: SVD, guess: Minimum, start: Scalar, inverse_depth: Scalar, rtol: Scalar) -> Shot:
+def shoot(a: SVD, b: SVD, guess: Minimum, start: Scalar, kernel: Kernel, rtol: Scalar) -> Shot:
     """Broyden's method in orthonormal coordinates, from the Jacobian of the discrete path.
 
     That path joins A and B with singular values to the power `start`; from there, where it is below one, by
@@ -106,14 +100,14 @@ def shoot(a: SVD, b: SVD, guess: Minimum, start: Scalar, inverse_depth: Scalar, 
     def step(now: _Aim) -> _Aim:
         fresh = now.fresh
         move = -now.inverse @ now.miss
-        move *= now.damping * jnp.minimum(1.0, _norm(now.w) / jnp.maximum(_norm(move), jnp.finfo(dtype).tiny))
+        move *= now.damping * jnp.minimum(1.0, norm(now.w) / jnp.maximum(norm(move), jnp.finfo(dtype).tiny))
         move = jnp.where(fresh, 0.0, move)
         w = now.w + move
         target = SVD(b.u, b.sigma**now.flat, b.v)
         x = flattened(a, now.flat)
         accuracy = jnp.where(now.flat < 1, 100 * rtol, tight)
-        path = integrate(x, from_frame(a, w), inverse_depth, ts, accuracy, max_steps=1024)
-        miss = chart(path.x[-1], target, inverse_depth)
+        path = integrate(x, from_frame(a, w), kernel, ts, accuracy, max_steps=1024)
+        miss = chart(path.x[-1], target, kernel)
         good = path.finished & jnp.all(jnp.isfinite(miss))
         miss = jnp.where(good, miss, 1e3)
         # The change of rank one that explains what was seen.
@@ -121,17 +115,17 @@ def shoot(a: SVD, b: SVD, guess: Minimum, start: Scalar, inverse_depth: Scalar, 
         scale = move @ back
         update = jnp.outer(move - back, move @ now.inverse) / jnp.where(scale == 0, 1.0, scale)
         learnt = good & ~fresh & (scale != 0) & jnp.all(jnp.isfinite(update))
-        better = fresh | (good & (_norm(miss) < _norm(now.miss)))
+        better = fresh | (good & (norm(miss) < norm(now.miss)))
         keep = lambda new, old: jnp.where(better, new, old)
         w, miss = keep(w, now.w), keep(miss, now.miss)
-        error = jnp.where(good, _norm(path.x[-1] - target.matrix) / _norm(target.sigma), jnp.inf)
+        error = jnp.where(good, norm(path.x[-1] - target.matrix) / norm(target.sigma), jnp.inf)
         damping = jnp.where(fresh, 1.0, jnp.where(better, jnp.minimum(1.0, 4 * now.damping), now.damping / 4))
-        stuck = jnp.where(fresh | (better & (_norm(miss) < 0.5 * _norm(now.miss))), 0, now.stuck + 1)
+        stuck = jnp.where(fresh | (better & (norm(miss) < 0.5 * norm(now.miss))), 0, now.stuck + 1)
 
         # On with the continuation: the next power, or a nearer one.
         on_the_way = now.flat < 1
         # Ends that are equal to rounding have no more digits to be told apart by.
-        there = on_the_way & (_norm(miss) <= 1e-3 * _norm(w) + 1e3 * jnp.finfo(dtype).eps)
+        there = on_the_way & (norm(miss) <= 1e-3 * norm(w) + 1e3 * jnp.finfo(dtype).eps)
         lost = ~there & (now.base > 0) & ((damping < 1e-2) | (stuck >= 6) | (fresh & ~good))
         lost &= (now.flat < 1) | (keep(error, now.error) > 1e-9)
         gap = now.flat - now.base
@@ -162,13 +156,13 @@ def shoot(a: SVD, b: SVD, guess: Minimum, start: Scalar, inverse_depth: Scalar, 
 
     def go_on(now: _Aim):
         rounding = 8 * jnp.finfo(dtype).eps
-        there = ((now.error <= 1e-11) & (now.stuck >= 2)) | (_norm(now.miss) <= rounding * _norm(now.w))
+        there = ((now.error <= 1e-11) & (now.stuck >= 2)) | (norm(now.miss) <= rounding * norm(now.w))
         there &= ~now.fresh & (now.flat == 1)
         hope = (now.damping > 1e-4) & (now.stuck < 12) & (now.stride > 1e-3) & (now.shots < _MOST)
         return ~there & hope
 
     point, end = (SVD(z.u, z.sigma**start, z.v) for z in (a, b))
-    left, right = (_orthonormal(z, inverse_depth) for z in (point, end))
+    left, right = (_orthonormal(z, kernel) for z in (point, end))
     zero, none, no = jnp.asarray(0.0, dtype), jnp.asarray(0), jnp.asarray(False)
     begin = _Aim(
         w=left @ guess.p.ravel(),
@@ -200,14 +194,14 @@ def from_frame(a: SVD, w):
     return out_of(a, w.reshape(a.u.shape))
 
 
-def _orthonormal(point: SVD, inverse_depth) -> Float[Array, "n n"]:
+def _orthonormal(point: SVD, kernel) -> Float[Array, "n n"]:
     """Covectors at a point to orthonormal coordinates in its frame, as a matrix."""
-    root = jnp.sqrt(eigenvalues(point.sigma, inverse_depth)).ravel()
+    root = jnp.sqrt(kernel.eigenvalues(point.sigma)).ravel()
     return root[:, None] * jnp.kron(point.u, point.v).T
 
 
 @jax.custom_batching.sequential_vmap
-def candidates(a: Matrix, b: Matrix, inverse_depth: Scalar, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
+def candidates(a: Matrix, b: Matrix, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
     """From each first guess down to the path of least action near it, and on to the geodesic: `2 ...`.
 
     Unless they `descend`, from the guess itself, to whatever critical path is near. One after the other also under
@@ -217,12 +211,12 @@ def candidates(a: Matrix, b: Matrix, inverse_depth: Scalar, rtol: Scalar, descen
     condition = jnp.maximum(first.sigma[0] / first.sigma[-1], last.sigma[0] / last.sigma[-1])
     start = jnp.minimum(1.0, jnp.log(CONDITION) / jnp.log(condition + 1))
     x, y = flattened(first, start), flattened(last, start)
-    ts = _paths.times(x, y, inverse_depth, SEGMENTS)
-    guesses = _paths.first_guesses(x, y, inverse_depth, ts)
+    ts = _paths.times(x, y, kernel, SEGMENTS)
+    guesses = _paths.first_guesses(x, y, kernel, ts)
 
     def follow(xs):
         xs = jnp.where(descend, _paths.bend(xs, ts), xs).at[0].set(x).at[-1].set(y)
-        low = minimise(xs, jnp.diff(ts), inverse_depth, most=jnp.where(descend, 80, 1))
-        return shoot(first, last, low, start, inverse_depth, rtol)
+        low = minimise(xs, jnp.diff(ts), kernel, most=jnp.where(descend, 80, 1))
+        return shoot(first, last, low, start, kernel, rtol)
 
     return jax.lax.map(follow, guesses)

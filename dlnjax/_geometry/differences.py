@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._geometry.special import langevin, log_shc
-
-Scalar = Float[Array, ""]
+from dlnjax._geometry.kernel import Kernel
 
 # Gauss-Legendre on [0, 1]: exact to rounding for relative gaps below _CLOSE.
 _NODES = (0.5 - 0.15**0.5, 0.5, 0.5 + 0.15**0.5)
@@ -25,20 +23,17 @@ def squares(sigma: Float[Array, " d"]) -> Float[Array, " d"]:
     return jnp.maximum(sigma * sigma, jnp.finfo(sigma.dtype).tiny)
 
 
-def power_of_eigenvalue(s, t, inverse_depth, power: int | float):
-    """lambda^power at squared singular values s and t; see `_kernel.eigenvalues`."""
-    x, y = jnp.log(s), jnp.log(t)
-    u = (x - y) / 2
-    return jnp.exp(power * ((1 - inverse_depth) * (x + y) / 2 + log_shc(u) - log_shc(inverse_depth * u)))
+def power_of_eigenvalue(s, t, kernel: Kernel, power: int | float):
+    """lambda^power at squared singular values s and t."""
+    return jnp.exp(power * kernel.log_eigenvalue(jnp.log(s) / 2, jnp.log(t) / 2))
 
 
-def _derivative(order: tuple[int, ...], inverse_depth, power):
+def _derivative(order: tuple[int, ...], kernel: Kernel, power):
     """The derivative of the kernel, in the arguments of `order`, elementwise."""
 
     def slope(s, t):
-        u = jnp.log(s / t) / 2
-        rate = (1 - inverse_depth) + langevin(u) - inverse_depth * langevin(inverse_depth * u)
-        return power_of_eigenvalue(s, t, inverse_depth, power) * (power / 2) * rate / s
+        rate = kernel.log_slope(jnp.log(s) / 2, jnp.log(t) / 2)
+        return power_of_eigenvalue(s, t, kernel, power) * (power / 2) * rate / s
 
     # The kernel is symmetric: its slope in t is that in s, with the arguments exchanged.
     f = slope if order[0] == 0 else lambda s, t: slope(t, s)
@@ -64,14 +59,14 @@ def _gaps(s, threshold):
     return gap, jnp.abs(gap) > threshold * total
 
 
-def values(s: Float[Array, " d"], inverse_depth: Scalar, power: int | float) -> Float[Array, "d d"]:
+def values(s: Float[Array, " d"], kernel: Kernel, power: int | float) -> Float[Array, "d d"]:
     """[i, j]: lambda^power."""
-    return power_of_eigenvalue(s[:, None], s[None, :], inverse_depth, power)
+    return power_of_eigenvalue(s[:, None], s[None, :], kernel, power)
 
 
-def first_difference(s: Float[Array, " d"], inverse_depth: Scalar, power: int | float) -> Float[Array, "d d d"]:
+def first_difference(s: Float[Array, " d"], kernel: Kernel, power: int | float) -> Float[Array, "d d d"]:
     """[i, k, j]: the divided difference of lambda^power(., s_j) between s_i and s_k."""
-    f, slope = values(s, inverse_depth, power), _derivative((0,), inverse_depth, power)
+    f, slope = values(s, kernel, power), _derivative((0,), kernel, power)
     gap, far = _gaps(s, _CLOSE)
     quotient = _quotient(f[:, None, :] - f[None, :, :], gap[:, :, None], far[:, :, None])
     along = s[:, None, None, None] - gap[:, :, None, None] * jnp.asarray(_NODES, s.dtype)
@@ -80,15 +75,15 @@ def first_difference(s: Float[Array, " d"], inverse_depth: Scalar, power: int | 
 
 
 def second_differences(
-    s: Float[Array, " d"], first: Float[Array, "d d d"], inverse_depth: Scalar, power: int | float
+    s: Float[Array, " d"], first: Float[Array, "d d d"], kernel: Kernel, power: int | float
 ) -> tuple[Float[Array, "d d d d"], Float[Array, "d d d d"]]:
     """([i, j, k, l]: that of s_i, s_j, s_k in one argument, s_l in the other; [i, k, j, m]: of s_i, s_k and s_j, s_m).
 
     Where all arguments meet they are derivatives at the mean, good to 1e-7 of their size.
     """
     d = len(s)
-    bend, mixed = _derivative((0, 0), inverse_depth, power), _derivative((0, 1), inverse_depth, power)
-    other = _derivative((1,), inverse_depth, power)
+    bend, mixed = _derivative((0, 0), kernel, power), _derivative((0, 1), kernel, power)
+    other = _derivative((1,), kernel, power)
     # As s descends, the first and the last of the sorted indices are the farthest apart.
     i, j, k = np.sort(np.indices((d, d, d)), axis=0)
     gap, far = _gaps(s, _CLOSE_TWICE)

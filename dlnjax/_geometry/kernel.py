@@ -1,129 +1,261 @@
-"""The spectral kernels of the geometry, in the convention of `eigenvalues`; `inverse_depth` is 1/N, 0 at N = inf."""
+"""The kernel lambda(s, t): how two singular values weigh a motion that turns one into the other.
 
+Everything in the library is made of one operator. With X = U diag(sigma) V^T and thin frames U and V,
+
+    A_X(Z) = U [lambda o (U^T Z V)] V^T + (I - U U^T) Z V diag(nu) V^T + U diag(mu) U^T Z (I - V V^T),
+
+lambda_kl = lambda(sigma_k, sigma_l). A `Kernel` answers for lambda, nu and mu; `Balanced` is that of the thesis.
+"""
+
+import abc
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
+from dlnjax._checks import as_depth, is_concrete
 from dlnjax._geometry.special import langevin, log_shc, shc_small
+from dlnjax._types import Number, Numbers, Scalar
 
-Scalar = Float[Array, ""]
+
+class Kernel(eqx.Module):
+    """How two singular values weigh a motion between their singular vectors: lambda(s, t), and what follows from it.
+
+    A kernel of your own is a subclass with the four methods `log_eigenvalue`, `leaving`, `straighten` and
+    `unstraighten`, and, if lambda is homogeneous, `degree`. It goes wherever a `depth` goes. Its arrays may be traced:
+    flows and geodesics are differentiable in them.
+
+    **Example:**
+
+        >>> class Euclidean(dln.Kernel):  # lambda = 1
+        ...     degree = 0.0
+        ...     log_eigenvalue = lambda self, log_s, log_t: 0.0 * (log_s + log_t)
+        ...     leaving = lambda self, sigma: (jnp.ones_like(sigma), jnp.ones_like(sigma))
+        ...     straighten = lambda self, sigma: sigma
+        ...     unstraighten = lambda self, y: y
+        >>> a, b = jnp.eye(2), jnp.array([[2.0, 1.0], [0.0, 2.0]])
+        >>> print(f"{dln.distance(a, b, Euclidean()):.6f} = {jnp.linalg.norm(a - b):.6f}")
+        1.732051 = 1.732051
+    """
+
+    @abc.abstractmethod
+    def log_eigenvalue(self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]) -> Float[Array, "..."]:
+        """log lambda(s, t), elementwise: symmetric, smooth where s = t, finite for ratios up to 1e150."""
+
+    @abc.abstractmethod
+    def leaving(self, sigma: Float[Array, " r"]) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+        """(nu, mu): the weights of motions out of the column space and out of the row space."""
+
+    @abc.abstractmethod
+    def straighten(self, sigma: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """y(sigma), an integral of lambda(s, s)^(-1/2) ds: in y, geodesics between commuting matrices are lines."""
+
+    @abc.abstractmethod
+    def unstraighten(self, y: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """The inverse of `straighten`."""
+
+    @property
+    def degree(self) -> Scalar | float | None:
+        """The degree p of homogeneity, lambda(c s, c t) = c^p lambda(s, t); None if there is none."""
+        return None
+
+    @property
+    def order(self) -> Scalar | float:
+        """The order q to which lambda(s, s) ~ s^q vanishes at s = 0. By default it is `degree`.
+
+        Above 0, no path crosses the singular matrices; at 2, they are infinitely far away, and zero stays zero.
+        """
+        return 0.0 if self.degree is None else self.degree
+
+    def log_slope(self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]) -> Float[Array, "..."]:
+        """d log lambda / d log s, elementwise. By default it is taken by autodiff."""
+        return jax.jvp(lambda s: self.log_eigenvalue(s, log_t), (log_s,), (jnp.ones_like(log_s),))[1]
+
+    def speed(self, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
+        """lambda(sigma, sigma), the diagonal of `eigenvalues`; even in sigma."""
+        log, size = _log(jnp.abs(sigma)), jnp.abs(sigma)
+        return jnp.where((size > 0) | (jnp.asarray(self.order) <= 0), jnp.exp(self.log_eigenvalue(log, log)), 0.0)
+
+    def rotation_rates(self, sigma: Float[Array, " d"], gap: Scalar) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+        """The rates at which (4.17) and (4.19) turn the frame, split so that only one of them is singular.
+
+        With G = U^T dE V, the common rotation of U and V is lambda_ij / (sigma_i - sigma_j) (G_ij + G_ji)/2, and their
+        relative rotation lambda_ij / (sigma_i + sigma_j) (G_ij - G_ji)/2. The common rotation is a gauge where the gap
+        closes: there 1/u, u = log(sigma_i/sigma_j), is replaced by u/(u^2 + gap^2), which moves X by at most `gap`.
+
+        **Returns:** the two factors, `d d`, symmetric and antisymmetric in the order given: (common, relative).
+        """
+        log, u = _log_ratio(sigma)
+        row, column = log[:, None], log[None, :]
+        # Two zeros are told apart by no frame, and do not turn.
+        turns = self.moves(sigma) & ((sigma > 0)[:, None] | (sigma > 0))
+        log_eigenvalues = jnp.where(turns, self.log_eigenvalue(row, column), -jnp.inf)
+        # sigma_i - sigma_j = sqrt(sigma_i sigma_j) u shc(u/2), so that all that is singular is 1/u.
+        common = jnp.exp(log_eigenvalues - (row + column) / 2 - log_shc(u / 2)) * regularised_inverse(u, gap)
+        return common, jnp.exp(log_eigenvalues - jnp.logaddexp(row, column))
+
+    def moves(self, sigma: Float[Array, " d"]) -> Bool[Array, "d d"]:
+        """Where lambda_kl > 0: where both values are nonzero; for an order below 2 one is enough; for 0, always."""
+        positive, order = sigma > 0, jnp.asarray(self.order)
+        both, either = positive[:, None] & positive[None, :], positive[:, None] | positive[None, :]
+        return both | (either & (order < 2)) | (order <= 0)
+
+    def log_eigenvalues(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
+        """log of `eigenvalues`, finite for ratios up to the range of the floats, and -inf where they vanish."""
+        log = _log(sigma)
+        return jnp.where(self.moves(sigma), self.log_eigenvalue(log[:, None], log[None, :]), -jnp.inf)
+
+    def eigenvalues(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
+        """lambda_kl = lambda(sigma_k, sigma_l): A_X maps u_k v_l^T to lambda_kl u_k v_l^T."""
+        return jnp.exp(self.log_eigenvalues(sigma))
+
+    def partner_eigenvalues(self, sigma: Float[Array, " d"], partner: Int[Array, " d"]) -> Float[Array, " d"]:
+        """lambda_kl of each sigma_k and the sigma_l of its partner l."""
+        log = _log(sigma)
+        return jnp.exp(self.log_eigenvalue(log, log[partner]))
+
+    def entropy(self, sigma: Float[Array, " d"]) -> Scalar:
+        """1/2 sum_{k<l} log lambda_kl."""
+        return jnp.sum(jnp.triu(self.log_eigenvalues(sigma), 1)) / 2
+
+    def entropy_gradient(self, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
+        """(4.36)-(4.37): the slopes of log lambda need no limit where values are equal."""
+        log = _log(sigma)
+        slopes = self.log_slope(*jnp.broadcast_arrays(log[:, None], log[None, :]))
+        return (jnp.sum(slopes, axis=1) - jnp.diagonal(slopes)) / (2 * sigma)
+
+
+class Balanced(Kernel):
+    """The kernel of a balanced network of depth N, 1/N times (2.20), with u = log(s/t) and shc(x) = sinh(x)/x:
+
+        lambda(s, t) = (1/N) (s^2 - t^2)/(s^(2/N) - t^(2/N)) = (s t)^(1-1/N) shc(u)/shc(u/N),
+        nu = mu = sigma^(2-2/N)/N.
+
+    At infinite depth it is the limit, the logarithmic mean of s^2 and t^2; nu and mu vanish there. Nothing branches on
+    the depth, and no sum runs over layers. A number N given as `depth` anywhere means `Balanced(N)`.
+
+    **Arguments:** `depth`, N in [1, inf], a number or a traced array.
+
+    **Attributes:** `inverse_depth`, 1/N, which is 0 at infinite depth; `depth`, N.
+
+    **Raises:** `ValueError` for a depth outside [1, inf]; `TypeError` for what is no number.
+
+    **Example:**
+
+        >>> dln.Balanced(2)
+        Balanced(depth=2)
+        >>> dln.metric_eigenvalues(jnp.array([2.0, 1.0]), dln.Balanced(2)).round(6).tolist()
+        [[2.0, 1.5], [1.5, 1.0]]
+    """
+
+    inverse_depth: Float[Array, "*n"]
+
+    def __init__(self, depth: Numbers):
+        self.inverse_depth = 1 / as_depth(depth)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Its methods use the formula of lambda, which a subclass would have to replace in all of them.
+        raise TypeError("Balanced is final: derive a kernel of your own from dlnjax.Kernel.")
+
+    def __repr__(self) -> str:
+        a = self.inverse_depth
+        if not isinstance(a, (jax.Array, np.ndarray)) or not is_concrete(a):
+            return "Balanced(traced)"
+        return f"Balanced(depth={float(1 / a):g})" if np.ndim(a) == 0 else f"Balanced({np.size(a)} depths)"
+
+    def __str__(self) -> str:
+        return repr(self).removeprefix("Balanced(").removesuffix(")").replace("=", " ")
+
+    @property
+    def depth(self) -> Float[Array, "*n"]:
+        return 1 / self.inverse_depth
+
+    @property
+    def degree(self) -> Scalar:
+        return 2 - 2 * self.inverse_depth
+
+    def log_eigenvalue(self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]) -> Float[Array, "..."]:
+        u = log_s - log_t
+        return (log_s + log_t) * (1 - self.inverse_depth) + log_shc(u) - log_shc(self.inverse_depth * u)
+
+    def log_slope(self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]) -> Float[Array, "..."]:
+        # coth(u) = 1/u + langevin(u): the poles of (4.36) at equal values cancel.
+        u, a = log_s - log_t, self.inverse_depth
+        return (1 - a) + langevin(u) - a * langevin(a * u)
+
+    def leaving(self, sigma: Float[Array, " r"]) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+        weight = self.inverse_depth * self.speed(sigma)
+        return weight, weight
+
+    def straighten(self, sigma: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """N (sigma^(1/N) - 1), which is log sigma at infinite depth."""
+        log = jnp.log(sigma)
+        half = self.inverse_depth * log / 2
+        return log * jnp.exp(half + log_shc(half))
+
+    def unstraighten(self, y: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        a = self.inverse_depth
+        scaled = jnp.log1p(a * y) / jnp.where(a > 0, a, 1.0)
+        return jnp.exp(jnp.where(jnp.abs(a * y) < 1e-12, y, scaled))
+
+    def speed(self, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
+        return jnp.abs(sigma) ** (2 - 2 * self.inverse_depth)
+
+    def rotation_rates(self, sigma: Float[Array, " d"], gap: Scalar) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+        """The rates of `Kernel.rotation_rates`, with d exponentials where the general form takes d^2 of them."""
+        a = self.inverse_depth
+        log, u = _log_ratio(sigma)
+        power, root = jnp.exp(a * log), jnp.sqrt(sigma)
+        square = power * power
+        inverse = regularised_inverse(u, gap)
+        # ratio = sinh(a u)/(a u) r_i r_j = (r_i^2 - r_j^2)/(2 a u) with r = sigma^a. The quotient loses digits near
+        # u = 0, where the series is used. Elsewhere the regularised 1/u is 1/u to gap^2, far below the tolerance.
+        half = jnp.where(a > 0, 0.5 / jnp.where(a > 0, a, 1.0), 0.0)
+        ratio = jnp.where(
+            jnp.abs(a * u) < 0.5,
+            power[:, None] * power[None, :] * shc_small(a * u),
+            (square[:, None] - square[None, :]) * (half * inverse),
+        )
+        log_mean = jnp.where(
+            jnp.abs(u) < 1,
+            root[:, None] * root[None, :] * shc_small(u / 2),
+            (sigma[:, None] - sigma[None, :]) * inverse,
+        )
+        # A pair of zeros does not turn; at infinite depth a pair with one zero does not either. The condition is
+        # written as a product of numbers, since XLA does not vectorise a loop over truth values on a CPU.
+        turns = ((sigma > 0) | (a > 0)).astype(sigma.dtype)
+        weight = (0.5 * turns[:, None]) * turns[None, :] / jnp.maximum(ratio, jnp.finfo(sigma.dtype).tiny)
+        common = (sigma[:, None] + sigma[None, :]) * inverse * weight
+        return common, log_mean * weight
+
+
+Depth: TypeAlias = Number | Kernel
+"""What the public face takes for a depth: a number N, or a kernel."""
+Depths: TypeAlias = Numbers | Kernel
+
+
+def as_kernel(depth: Depth | Depths, dtype: Any, many: str = "jax.vmap") -> Kernel:
+    """The kernel that `depth` stands for, in the precision of what it belongs to: a kernel itself, or `Balanced`.
+
+    A single one, if `many` says what to do otherwise.
+    """
+    kernel = depth if isinstance(depth, Kernel) else Balanced(as_depth(depth, many=many))
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, kernel)
+
+
+def regularised_inverse(u: Float[Array, "*s"], gap: Scalar) -> Float[Array, "*s"]:
+    """u/(u^2 + gap^2), which is 1/u away from u = 0."""
+    return u / (u * u + gap * gap)
+
+
+def _log(sigma):
+    # Zero is replaced by the smallest normal number; `Kernel.moves` decides what becomes of it.
+    return jnp.log(jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny))
 
 
 def _log_ratio(sigma):
-    # Zero stands at the smallest normal number here: what it does in the limit is said by `_alive`.
-    log = jnp.log(jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny))
+    log = _log(sigma)
     return log, log[:, None] - log[None, :]
-
-
-def _log_eigenvalue(total, u, inverse_depth):
-    """log lambda_kl for the sum and the difference of log sigma_k and log sigma_l."""
-    return total * (1 - inverse_depth) + log_shc(u) - log_shc(inverse_depth * u)
-
-
-def log_eigenvalues(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Float[Array, "d d"]:
-    """log of `eigenvalues`, finite for ratios up to the range of the floats, and -inf where they vanish."""
-    log, u = _log_ratio(sigma)
-    out = _log_eigenvalue(log[:, None] + log[None, :], u, inverse_depth)
-    return jnp.where(_alive(sigma, inverse_depth), out, -jnp.inf)
-
-
-def _alive(sigma, inverse_depth):
-    """Where lambda_kl > 0: both nonzero; at finite depth one is enough; at depth 1 always."""
-    positive = sigma > 0
-    both, either = positive[:, None] & positive[None, :], positive[:, None] | positive[None, :]
-    return both | (either & (inverse_depth > 0)) | (inverse_depth == 1)
-
-
-def eigenvalues(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Float[Array, "d d"]:
-    """Eigenvalues of the 1/N-normalised metric operator, (2.20) divided by N, with u = log(sigma_k/sigma_l):
-
-    lambda_kl = (sigma_k sigma_l)^(1-1/N) shc(u) / shc(u/N),    shc(x) = sinh(x)/x.
-    """
-    return jnp.exp(log_eigenvalues(sigma, inverse_depth))
-
-
-def partner_eigenvalues(
-    sigma: Float[Array, " d"], partner: Int[Array, " d"], inverse_depth: Scalar
-) -> Float[Array, " d"]:
-    """lambda_kl of each sigma_k and the one of its partner l."""
-    log = jnp.log(jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny))
-    return jnp.exp(_log_eigenvalue(log + log[partner], log - log[partner], inverse_depth))
-
-
-def entropy(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Scalar:
-    """1/2 sum_{k<l} log lambda_kl."""
-    return jnp.sum(jnp.triu(log_eigenvalues(sigma, inverse_depth), 1)) / 2
-
-
-def entropy_gradient(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Float[Array, " d"]:
-    """(4.36)-(4.37), written with coth(u) = 1/u + langevin(u) so that equal values need no limit."""
-    _, u = _log_ratio(sigma)
-    terms = (1 - inverse_depth) + langevin(u) - inverse_depth * langevin(inverse_depth * u)
-    return (jnp.sum(terms, axis=1) - (1 - inverse_depth)) / (2 * sigma)
-
-
-def speed(sigma: Float[Array, " d"], inverse_depth: Scalar) -> Float[Array, " d"]:
-    """lambda_kk = sigma_k^(2-2/N), the diagonal of `eigenvalues`; even in sigma."""
-    return jnp.abs(sigma) ** (2 - 2 * inverse_depth)
-
-
-def rotation_rates(
-    sigma: Float[Array, " d"], inverse_depth: Scalar, gap: Scalar
-) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-    """The rates at which (4.17) and (4.19) turn the frame, split so that only one of them is singular.
-
-    With G = U^T dE V, the common rotation of U and V is lambda_ij / (sigma_i - sigma_j) (G_ij + G_ji)/2, and their
-    relative rotation lambda_ij / (sigma_i + sigma_j) (G_ij - G_ji)/2. The first is a gauge where the gap closes:
-    1/u there is u/(u^2 + gap^2), and X does not feel the difference beyond `gap`.
-
-    A zero singular value (a matrix of rank r < d, on which the flow stays) turns only against the nonzero ones.
-
-    **Returns:** the two factors, `d d`, symmetric and antisymmetric in the order given: (common, relative).
-    """
-    a = inverse_depth
-    log, u = _log_ratio(sigma)
-    power, root = jnp.exp(a * log), jnp.sqrt(sigma)
-    square = power * power
-    regularised = u / (u * u + gap * gap)
-    # sinh(a u)/(a u) r_i r_j = (r_i^2 - r_j^2)/(2 a u), r = sigma^a: by series, or as it stands. Away from u = 0 the
-    # regularised 1/u is 1/u to gap^2, far below the tolerance.
-    half = jnp.where(a > 0, 0.5 / jnp.where(a > 0, a, 1.0), 0.0)
-    ratio = jnp.where(
-        jnp.abs(a * u) < 0.5,
-        power[:, None] * power[None, :] * shc_small(a * u),
-        (square[:, None] - square[None, :]) * (half * regularised),
-    )
-    log_mean = jnp.where(
-        jnp.abs(u) < 1,
-        root[:, None] * root[None, :] * shc_small(u / 2),
-        (sigma[:, None] - sigma[None, :]) * regularised,
-    )
-    # Two zeros have no weight by themselves; at infinite depth one zero is enough to stop a pair. In arithmetic: a loop
-    # over truth values would not be vectorised.
-    moves = ((sigma > 0) | (a > 0)).astype(sigma.dtype)
-    weight = (0.5 * moves[:, None]) * moves[None, :] / jnp.maximum(ratio, jnp.finfo(sigma.dtype).tiny)
-    common = (sigma[:, None] + sigma[None, :]) * regularised * weight
-    return common, log_mean * weight
-
-
-def frame_velocity(
-    sigma: Float[Array, " d"],
-    pullback: Float[Array, "d d"],
-    inverse_depth: Scalar,
-    gap: Scalar,
-    partner: Int[Array, " d"] | None = None,
-) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"]]:
-    """(U^T dU/dt, dsigma/dt, V^T dV/dt) of the flow, (4.17)-(4.19), for G = U^T dE V.
-
-    Partners, if given, have no common rotation.
-
-    Singular values may be negative on the way (depth 1 crosses zero): the sign is taken to V, and back.
-    """
-    sign = jnp.where(sigma < 0, -1.0, 1.0).astype(sigma.dtype)
-    g = pullback * sign
-    common, relative = rotation_rates(jnp.abs(sigma), inverse_depth, gap)
-    if partner is not None:
-        common = jnp.where(partner[:, None] == jnp.arange(len(sigma)), 0.0, common)
-    symmetric, antisymmetric = common * (g + g.T) / 2, relative * (g - g.T) / 2
-    left = symmetric - antisymmetric
-    right = (symmetric + antisymmetric) * sign * sign[:, None]
-    return left, -speed(sigma, inverse_depth) * jnp.diagonal(pullback), right

@@ -5,12 +5,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_finite, as_inverse_depth, as_spectrum, as_square, check_energy, require
+from dlnjax._checks import as_finite, as_spectrum, as_square, check_energy, require
 from dlnjax._geometry.differences import first_difference, second_differences, squares, values
-from dlnjax._geometry.kernel import eigenvalues
+from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._protocol import gradient
 from dlnjax._svd import svd
-from dlnjax._types import Energy, Number
+from dlnjax._tree import instantiate, is_perturbed, ravel
+from dlnjax._types import Energy
 
 
 def into(point, z):
@@ -21,8 +22,8 @@ def out_of(point, z):
     return point.u @ z @ point.v.T
 
 
-def _of_depth(s, power, a, da):
-    return jax.jvp(lambda b: values(s, b, power), (a,), (da,))[1]
+def _along_kernel(f, kernel, dkernel):
+    return eqx.filter_jvp(f, (kernel,), (dkernel,))[1]
 
 
 def moved(m, sigma):
@@ -32,27 +33,25 @@ def moved(m, sigma):
 
 
 @eqx.filter_custom_jvp
-def apply_metric_operator(x, p, inverse_depth, *, power=1):
-    """A_X^power(P) for an inverse depth, power 1 or -1; `metric_operator` and its inverse are the public forms."""
+def apply_metric_operator(x, p, kernel: Kernel, *, power=1):
+    """A_X^power(P); `metric_operator` and its inverse are the public forms."""
     point = svd(x)
-    # The kernel knows what becomes of singular values that are zero.
-    lam = eigenvalues(point.sigma, inverse_depth)
-    return out_of(point, lam**power * into(point, p))
+    return out_of(point, kernel.eigenvalues(point.sigma) ** power * into(point, p))
 
 
 @apply_metric_operator.def_jvp
-def _(primals, tangents, *, power=1):
+def _apply_metric_operator_jvp(primals, tangents, *, power=1):
     # A_X is a function of X X^T and X^T X: its derivative has divided differences in the squares, and turns no frame.
-    (x, p, a), (dx, dp, da) = primals, tangents
-    point, out = svd(x), apply_metric_operator(x, p, a, power=power)
+    (x, p, kernel), (dx, dp, dkernel) = primals, tangents
+    point, out = svd(x), apply_metric_operator(x, p, kernel, power=power)
     s, g = squares(point.sigma), into(point, p)
     tangent = jnp.zeros_like(g)
     if dp is not None:
-        tangent += eigenvalues(point.sigma, a) ** power * into(point, dp)
-    if da is not None:
-        tangent += _of_depth(s, power, a, da) * g
+        tangent += kernel.eigenvalues(point.sigma) ** power * into(point, dp)
+    if is_perturbed(dkernel):
+        tangent += _along_kernel(lambda k: values(s, k, power), kernel, dkernel) * g
     if dx is not None:
-        tangent += turned(first_difference(s, a, power), g, *moved(into(point, dx), point.sigma))
+        tangent += turned(first_difference(s, kernel, power), g, *moved(into(point, dx), point.sigma))
     return out, out_of(point, tangent)
 
 
@@ -61,37 +60,32 @@ def turned(first, g, left, right):
 
 
 @eqx.filter_custom_jvp
-def form(x, p, q, inverse_depth, *, power):
+def form(x, p, q, kernel: Kernel, *, power):
     """Tr(P^T A_X^power(Q)), with first and second derivatives exact at any singular values."""
-    return jnp.sum(p * apply_metric_operator(x, q, inverse_depth, power=power))
+    return jnp.sum(p * apply_metric_operator(x, q, kernel, power=power))
 
 
 @form.def_jvp
-def _(primals, tangents, *, power):
-    *by, by_depth = form_gradient(*primals, power=power)
+def _form_jvp(primals, tangents, *, power):
+    by = form_gradient(*primals, power=power)
     tangent = sum(jnp.sum(g * dz) for g, dz in zip(by, tangents[:3], strict=True) if dz is not None)
-    if tangents[3] is not None:
-        tangent += by_depth * tangents[3]
+    if is_perturbed(tangents[3]):
+        slopes, _ = ravel(form_by_kernel(*primals, power=power))
+        tangent += slopes @ ravel(instantiate(tangents[3], primals[3]))[0]
     return form(*primals, power=power), tangent
 
 
 @eqx.filter_custom_jvp
-def form_gradient(x, p, q, inverse_depth, *, power):
-    """The gradient of `form` in X, P, Q and 1/N."""
+def form_gradient(x, p, q, kernel: Kernel, *, power):
+    """The gradient of `form` in X, P and Q."""
     point = svd(x)
-    return _back(point, _gradient(point.sigma, into(point, p), into(point, q), inverse_depth, power))
+    gradients = _gradient(point.sigma, into(point, p), into(point, q), kernel, power)
+    return tuple(out_of(point, z) for z in gradients)
 
 
-def _back(point, gradients):
-    *by, by_depth = gradients
-    return *(out_of(point, z) for z in by), by_depth
-
-
-def _gradient(sigma, p, q, a, power):
-    s = squares(sigma)
-    first, f = first_difference(s, a, power), eigenvalues(sigma, a) ** power
-    by_x = in_x(sigma, *densities(first, p, q))
-    return by_x, f * q, f * p, jnp.sum(p * q * _of_depth(s, power, a, jnp.ones_like(a)))
+def _gradient(sigma, p, q, kernel: Kernel, power):
+    first, f = first_difference(squares(sigma), kernel, power), kernel.eigenvalues(sigma) ** power
+    return in_x(sigma, *densities(first, p, q)), f * q, f * p
 
 
 def densities(first, p, q):
@@ -101,44 +95,71 @@ def densities(first, p, q):
 
 
 def in_x(sigma, left, right):
+    """The gradient in X of what has these gradients in X X^T and in X^T X."""
     return 2 * (left * sigma + sigma[:, None] * right)
 
 
 @form_gradient.def_jvp
-def _(primals, tangents, *, power):
-    (x, p, q, a), (dx, dp, dq, da) = primals, tangents
+def _form_gradient_jvp(primals, tangents, *, power):
+    (x, p, q, kernel), (dx, dp, dq, dkernel) = primals, tangents
     point = svd(x)
     sigma, s = point.sigma, squares(point.sigma)
     p, q = into(point, p), into(point, q)
-    f, first = eigenvalues(sigma, a) ** power, first_difference(s, a, power)
-    out = _gradient(sigma, p, q, a, power)
-    by_x, by_p, by_q, by_depth = (jnp.zeros_like(z) for z in out)
-    # The last row of the Hessian is its last column.
-    of_depth = jax.jvp(lambda b: _gradient(sigma, p, q, b, power), (a,), (jnp.ones_like(a),))[1]
+    f, first = kernel.eigenvalues(sigma) ** power, first_difference(s, kernel, power)
+    out = _gradient(sigma, p, q, kernel, power)
+    by_x, by_p, by_q = (jnp.zeros_like(z) for z in out)
     if dp is not None:
         dp = into(point, dp)
         by_x += in_x(sigma, *densities(first, dp, q))
         by_q += f * dp
-        by_depth += jnp.sum(of_depth[1] * dp)
     if dq is not None:
         dq = into(point, dq)
         by_x += in_x(sigma, *densities(first, p, dq))
         by_p += f * dq
-        by_depth += jnp.sum(of_depth[2] * dq)
-    if da is not None:
-        by_x, by_p, by_q, by_depth = (z + w * da for z, w in zip((by_x, by_p, by_q, by_depth), of_depth, strict=True))
+    if is_perturbed(dkernel):
+        slopes = _along_kernel(lambda k: _gradient(sigma, p, q, k, power), kernel, dkernel)
+        by_x, by_p, by_q = (z + w for z, w in zip((by_x, by_p, by_q), slopes, strict=True))
     if dx is not None:
         m = into(point, dx)
         left, right = moved(m, sigma)
-        three, mixed = second_differences(s, first, a, power)
+        three, mixed = second_differences(s, first, kernel, power)
         on_left = _bent(three, mixed, p, q, left, right)
         on_right = _bent(three, mixed, p.T, q.T, right, left)
         was_left, was_right = densities(first, p, q)
         by_x += in_x(sigma, on_left, on_right) + 2 * (was_left @ m + m @ was_right)
         by_p += turned(first, q, left, right)
         by_q += turned(first, p, left, right)
-        by_depth += jnp.sum(of_depth[0] * m)
-    return _back(point, out), _back(point, (by_x, by_p, by_q, by_depth))
+    back = lambda gradients: tuple(out_of(point, z) for z in gradients)
+    return back(out), back((by_x, by_p, by_q))
+
+
+@eqx.filter_custom_jvp
+def form_by_kernel(x, p, q, kernel: Kernel, *, power):
+    """The gradient of `form` in the arrays of the kernel, a tree like it."""
+    point = svd(x)
+    s, weights = squares(point.sigma), into(point, p) * into(point, q)
+    return eqx.filter_grad(lambda k: jnp.sum(weights * values(s, k, power)))(kernel)
+
+
+@form_by_kernel.def_jvp
+def _form_by_kernel_jvp(primals, tangents, *, power):
+    (x, p, q, kernel), (dx, dp, dq, dkernel) = primals, tangents
+    point = svd(x)
+    sigma, frame_p, frame_q = point.sigma, into(point, p), into(point, q)
+    out = form_by_kernel(*primals, power=power)
+    moves = [None if dz is None else into(point, dz) for dz in (dx, dp, dq)]
+
+    # Second derivatives are symmetric: how the slope in the kernel changes along (dX, dP, dQ) is the slope in the
+    # kernel of the derivative along them.
+    def along(k):
+        gradients = _gradient(sigma, frame_p, frame_q, k, power)
+        total = sum(jnp.sum(g * dz) for g, dz in zip(gradients, moves, strict=True) if dz is not None)
+        if is_perturbed(dkernel):
+            square = squares(sigma)
+            total += jnp.sum(frame_p * frame_q * _along_kernel(lambda k: values(square, k, power), k, dkernel))
+        return jnp.asarray(total)
+
+    return out, eqx.filter_grad(along)(kernel)
 
 
 def _bent(three, mixed, p, q, left, right):
@@ -166,7 +187,7 @@ def _full_rank(x):
     return require(x, ~(sigma[-1] > 0), message)
 
 
-def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Number) -> Float[Array, "d d"]:
+def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Depth) -> Float[Array, "d d"]:
     """The operator of the metric, 1/N times (2.19):
 
         A_X(P) = (1/N) sum_{q=1}^N (X X^T)^((N-q)/N) P (X^T X)^((q-1)/N),
@@ -187,10 +208,10 @@ def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Numbe
         [[2.0, 1.5], [1.5, 1.0]]
     """
     x, p = _as_pair(x, "p", p)
-    return apply_metric_operator(x, p, as_inverse_depth(depth, x.dtype))
+    return apply_metric_operator(x, p, as_kernel(depth, x.dtype))
 
 
-def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Number) -> Float[Array, "d d"]:
+def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Depth) -> Float[Array, "d d"]:
     """The covector A_X^{-1}(Z) of a tangent vector, N times the inverse of (2.19).
 
     **Arguments:** `x`, of full rank, and `z`, `d d`; `depth`, N in [1, inf].
@@ -206,10 +227,10 @@ def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], dept
         [[1.0, 1.0], [1.0, 1.0]]
     """
     x, z = _as_pair(x, "z", z)
-    return apply_metric_operator(_full_rank(x), z, as_inverse_depth(depth, x.dtype), power=-1)
+    return apply_metric_operator(_full_rank(x), z, as_kernel(depth, x.dtype), power=-1)
 
 
-def metric_eigenvalues(sigma: Float[Array, " d"], depth: Number) -> Float[Array, "d d"]:
+def metric_eigenvalues(sigma: Float[Array, " d"], depth: Depth) -> Float[Array, "d d"]:
     """The eigenvalues of the operator, (2.20) divided by N:
 
         lambda_kl = (1/N) (sigma_k^2 - sigma_l^2) / (sigma_k^(2/N) - sigma_l^(2/N)),
@@ -232,10 +253,10 @@ def metric_eigenvalues(sigma: Float[Array, " d"], depth: Number) -> Float[Array,
     sigma = as_spectrum(sigma)
     if sigma.ndim != 1:
         raise ValueError(f"sigma must have shape (d,), got {sigma.shape}. For many use jax.vmap.")
-    return eigenvalues(sigma, as_inverse_depth(depth, sigma.dtype))
+    return as_kernel(depth, sigma.dtype).eigenvalues(sigma)
 
 
-def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d"], depth: Number) -> Float[Array, ""]:
+def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d"], depth: Depth) -> Float[Array, ""]:
     """The metric g^N(Z1, Z2) = Tr(Z1^T A_X^{-1}(Z2)), N times (2.18), with derivatives exact to the second.
 
     **Arguments:** `x`, of full rank; `z1` and `z2`, tangent vectors, `d d`; `depth`, N in [1, inf].
@@ -252,10 +273,10 @@ def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d
     """
     x, z1 = _as_pair(x, "z1", z1)
     z2 = _as_pair(x, "z2", z2)[1]
-    return form(_full_rank(x), z1, z2, as_inverse_depth(depth, x.dtype), power=-1)
+    return form(_full_rank(x), z1, z2, as_kernel(depth, x.dtype), power=-1)
 
 
-def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Number) -> Float[Array, ""]:
+def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Depth) -> Float[Array, ""]:
     """The length of a tangent vector, the root of `inner(x, z, z, depth)`: sqrt(N) times that of the thesis's g^N.
 
     **Arguments:** `x`, of full rank; `z`, `d d`; `depth`, N in [1, inf].
@@ -276,7 +297,7 @@ def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Number) -> Float
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
-def riemannian_gradient(energy: Energy, x: Float[Array, "d d"], depth: Number) -> Float[Array, "d d"]:
+def riemannian_gradient(energy: Energy, x: Float[Array, "d d"], depth: Depth) -> Float[Array, "d d"]:
     """grad E = A_X(dE(X)), (2.24)-(2.29) divided by N: `gradient_flow` follows its negative.
 
     **Arguments:** `energy`, a differentiable callable X -> scalar; `x`, `d d`; `depth`, N in [1, inf].
@@ -295,10 +316,10 @@ def riemannian_gradient(energy: Energy, x: Float[Array, "d d"], depth: Number) -
     x = as_finite("x", as_square("x", x))
     check_energy(energy, x.shape[-1], x.dtype)
     slope = as_finite("the gradient of energy at x", gradient(energy, x))
-    return apply_metric_operator(x, slope, as_inverse_depth(depth, x.dtype))
+    return apply_metric_operator(x, slope, as_kernel(depth, x.dtype))
 
 
-def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Number) -> Float[Array, ""]:
+def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Depth) -> Float[Array, ""]:
     """H(X, P) = 1/2 Tr(P^T A_X(P)), (3.37) with the operator in place of its inverse, and the 1/N in the operator.
 
     Its derivatives are exact to the second at any singular values; `exponential` follows its flow.
@@ -316,4 +337,4 @@ def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Number) -
         1.500000
     """
     x, p = _as_pair(x, "p", p)
-    return form(x, p, p, as_inverse_depth(depth, x.dtype), power=1) / 2
+    return form(x, p, p, as_kernel(depth, x.dtype), power=1) / 2

@@ -1,11 +1,12 @@
 """Functions of the singular values: measures of rank, norms, and the entropy with its gradient."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_depth, as_positive, as_spectrum
-from dlnjax._geometry import kernel as _kernel
+from dlnjax._checks import as_positive, as_spectrum
+from dlnjax._geometry.kernel import as_kernel, Depth
 from dlnjax._types import Number
 
 
@@ -87,7 +88,7 @@ def schatten_norm(sigma: Float[Array, "*n d"], p: Number) -> Float[Array, "*n"]:
     return scale[..., 0] * jnp.sum((sigma / scale) ** p, axis=-1) ** (1 / p)
 
 
-def entropy(sigma: Float[Array, "*n d"], depth: Number = jnp.inf) -> Float[Array, "*n"]:
+def entropy(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Float[Array, "*n"]:
     """Boltzmann entropy of the fibre over X, the log volume of its O_d^(N-1) orbit: (4.27), and (4.28) at depth = inf,
 
         S_N = 1/2 sum_{k<l} log lambda_kl,
@@ -109,11 +110,11 @@ def entropy(sigma: Float[Array, "*n d"], depth: Number = jnp.inf) -> Float[Array
         >>> print(f"{dln.entropy(sigma, depth=2):.6f}, as 1/2 log(3/2) = {0.5 * jnp.log(1.5):.6f}")
         0.202733, as 1/2 log(3/2) = 0.202733
     """
-    over_seeds = jnp.vectorize(_kernel.entropy, signature="(d),()->()")
-    return over_seeds(as_spectrum(sigma), 1 / as_depth(depth))
+    sigma = as_spectrum(sigma)
+    return _over_seeds(lambda kernel, sigma: kernel.entropy(sigma), sigma, depth, "()")
 
 
-def entropy_gradient(sigma: Float[Array, "*n d"], depth: Number = jnp.inf) -> Float[Array, "*n d"]:
+def entropy_gradient(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Float[Array, "*n d"]:
     """The derivatives of `entropy`, in the closed form of Lemma 4.3.3, (4.36)-(4.37):
 
         dS_N/dsigma_i = sum_{j != i} sigma_i/(sigma_i^2 - sigma_j^2)
@@ -135,5 +136,15 @@ def entropy_gradient(sigma: Float[Array, "*n d"], depth: Number = jnp.inf) -> Fl
         >>> bool(jnp.allclose(dln.entropy_gradient(sigma, 3), jax.grad(dln.entropy)(sigma, 3)))
         True
     """
-    over_seeds = jnp.vectorize(_kernel.entropy_gradient, signature="(d),()->(d)")
-    return over_seeds(as_spectrum(sigma, positive=True), 1 / as_depth(depth))
+    sigma = as_spectrum(sigma, positive=True)
+    return _over_seeds(lambda kernel, sigma: kernel.entropy_gradient(sigma), sigma, depth, "(d)")
+
+
+def _over_seeds(f, sigma, depth, returned: str):
+    """f(kernel, sigma) for each of the leading axes, over which sigma and the numbers of `depth` are broadcast."""
+    kernel = as_kernel(depth, sigma.dtype, many="")
+    arrays, rest = eqx.partition(kernel, eqx.is_inexact_array)
+    leaves, tree = jax.tree.flatten(arrays)
+    of_one = lambda sigma, *leaves: f(eqx.combine(jax.tree.unflatten(tree, leaves), rest), sigma)
+    signature = ",".join(["(d)"] + ["()"] * len(leaves)) + f"->{returned}"
+    return jnp.vectorize(of_one, signature=signature)(sigma, *leaves)

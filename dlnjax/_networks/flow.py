@@ -14,9 +14,7 @@ from dlnjax._networks.factors import as_weights, balancedness, product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import result_counts, RESULTS
 from dlnjax._show import Curves, Shown, singular_values_of
-from dlnjax._types import Energy, Number, Numbers
-
-Weights = Float[Array, "N d d"]
+from dlnjax._types import Energy, Number, Numbers, Weights
 
 
 class NetworkSolution(Shown):

@@ -6,8 +6,7 @@ from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_float, as_square, require
 from dlnjax._networks.factors import as_weights, product
-
-Weights = Float[Array, "N d d"]
+from dlnjax._types import Weights
 
 
 def horizontal_lift(weights: Weights, z: Float[Array, "d d"]) -> Weights:

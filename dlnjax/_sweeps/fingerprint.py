@@ -26,7 +26,7 @@ def identity(energy, first_energy, starts, problem, options, n: int, example) ->
         "starts": _digest(drawn),
         "energy": [type(energy).__name__, _digest([x for x in jax.tree.leaves(energy) if eqx.is_array(x)])],
         "energy at the first start": [float(first_energy(start)), float(jnp.linalg.norm(slope))],
-        "depth": _digest([problem.inverse_depth]),
+        "depth": [type(problem.kernel).__name__, _digest(jax.tree.leaves(problem.kernel))],
         "ts": _digest([problem.ts]),
         "rtol": float(options.rtol),
         "atol": float(options.atol),

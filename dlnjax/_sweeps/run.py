@@ -31,8 +31,8 @@ def start_chunk(rows, shared, ts, options: Options):
 
 def _of_row(shared, ts):
     def of_row(row) -> Problem:
-        seeded, start, inverse_depth = row
-        return Problem(eqx.combine(seeded, shared), start, inverse_depth, ts)
+        seeded, start, kernel = row
+        return Problem(eqx.combine(seeded, shared), start, kernel, ts)
 
     return of_row
 

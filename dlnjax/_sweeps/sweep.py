@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_count, as_depth, as_square, check_energy, shape_of
+from dlnjax._checks import as_count, as_square, check_energy, shape_of
 from dlnjax._energies.spectral import FreeEnergy
 from dlnjax._flows.problem import prepare, Steady
 from dlnjax._flows.solution import FlowSolution
+from dlnjax._geometry.kernel import as_kernel, Depths
 from dlnjax._svd import SVD
 from dlnjax._sweeps.fingerprint import identity
 from dlnjax._sweeps.folder import Store
@@ -42,7 +43,7 @@ Starts: TypeAlias = Float[Array | np.ndarray, "n d d"] | Ensemble
 
 
 class _Options(TypedDict, total=False):
-    depth: Numbers
+    depth: Depths
     solver: diffrax.AbstractSolver[Any] | None
     rtol: Number
     atol: Number
@@ -71,7 +72,7 @@ def sweep(
     energy: Energy,
     starts: Starts,
     *,
-    depth: Numbers = jnp.inf,
+    depth: Depths = jnp.inf,
     ts: Numbers,
     solver: diffrax.AbstractSolver[Any] | None = None,
     rtol: Number = 1e-6,
@@ -123,16 +124,17 @@ def sweep(
     """
     n, take = _count_and_take(starts)
     example = jnp.asarray(take(np.arange(1)))
-    depth = as_depth(depth)
-    if depth.shape not in ((), (n,)):
-        raise ValueError(f"depth must be one number or one for each of the {n} starts, got shape {depth.shape}.")
+    kernel = as_kernel(depth, example.dtype, many="")
+    for numbers in jax.tree.leaves(kernel):
+        if numbers.shape not in ((), (n,)):
+            raise ValueError(f"depth must be one number or one for each of the {n} starts, got shape {numbers.shape}.")
     problem, options = prepare(
-        energy, example, depth, ts, solver, rtol, atol, coordinates, stop, observe, max_steps, many=True
+        energy, example, kernel, ts, solver, rtol, atol, coordinates, stop, observe, max_steps, many=True
     )
     d = example.shape[-1]
     seeded, shared, first_energy = _split_energy(energy, n, d, example.dtype)
     seeded = jax.tree.map(np.asarray, seeded)
-    inverse_depth = np.broadcast_to(problem.inverse_depth, (n,))
+    kernels = jax.tree.map(lambda numbers: np.broadcast_to(numbers, (n,)), problem.kernel)
     devices = as_devices(devices)
     workers = worker_count(devices, n)
     if devices[0].platform == "cpu" and calls_lapack(first_energy, example, options):
@@ -154,7 +156,7 @@ def sweep(
         real = np.arange(rows) < n - first
         # In NumPy, which does not compile for each shape.
         points = np.where(real[:, None, None], take(index), np.nan)
-        own = (jax.tree.map(itemgetter(index), seeded), points, inverse_depth[index])
+        own = (jax.tree.map(itemgetter(index), seeded), points, jax.tree.map(itemgetter(index), kernels))
         return own, start_chunk(own, shared, problem.ts, options)
 
     def solve(own, y0) -> FlowSolution:

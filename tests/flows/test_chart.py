@@ -38,8 +38,8 @@ def point(key):
 
 
 def chart_of(energy, depth):
-    numbers = (jnp.array(x) for x in (1 / depth, 1e-6, 1e-8, 1e-7))
-    return Chart(FrameCoordinates(energy, *numbers), jnp.asarray(PARTNER))
+    numbers = (jnp.array(x) for x in (1e-6, 1e-8, 1e-7))
+    return Chart(FrameCoordinates(energy, dln.Balanced(depth), *numbers), jnp.asarray(PARTNER))
 
 
 def test_partners_are_mutual_nearest_neighbours_of_one_scale():

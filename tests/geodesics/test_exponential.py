@@ -50,7 +50,7 @@ def test_first_and_second_derivatives_are_exact_at_repeated_singular_values(poin
 
 def test_velocity_is_the_hamiltonian_field_in_both_coordinates(points):
     x, p, _, _, depth = points
-    a = 1 / depth
+    a = dln.Balanced(depth)
     moved, force = jax.jit(jax.vmap(velocity))(x, p, a)
     by_x, by_p = jax.jit(jax.vmap(jax.grad(dln.hamiltonian, (0, 1))))(x, p, depth)
     assert_close(moved, by_p, ALGEBRA)

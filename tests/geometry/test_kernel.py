@@ -10,12 +10,11 @@ from scipy.integrate import quad
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
-from dlnjax._geometry import kernel as _kernel
 
 SIGMAS = jnp.array([[3.0, 1.7, 0.6, 0.01], [2.0, 2.0, 2.0, 0.3], [1.5, 1.5, 0.2, 0.2], [1e3, 1.0, 1.0 + 1e-9, 1e-3]])
 DEPTHS = jnp.array([1.0, 2.0, 3.5, 10.0, jnp.inf])
 
-eigenvalues = jax.jit(jax.vmap(_kernel.eigenvalues, (0, None)))
+eigenvalues = jax.jit(jax.vmap(lambda sigma, a: dln.Balanced(1 / a).eigenvalues(sigma), (0, None)))
 entropy = jax.jit(jax.vmap(dln.entropy, (None, 0)))
 by_autodiff = jax.jit(jax.vmap(jax.grad(dln.entropy), (None, 0)))
 in_closed_form = jax.jit(jax.vmap(dln.entropy_gradient, (None, 0)))
@@ -58,7 +57,7 @@ def test_eigenvalues_where_a_singular_value_is_zero():
 def test_no_ratio_overflows():
     wide = jnp.array([1e75, 1.0, 1e-75])
     # (s^2 - t^2) / (2 log(s/t)), of which t contributes nothing.
-    log = jax.jit(_kernel.log_eigenvalues)(wide, 0.0)
+    log = jax.jit(lambda sigma: dln.Balanced(jnp.inf).log_eigenvalues(sigma))(wide)
     assert_close(log[0, 2], 150 * np.log(10) - np.log(300 * np.log(10)), ALGEBRA)
     for depth in (2.0, 3.5, jnp.inf):
         assert np.isfinite(dln.entropy(wide, depth))
@@ -70,7 +69,7 @@ def test_traced_depth_compiles_once():
 
     def count(depth):
         traces.append(depth)
-        return _kernel.eigenvalues(SIGMAS[0], 1 / depth)
+        return dln.Balanced(depth).eigenvalues(SIGMAS[0])
 
     over = jax.jit(jax.vmap(count))
     found = np.concatenate([over(DEPTHS), over(DEPTHS[::-1])])
