@@ -94,3 +94,10 @@ def test_import_is_light():
     code = "import sys, dlnjax; print([m for m in ('matplotlib', 'xarray', 'rich', 'pandas') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_plot_is_imported_at_its_first_use():
+    code = "import sys, dlnjax; assert 'plot' in dir(dlnjax); dlnjax.plot.style; print('matplotlib' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=True)
+    assert run.stdout.strip() == "True"
+    assert not hasattr(dlnjax, "plots")
