@@ -28,21 +28,18 @@ def product(weights: Weights) -> Matrix:
         >>> dln.product(jnp.stack([jnp.eye(2), 2 * jnp.eye(2), 3 * jnp.eye(2)])).tolist()
         [[6.0, 0.0], [0.0, 6.0]]
     """
-    return _product(as_weights(weights))
+    return chain_product(as_weights(weights))
 
 
 def products(weights: Float[Array, "*n N d d"]) -> Float[Array, "*n d d"]:
     """The end-to-end matrices of many networks."""
     flat = weights.reshape(-1, *weights.shape[-3:])
-    return jax.vmap(_product)(flat).reshape(*weights.shape[:-3], *weights.shape[-2:])
+    return jax.vmap(chain_product)(flat).reshape(*weights.shape[:-3], *weights.shape[-2:])
 
 
-def chain_product(layers: Sequence[Matrix]) -> Matrix:
-    """W_N ... W_1 of a sequence of factors."""
-    return _product(jnp.stack(list(layers)))
-
-
-def _product(weights: Weights) -> Matrix:
+def chain_product(layers: Weights | Sequence[Matrix]) -> Matrix:
+    """W_N ... W_1 of a stack or a sequence of factors, unchecked."""
+    weights = layers if isinstance(layers, jax.Array) else jnp.stack(list(layers))
     # Neighbours are multiplied, then their products. A loop over the factors would compile N products, this log N.
     while len(weights) > 1:
         pairs = len(weights) // 2 * 2

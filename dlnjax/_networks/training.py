@@ -16,8 +16,7 @@ from dlnjax._networks.factors import as_weights, chain_product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._show import Curves, Shown, singular_values_of
-from dlnjax._tree import all_finite
-from dlnjax._types import Energy, Matrix, Scalar, Weights
+from dlnjax._types import Energy, Scalar, Weights
 
 
 class Training(Shown):
@@ -135,7 +134,7 @@ def _as_steps(steps: Any) -> Int[Array, "*saved"]:
 
 def _check_optimizer(energy: Energy, weights: Weights, optimizer: optax.GradientTransformation) -> None:
     """Trace one step, so that an optimiser of another kind of parameters is refused by one sentence."""
-    eqx.filter_eval_shape(lambda w: _evaluate(energy, tuple(w)), weights)
+    eqx.filter_eval_shape(lambda w: _evaluate(energy, w), weights)
     must = "optimizer must turn the gradient by (W_1, ..., W_N), a tuple of matrices, into updates of the same shapes"
     try:
         start = eqx.filter_eval_shape(lambda w: _start(energy, w, optimizer), weights)
@@ -144,16 +143,16 @@ def _check_optimizer(energy: Energy, weights: Weights, optimizer: optax.Gradient
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TypeError(f"{must}. It says: {said}") from error
     shapes = [leaf.shape for leaf in jax.tree.leaves(updates)]
-    if shapes != [layer.shape for layer in start.layers]:
+    if shapes != [weights.shape[1:]] * len(weights):
         raise ValueError(f"{must}, got shapes {shapes}. Private ones need a gradient for each example.")
 
 
 class _Progress(NamedTuple):
-    """Training between two steps: the energy and its gradient are those of `layers`."""
+    """Training between two steps: the energy and its gradient are those of `weights`."""
 
-    layers: tuple[Matrix, ...]
+    weights: Weights
     value: Scalar
-    slope: tuple[Matrix, ...]
+    slope: Weights
     state: PyTree
     taken: Int[Array, ""]
     good: Bool[Array, ""]
@@ -164,7 +163,7 @@ def _train(energy, weights, optimizer, counts) -> Training:
     def until(at: _Progress, count):
         going = lambda at: (at.taken < count) & at.good
         at = jax.lax.while_loop(going, lambda at: _step(energy, optimizer, at), at)
-        return at, (jnp.stack(at.layers), at.taken)
+        return at, (at.weights, at.taken)
 
     start = _start(energy, weights, optimizer)._replace(taken=jnp.zeros((), counts.dtype))
     last, (saved, taken) = jax.lax.scan(until, start, counts)
@@ -172,10 +171,9 @@ def _train(energy, weights, optimizer, counts) -> Training:
 
 
 def _start(energy: Energy, weights: Weights, optimizer: optax.GradientTransformation) -> _Progress:
-    layers = tuple(weights)
-    value, slope = _evaluate(energy, layers)
-    state = jax.tree.map(jnp.asarray, optimizer.init(layers))
-    start = _Progress(layers, value, slope, state, jnp.zeros((), int), jnp.isfinite(value))
+    value, slope = _evaluate(energy, weights)
+    state = jax.tree.map(jnp.asarray, optimizer.init(tuple(weights)))
+    start = _Progress(weights, value, slope, state, jnp.zeros((), int), jnp.isfinite(value))
     # Some optimisers start from float32 or integers and go on in the type of the parameters; a loop keeps one type.
     after = jax.eval_shape(lambda s: _update(energy, optimizer, start._replace(state=s))[1], state)
     cast = lambda leaf, shape: leaf if leaf.dtype == shape.dtype else leaf.astype(shape.dtype)
@@ -183,13 +181,12 @@ def _start(energy: Energy, weights: Weights, optimizer: optax.GradientTransforma
 
 
 def _step(energy: Energy, optimizer: optax.GradientTransformation, at: _Progress) -> _Progress:
-    """The next state; if its weights or its energy are not finite, the same state again, marked as not good."""
+    """The next state. If its weights or its energy are not finite, the weights stay and training ends."""
     updates, state = _update(energy, optimizer, at)
-    layers: Any = optax.apply_updates(at.layers, updates)
-    value, slope = _evaluate(energy, layers)
-    good = all_finite(layers) & jnp.isfinite(value)
-    after = _Progress(layers, value, slope, state, at.taken + 1, good)
-    return jax.tree.map(lambda new, old: jnp.where(good, new, old), after, at._replace(good=good))
+    after: Any = optax.apply_updates(at.weights, jnp.stack(updates))
+    value, slope = _evaluate(energy, after)
+    good = jnp.all(jnp.isfinite(after)) & jnp.isfinite(value)
+    return _Progress(jnp.where(good, after, at.weights), value, slope, state, at.taken + good, good)
 
 
 def _update(energy: Energy, optimizer: optax.GradientTransformation, at: _Progress) -> tuple[PyTree, PyTree]:
@@ -197,16 +194,17 @@ def _update(energy: Energy, optimizer: optax.GradientTransformation, at: _Progre
     def value_fn(layers, grad_fn=None, obj_fn=None):
         return energy(chain_product(layers))
 
+    layers, slope = tuple(at.weights), tuple(at.slope)
     offered: dict[str, Any] = {
         "value": at.value,
-        "grad": at.slope,
+        "grad": slope,
         "value_fn": value_fn,
         "obj_fn": value_fn,
-        "grad_fn": lambda layers, _: _evaluate(energy, layers)[1],
+        "grad_fn": lambda layers, _: tuple(_evaluate(energy, jnp.stack(layers))[1]),
     }
     takes = _keywords(optimizer.update)
     extra = offered if takes is None else {name: x for name, x in offered.items() if name in takes}
-    return optimizer.update(at.slope, at.state, at.layers, **extra)
+    return optimizer.update(slope, at.state, layers, **extra)
 
 
 def _keywords(f: Callable) -> set[str] | None:
@@ -215,7 +213,7 @@ def _keywords(f: Callable) -> set[str] | None:
     return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
 
 
-def _evaluate(energy: Energy, layers: tuple[Matrix, ...]) -> tuple[Scalar, tuple[Matrix, ...]]:
+def _evaluate(energy: Energy, weights: Weights) -> tuple[Scalar, Weights]:
     """E(W_N ... W_1) and its gradient (1.6), which uses the closed form of dE where the energy has one."""
-    x, pull = jax.vjp(chain_product, layers)
+    x, pull = jax.vjp(chain_product, weights)
     return energy(x), pull(gradient(energy, x))[0]

@@ -51,8 +51,8 @@ class _Package(ModuleType):
     def __getitem__(self, name: str) -> NoReturn:
         raise TypeError(f"dlnjax.claims is the package of the statements; their mapping is dlnjax.thesis[{name!r}].")
 
-    def __contains__(self, name: str) -> NoReturn:
-        self[name]
+    def __contains__(self, name: str) -> bool:
+        return self[name]
 
     def __iter__(self) -> NoReturn:
         raise TypeError("dlnjax.claims is the package of the statements; their mapping is dlnjax.thesis.")
