@@ -72,8 +72,8 @@ def _entry(verdict: Verdict) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Text in which Markdown is to see nothing but text."""
-    return text.replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;")
+    """The text with every sign escaped that Markdown would read as emphasis, a tag or a link."""
+    return text.replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;").replace("[", r"\[")
 
 
 def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
