@@ -122,7 +122,7 @@ def _marked(verdict: Verdict) -> Text:
 
 def _terminal() -> Console:
     terminal = Console(highlight=False)
-    # Piped, a table keeps its width, so that no cell is cut.
+    # A pipe has no width. With the default of 80 columns rich would cut the cells of the table.
     return terminal if terminal.is_terminal else Console(width=160, highlight=False)
 
 

@@ -65,6 +65,8 @@ def balanced_factors(x: Matrix, depth: int) -> Weights:
         ((3, 2, 2), [[0.0, 8.0], [1.0, 0.0]])
     """
     depth, point = as_count("depth", depth), svd(as_finite("x", as_square("x", x)))
+    # All factors are Sigma^(1/N), and the first and the last carry the frames: W_1 = Sigma^(1/N) V^T, and
+    # W_N = U Sigma^(1/N). With a single factor both act on it.
     root = jnp.diag(point.sigma ** (1 / depth))
     weights = jnp.broadcast_to(root, (depth, *root.shape))
     weights = weights.at[0].set(weights[0] @ point.v.T)

@@ -168,7 +168,7 @@ def _network_flow(energy, weights, unit, ts, rtol, atol, max_steps) -> NetworkSo
         x, pull = jax.vjp(product, unit * y)
         return -pull(gradient(energy, x))[0] / (depth * unit)
 
-    # The flow is autonomous. From 0, a late start costs no digits of the time.
+    # The flow is autonomous, and integrated from time 0: added to a late start, a short step would lose its digits.
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(velocity),
         diffrax.Dopri8(),
@@ -182,7 +182,7 @@ def _network_flow(energy, weights, unit, ts, rtol, atol, max_steps) -> NetworkSo
         throw=False,
     )
     (saved, last), t_end = _states(solution)
-    # Times that were not reached are infinite there.
+    # diffrax fills the states at times that were not reached with infinity.
     came = jnp.all(jnp.isfinite(saved), axis=(1, 2, 3), keepdims=True)
     speed = velocity(t_end, last, None)
     grows = _shortest(t_end) * norm(speed) > BLOW_UP * norm(last)

@@ -1,4 +1,4 @@
-"""Distributions over seeds."""
+"""Pictures of distributions over seeds."""
 
 from collections.abc import Mapping
 from typing import Any, Literal

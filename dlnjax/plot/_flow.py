@@ -1,4 +1,4 @@
-"""Flows in time."""
+"""Pictures of flows over time."""
 
 from typing import Any, TYPE_CHECKING
 
