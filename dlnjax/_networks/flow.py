@@ -194,7 +194,7 @@ def _network_flow(energy, weights, unit, ts, rtol, atol, max_steps) -> NetworkSo
     )
     return NetworkSolution(
         ts=ts,
-        weights=unit * jnp.where(came, saved, last),
+        weights=unit[None] * jnp.where(came, saved, last[None]),
         t_end=ts[0] + t_end,
         result=code,
         stats={"steps": solution.stats["num_steps"]},

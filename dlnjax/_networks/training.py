@@ -186,7 +186,9 @@ def _step(energy: Energy, optimizer: optax.GradientTransformation, at: _Progress
     after: Any = optax.apply_updates(at.weights, jnp.stack(updates))
     value, slope = _evaluate(energy, after)
     good = jnp.all(jnp.isfinite(after)) & jnp.isfinite(value)
-    return _Progress(jnp.where(good, after, at.weights), value, slope, state, at.taken + good, good)
+    return _Progress(
+        jnp.where(good, after, at.weights), value, slope, state, jnp.where(good, at.taken + 1, at.taken), good
+    )
 
 
 def _update(energy: Energy, optimizer: optax.GradientTransformation, at: _Progress) -> tuple[PyTree, PyTree]:
