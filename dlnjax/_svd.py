@@ -115,7 +115,7 @@ def turn(point: SVD, pullback: Float[Array, "d d"], gap: Float[Array, ""]) -> SV
     **Arguments:** `point`, descending; `pullback`, U^T dE(X) V, `d d`; `gap`, below which neighbours count as equal.
     """
     sigma, d = point.sigma, point.sigma.shape[-1]
-    block = jnp.cumsum(jnp.append(0, sigma[:-1] - sigma[1:] > gap * sigma[:-1]))
+    block = jnp.cumsum(jnp.append(jnp.zeros(1, bool), sigma[:-1] - sigma[1:] > gap * sigma[:-1]))
     same = block[:, None] == block[None, :]
     # A gradient that is not finite turns nothing: the start is still a good state.
     symmetric = jnp.where(same & jnp.all(jnp.isfinite(pullback)), pullback + pullback.T, 0.0)

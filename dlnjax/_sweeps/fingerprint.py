@@ -29,7 +29,7 @@ def identity(energy, first_energy, starts, problem, options, n: int, example) ->
         "depth": [type(problem.kernel).__name__, _digest(jax.tree.leaves(problem.kernel))],
         "ts": _digest([problem.ts]),
         "rtol": float(options.rtol),
-        "atol": float(options.atol),
+        "atol": None if options.atol is None else float(options.atol),
         "stop": None if options.steady is None else float(options.steady),
         "max_steps": int(options.max_steps),
         "solver": repr(options.solver),

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from dlnjax._checks import as_count, as_square, check_energy, shape_of
 from dlnjax._energies.spectral import FreeEnergy
-from dlnjax._flows.problem import prepare, Steady
+from dlnjax._flows.problem import Options, prepare, Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import as_kernel, Depths
 from dlnjax._svd import SVD
@@ -33,6 +33,7 @@ from dlnjax._sweeps.run import (
 )
 from dlnjax._sweeps.starts import Ensemble
 from dlnjax._terminal import console
+from dlnjax._traced import traced_energies
 from dlnjax._types import Energy, Number, Numbers
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class _Options(TypedDict, total=False):
     depth: Depths
     solver: diffrax.AbstractSolver[Any] | None
     rtol: Number
-    atol: Number
+    atol: Number | None
     coordinates: Literal["svd", "matrix"]
     stop: Steady | None
     observe: Callable[[SVD], Any] | None
@@ -76,7 +77,7 @@ def sweep(
     ts: Numbers,
     solver: diffrax.AbstractSolver[Any] | None = None,
     rtol: Number = 1e-6,
-    atol: Number = 1e-8,
+    atol: Number | None = None,
     coordinates: Literal["svd", "matrix"] = "svd",
     stop: Steady | None = None,
     observe: Callable[[SVD], Any] | None = None,
@@ -128,11 +129,19 @@ def sweep(
     for numbers in jax.tree.leaves(kernel):
         if numbers.shape not in ((), (n,)):
             raise ValueError(f"depth must be one number or one for each of the {n} starts, got shape {numbers.shape}.")
-    problem, options = prepare(
-        energy, example, kernel, ts, solver, rtol, atol, coordinates, stop, observe, max_steps, many=True
+    options = Options(
+        solver=solver,
+        rtol=rtol,
+        atol=atol,
+        coordinates=coordinates,
+        stop=stop,
+        observe=observe,
+        max_steps=max_steps,
     )
+    problem, options = prepare(energy, example, kernel, ts, options, many=True)
     d = example.shape[-1]
     seeded, shared, first_energy = _split_energy(energy, n, d, example.dtype)
+    seeded, shared = traced_energies(seeded, shared, d, example.dtype)
     seeded = jax.tree.map(np.asarray, seeded)
     kernels = jax.tree.map(lambda numbers: np.broadcast_to(numbers, (n,)), problem.kernel)
     devices = as_devices(devices)
