@@ -15,7 +15,8 @@ from dlnjax._networks.factors import as_weights, balancedness, product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._show import Curves, FLOW_TIME, Shown, singular_values_of
-from dlnjax._tree import all_finite, norm
+from dlnjax._traced import traced_energy
+from dlnjax._tree import all_finite, norm, own_arithmetic
 from dlnjax._types import Energy, Number, Numbers, Scalar, Weights
 
 # A step is too short once it is a few roundings of the time at which it begins: the time would hardly move.
@@ -109,7 +110,9 @@ def network_flow(
         unit, atol = _sizes(weights), ATOL_SHARE * rtol
     else:
         unit, atol = jnp.ones_like(weights[:, :1, :1]), as_positive("atol", atol).astype(weights.dtype)
-    solution = _network_flow(energy, weights, unit, ts, rtol, atol, as_count("max_steps", max_steps))
+    energy = traced_energy(energy, weights.shape[-1], weights.dtype)
+    with own_arithmetic():
+        solution = _network_flow(energy, weights, unit, ts, rtol, atol, as_count("max_steps", max_steps))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 
 
@@ -236,7 +239,8 @@ def balance(weights: Weights, *, rtol: Number | None = None, max_steps: int = 10
     weights = require(weights, singular, "weights must have full rank: the determinant of a factor is 0.")
     if rtol is None:
         rtol = 1e-12 if weights.dtype == jnp.float64 else 1e-5
-    out, arrived = _balance(weights, as_positive("rtol", rtol), as_count("max_steps", max_steps))
+    with own_arithmetic():
+        out, arrived = _balance(weights, as_positive("rtol", rtol), as_count("max_steps", max_steps))
     message = (
         "the factors are not balanced after max_steps: raise it, or loosen rtol. The number of steps grows with the "
         "square of the condition number of a factor."

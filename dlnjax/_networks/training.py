@@ -16,6 +16,8 @@ from dlnjax._networks.factors import as_weights, chain_product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._show import Curves, Shown, singular_values_of
+from dlnjax._traced import traced_energy
+from dlnjax._tree import own_arithmetic
 from dlnjax._types import Energy, Scalar, Weights
 
 
@@ -103,8 +105,10 @@ def train(
     check_energy(energy, weights.shape[-1], weights.dtype)
     optimizer = _as_optimizer(optimizer)
     counts = _as_steps(steps)
-    _check_optimizer(energy, weights, optimizer)
-    out = _train(energy, weights, optimizer, jnp.atleast_1d(counts))
+    energy = traced_energy(energy, weights.shape[-1], weights.dtype)
+    with own_arithmetic():
+        _check_optimizer(energy, weights, optimizer)
+        out = _train(energy, weights, optimizer, jnp.atleast_1d(counts))
     if throw:
         out = out.result.error_if(out, out.result != RESULTS.successful)
     if counts.ndim == 0:

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.integrate import solve_ivp
 from support.tolerances import ALGEBRA, assert_close, INTEGRATION
@@ -176,3 +177,18 @@ def test_neither_a_late_start_nor_a_long_span_costs_digits():
     # At a singular gradient the factors hardly move, however short the step: that is no blow-up.
     wall = dln.network_flow(lambda x: x[0, 0] ** 1.5 - x[0, 0], -one, ts=[0.0, 1.0], throw=False)
     assert wall.result == dln.RESULTS.non_finite
+
+
+def test_a_number_that_the_energy_closes_over_is_read_at_each_call(x0):
+    target = np.eye(D)
+    energy = lambda x: jnp.sum((x - target) ** 2)
+    weights, optimizer = dln.balanced_factors(x0, 2), optax.sgd(0.05)
+    ends = {
+        "flow": lambda: dln.network_flow(energy, weights, ts=[0.0, 30.0]).x[-1],
+        "training": lambda: dln.train(energy, weights, optimizer, 300).x,
+    }
+    for end in ends.values():
+        target[:] = np.eye(D)
+        assert_close(end(), np.eye(D), 1e-5)
+        target[:] = 2 * np.eye(D)
+        assert_close(end(), 2 * np.eye(D), 1e-5)
