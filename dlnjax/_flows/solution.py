@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from dlnjax._checks import as_path
 from dlnjax._geometry.spectrum import effective_rank_or_nan
 from dlnjax._results import NAMES, result_counts, result_names, RESULTS
-from dlnjax._show import Curves, Shown
+from dlnjax._show import Curves, FLOW_TIME, Shown
 from dlnjax._svd import SVD
 from dlnjax._sweeps.folder import open_folder
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import xarray
 
 _FORMAT = "dlnjax.FlowSolution/2"
-FLOW_TIME = r"time $t$ (1/N-normalised flow)"
 _CONVENTION = "1/N-normalised flow: time here = thesis time * N at finite depth N (2.9), thesis time at infinite depth"
 
 
