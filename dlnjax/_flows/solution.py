@@ -205,8 +205,8 @@ def load(path: str | os.PathLike[str]) -> FlowSolution:
         names = [str(name) for name in np.atleast_1d(data["result"].astype(str).values)]
         if unknown := set(names) - set(NAMES):
             raise ValueError(f"{str(path)!r} has results that are no codes of RESULTS: {', '.join(sorted(unknown))}.")
-        codes = np.reshape([getattr(RESULTS, name)._value for name in names], codes.shape)
-    result = eqx.tree_at(lambda r: r._value, RESULTS.successful, jnp.asarray(codes, int))
+        codes = np.reshape(RESULTS.named(names).code, codes.shape)
+    result = RESULTS(jnp.asarray(codes, jnp.int32))
     kept = "u" in data
     return FlowSolution(
         ts=get("time"),
