@@ -1,5 +1,7 @@
 """Matrix completion."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,8 @@ class MatrixCompletion(eqx.Module):
     mask: Bool[Array, "*n d d"]
     weight: Float[Array, "*n"]
     entries: tuple[Int[Array, " d"], Int[Array, " d"], Float[Array, " d"]] | None
+
+    array_axes: ClassVar[dict[str, int]] = {"labels": 2, "mask": 2, "weight": 0}
 
     def __init__(self, labels: ArrayLike, mask: ArrayLike, weight: Number = 0.5):
         labels = as_square("labels", labels, leading=True)

@@ -1,5 +1,7 @@
 """Matrix sensing."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -27,6 +29,8 @@ class MatrixSensing(eqx.Module):
 
     measurements: Float[Array, "*n m d d"]
     values: Float[Array, "*n m"]
+
+    array_axes: ClassVar[dict[str, int]] = {"measurements": 3, "values": 1}
 
     def __init__(self, measurements: ArrayLike, values: ArrayLike):
         self.measurements = as_finite("measurements", as_square("measurements", measurements, leading=True))

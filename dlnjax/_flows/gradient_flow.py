@@ -7,7 +7,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._flows.coordinates import FrameCoordinates, MatrixCoordinates
 from dlnjax._flows.explicit import Rules
@@ -15,7 +15,7 @@ from dlnjax._flows.lanes import integrate
 from dlnjax._flows.problem import Options, prepare, Problem, rounding, Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import Depth
-from dlnjax._protocol import pullback
+from dlnjax._protocol import name_of, pullback
 from dlnjax._results import RESULTS
 from dlnjax._svd import canonical, frame_tangent, orthogonalise, SVD, svd, turn
 from dlnjax._tree import tangent_at
@@ -116,7 +116,7 @@ def _solve_one(problem: Problem, options: Options) -> FlowSolution:
     with jax.default_matmul_precision("highest"):
         out = _trajectory(problem, options=options)
         energy = None if out.svd is None else jax.vmap(problem.energy)(out.svd.matrix)
-    return _solution(problem.ts, out, energy)
+    return solution_of(problem, options, out, energy)
 
 
 def start_many(of_row: Callable[[Any], Problem], rows, options: Options):
@@ -126,25 +126,41 @@ def start_many(of_row: Callable[[Any], Problem], rows, options: Options):
 
 
 def solve_many(
-    of_row: Callable[[Any], Problem], rows, y0, ts: Float[Array, " ts"], options: Options, lanes: int
-) -> FlowSolution:
-    """The flow of the problem of each row from `y0`, on `lanes` at a time; to be compiled by the caller."""
+    of_row: Callable[[Any], Problem],
+    rows,
+    y0,
+    ts: Float[Array, " ts"],
+    options: Options,
+    *,
+    lanes: int,
+    wanted: Bool[Array, " n"],
+) -> tuple[Trajectory, Float[Array, "n ts"] | None]:
+    """The flow of the problem of each row from `y0`, on `lanes` at a time, and the energies along it. A row that is not
+    `wanted` ends where it begins.
+
+    It is to be compiled by the caller, who makes a solution of it with `solution_of`.
+    """
     with jax.default_matmul_precision("highest"):
-        out = _trajectories(of_row, rows, y0, ts, options, lanes)
+        out = _trajectories(of_row, rows, y0, ts, options, lanes, wanted)
         energies = jax.vmap(lambda row, x: jax.vmap(of_row(row).energy)(x))
         energy = None if out.svd is None else energies(rows, out.svd.matrix)
-    return _solution(ts, out, energy)
+    return out, energy
 
 
-def _solution(ts, out: Trajectory, energy) -> FlowSolution:
+def solution_of(problem: Problem, options: Options, out: Trajectory, energy: Any) -> FlowSolution:
+    """The solution of a problem, or of the many of a sweep, from its trajectory and the energies along it."""
     return FlowSolution(
-        ts=ts,
+        ts=problem.ts,
         sigma=out.sigma,
         final=out.final,
         t_end=out.t_end,
         result=out.code,
         stats={"steps": out.steps, "rejected": out.rejected, "evaluations": out.evaluations},
         observed=out.observed,
+        depth=problem.kernel,
+        rtol=options.rtol,
+        atol=options.atol,
+        energy_name=name_of(problem.energy),
         _svd=out.svd,
         _energy=energy,
     )
@@ -159,7 +175,7 @@ def _start(problem: Problem, options: Options):
     return _frame_start(problem, _gap(options)) if options.coordinates == "svd" else _matrix(problem.start)
 
 
-def _trajectories(of_row, rows, y0, ts, options: Options, lanes: int) -> Trajectory:
+def _trajectories(of_row, rows, y0, ts, options: Options, lanes: int, wanted: Any = True) -> Trajectory:
     frame = options.coordinates == "svd"
 
     def coordinates(row):
@@ -179,7 +195,7 @@ def _trajectories(of_row, rows, y0, ts, options: Options, lanes: int) -> Traject
     rules = Rules(ts, options.steady, options.max_steps)
     # In X, the check is to be as plain as it can be.
     solver = options.solver or (None if frame else diffrax.Dopri5())
-    flows, (sigma, saved) = integrate(coordinates, rows, y0, rules, observe, solver=solver, lanes=lanes)
+    flows, (sigma, saved) = integrate(coordinates, rows, y0, rules, observe, solver=solver, lanes=lanes, wanted=wanted)
     kept = options.observe is None
     return Trajectory(
         svd=saved if kept else None,

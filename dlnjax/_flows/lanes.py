@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from dlnjax._flows.chebyshev import RungeKuttaChebyshev
 from dlnjax._flows.explicit import Coordinates, Explicit, Flow, Rules, start_flow
@@ -47,11 +47,13 @@ def integrate(
     *,
     solver: diffrax.AbstractSolver | None,
     lanes: int,
+    wanted: Bool[Array, " n"] | bool = True,
 ) -> tuple[Flow, PyTree]:
     """Integrate dy/dt = velocity(y) from ts[0] for each row of `own` and `y0`, saving `observe(y)` at `ts`.
 
     **Arguments:** `coordinates` makes a flow's coordinates from its row of `own`; `solver`, or None for Dopri5 and
-    the stabilised method by turns, as each flow needs them; `lanes`, how many flows are in work at a time.
+    the stabilised method by turns, as each flow needs them; `lanes`, how many flows are in work at a time; `wanted`,
+    which flows are to run at all.
 
     **Returns:** the flows as they ended, and what was saved, `n ts ...`; after an early end it repeats the last state.
     """
@@ -70,6 +72,7 @@ def integrate(
         return start_flow(c, y0, rules, init, order, (explicit is None) if both else None)
 
     flows = jax.vmap(begin)(own, y0)
+    flows = eqx.tree_at(lambda flow: flow.active, flows, flows.active & wanted)
     # As one array, flows change places by one gather and one scatter.
     unpack = jax.vmap(ravel_pytree(_rows(flows, 0))[1])
     pack = jax.vmap(lambda flow: ravel_pytree(flow)[0])

@@ -35,6 +35,10 @@ def flow(sigma, *result):
         result=codes(*result),
         stats={"steps": each, "rejected": each, "evaluations": each},
         observed=None,
+        depth=dln.Balanced(jnp.inf),
+        rtol=jnp.asarray(1e-6),
+        atol=jnp.asarray(1e-8),
+        energy_name="Schatten",
         _svd=None,
         _energy=None,
     )

@@ -180,7 +180,7 @@ def test_killed_sweep_goes_on_where_it_stopped_and_ends_the_same(whole, cache, t
 
 
 def test_finished_folder_computes_nothing(folder, finished, monkeypatch):
-    monkeypatch.setattr("dlnjax._sweeps.sweep.solve_chunk", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr("dlnjax._sweeps.run.solve_chunk", lambda *args: pytest.fail("computed again"))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert_same_data(sweep(folder), sweep(finished))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
@@ -260,7 +260,7 @@ def test_folder_of_another_version_is_refused(folder):
             call(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"call": {}}', '{"format": "dlnjax.sweep/1"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"call": {}}', '{"format": "dlnjax.sweep/2"}'])
 def test_damaged_record_is_refused(folder, text):
     (folder / "call.json").write_text(text)
     for call in (sweep, dln.load):
