@@ -42,7 +42,7 @@ def as_array(name: str, x: Any, hint: str = "") -> Array:
         if x is None or isinstance(x, str):
             raise TypeError
         if isinstance(x, (np.ndarray, np.generic)):
-            return jnp.asarray(_known_to_jax(name, np.asarray(x)))
+            return jnp.asarray(_known_to_jax(name, np.asarray(x), hint))
         return jnp.asarray(x)
     except (TypeError, ValueError, OverflowError) as error:
         if str(error).startswith(name):
@@ -54,16 +54,14 @@ def as_array(name: str, x: Any, hint: str = "") -> Array:
         raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}. {hint}".rstrip()) from error
 
 
-def _known_to_jax(name: str, x: np.ndarray) -> np.ndarray:
+def _known_to_jax(name: str, x: np.ndarray, hint: str) -> np.ndarray:
     """`x`, as files such as netCDF hold it with the bytes in the other order, in the order that JAX takes."""
-    kinds = "biufc" if x.dtype.itemsize <= 8 * (1 + (x.dtype.kind == "c")) else ""
-    if x.dtype.kind in kinds:
+    longest = 16 if x.dtype.kind == "c" else 8
+    # Key types and the short floats of ml_dtypes are no kind of NumPy's own, and JAX has them.
+    if x.dtype.kind == "V" or (x.dtype.kind in "biufc" and x.dtype.itemsize <= longest):
         return x.astype(x.dtype.newbyteorder("="), copy=False)
-    if x.dtype.kind in "fcO":
-        raise TypeError(
-            f"{name} must be an array of numbers that JAX has, got {x.dtype}. Convert it: {name}.astype(float)."
-        )
-    return x
+    hint = f"Convert it: {name}.astype(float)." if x.dtype.kind in "fcO" else hint
+    raise TypeError(f"{name} must be an array of numbers that JAX has, got {x.dtype}. {hint}".rstrip())
 
 
 def as_real(name: str, x: Any, hint: str = "") -> Array:

@@ -31,6 +31,8 @@ _PREFIXES = {"svd": "", "final": "final_", "depth": "kernel_"}
 _SETTINGS = ("depth", "rtol", "atol")
 # SciPy writes the size of a variable as a signed integer of 32 bits, in either format that it can write.
 _LARGEST = 2**31 - 4
+# The attribute of an array of integers that had 64 bits.
+_LONG = "before_netcdf"
 _NOTES = {
     "result": "how it ended, a code of dlnjax.RESULTS",
     "steps": "accepted steps of the solver",
@@ -203,6 +205,9 @@ def _write_netcdf(data: "xarray.Dataset", path: Path) -> None:
             f"{name} has {size / 2**30:.1f} GiB, and netCDF 3 holds 2 GiB of each array: "
             f"save it as {str(path.with_suffix('.zarr'))!r}, which needs zarr, or use to_numpy."
         )
+    # netCDF 3 has no integers of 64 bits: xarray writes them in 32 if they fit, and refuses them if not.
+    long = {name: v.assign_attrs({_LONG: "int64"}) for name, v in data.data_vars.items() if v.dtype == np.int64}
+    data = data.assign(long)
     # A file by the name of `path` is replaced in one motion, so that it is whole whatever happens.
     fresh = path.with_name(path.name + ".new")
     try:
@@ -250,7 +255,10 @@ def solution_of(data: "xarray.Dataset", source: str) -> Any:
 
     def get(name: str) -> Any:
         name = "time" if name == "ts" and "ts" not in data else name
-        return jnp.asarray(data[name].values if name in data.variables else data.attrs[name])
+        if name not in data.variables:
+            return jnp.asarray(data.attrs[name])
+        values = data[name].values
+        return jnp.asarray(values.astype(data[name].attrs.get(_LONG, values.dtype)))
 
     fields = {field.name: _field(field, data, get, source) for field in dataclasses.fields(cls)}
     return cls(**fields)
@@ -261,7 +269,7 @@ def _field(field: Any, data: "xarray.Dataset", get: Callable[[str], Any], source
     if name == "result":
         return _result(data[name], source)
     if name == "stats":
-        return {key: get(key).astype(int) for key in data.attrs.get(name, "").split()}
+        return {key: get(key) for key in data.attrs.get(name, "").split()}
     if name == "depth":
         return _kernel(field.type, data.attrs["kernel"], get, source)
     if name in _PREFIXES:

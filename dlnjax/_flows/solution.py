@@ -11,10 +11,9 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.spectrum import effective_rank_or_nan
 from dlnjax._results import result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
-from dlnjax._show import Curves
+from dlnjax._show import Curves, FLOW_TIME
 from dlnjax._svd import SVD
 
-FLOW_TIME = r"time $t$ (1/N-normalised flow)"
 _CONVENTION = "1/N-normalised flow: time here = thesis time * N at finite depth N (2.9), thesis time at infinite depth"
 
 
@@ -77,7 +76,7 @@ class FlowSolution(Solution):
         {'time': 3, 'mode': 2, 'row': 2, 'column': 2}
     """
 
-    ts: Float[Array, " ts"]
+    ts: Float[Array, "... ts"]
     sigma: Float[Array, "*n ts d"]
     final: SVD
     t_end: Float[Array, "*n"]

@@ -1,7 +1,7 @@
 """The network upstairs: its factors, how far they are from balanced, and their training in discrete time."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -23,7 +23,8 @@ from dlnjax._checks import (
 )
 from dlnjax._protocol import gradient
 from dlnjax._results import result_counts, RESULTS
-from dlnjax._show import Curves, Shown, singular_values_of
+from dlnjax._saved import Layout, Solution
+from dlnjax._show import Curves, singular_values_of
 from dlnjax._svd import svd
 from dlnjax._types import Energy
 
@@ -107,7 +108,7 @@ def balancedness(weights: Float[Array, "N d d"]) -> Float[Array, "N-1 d d"]:
     return lower @ jnp.swapaxes(lower, -1, -2) - jnp.swapaxes(upper, -1, -2) @ upper
 
 
-class Training(Shown):
+class Training(Solution):
     """What `train` returns. Where `steps` was one number, the axis of saved states is absent.
 
     **Attributes:** `weights`, `[saved] N d d`; `x`, their product, `[saved] d d`; `steps`, how many were taken until
@@ -124,6 +125,21 @@ class Training(Shown):
     weights: Float[Array, "*saved N d d"]
     steps: Int[Array, "*saved"]
     result: RESULTS
+
+    layout: ClassVar[Layout] = Layout(
+        format="dlnjax.Training/1",
+        lead="saved",
+        sized="steps",
+        axes={"weights": "layer row column", "x": "row column"},
+        notes={
+            "weights": "the factors, W_1 first",
+            "x": "their product W_N ... W_1",
+            "steps": "steps of the optimiser that were taken",
+        },
+    )
+
+    def _derived(self) -> dict[str, Any]:
+        return {"x": self.x}
 
     @property
     def x(self) -> Float[Array, "*saved d d"]:

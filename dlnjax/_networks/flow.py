@@ -1,6 +1,6 @@
 """The network upstairs in continuous time: its gradient flow, and the flow that balances it."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -13,11 +13,12 @@ from dlnjax._checks import as_count, as_positive, as_times, check_energy, requir
 from dlnjax._networks.factors import as_weights, balancedness, product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import result_counts, RESULTS
-from dlnjax._show import Curves, Shown, singular_values_of
+from dlnjax._saved import Layout, Solution
+from dlnjax._show import Curves, singular_values_of
 from dlnjax._types import Energy, Number, Numbers, Weights
 
 
-class NetworkSolution(Shown):
+class NetworkSolution(Solution):
     """A flow of the factors, saved at `ts`.
 
     **Attributes:** `ts`; `weights`, `ts N d d`, W_1 first; `x`, their products, `ts d d`; `t_end`, the time of the last
@@ -39,6 +40,21 @@ class NetworkSolution(Shown):
     t_end: Float[Array, "*n"]
     result: RESULTS
     stats: dict[str, Int[Array, "*n"]]
+
+    layout: ClassVar[Layout] = Layout(
+        format="dlnjax.NetworkSolution/1",
+        lead="network",
+        sized="t_end",
+        axes={"ts": "time", "weights": "time layer row column", "x": "time row column"},
+        notes={
+            "weights": "the factors, W_1 first",
+            "x": "their product W_N ... W_1",
+            "t_end": "time of the last good state; later times repeat it",
+        },
+    )
+
+    def _derived(self) -> dict[str, Any]:
+        return {"x": self.x}
 
     @property
     def x(self) -> Float[Array, "*n ts d d"]:

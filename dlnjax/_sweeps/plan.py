@@ -122,8 +122,8 @@ def calls_lapack(energy: Callable, example: Matrix, options: Options) -> bool:
     closed = jax.make_jaxpr(used)(example)
     if not all(map(is_concrete, closed.consts)):
         raise TypeError(
-            "energy and observe depend on a value that JAX traces, and a sweep cannot be traced: "
-            "use jax.vmap over dlnjax.gradient_flow inside jax.jit, jax.grad and jax.vmap."
+            "energy or observe depends on a value that JAX traces, and a sweep cannot be traced by jax.jit, jax.grad "
+            "or jax.vmap. Use dlnjax.gradient_flow with jax.vmap there."
         )
     return options.coordinates == "matrix" or not _LAPACK.isdisjoint(_primitives(closed.jaxpr))
 

@@ -5,19 +5,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from dlnjax._flows.solution import FLOW_TIME, FlowSolution
 from dlnjax._geometry.spectrum import effective_rank_or_nan
-from dlnjax._show import Curves, Shown
+from dlnjax._saved import Solution
+from dlnjax._show import Curves, FLOW_TIME, Shown
 from dlnjax.plot._style import ink, new_axes
 
 if TYPE_CHECKING:
     import xarray
 
 
-def as_dataset(sol: "FlowSolution | xarray.Dataset") -> "xarray.Dataset":
-    if not (isinstance(sol, FlowSolution) or hasattr(sol, "data_vars")):
+def as_dataset(sol: "Solution | xarray.Dataset") -> "xarray.Dataset":
+    data = sol.to_xarray() if isinstance(sol, Solution) else sol
+    if not hasattr(data, "data_vars") or "effective_rank" not in data:
         raise TypeError(f"expected a FlowSolution or its xarray form, got {type(sol).__name__}.")
-    return sol.to_xarray() if isinstance(sol, FlowSolution) else sol
+    return data
 
 
 def _along(sol, name: str) -> Curves:
