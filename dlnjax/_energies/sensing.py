@@ -15,7 +15,7 @@ class MatrixSensing(eqx.Module):
 
         E(X) = 1/2 sum_i (<A_i, X> - y_i)^2,    dE(X) = sum_i (<A_i, X> - y_i) A_i.
 
-    **Arguments:** `measurements`, the A_i, `m d d`; `values`, the y_i, `m`. In a `sweep` each may carry the
+    **Arguments:** `measurements`, the A_i, `m d d`; `values`, the y_i, `m`. In a `sweep` each may have the
     seeds in front.
 
     **Raises:** `ValueError` for shapes that do not match; `TypeError` for integers or complex numbers.

@@ -186,7 +186,7 @@ class FreeEnergy(eqx.Module):
     drifts off.
 
     **Arguments:** `energy`, a callable X -> scalar; `beta` > 0, the inverse temperature; `depth`, N of the entropy,
-    which need not be that of the flow. In a `sweep` the numbers may carry the seeds in front.
+    which need not be that of the flow. In a `sweep` the numbers may have the seeds in front.
 
     **Raises:** `TypeError` if `energy` is not callable; `ValueError` if beta <= 0 or the depth is outside [1, inf].
 

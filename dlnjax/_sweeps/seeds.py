@@ -32,6 +32,7 @@ class PerSeed(eqx.Module):
 
     **Example:**
 
+        >>> import equinox as eqx
         >>> class Fit(eqx.Module):
         ...     labels: jax.Array
         ...
