@@ -11,7 +11,7 @@ from dlnjax._energies.spectral import FreeEnergy as FreeEnergy, Schatten as Scha
 from dlnjax._flows.chebyshev import RungeKuttaChebyshev as RungeKuttaChebyshev
 from dlnjax._flows.gradient_flow import gradient_flow as gradient_flow
 from dlnjax._flows.problem import Steady as Steady
-from dlnjax._flows.solution import FlowSolution as FlowSolution, load as load
+from dlnjax._flows.solution import FlowSolution as FlowSolution
 from dlnjax._geodesics.exponential import exponential as exponential, ExponentialSolution as ExponentialSolution
 from dlnjax._geodesics.geodesic import (
     distance as distance,
@@ -52,6 +52,8 @@ from dlnjax._networks.submersion import (
 from dlnjax._networks.training import train as train, Training as Training
 from dlnjax._results import RESULTS as RESULTS
 from dlnjax._svd import SVD as SVD, svd as svd
+from dlnjax._sweeps.folder import load as load
+from dlnjax._sweeps.seeds import PerSeed as PerSeed
 from dlnjax._sweeps.starts import Ensemble as Ensemble, gaussian as gaussian
 from dlnjax._sweeps.sweep import sweep as sweep
 from dlnjax.claims import check as check, thesis as thesis

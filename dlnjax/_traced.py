@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import PyTree
 
 from dlnjax._checks import is_concrete
-from dlnjax._protocol import gradient, pullback
+from dlnjax._protocol import gradient, name_of, pullback
 from dlnjax._svd import SVD, svd
 
 
@@ -76,6 +76,8 @@ class TracedEnergy(eqx.Module):
     value: Traced
     slope: Traced
     slope_in_frame: Traced | None
+    # By which a solution calls it.
+    energy_name: str = eqx.field(static=True)
 
     def __call__(self, x):
         return self.value(self.arrays, x)
@@ -104,6 +106,7 @@ def traced_energy(energy: Callable, d: int, dtype: Any) -> Callable:
         # Traced for itself: the rule of a custom derivative does not show in the text of the value.
         Traced.of(lambda arrays, x: gradient(whole(arrays), x), arrays, x),
         Traced.of(lambda arrays, point: pullback(whole(arrays), point), arrays, point) if offered else None,
+        name_of(energy),
     )
 
 

@@ -1,5 +1,7 @@
 """Matrix completion."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ class MatrixCompletion(eqx.Module):
 
     with the gradient 2 weight (X - labels) on the mask, (4.25). Labels outside the mask are not read, and may be NaN.
 
-    **Arguments:** `labels`, `d d`; `mask`, `d d`, boolean or 0/1; `weight`. In a `sweep` each may carry the seeds in
+    **Arguments:** `labels`, `d d`; `mask`, `d d`, boolean or 0/1; `weight`. In a `sweep` each may have the seeds in
     front.
 
     **Raises:** `ValueError` for shapes that do not match, a mask that is not boolean or 0/1, or NaN labels on the mask.
@@ -35,6 +37,8 @@ class MatrixCompletion(eqx.Module):
     weight: Float[Array, "*n"]
     entries: tuple[Int[Array, " d"], Int[Array, " d"], Float[Array, " d"]] | None
 
+    array_axes: ClassVar[dict[str, int]] = {"labels": 2, "mask": 2, "weight": 0}
+
     def __init__(self, labels: ArrayLike, mask: ArrayLike, weight: Number = 0.5):
         labels = as_square("labels", labels, leading=True)
         mask = as_array("mask", mask)
@@ -47,7 +51,7 @@ class MatrixCompletion(eqx.Module):
         weight = as_positive("weight", weight, many=True).astype(labels.dtype)
         lead = broadcast("labels and mask", labels.shape, mask.shape)
         if weight.ndim:
-            # Where it carries the seeds all do, and a matrix of as many rows is not taken for many.
+            # A weight for each seed is broadcast to all: labels of as many rows as there are seeds are one matrix.
             lead = broadcast("labels, mask and weight", lead, (*weight.shape, 1, 1))
         labels, mask = jnp.broadcast_to(labels, lead), jnp.broadcast_to(mask, lead)
         unknown = jnp.any(mask & ~jnp.isfinite(labels))

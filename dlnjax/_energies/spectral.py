@@ -5,6 +5,7 @@ given here as such, so that nothing is divided by a gap that may be zero.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -123,6 +124,8 @@ class Schatten(eqx.Module):
 
     p: Float[Array, "*n"]
 
+    array_axes: ClassVar[dict[str, int]] = {"p": 0}
+
     def __init__(self, p: Number):
         self.p = as_positive("p", p, many=True)
 
@@ -156,6 +159,8 @@ class SpectralEnergy(eqx.Module):
 
     f: Callable
 
+    array_axes: ClassVar[dict[str, int]] = {}
+
     def __check_init__(self) -> None:
         if not callable(self.f):
             raise TypeError(f"f must be a callable of one singular value, got {type(self.f).__name__}.")
@@ -181,7 +186,7 @@ class FreeEnergy(eqx.Module):
     drifts off.
 
     **Arguments:** `energy`, a callable X -> scalar; `beta` > 0, the inverse temperature; `depth`, N of the entropy,
-    which need not be that of the flow. In a `sweep` the numbers may carry the seeds in front.
+    which need not be that of the flow. In a `sweep` the numbers may have the seeds in front.
 
     **Raises:** `TypeError` if `energy` is not callable; `ValueError` if beta <= 0 or the depth is outside [1, inf].
 
@@ -196,6 +201,8 @@ class FreeEnergy(eqx.Module):
     energy: Callable
     beta: Float[Array, "*n"]
     kernel: Kernel
+
+    array_axes: ClassVar[dict[str, int]] = {"beta": 0, "kernel": 0}
 
     def __init__(self, energy: Energy, beta: Number, depth: Depth = jnp.inf):
         if not callable(energy):

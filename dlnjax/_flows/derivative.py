@@ -28,7 +28,7 @@ def trajectory(problem: Problem, *, options: Options) -> Trajectory:
     arrays, rest = eqx.partition(problem, eqx.is_array)
     one = lambda tree: jax.tree.map(lambda x: x[None], tree)
     of_row = lambda row: eqx.combine(row, rest)
-    out = trajectories(of_row, one(arrays), one(start_of(problem, options)), problem.ts, options, lanes=1)
+    out = trajectories(of_row, (one(arrays), one(start_of(problem, options))), problem.ts, options, lanes=1)
     return jax.tree.map(lambda x: x[0], out)
 
 

@@ -7,17 +7,18 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._flows.derivative import trajectory
 from dlnjax._flows.problem import Options, prepare, Problem, Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._flows.trajectory import start_of, trajectories, Trajectory
 from dlnjax._geometry.kernel import Depth
+from dlnjax._protocol import name_of
 from dlnjax._results import RESULTS
 from dlnjax._svd import SVD
 from dlnjax._tree import own_arithmetic
-from dlnjax._types import Energy, Number, Numbers
+from dlnjax._types import Energy, Number, Numbers, State
 
 
 def gradient_flow(
@@ -106,7 +107,7 @@ def _solve_one(problem: Problem, options: Options) -> FlowSolution:
     with own_arithmetic():
         out = trajectory(problem, options=options)
         energy = None if out.svd is None else jax.vmap(problem.energy)(out.svd.matrix)
-    return _solution(problem.ts, out, energy)
+    return solution_of(problem, options, out, energy)
 
 
 def start_many(of_row: Callable[[Any], Problem], rows, options: Options):
@@ -116,25 +117,41 @@ def start_many(of_row: Callable[[Any], Problem], rows, options: Options):
 
 
 def solve_many(
-    of_row: Callable[[Any], Problem], rows, y0, ts: Float[Array, " ts"], options: Options, lanes: int
-) -> FlowSolution:
-    """The flow of the problem of each row from `y0`, on `lanes` at a time; to be compiled by the caller."""
+    of_row: Callable[[Any], Problem],
+    rows: PyTree,
+    y0: State,
+    ts: Float[Array, " ts"],
+    options: Options,
+    *,
+    lanes: int,
+    wanted: Bool[Array, " n"],
+) -> tuple[Trajectory, Float[Array, "n ts"] | None]:
+    """The flow of the problem of each row from `y0`, on `lanes` at a time, and the energies along it. A row that is not
+    `wanted` ends where it begins.
+
+    It is to be compiled by the caller, who makes a solution of it with `solution_of`.
+    """
     with own_arithmetic():
-        out = trajectories(of_row, rows, y0, ts, options, lanes)
+        out = trajectories(of_row, (rows, y0), ts, options, lanes=lanes, wanted=wanted)
         energies = jax.vmap(lambda row, x: jax.vmap(of_row(row).energy)(x))
         energy = None if out.svd is None else energies(rows, out.svd.matrix)
-    return _solution(ts, out, energy)
+    return out, energy
 
 
-def _solution(ts, out: Trajectory, energy) -> FlowSolution:
+def solution_of(problem: Problem, options: Options, out: Trajectory, energy: Any) -> FlowSolution:
+    """The solution of a problem, or of the many of a sweep, from its trajectory and the energies along it."""
     return FlowSolution(
-        ts=ts,
+        ts=problem.ts,
         sigma=out.sigma,
         final=out.final,
         t_end=out.t_end,
         result=out.code,
         stats={"steps": out.steps, "rejected": out.rejected, "evaluations": out.evaluations},
         observed=out.observed,
+        depth=problem.kernel,
+        rtol=options.rtol,
+        atol=options.atol,
+        energy_name=name_of(problem.energy),
         _svd=out.svd,
         _energy=energy,
     )

@@ -9,6 +9,7 @@ Under `vmap` the conditions are taken over all batches, so that the buffers of s
 
 from collections.abc import Callable, Sequence
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -29,11 +30,13 @@ def integrate(
     *,
     methods: Sequence[Method],
     lanes: int,
+    wanted: Bool[Array, " n"] | bool = True,
 ) -> tuple[Flow, PyTree]:
     """Integrate dy/dt = velocity(y) from ts[0] = 0 for each row of `starts`, saving `observe(y)` at `ts`.
 
     **Arguments:** `starts`, a pair (own, y0) with one row for each flow; `coordinates` makes a flow's coordinates from
-    its row of `own`; `methods`, in the first of which a flow begins; `lanes`, how many flows are in work at a time.
+    its row of `own`; `methods`, in the first of which a flow begins; `lanes`, how many flows are in work at a time;
+    `wanted`, which flows are to run at all.
 
     **Returns:** the flows as they ended, and what was saved, `n ts ...`; after an early end it repeats the last state.
     """
@@ -46,6 +49,7 @@ def integrate(
         return start_flow(c, y0, rules, methods[0].order, methods[0].memory(c))
 
     flows = jax.vmap(begin)(own, y0)
+    flows = eqx.tree_at(lambda flow: flow.active, flows, flows.active & wanted)
     # As one array, flows change places by one gather and one scatter.
     unpack = jax.vmap(ravel_pytree(_rows(flows, 0))[1])
     pack = jax.vmap(lambda flow: ravel_pytree(flow)[0])

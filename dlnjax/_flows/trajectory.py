@@ -9,7 +9,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._flows.chebyshev import RungeKuttaChebyshev
 from dlnjax._flows.coordinates import Coordinates, MatrixCoordinates
@@ -49,9 +49,19 @@ def start_of(problem: Problem, options: Options) -> State:
 
 
 def trajectories(
-    of_row: Callable[[Any], Problem], rows: PyTree, y0: State, ts: Float[Array, " ts"], options: Options, lanes: int
+    of_row: Callable[[Any], Problem],
+    starts: tuple[PyTree, State],
+    ts: Float[Array, " ts"],
+    options: Options,
+    *,
+    lanes: int,
+    wanted: Bool[Array, " n"] | bool = True,
 ) -> Trajectory:
-    """The flow of the problem of each row, from its row of `y0`, on `lanes` at a time."""
+    """The flow of the problem of each row, on `lanes` at a time.
+
+    **Arguments:** `starts`, the rows and the states y0 from which their flows begin; `wanted`, which are to run at all.
+    """
+    rows, y0 = starts
     frame = options.coordinates == "svd"
     sizes = y0.sigma if frame else jax.vmap(norm)(y0)
 
@@ -72,6 +82,7 @@ def trajectories(
         observe,
         methods=_methods(options),
         lanes=lanes,
+        wanted=wanted,
     )
     kept = options.observe is None
     return Trajectory(

@@ -1,6 +1,6 @@
 """Geodesics between two matrices: the shortest that was found, its length, and how it depends on its ends."""
 
-from typing import Literal, overload
+from typing import ClassVar, Literal, overload
 
 import equinox as eqx
 import jax
@@ -18,11 +18,12 @@ from dlnjax._geodesics.jacobi import conjugate_time
 from dlnjax._geodesics.shooting import SEGMENTS
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._results import result_counts, result_names, RESULTS
-from dlnjax._show import Curves, Shown, singular_values_of
+from dlnjax._saved import Layout, Solution
+from dlnjax._show import Curves, singular_values_of
 from dlnjax._types import Matrix, Number, Numbers
 
 
-class GeodesicSolution(Shown):
+class GeodesicSolution(Solution):
     """A geodesic X(t), 0 <= t <= 1, between two matrices.
 
     **Attributes:**
@@ -53,6 +54,22 @@ class GeodesicSolution(Shown):
     hamiltonian_drift: Float[Array, "*n"]
     result: RESULTS
     stats: dict[str, Int[Array, "*n"]]
+
+    layout: ClassVar[Layout] = Layout(
+        format="dlnjax.GeodesicSolution/1",
+        lead="pair",
+        sized="length",
+        axes=dict.fromkeys(("a", "b", "momentum", "end_momentum"), "row column"),
+        notes={
+            "a": "the start",
+            "b": "the end",
+            "momentum": "covector at a; the exponential of it is the geodesic",
+            "end_momentum": "covector at b",
+            "length": "of the 1/N-normalised metric; the thesis's is length / sqrt(N)",
+            "endpoint_error": "|X(1) - b| / |b|, Frobenius",
+            "hamiltonian_drift": "relative change of H on the way",
+        },
+    )
 
     def evaluate(self, t: Numbers) -> Float[Array, "*nt d d"]:
         """X at times in [0, 1]: one, or an array of them in any order."""

@@ -1,7 +1,7 @@
 """The network upstairs in continuous time: its gradient flow, and the flow that balances it."""
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -14,7 +14,8 @@ from dlnjax._checks import as_count, as_positive, as_times, check_energy, is_con
 from dlnjax._networks.factors import as_weights, balancedness, product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
-from dlnjax._show import Curves, FLOW_TIME, Shown, singular_values_of
+from dlnjax._saved import Layout, Solution
+from dlnjax._show import Curves, FLOW_TIME, singular_values_of
 from dlnjax._traced import traced_energy
 from dlnjax._tree import all_finite, norm, own_arithmetic
 from dlnjax._types import Energy, Number, Numbers, Scalar, Weights
@@ -27,7 +28,7 @@ BLOW_UP = 1e-3
 ATOL_SHARE = 1e-2
 
 
-class NetworkSolution(Shown):
+class NetworkSolution(Solution):
     """A flow of the factors, saved at `ts`.
 
     **Attributes:** `ts`, in units of the 1/N-normalised flow; `weights`, `ts N d d`, W_1 first; `x`, their products,
@@ -49,6 +50,21 @@ class NetworkSolution(Shown):
     t_end: Float[Array, "*n"]
     result: RESULTS
     stats: dict[str, Int[Array, "*n"]]
+
+    layout: ClassVar[Layout] = Layout(
+        format="dlnjax.NetworkSolution/1",
+        lead="network",
+        sized="t_end",
+        axes={"ts": "time", "weights": "time layer row column", "x": "time row column"},
+        notes={
+            "weights": "the factors, W_1 first",
+            "x": "their product W_N ... W_1",
+            "t_end": "time of the last good state; later times repeat it",
+        },
+    )
+
+    def _derived(self) -> dict[str, Any]:
+        return {"x": self.x}
 
     @property
     def x(self) -> Float[Array, "*n ts d d"]:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,13 +15,14 @@ from dlnjax._checks import as_array, check_energy, is_concrete, require, require
 from dlnjax._networks.factors import as_weights, chain_product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
-from dlnjax._show import Curves, Shown, singular_values_of
+from dlnjax._saved import Layout, Solution
+from dlnjax._show import Curves, singular_values_of
 from dlnjax._traced import traced_energy
 from dlnjax._tree import own_arithmetic
 from dlnjax._types import Energy, Scalar, Weights
 
 
-class Training(Shown):
+class Training(Solution):
     """What `train` returns. Where `steps` was one number, the axis of saved states is absent.
 
     **Attributes:** `weights`, `[saved] N d d`; `x`, their product, `[saved] d d`; `steps`, how many were taken until
@@ -38,6 +39,21 @@ class Training(Shown):
     weights: Float[Array, "*saved N d d"]
     steps: Int[Array, "*saved"]
     result: RESULTS
+
+    layout: ClassVar[Layout] = Layout(
+        format="dlnjax.Training/1",
+        lead="saved",
+        sized="steps",
+        axes={"weights": "layer row column", "x": "row column"},
+        notes={
+            "weights": "the factors, W_1 first",
+            "x": "their product W_N ... W_1",
+            "steps": "steps of the optimiser that were taken",
+        },
+    )
+
+    def _derived(self) -> dict[str, Any]:
+        return {"x": self.x}
 
     @property
     def x(self) -> Float[Array, "*saved d d"]:

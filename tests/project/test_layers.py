@@ -11,7 +11,7 @@ import pytest
 import dlnjax
 
 ROOT = Path(dlnjax.__file__).parent
-GROUND = {"_types", "_checks", "_results", "_svd", "_tree", "_protocol", "_traced", "_show", "_terminal"}
+GROUND = {"_types", "_checks", "_results", "_svd", "_tree", "_protocol", "_traced", "_show", "_saved", "_terminal"}
 # Which packages each may import, besides the ground and itself.
 MAY_IMPORT = {
     "_geometry": set(),
