@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.metric import apply_metric_operator
+from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._protocol import gradient, pullback
 from dlnjax._svd import orthogonalise, SVD
 from dlnjax._tree import norm

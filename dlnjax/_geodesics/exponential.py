@@ -9,7 +9,7 @@ from dlnjax._checks import as_count, as_positive, as_square, as_times, require, 
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geometry.kernel import as_kernel, Depth
-from dlnjax._geometry.metric import apply_metric_operator
+from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._show import Curves, Shown, singular_values_of
 from dlnjax._tree import instantiate, ravel, tangent_at

@@ -171,22 +171,27 @@ class Balanced(Kernel):
 
     @property
     def depth(self) -> Float[Array, "*n"]:
+        """N."""
         return 1 / self.inverse_depth
 
     @property
     def degree(self) -> Scalar:
+        """2 - 2/N."""
         return 2 - 2 * self.inverse_depth
 
     def log_eigenvalue(self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]) -> Float[Array, "..."]:
+        """log lambda, (1 - 1/N) log(s t) + log shc(u) - log shc(u/N)."""
         u = log_s - log_t
         return (log_s + log_t) * (1 - self.inverse_depth) + log_shc(u) - log_shc(self.inverse_depth * u)
 
     def log_slope(self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]) -> Float[Array, "..."]:
+        """d log lambda / d log s."""
         # coth(u) = 1/u + langevin(u): the poles of (4.36) at equal values cancel.
         u, a = log_s - log_t, self.inverse_depth
         return (1 - a) + langevin(u) - a * langevin(a * u)
 
     def leaving(self, sigma: Float[Array, " r"]) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+        """sigma^(2-2/N)/N, for either side."""
         weight = self.inverse_depth * self.speed(sigma)
         return weight, weight
 
@@ -197,11 +202,13 @@ class Balanced(Kernel):
         return log * jnp.exp(half + log_shc(half))
 
     def unstraighten(self, y: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """(1 + y/N)^N, which is exp(y) at infinite depth."""
         a = self.inverse_depth
         scaled = jnp.log1p(a * y) / jnp.where(a > 0, a, 1.0)
         return jnp.exp(jnp.where(jnp.abs(a * y) < 1e-12, y, scaled))
 
     def speed(self, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
+        """|sigma|^(2-2/N)."""
         return jnp.abs(sigma) ** (2 - 2 * self.inverse_depth)
 
     def rotation_rates(self, sigma: Float[Array, " d"], gap: Scalar) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
