@@ -3,6 +3,8 @@
 Each end is decomposed once, where it comes in; the search goes on with the decompositions.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geodesics.shooting import candidates, Shot
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import form_by_kernel, operator_at
+from dlnjax._geometry.scale import degree_of, scale_exponent, scaled
 from dlnjax._results import code_of, RESULTS
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate, is_perturbed, norm, ravel, tangent_at
@@ -171,18 +174,28 @@ def _connect_jvp(primals, tangents, *, rtol):
     a, b, kernel = primals
     da, db, dkernel = tangents
     out = connect(a, b, kernel, rtol=rtol)
-    n = a.size
-    x, p = (z[-1] for z in jacobians(a, out.p, kernel, jnp.array([0.0, 1.0], a.dtype), rtol))
-    zero = jnp.zeros(n, a.dtype)
-    vector = lambda z: zero if z is None else z.ravel()
-    dnumbers, _ = ravel(instantiate(dkernel, kernel))
-    # The columns belong to the start, the momentum, and the numbers of the kernel.
-    given = lambda j: j[:, :n] @ vector(da) + j[:, 2 * n :] @ dnumbers
-    dp = jnp.linalg.solve(x[:, n : 2 * n], vector(db) - given(x))
-    dp_end = given(p) + p[:, n : 2 * n] @ dp
+    tangent = instantiate(tangents, primals)
+    dp, dp_end = _momentum_variation(a, out, kernel, tangent, rtol)
     change = _first_variation(out, da, db) + _kernel_variation(a, b, kernel, dkernel, out, rtol)
-    moved = (dp.reshape(a.shape), dp_end.reshape(a.shape), change)
-    return out, tangent_at(lambda c: (c.p, c.p_end, c.length), out, moved)
+    return out, tangent_at(lambda c: (c.p, c.p_end, c.length), out, (dp, dp_end, change))
+
+
+def _momentum_variation(
+    a: Matrix, found: Connection, kernel: Kernel, tangent: tuple[Matrix, Matrix, Any], rtol: Scalar
+) -> tuple[Matrix, Matrix]:
+    """How the momenta at both ends change with (A, B, kernel). The Jacobi fields are those at size one."""
+    da, db, dkernel = tangent
+    n, k = a.size, scale_exponent(a, kernel)
+    back = lambda p, kernel: scaled(p, k * (1 - degree_of(kernel)))
+    start, end = (scaled(p, k * (degree_of(kernel) - 1)) for p in (found.p, found.p_end))
+    x, p = (z[-1] for z in jacobians(scaled(a, -k), start, kernel, jnp.array([0.0, 1.0], a.dtype), rtol))
+    dnumbers, _ = ravel(dkernel)
+    # The columns belong to the start, the momentum, and the numbers of the kernel.
+    given = lambda j: j[:, :n] @ scaled(da, -k).ravel() + j[:, 2 * n :] @ dnumbers
+    dp = jnp.linalg.solve(x[:, n : 2 * n], scaled(db, -k).ravel() - given(x))
+    dp_end = given(p) + p[:, n : 2 * n] @ dp
+    along = lambda p, dp: eqx.filter_jvp(back, (p, kernel), (dp.reshape(a.shape), dkernel))[1]
+    return along(start, dp), along(end, dp_end)
 
 
 def _first_variation(out: Connection, da: Matrix | None, db: Matrix | None) -> Scalar:
