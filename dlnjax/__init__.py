@@ -17,6 +17,7 @@ from dlnjax._geodesics.geodesic import (
     distance as distance,
     distance_bounds as distance_bounds,
     geodesic as geodesic,
+    geodesics as geodesics,
     GeodesicSolution as GeodesicSolution,
     logarithm as logarithm,
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -12,6 +12,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._types import Scalar
+
+Carry = TypeVar("Carry")
 
 
 @contextmanager
@@ -86,6 +88,11 @@ def ravel(tree: PyTree) -> tuple[Float[Array, " n"], Any]:
     arrays, rest = eqx.partition(tree, eqx.is_inexact_array)
     vector, unravel = ravel_pytree(arrays)
     return vector, lambda v: eqx.combine(unravel(v), rest)
+
+
+def iterate(step: Callable[[Carry], Carry], go_on: Callable[[Carry], Bool[Array, ""]], start: Carry) -> Carry:
+    """The first state for which `go_on` does not hold, of `start`, step(start), step(step(start)), and so on."""
+    return jax.lax.while_loop(go_on, step, start)
 
 
 # A `while_loop` or a `cond` under `vmap` runs both branches for each batch, with a select over all that it carries.

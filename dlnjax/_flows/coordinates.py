@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.metric import apply_metric_operator
+from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._protocol import gradient
 from dlnjax._tree import norm
 from dlnjax._types import Matrix, Scalar, State
