@@ -1,6 +1,6 @@
 """Sweeps that many figures share. All have the same shapes, so that one compilation serves them all."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -21,6 +21,7 @@ class PaddedDiagonal(eqx.Module):
     """
 
     inside: Float[Array, "*n size"]
+    array_axes: ClassVar[dict[str, int]] = {"inside": 1}
 
     def _residual(self, diagonal):
         return self.inside * (diagonal - 1)
@@ -62,13 +63,13 @@ def diagonal_flows(keys, d, std, ts, *, depth: Any = jnp.inf, gradient=1e-4, siz
 
 
 def completion_flows(
-    energy: MatrixCompletion, starts, ts, *, depth: Any = jnp.inf, gradient, rtol=1e-6, atol=1e-8, chunk: int = 1000
+    energy: MatrixCompletion, starts, ts, *, depth: Any = jnp.inf, gradient, rtol=1e-6, chunk: int = 1000
 ) -> FlowSolution:
     """A sweep of completions with labels and masks of their own, `n d d`, to rest, |dE| <= gradient; sigma is kept.
 
     **Arguments:** `starts`, `n d d`; `ts`, three times.
     """
-    options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "rtol": rtol, "atol": atol, "chunk": chunk}
+    options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "rtol": rtol, "chunk": chunk}
     return dealt_sweep(energy, starts, depth, **options)
 
 
@@ -90,10 +91,7 @@ def dealt_sweep(energy, starts, depth, *, chunk: int, **options) -> FlowSolution
     starts = np.where(rows[:, None, None] < 0, np.nan, np.asarray(starts)[rows])
     energy = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[rows]) if np.ndim(a) and len(a) == n else a, energy)
     sol = sweep(energy, starts, depth=np.broadcast_to(depth, n)[rows], chunk=chunk, **options)
-    back = np.argsort(rows[:n])
-    of_seeds = eqx.tree_at(lambda s: s.ts, sol, None)
-    dealt_back = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[back]), of_seeds)
-    return eqx.tree_at(lambda s: s.ts, dealt_back, sol.ts, is_leaf=lambda x: x is None)
+    return jax.tree.map(jnp.asarray, jax.device_get(sol)[np.argsort(rows[:n])])
 
 
 def sigma_of(point: SVD) -> Float[Array, "*n d"]:
