@@ -56,7 +56,8 @@ class RESULTS(eqx.Module):
     steady = _Code("The gradient fell below the tolerance of `Steady`; later times repeat that state.")
     max_steps_reached = _Code(
         "The step limit came first. Raise `max_steps`, loosen `rtol`, or pass stop=dlnjax.Steady(...) "
-        "if the flow has long converged. The last good state and its time are in the solution."
+        "if the flow has long converged. A flow that is too stiff for 200 stages needs solver=diffrax.Kvaerno5(). "
+        "The last good state and its time are in the solution."
     )
     diverged = _Code(
         "The flow blew up in finite time: is the energy bounded below? Or the geodesic left the range of the floats. "
