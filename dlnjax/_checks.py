@@ -169,7 +169,8 @@ def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) ->
         )
     if positive and np.any(values == 0):
         raise ValueError("sigma must be positive: the entropy has no gradient at a singular matrix.")
-    if nonzero and np.any(np.all(values == 0, axis=-1)):
+    # XLA takes subnormal numbers for zero.
+    if nonzero and np.any(np.all(values < np.finfo(values.dtype).tiny, axis=-1)):
         raise ValueError("sigma is all zero: the zero matrix has no effective or stable rank.")
     return sigma
 

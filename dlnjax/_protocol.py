@@ -36,6 +36,9 @@ def axes_of(energy: Any) -> dict[str, int] | None:
 
 def name_of(energy: Callable) -> str:
     """What a saved solution calls the energy: the name of a function, the class of an object and of what it wraps."""
+    said = getattr(energy, "energy_name", None)
+    if isinstance(said, str):
+        return said
     inner = getattr(energy, "energy", None)
     name = getattr(energy, "__name__", type(energy).__name__)
     return f"{name}({name_of(inner)})" if callable(inner) else name

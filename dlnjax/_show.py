@@ -10,6 +10,7 @@ import numpy as np
 
 from dlnjax._checks import is_concrete
 
+# How a time of the 1/N-normalised flow is called on an axis.
 FLOW_TIME = r"time $t$ (1/N-normalised flow)"
 _WIDTH, _HEIGHT, _MODES, _POINTS, _SEEDS = 220.0, 64.0, 12, 120, 300
 

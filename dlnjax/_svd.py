@@ -1,9 +1,12 @@
 """A matrix held as its singular value decomposition."""
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float
 
 from dlnjax._checks import as_square
 
@@ -32,9 +35,32 @@ class SVD(eqx.Module):
         return (self.u * self.sigma[..., None, :]) @ jnp.swapaxes(self.v, -1, -2)
 
 
+def _of_finite(decompose: Callable[[Array], Any], x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> Any:
+    """decompose(x), and NaN for each matrix with an entry that is not finite: LAPACK sees the identity in its place.
+
+    Its SVD never returns where one entry of a matrix of three rows or more is infinite: Reference-LAPACK/lapack#1409,
+    seen with jaxlib 0.10.2. NumPy has the same in numpy/numpy#32591. The symmetric eigenvalue problem returns there,
+    with numbers that mean nothing.
+    """
+    good = jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True)
+    out = decompose(jnp.where(good, x, jnp.eye(*x.shape[-2:], dtype=x.dtype)))
+    trim = lambda z: good[..., 0] if z.ndim < x.ndim else good
+    return jax.tree.map(lambda z: jnp.where(trim(z), z, jnp.nan), out)
+
+
+def singular_values(x: Float[Array, "*n d d"]) -> Float[Array, "*n d"]:
+    """The singular values alone, descending; of what is not finite, NaN."""
+    return _of_finite(lambda x: jnp.linalg.svd(x, compute_uv=False), x)
+
+
+def eigh(x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> tuple[Array, Array]:
+    """(eigenvalues, eigenvectors) of a Hermitian matrix; of what is not finite, NaN."""
+    return _of_finite(lambda x: tuple(jnp.linalg.eigh(x)), x)
+
+
 @jax.custom_jvp
 def _decompose(x):
-    u, sigma, vt = jnp.linalg.svd(x, full_matrices=False)
+    u, sigma, vt = _of_finite(lambda x: tuple(jnp.linalg.svd(x, full_matrices=False)), x)
     return u, sigma, jnp.swapaxes(vt, -1, -2)
 
 
@@ -115,7 +141,7 @@ def turn(point: SVD, pullback: Float[Array, "d d"], gap: Float[Array, ""]) -> SV
     **Arguments:** `point`, descending; `pullback`, U^T dE(X) V, `d d`; `gap`, below which neighbours count as equal.
     """
     sigma, d = point.sigma, point.sigma.shape[-1]
-    block = jnp.cumsum(jnp.append(0, sigma[:-1] - sigma[1:] > gap * sigma[:-1]))
+    block = jnp.cumsum(jnp.append(jnp.zeros(1, bool), sigma[:-1] - sigma[1:] > gap * sigma[:-1]))
     same = block[:, None] == block[None, :]
     # A gradient that is not finite turns nothing: the start is still a good state.
     symmetric = jnp.where(same & jnp.all(jnp.isfinite(pullback)), pullback + pullback.T, 0.0)
@@ -125,6 +151,6 @@ def turn(point: SVD, pullback: Float[Array, "d d"], gap: Float[Array, ""]) -> SV
     tiny = 64 * d * jnp.finfo(sigma.dtype).eps
     within = symmetric / jnp.where(size > 0, size, 1.0) + jnp.where(same, tiny * generic, 0.0)
     # The shift keeps the blocks apart and in order, so that the eigenvectors are block diagonal.
-    w = jnp.where(same, jnp.linalg.eigh(within + jnp.diag(4.0 * d * block.astype(sigma.dtype)))[1], 0.0)
+    w = jnp.where(same, eigh(within + jnp.diag(4.0 * d * block.astype(sigma.dtype)))[1], 0.0)
     w = jnp.where(jnp.any(jnp.triu(same, 1)), w, jnp.eye(d, dtype=sigma.dtype))
     return SVD(point.u @ w, sigma @ (w * w), point.v @ w)

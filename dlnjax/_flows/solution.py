@@ -64,7 +64,8 @@ class FlowSolution(Solution):
     - `stats`: `steps`, `rejected`: accepted and rejected steps of the solver; `evaluations` of the right-hand side (0
       for a solver that does not say), `[n]`.
     - `depth`: the kernel of the geometry, `Balanced(N)` for a number N; its numbers are `[n]` where the seeds differ.
-    - `rtol`, `atol`: the tolerances; `energy_name`: the class of the energy, or the name of the function.
+    - `rtol`, `atol`: the tolerances; `atol` is None where it followed the start.
+    - `energy_name`: the class of the energy, or the name of the function.
 
     **Example:**
 
@@ -85,7 +86,7 @@ class FlowSolution(Solution):
     observed: Any
     depth: Kernel
     rtol: Float[Array, "..."]
-    atol: Float[Array, "..."]
+    atol: Float[Array, "..."] | None
     energy_name: str = eqx.field(static=True)
     _svd: SVD | None
     _energy: Float[Array, "*n ts"] | None

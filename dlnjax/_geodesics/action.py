@@ -1,8 +1,9 @@
 """A path of least action between two matrices, in discrete time: where to start shooting, and at what.
 
 The action of X_0, ..., X_K at times t_k is sum_k h_k/2 g(V_k, V_k) at the midpoints, V_k = (X_{k+1} - X_k)/h_k. Its
-Hessian is block tridiagonal. Newton's method, damped by the kinetic part of it, goes down from any path, so that what
-it finds is a minimum: no geodesic beyond its first conjugate point.
+Hessian is block tridiagonal. The minimiser is Newton's method, with the kinetic part of the Hessian added as in the
+method of Levenberg and Marquardt. It goes down from any path, and what it finds is therefore a minimum, and no geodesic
+beyond its first conjugate point.
 """
 
 import equinox as eqx
@@ -11,14 +12,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geodesics.hamiltonian import velocity
+from dlnjax._geodesics.tridiagonal import Blocks, respond, solve
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.metric import into, out_of
+from dlnjax._geometry.operator import into, out_of
 from dlnjax._svd import svd
+from dlnjax._tree import iterate
 from dlnjax._types import Matrix, Scalar
+
+# The damping is divided by the first after an accepted step, and multiplied by the second after a refused one. Most
+# first guesses are near their minimum, so that it starts small; a search whose damping is the largest has no step left.
+_EASE, _BRAKE = 10.0, 4.0
+_FIRST_DAMPING = 1e-2
+_LARGEST_DAMPING = 1e8
+# An action that rises by less than this is one that does not rise: a few roundings of its sum.
+_SAME_ACTION = 1e-14
+# The path has settled once the expected decrease is below this part of the action. It is where shooting starts and not
+# the geodesic itself, whose error in the momentum is the error of the discrete action.
+_SETTLED = 1e-12
 
 
 class Segment(eqx.Module):
-    """The derivatives of the Lagrangian g(V, V)/2 at a midpoint, matrices as vectors, `n` = d^2."""
+    """The derivatives of the Lagrangian g(V, V)/2 at a midpoint, with matrices as vectors, `n` = d^2."""
 
     by_x: Float[Array, "*k n"]
     by_v: Float[Array, "*k n"]
@@ -27,22 +41,27 @@ class Segment(eqx.Module):
     vv: Float[Array, "*k n n"]
 
 
-class Blocks(eqx.Module):
-    """A symmetric block tridiagonal matrix: `diagonal[k]` of X_{k+1}, `upper[k]` of X_k with X_{k+1}."""
-
-    diagonal: Float[Array, "m n n"]
-    upper: Float[Array, "k n n"]
-
-
 class Minimum(eqx.Module):
-    """Of the path found, the momentum it starts with, and how that momentum moves with the end."""
+    """The momentum with which the path that was found starts, and its derivative in the end of the path."""
 
     p: Matrix
     by_end: Float[Array, "n n"]
 
 
+class Descent(eqx.Module):
+    """Where the minimiser stands. `eased` says that its last step was accepted, `settled` that it may stop."""
+
+    xs: Float[Array, "nodes d d"]
+    part: Segment
+    action: Scalar
+    damping: Scalar
+    eased: Bool[Array, ""]
+    settled: Bool[Array, ""]
+    step: Int[Array, ""]
+
+
 def segment(x: Matrix, v: Matrix, kernel: Kernel) -> Segment:
-    """By Legendre's transform: of the Hamiltonian only its derivatives in X at fixed P are needed."""
+    """The derivatives of the Lagrangian by Legendre's transform, from those of the Hamiltonian in X at fixed P."""
     d = x.shape[0]
     n = d * d
     basis = jnp.eye(n, dtype=x.dtype).reshape(n, d, d)
@@ -58,8 +77,24 @@ def segment(x: Matrix, v: Matrix, kernel: Kernel) -> Segment:
     return Segment(force.ravel(), p.ravel(), rows(dp).T + hpx.T @ vv @ hpx, -vv @ hpx, vv)
 
 
+def segments(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kernel) -> tuple[Segment, Scalar]:
+    """The derivatives and the action, infinite where the determinant changes its sign and the kernel vanishes at 0."""
+    x, v = (xs[1:] + xs[:-1]) / 2, (xs[1:] - xs[:-1]) / h[:, None, None]
+    part = jax.vmap(lambda x, v: segment(x, v, kernel))(x, v)
+    action = jnp.sum(h * jnp.sum(part.by_v * v.reshape(part.by_v.shape), axis=1)) / 2
+    signs = jnp.concatenate([jnp.linalg.slogdet(x)[0], jnp.linalg.slogdet(xs)[0]])
+    inside = jnp.all(signs == signs[-1]) | (jnp.asarray(kernel.order) <= 0)
+    return part, jnp.where(inside & jnp.isfinite(action), action, jnp.inf)
+
+
+def gradient(part: Segment, h: Float[Array, " k"]) -> Float[Array, "m n"]:
+    """The gradient of the action in the inner nodes."""
+    half = h[:, None] * part.by_x / 2
+    return (half + part.by_v)[:-1] + (half - part.by_v)[1:]
+
+
 def hessian(part: Segment, h: Float[Array, " k"]) -> Blocks:
-    """Of the action in the inner nodes."""
+    """The Hessian of the action in the inner nodes."""
     h = h[:, None, None]
     cross = (part.vx + jnp.swapaxes(part.vx, -1, -2)) / 2
     square = h * part.xx / 4 + part.vv / h
@@ -68,122 +103,68 @@ def hessian(part: Segment, h: Float[Array, " k"]) -> Blocks:
 
 
 def kinetic(part: Segment, h: Float[Array, " k"]) -> Blocks:
+    """The part of the Hessian with second derivatives in the velocities alone, which is positive definite."""
     vv = part.vv / h[:, None, None]
     return Blocks(vv[:-1] + vv[1:], -vv)
 
 
-def gradient(part: Segment, h: Float[Array, " k"]) -> Float[Array, "m n"]:
-    half = h[:, None] * part.by_x / 2
-    return (half + part.by_v)[:-1] + (half - part.by_v)[1:]
+def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kernel, most: Int[Array, ""]) -> Minimum:
+    """Down from the path `xs`, its ends kept, in at most `most` steps.
 
+    The first step evaluates the path and moves nothing, so that one compilation serves the start and all steps; with
+    `most` = 1 the answer is that of the path itself.
+    """
+    d = xs.shape[-1]
 
-def solve(blocks: Blocks, rhs: Float[Array, "m n"]) -> tuple[Float[Array, "m n"], Bool[Array, ""]]:
-    """(the solution, whether the matrix is positive definite)."""
-
-    def forward(carry, row):
-        c, y = carry
-        block, upper, b = row
-        z = jax.scipy.linalg.cho_solve((c, True), upper)
-        carry = jnp.linalg.cholesky(block - upper.T @ z), b - z.T @ y
-        return carry, carry
-
-    def backward(x, row):
-        c, y, upper = row
-        x = jax.scipy.linalg.cho_solve((c, True), y - upper @ x)
-        return x, x
-
-    # The first and the last neighbour stand still.
-    eye, zero = jnp.eye(rhs.shape[-1], dtype=rhs.dtype), jnp.zeros_like(rhs[0])
-    before = blocks.upper[:-1].at[0].set(0.0)
-    _, (cs, ys) = jax.lax.scan(forward, (eye, zero), (blocks.diagonal, before, rhs))
-    _, out = jax.lax.scan(backward, zero, (cs, ys, blocks.upper[1:]), reverse=True)
-    return out, jnp.all(jnp.isfinite(cs))
-
-
-def respond(blocks: Blocks) -> tuple[Float[Array, "n n"], Int[Array, " m"]]:
-    """(how X_1 moves with X_K on critical paths, how many eigenvalues of each pivot are negative)."""
-    n = blocks.upper.shape[-1]
-
-    def forward(carry, row):
-        pivot, response = carry
-        block, upper = row
-        inverse = jnp.linalg.inv(pivot)
-        pivot = block - upper.T @ inverse @ upper
-        return (pivot, response @ -(inverse @ upper)), jnp.linalg.eigvalsh((pivot + pivot.T) / 2)
-
-    first = blocks.diagonal[0]
-    rows = (blocks.diagonal[1:], blocks.upper[1:-1])
-    (pivot, response), values = jax.lax.scan(forward, (first, jnp.eye(n, dtype=first.dtype)), rows)
-    values = jnp.concatenate([jnp.linalg.eigvalsh(first)[None], values])
-    return response @ -jnp.linalg.solve(pivot, blocks.upper[-1]), jnp.sum(values < 0, axis=1)
-
-
-def midpoints(xs, h):
-    return (xs[1:] + xs[:-1]) / 2, (xs[1:] - xs[:-1]) / h[:, None, None]
-
-
-def segments(xs, h, kernel) -> tuple[Segment, Scalar]:
-    """The derivatives and the action, infinite where the determinant changes its sign at depth > 1."""
-    x, v = midpoints(xs, h)
-    part = jax.vmap(lambda x, v: segment(x, v, kernel))(x, v)
-    action = jnp.sum(h * jnp.sum(part.by_v * v.reshape(part.by_v.shape), axis=1)) / 2
-    signs = jnp.concatenate([jnp.linalg.slogdet(x)[0], jnp.linalg.slogdet(xs)[0]])
-    inside = jnp.all(signs == signs[-1]) | (jnp.asarray(kernel.order) <= 0)
-    return part, jnp.where(inside & jnp.isfinite(action), action, jnp.inf)
-
-
-class _Descent(eqx.Module):
-    xs: Float[Array, "nodes d d"]
-    part: Segment
-    action: Scalar
-    damping: Scalar
-    eased: Bool[Array, ""]
-    settled: Bool[Array, ""]
-    step: Int[Array, ""]
-
-
-def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kernel, most) -> Minimum:
-    """Down from the path `xs`, its ends kept, in at most so many steps; the first only looks."""
-    nodes, d, _ = xs.shape
-    n, dtype = d * d, xs.dtype
-
-    def step(now: _Descent) -> _Descent:
-        begin = now.step == 0
-        mu = now.damping
-        damped = jax.tree.map(lambda a, b: a + mu * b, hessian(now.part, h), kinetic(now.part, h))
-        g = gradient(now.part, h)
-        move, definite = solve(damped, -g)
-        decrement = -jnp.sum(g * move)
-        definite &= jnp.all(jnp.isfinite(move))
-        move = jnp.where(begin | ~definite, 0.0, move)
-        xs = now.xs.at[1:-1].add(move.reshape(nodes - 2, d, d))
-        part, action = segments(xs, h, kernel)
-        better = begin | (definite & (action <= now.action * (1 + 1e-14)))
-        settled = ~begin & better & (decrement <= 1e-12 * action) & (mu <= 1e-2)
-        keep = lambda new, old: jnp.where(better, new, old)
-        return _Descent(
-            xs=keep(xs, now.xs),
-            part=jax.tree.map(keep, part, now.part),
-            action=keep(action, now.action),
-            # Where one step was too bold the next is not bolder.
-            damping=jnp.where(
-                begin, mu, jnp.where(better, jnp.where(now.eased, mu / 10, mu), jnp.maximum(4 * mu, 1e-2))
-            ),
-            eased=better,
-            settled=settled,
-            step=now.step + 1,
+    def go_on(now: Descent):
+        started = now.step > 0
+        return (
+            ~now.settled & (now.step < most) & (now.damping < _LARGEST_DAMPING) & (~started | jnp.isfinite(now.action))
         )
 
-    def go_on(now: _Descent):
-        return ~now.settled & (now.step < most) & (now.damping < 1e8) & ((now.step == 0) | jnp.isfinite(now.action))
-
-    k = nodes - 1
-    nothing = Segment(*(jnp.zeros((k, n), dtype),) * 2, *(jnp.zeros((k, n, n), dtype),) * 3)
-    true, false = jnp.asarray(True), jnp.asarray(False)
-    start = _Descent(xs, nothing, jnp.asarray(jnp.inf, dtype), jnp.asarray(1e-2, dtype), true, false, jnp.asarray(0))
-    low = jax.lax.while_loop(go_on, step, start)
-    part = low.part
+    part = iterate(lambda now: _newton_step(now, h, kernel), go_on, _before_the_first_step(xs)).part
     blocks = hessian(part, h)
     response, _ = respond(blocks)
     p = (part.by_v[0] - h[0] * part.by_x[0] / 2).reshape(d, d)
     return Minimum(p, -blocks.upper[0] @ response)
+
+
+def _before_the_first_step(xs: Float[Array, "nodes d d"]) -> Descent:
+    nodes, d, _ = xs.shape
+    k, n, dtype = nodes - 1, d * d, xs.dtype
+    nothing = Segment(*(jnp.zeros((k, n), dtype),) * 2, *(jnp.zeros((k, n, n), dtype),) * 3)
+    return Descent(
+        xs=xs,
+        part=nothing,
+        action=jnp.asarray(jnp.inf, dtype),
+        damping=jnp.asarray(_FIRST_DAMPING, dtype),
+        eased=jnp.asarray(True),
+        settled=jnp.asarray(False),
+        step=jnp.asarray(0),
+    )
+
+
+def _newton_step(now: Descent, h: Float[Array, " k"], kernel: Kernel) -> Descent:
+    first, mu = now.step == 0, now.damping
+    damped = jax.tree.map(lambda a, b: a + mu * b, hessian(now.part, h), kinetic(now.part, h))
+    slope = gradient(now.part, h)
+    move, definite = solve(damped, -slope)
+    decrement = -jnp.sum(slope * move)
+    definite &= jnp.all(jnp.isfinite(move))
+    move = jnp.where(first | ~definite, 0.0, move)
+    xs = now.xs.at[1:-1].add(move.reshape(now.xs[1:-1].shape))
+    part, action = segments(xs, h, kernel)
+    better = first | (definite & (action <= now.action * (1 + _SAME_ACTION)))
+    keep = lambda new, old: jnp.where(better, new, old)
+    # After a step that was refused the damping stays, once, where the next one was accepted.
+    eased = jnp.where(now.eased, mu / _EASE, mu)
+    braked = jnp.maximum(_BRAKE * mu, _FIRST_DAMPING)
+    return Descent(
+        xs=keep(xs, now.xs),
+        part=jax.tree.map(keep, part, now.part),
+        action=keep(action, now.action),
+        damping=jnp.where(first, mu, keep(eased, braked)),
+        eased=better,
+        settled=~first & better & (decrement <= _SETTLED * action) & (mu <= _FIRST_DAMPING),
+        step=now.step + 1,
+    )

@@ -1,64 +1,81 @@
-"""From two matrices to the momentum that joins them, with derivatives: the engine of `_geodesic`."""
+"""From two matrices to the momentum that joins them, with derivatives: the engine of `geodesic`.
+
+Each end is decomposed once, where it comes in; the search goes on with the decompositions.
+"""
+
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geodesics.exponential import covector, orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geodesics.shooting import candidates, Shot
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.metric import form_by_kernel
+from dlnjax._geometry.operator import form_by_kernel, operator_at
+from dlnjax._geometry.scale import degree_of, scale_exponent, scaled
 from dlnjax._results import code_of, RESULTS
-from dlnjax._svd import svd
+from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate, is_perturbed, norm, ravel, tangent_at
 from dlnjax._types import Matrix, Scalar
 
+# A geodesic arrives if it ends within this of B, relative to |B|.
 _ARRIVED = 1e-8
+# Lengths that differ by less than this are of one path, found from both guesses.
+_SAME_LENGTH = 1e-9
+# Gauss-Legendre on the whole geodesic: the integrand is analytic along it, and 24 nodes give ten digits and more.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 
 class Frame(eqx.Module):
-    """The isometry and the scale under which A is diagonal and A and B have like norms: X = c U X' V^T."""
+    """The isometry and the scale under which A is diagonal and A and B have like norms: X = c U X' V^T.
+
+    Where lambda is homogeneous of degree p, X -> cX takes geodesics to geodesics, and multiplies their momenta by
+    c^(1-p) and their lengths by c^(1-p/2). Where it is not homogeneous, the scale is 1.
+
+    **Attributes:** `u`, `v`, `scale`, `kernel`; `first` and `last`, A and B as they look from here.
+    """
 
     u: Matrix
     v: Matrix
     scale: Scalar
     kernel: Kernel
+    first: SVD
+    last: SVD
 
     @classmethod
-    def of(cls, a, b, kernel):
-        point = svd(a)
-        size = lambda z: jnp.sqrt(jnp.sqrt(jnp.sum((z / jnp.max(jnp.abs(z))) ** 2)) * jnp.max(jnp.abs(z)))
-        scale = jnp.ones((), a.dtype) if kernel.degree is None else size(a) * size(b)
-        return cls(point.u, point.v, scale, kernel)
+    def of(cls, a: SVD, b: SVD, kernel: Kernel) -> "Frame":
+        # The root of the norm, by way of the largest value, whose square may overflow.
+        size = lambda sigma: jnp.sqrt(norm(sigma / sigma[0]) * sigma[0])
+        scale = jnp.ones((), a.sigma.dtype) if kernel.degree is None else size(a.sigma) * size(b.sigma)
+        eye = jnp.eye(a.sigma.shape[0], dtype=a.sigma.dtype)
+        first = SVD(eye, a.sigma / scale, eye)
+        return cls(a.u, a.v, scale, kernel, first, SVD(a.u.T @ b.u, b.sigma / scale, a.v.T @ b.v))
 
     @property
-    def degree(self):
+    def degree(self) -> Scalar | float:
         return 0.0 if self.kernel.degree is None else self.kernel.degree
 
-    def into(self, x):
-        return self.u.T @ (x / self.scale) @ self.v
-
-    def out_of(self, x):
+    def out_of(self, x: Matrix) -> Matrix:
         return self.scale * (self.u @ x @ self.v.T)
 
-    # Where lambda is homogeneous of degree p, X -> cX takes geodesics to geodesics, and multiplies their momenta by
-    # c^(1-p) and their lengths by c^(1-p/2). Where it is not, the scale is 1.
-    def momentum(self, p):
+    def momentum(self, p: Matrix) -> Matrix:
         return self.scale ** (1 - self.degree) * (self.u @ p @ self.v.T)
 
-    def momentum_into(self, p):
+    def momentum_into(self, p: Matrix) -> Matrix:
         return self.scale ** (self.degree - 1) * (self.u.T @ p @ self.v)
 
-    def length(self, length):
+    def length(self, length: Float[Array, "*k"] | float) -> Float[Array, "*k"]:
         return self.scale ** (1 - self.degree / 2) * length
 
 
 class Connection(eqx.Module):
+    """The momenta at both ends of a geodesic, its length, and how well it was found."""
+
     p: Float[Array, "*n d d"]
     p_end: Float[Array, "*n d d"]
     length: Float[Array, "*n"]
@@ -68,52 +85,74 @@ class Connection(eqx.Module):
     stats: dict[str, Int[Array, "*n"]]
 
 
-@eqx.filter_jit
-def connect_all(a, b, kernel, rtol, descend) -> Connection:
-    """Every candidate, leading axis 2."""
-    finite = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b))
-    eye = jnp.eye(a.shape[0], dtype=a.dtype)
-    a, b = jnp.where(finite, a, eye), jnp.where(finite, b, eye)
-    apart = sign_of(a) * sign_of(b) <= 0
-    a, b = jnp.where(apart, eye, a), jnp.where(apart, eye, b)
-    frame = Frame.of(a, b, kernel)
-    x, y = frame.into(a), frame.into(b)
-    same = jnp.all(a == b)
-    shots = candidates(x, y, kernel, rtol, descend)
+class Ends(eqx.Module):
+    """Both ends, decomposed, and what can be said of them before a search.
 
-    def connection(shot: Shot):
-        speed, end = norm(shot.start), norm(shot.end)
-        back = lambda x, w: jnp.where(same, 0.0, frame.momentum(covector(x, w, kernel)))
-        drift = jnp.where(speed > 0, jnp.abs(end**2 - speed**2) / jnp.where(speed > 0, speed, 1.0) ** 2, 0.0)
-        result = code_of(
-            (~finite, RESULTS.non_finite),
-            (apart, RESULTS.other_component),
-            (same | (shot.error <= _ARRIVED), RESULTS.successful),
-            (shot.lost_rank, RESULTS.rank_lost),
-            (True, RESULTS.not_arrived),
-        )
-        return Connection(
-            p=back(x, shot.start),
-            p_end=back(shot.x, shot.end),
-            length=jnp.where(finite & ~apart, jnp.where(same, 0.0, frame.length(speed)), jnp.inf),
-            error=jnp.where(finite & ~apart, jnp.where(same, 0.0, shot.error), jnp.inf),
-            drift=jnp.where(same, 0.0, drift),
-            result=result,
-            stats={"shots": shot.shots, "steps": shot.steps},
-        )
+    Ends that no path joins are replaced by the identity, and the search ends at once; `finite` and `apart` say why.
+    """
 
-    return jax.vmap(connection)(shots)
+    first: SVD
+    last: SVD
+    finite: Bool[Array, ""]
+    apart: Bool[Array, ""]
+    same: Bool[Array, ""]
+
+    @classmethod
+    def of(cls, a: Matrix, b: Matrix) -> "Ends":
+        finite = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b))
+        first, last = svd(a), svd(b)
+        # The sign of NaN is 0, and what is not finite would count as singular.
+        apart = finite & (sign_of(first) * sign_of(last) <= 0)
+        eye = jnp.eye(a.shape[0], dtype=a.dtype)
+        instead = SVD(eye, jnp.ones_like(first.sigma), eye)
+        choose = lambda point: jax.tree.map(lambda z, w: jnp.where(finite & ~apart, z, w), point, instead)
+        return cls(choose(first), choose(last), finite, apart, jnp.all(a == b) | ~finite | apart)
 
 
-def sign_of(x):
+def sign_of(point: SVD) -> Scalar:
     """The sign of the determinant, 0 where the matrix is singular to rounding."""
-    sigma = jnp.linalg.svd(x, compute_uv=False)
-    return jnp.where(sigma[-1] > len(sigma) * jnp.finfo(x.dtype).eps * sigma[0], jnp.linalg.slogdet(x)[0], 0.0)
+    sigma = point.sigma
+    rounding = sigma.shape[0] * jnp.finfo(sigma.dtype).eps * sigma[0]
+    return jnp.where(sigma[-1] > rounding, jnp.linalg.slogdet(point.u @ point.v.T)[0], 0.0)
 
 
-# Not compiled as a whole: its derivatives, the distance and all critical paths share the one long compilation.
+@eqx.filter_jit
+def connect_all(a: Matrix, b: Matrix, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Connection:
+    """Every candidate, leading axis 2."""
+    ends = Ends.of(a, b)
+    frame = Frame.of(ends.first, ends.last, kernel)
+    shots = candidates(frame.first, frame.last, kernel, rtol, descend)
+    return jax.vmap(lambda shot: _connection(shot, ends, frame))(shots)
+
+
+def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
+    speed, end = norm(shot.start), norm(shot.end)
+    joined = ends.finite & ~ends.apart
+    unless_same = lambda z: jnp.where(ends.same, 0.0, z)
+    p = operator_at(frame.first, shot.start, frame.kernel, power=-0.5)
+    p_end = covector(shot.x, shot.end, frame.kernel)
+    drift = jnp.where(speed > 0, jnp.abs(end**2 - speed**2) / jnp.where(speed > 0, speed, 1.0) ** 2, 0.0)
+    result = code_of(
+        (~ends.finite, RESULTS.non_finite),
+        (ends.apart, RESULTS.other_component),
+        (ends.same | (shot.error <= _ARRIVED), RESULTS.successful),
+        (shot.lost_rank, RESULTS.rank_lost),
+        (True, RESULTS.not_arrived),
+    )
+    return Connection(
+        p=unless_same(frame.momentum(p)),
+        p_end=unless_same(frame.momentum(p_end)),
+        length=jnp.where(joined, unless_same(frame.length(speed)), jnp.inf),
+        error=jnp.where(joined, unless_same(shot.error), jnp.inf),
+        drift=unless_same(drift),
+        result=result,
+        stats={"shots": shot.shots, "steps": shot.steps},
+    )
+
+
+# It is not compiled as a whole: its derivatives, the distance and all critical paths share the one long compilation.
 @eqx.filter_custom_jvp
-def connect(a, b, kernel, *, rtol) -> Connection:
+def connect(a: Matrix, b: Matrix, kernel: Kernel, *, rtol: Scalar) -> Connection:
     """The shortest candidate that arrives; if none does, the one that comes nearest."""
     return _shortest(connect_all(a, b, kernel, rtol, jnp.asarray(True)))
 
@@ -122,8 +161,8 @@ def connect(a, b, kernel, *, rtol) -> Connection:
 def _shortest(every: Connection) -> Connection:
     arrived = every.result == RESULTS.successful
     length = jnp.where(arrived, every.length, jnp.inf)
-    # The first guess, where others lead to the same path.
-    best = jnp.argmax(arrived & (length <= jnp.min(length) * (1 + 1e-9)))
+    # Where both guesses lead to the same path, it is that of the first.
+    best = jnp.argmax(arrived & (length <= jnp.min(length) * (1 + _SAME_LENGTH)))
     best = jnp.where(jnp.any(arrived), best, jnp.argmin(every.error))
     one = jax.tree.map(lambda z: z[best], every)
     return eqx.tree_at(lambda c: c.stats, one, one.stats | {"guess": best})
@@ -131,25 +170,35 @@ def _shortest(every: Connection) -> Connection:
 
 @connect.def_jvp
 def _connect_jvp(primals, tangents, *, rtol):
-    """By Jacobi fields: the momentum moves so that the end does what it is told."""
+    """By Jacobi fields: dP is the solution of dB = (dX(1)/dA) dA + (dX(1)/dP) dP + (dX(1)/dkernel) dkernel."""
     a, b, kernel = primals
     da, db, dkernel = tangents
     out = connect(a, b, kernel, rtol=rtol)
-    n = a.size
-    x, p = (z[-1] for z in jacobians(a, out.p, kernel, jnp.array([0.0, 1.0], a.dtype), rtol))
-    zero = jnp.zeros(n, a.dtype)
-    vector = lambda z: zero if z is None else z.ravel()
-    dnumbers, _ = ravel(instantiate(dkernel, kernel))
-    # The columns belong to the start, the momentum, and the numbers of the kernel.
-    given = lambda j: j[:, :n] @ vector(da) + j[:, 2 * n :] @ dnumbers
-    dp = jnp.linalg.solve(x[:, n : 2 * n], vector(db) - given(x))
-    dp_end = given(p) + p[:, n : 2 * n] @ dp
+    tangent = instantiate(tangents, primals)
+    dp, dp_end = _momentum_variation(a, out, kernel, tangent, rtol)
     change = _first_variation(out, da, db) + _kernel_variation(a, b, kernel, dkernel, out, rtol)
-    moved = (dp.reshape(a.shape), dp_end.reshape(a.shape), change)
-    return out, tangent_at(lambda c: (c.p, c.p_end, c.length), out, moved)
+    return out, tangent_at(lambda c: (c.p, c.p_end, c.length), out, (dp, dp_end, change))
 
 
-def _first_variation(out: Connection, da, db):
+def _momentum_variation(
+    a: Matrix, found: Connection, kernel: Kernel, tangent: tuple[Matrix, Matrix, Any], rtol: Scalar
+) -> tuple[Matrix, Matrix]:
+    """How the momenta at both ends change with (A, B, kernel). The Jacobi fields are those at size one."""
+    da, db, dkernel = tangent
+    n, k = a.size, scale_exponent(a, kernel)
+    back = lambda p, kernel: scaled(p, k * (1 - degree_of(kernel)))
+    start, end = (scaled(p, k * (degree_of(kernel) - 1)) for p in (found.p, found.p_end))
+    x, p = (z[-1] for z in jacobians(scaled(a, -k), start, kernel, jnp.array([0.0, 1.0], a.dtype), rtol))
+    dnumbers, _ = ravel(dkernel)
+    # The columns belong to the start, the momentum, and the numbers of the kernel.
+    given = lambda j: j[:, :n] @ scaled(da, -k).ravel() + j[:, 2 * n :] @ dnumbers
+    dp = jnp.linalg.solve(x[:, n : 2 * n], scaled(db, -k).ravel() - given(x))
+    dp_end = given(p) + p[:, n : 2 * n] @ dp
+    along = lambda p, dp: eqx.filter_jvp(back, (p, kernel), (dp.reshape(a.shape), dkernel))[1]
+    return along(start, dp), along(end, dp_end)
+
+
+def _first_variation(out: Connection, da: Matrix | None, db: Matrix | None) -> Scalar:
     """d(length^2 / 2) = <P(1), dB> - <P(0), dA>."""
     change = jnp.zeros_like(out.length)
     if db is not None:
@@ -159,13 +208,15 @@ def _first_variation(out: Connection, da, db):
     return _per_length(change, out.length)
 
 
-def _per_length(change, length):
+def _per_length(change: Float[Array, "*k"], length: Scalar) -> Float[Array, "*k"]:
+    """The change of a length from that of half its square, 0 where the length is 0."""
     there = (length > 0) & jnp.isfinite(length)
     return jnp.where(there, change / jnp.where(there, length, 1.0), 0.0)
 
 
 @eqx.filter_custom_jvp
-def measure(a, b, kernel, *, rtol):
+def measure(a: Matrix, b: Matrix, kernel: Kernel, *, rtol: Scalar) -> tuple[Scalar, RESULTS]:
+    """(the length of `connect`, infinite where nothing arrives; its code)."""
     found = connect(a, b, kernel, rtol=rtol)
     return jnp.where(found.result == RESULTS.successful, found.length, jnp.inf), found.result
 
@@ -189,9 +240,12 @@ def _kernel_variation(a, b, kernel: Kernel, dkernel, found: Connection, rtol):
 
 @eqx.filter_jit
 def _by_kernel(a, b, kernel: Kernel, found: Connection, rtol) -> Float[Array, " k"]:
-    """d(length) in each number of the kernel: at fixed ends the action moves by -dH, integrated along the geodesic."""
-    frame = Frame.of(a, b, kernel)
-    x = frame.into(a)
+    """d(length) in each number of the kernel.
+
+    At fixed ends the action changes by the integral of -dH along the geodesic, as that is stationary.
+    """
+    frame = Frame.of(svd(a), svd(b), kernel)
+    x = frame.first.matrix
     w = orthonormal(x, frame.momentum_into(found.p), kernel)
     ts = jnp.concatenate([jnp.zeros(1), (1 + jnp.asarray(_NODES)) / 2, jnp.ones(1)]).astype(a.dtype)
     path = integrate(x, w, kernel, ts, rtol)
@@ -201,7 +255,7 @@ def _by_kernel(a, b, kernel: Kernel, found: Connection, rtol) -> Float[Array, " 
         return ravel(form_by_kernel(x, p, p, kernel, power=1))[0] / 2
 
     action = -(jnp.asarray(_WEIGHTS, a.dtype) / 2) @ jax.vmap(slope)(path.x[1:-2], path.w[1:-2])
-    # The kernel also decides by which power of the scale a length is multiplied.
+    # The degree of the kernel is also the power with which the scale enters the length.
     log_factor = lambda k: jnp.log(eqx.tree_at(lambda f: f.kernel, frame, k).length(1.0))
     by_scale, _ = ravel(eqx.filter_grad(log_factor)(kernel))
     return frame.length(_per_length(action, norm(w))) + by_scale * found.length

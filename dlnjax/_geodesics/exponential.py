@@ -10,13 +10,14 @@ from jaxtyping import Array, Float, Int
 from dlnjax._checks import as_count, as_positive, as_square, as_times, require, require_finite
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
-from dlnjax._geometry.kernel import as_kernel, Depth
-from dlnjax._geometry.metric import apply_metric_operator
+from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
+from dlnjax._geometry.operator import apply_metric_operator
+from dlnjax._geometry.scale import degree_of, scale_exponent, scaled
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves, singular_values_of
 from dlnjax._tree import instantiate, ravel, tangent_at
-from dlnjax._types import Matrix, Number, Numbers
+from dlnjax._types import Matrix, Number, Numbers, Scalar
 
 
 class ExponentialSolution(Solution):
@@ -126,8 +127,15 @@ def exponential(
 
 
 @eqx.filter_jit
-def _solve(x, p, kernel, ts, rtol, max_steps):
-    return _exponential(x, p, kernel, ts=ts, rtol=rtol, max_steps=max_steps)
+def _solve(
+    x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
+) -> ExponentialSolution:
+    """The geodesic at size one: X -> cX takes geodesics to geodesics, and P to c^(1-degree) P."""
+    k, degree = scale_exponent(x, kernel), degree_of(kernel)
+    p = scaled(p, k * (degree - 1))
+    out = _exponential(scaled(x, -k), p, kernel, ts=ts, rtol=rtol, max_steps=max_steps)
+    moved = scaled(out.x, k), scaled(out.momentum, k * (1 - degree))
+    return eqx.tree_at(lambda o: (o.x, o.momentum), out, moved)
 
 
 @eqx.filter_custom_jvp

@@ -1,6 +1,7 @@
 """Geodesics between two matrices: the shortest that was found, its length, and how it depends on its ends."""
 
-from typing import ClassVar, Literal, overload
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import as_positive, as_real, as_square, is_concrete, require, require_finite
-from dlnjax._geodesics import guesses as _paths
+from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import hessian, respond, segments
 from dlnjax._geodesics.connection import connect, connect_all, Connection, Frame, measure, sign_of
 from dlnjax._geodesics.exponential import orthonormal
@@ -20,7 +21,11 @@ from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._results import result_counts, result_names, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves, singular_values_of
-from dlnjax._types import Matrix, Number, Numbers
+from dlnjax._svd import svd
+from dlnjax._types import Matrix, Number, Numbers, Scalar
+
+# Momenta that differ by less than this are of one path: far more than the error of one, far less than between two.
+_SAME_MOMENTUM = 1e-6
 
 
 class GeodesicSolution(Solution):
@@ -115,8 +120,8 @@ class GeodesicSolution(Solution):
 
 @eqx.filter_jit
 def _states(a, b, p, kernel, t):
-    frame = Frame.of(a, b, kernel)
-    x = frame.into(a)
+    frame = Frame.of(svd(a), svd(b), kernel)
+    x = frame.first.matrix
     order = jnp.argsort(t)
     ts = jnp.concatenate([jnp.zeros(1, t.dtype), t[order], jnp.ones(1, t.dtype)])
     path = integrate(x, orthonormal(x, frame.momentum_into(p), kernel), kernel, ts, _rtol(x))
@@ -125,17 +130,17 @@ def _states(a, b, p, kernel, t):
 
 @eqx.filter_jit
 def _conjugate_time(a, b, p, kernel):
-    frame = Frame.of(a, b, kernel)
-    x = frame.into(a)
+    frame = Frame.of(svd(a), svd(b), kernel)
+    x = frame.first.matrix
     return conjugate_time(x, frame.momentum_into(p), kernel, 10 * _rtol(x))
 
 
 @eqx.filter_jit
 def _index(a, b, p, kernel):
     """The negative eigenvalues of the Hessian of the action, by Sylvester's law those of the pivots."""
-    frame = Frame.of(a, b, kernel)
-    x, y = frame.into(a), frame.into(b)
-    ts = _paths.times(x, y, kernel, 2 * SEGMENTS)
+    frame = Frame.of(svd(a), svd(b), kernel)
+    x = frame.first.matrix
+    ts = guesses.times(frame.first, frame.last, kernel, 2 * SEGMENTS)
     path = integrate(x, orthonormal(x, frame.momentum_into(p), kernel), kernel, ts, _rtol(x))
     h = jnp.diff(ts)
     part, _ = segments(path.x[:-1], h, kernel)
@@ -146,50 +151,43 @@ def _rtol(x):
     return jnp.asarray(1e-11, x.dtype)
 
 
-def _ends(a, b, names=("a", "b")):
-    first, second = names
-    a, b = as_square(first, a), as_square(second, b)
+def _ends(a: Any, b: Any) -> tuple[Matrix, Matrix]:
+    a, b = as_square("a", a), as_square("b", b)
     if a.shape != b.shape:
-        raise ValueError(f"{first} and {second} must have one shape, got {a.shape} and {b.shape}.")
+        raise ValueError(f"a and b must have one shape, got {a.shape} and {b.shape}.")
     if a.dtype != jnp.float64 or b.dtype != jnp.float64:
         raise TypeError(
-            f"{first} and {second} must be float64 to be joined to 1e-8, got {a.dtype} and {b.dtype}. Enable it before "
+            f"a and b must be float64 to be joined to 1e-8, got {a.dtype} and {b.dtype}. Enable it before "
             'the first array is made: jax.config.update("jax_enable_x64", True).'
         )
-    for name, z in ((first, a), (second, b)):
-        if is_concrete(z):
-            require_finite(name, z)
-            sigma = np.linalg.svd(np.asarray(z), compute_uv=False)
-            message = (
-                f"{name} is singular: its smallest singular value is {sigma[-1]:.1e}, its largest {sigma[0]:.1e}. "
-                "Geodesics join matrices of full rank: add a multiple of the identity, or leave out what has no rank."
-            )
-            require(z, sign_of(z) == 0, message)
-    if is_concrete(a) and is_concrete(b) and sign_of(a) != sign_of(b):
-        sign = lambda z: "positive" if sign_of(z) > 0 else "negative"
+    signs = [_sign_at_the_door(name, z) for name, z in (("a", a), ("b", b)) if is_concrete(z)]
+    if sorted(signs) == [-1, 1]:
+        sign = {1: "positive", -1: "negative"}
         raise ValueError(
-            f"{first} has a {sign(a)} determinant and {second} a {sign(b)} one: they lie on different components, "
-            "which no path of full rank joins. "
-            f"Change the sign of one row of {second}, or choose ends on one component."
+            f"a has a {sign[signs[0]]} determinant and b a {sign[signs[1]]} one: they lie on different components, "
+            "which no path of full rank joins. Change the sign of one row of b, or choose ends on one component."
         )
     return a, b
 
 
-def _tolerance(rtol, dtype):
+def _sign_at_the_door(name: str, z: Array) -> int:
+    """The sign of the determinant of a concrete end; it is checked in NumPy, which has nothing to compile."""
+    require_finite(name, z)
+    x = np.asarray(z)
+    sigma = np.linalg.svd(x, compute_uv=False)
+    if not sigma[-1] > len(x) * np.finfo(x.dtype).eps * sigma[0]:
+        raise ValueError(
+            f"{name} is singular: its smallest singular value is {sigma[-1]:.1e}, its largest {sigma[0]:.1e}. "
+            "Geodesics join matrices of full rank: add a multiple of the identity, or leave out what has no rank."
+        )
+    return int(np.linalg.slogdet(x)[0])
+
+
+def _tolerance(rtol: Number, dtype: Any) -> Scalar:
     return as_positive("rtol", rtol).astype(dtype)
 
 
-def _solve(a, b, kernel, rtol):
-    return _solution(a, b, kernel, connect(a, b, kernel, rtol=rtol))
-
-
-def _solve_all(a, b, kernel, rtol, descend):
-    every = connect_all(a, b, kernel, rtol, descend)
-    every = eqx.tree_at(lambda c: c.stats, every, every.stats | {"guess": jnp.arange(2)})
-    return jax.vmap(lambda one: _solution(a, b, kernel, one))(every)
-
-
-def _solution(a, b, kernel, found: Connection) -> GeodesicSolution:
+def _solution(a: Matrix, b: Matrix, kernel: Kernel, found: Connection) -> GeodesicSolution:
     return GeodesicSolution(
         a=a,
         b=b,
@@ -204,36 +202,24 @@ def _solution(a, b, kernel, found: Connection) -> GeodesicSolution:
     )
 
 
-@overload
 def geodesic(
-    a: Matrix, b: Matrix, depth: Depth, *, all: Literal[False] = False, rtol: Number = ..., throw: bool = ...
-) -> GeodesicSolution: ...
-
-
-@overload
-def geodesic(
-    a: Matrix, b: Matrix, depth: Depth, *, all: Literal[True], rtol: Number = ..., throw: bool = ...
-) -> list[GeodesicSolution]: ...
-
-
-def geodesic(
-    a: Matrix, b: Matrix, depth: Depth, *, all: bool = False, rtol: Number = 1e-11, throw: bool = True
-) -> GeodesicSolution | list[GeodesicSolution]:
+    a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True, all: None = None
+) -> GeodesicSolution:
     """The shortest geodesic found from `a` to `b`, by shooting with (3.46) from discrete paths of least action.
 
     Two paths in closed form, (3.76) with the polar factors turned and one that turns the singular vectors, each go down
     to a path of least action, from which Broyden's method finds the momentum that arrives. Composes with `jit` and
-    `vmap`; momentum and length are differentiable in the ends, by Jacobi fields.
+    `vmap`; momentum and length are differentiable in the ends, by Jacobi fields. For all critical paths, see
+    `geodesics`.
     **Convention:** lengths are those of the 1/N-normalised metric; the thesis's are `length` / sqrt(N).
 
     **Main arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf], a number or a traced
     array.
 
-    **Other arguments:** `all`, return the list of all critical paths found, shortest first, also those that are not
-    minima (not under `jit`); `rtol`, the error of a step of the solver; `throw`, raise if the geodesic does not arrive
-    to 1e-8: otherwise see `result`.
+    **Other arguments:** `rtol`, the error of a step of the solver; `throw`, raise if the geodesic does not arrive to
+    1e-8: otherwise see `result`; `all` is no longer taken: see `geodesics`.
 
-    **Returns:** a `GeodesicSolution`, or with `all` a list of those that arrive.
+    **Returns:** a `GeodesicSolution`.
 
     **Raises:** `ValueError` or `TypeError` for bad input: shapes, NaN, a singular end, determinants of opposite sign;
     an error with the sentence of the code in `RESULTS` if none arrives and `throw`.
@@ -248,23 +234,49 @@ def geodesic(
         [[3.171041 0.789118]
          [0.789118 1.592805]]
     """
+    if all is not None:
+        raise TypeError("geodesic(..., all=...) is now dlnjax.geodesics(a, b, depth), the list of all critical paths.")
     a, b = _ends(a, b)
     kernel, rtol = as_kernel(depth, a.dtype), _tolerance(rtol, a.dtype)
-    if all:
-        return _critical(a, b, kernel, rtol, throw)
-    solution = _solve(a, b, kernel, rtol)
+    solution = _solution(a, b, kernel, connect(a, b, kernel, rtol=rtol))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 
 
-def _critical(a, b, kernel, rtol, throw) -> list[GeodesicSolution]:
-    found = []
-    for descend in (True, False):
-        every = _solve_all(a, b, kernel, rtol, jnp.asarray(descend))
-        found += [jax.tree.map(lambda z, k=k: z[k], every) for k in range(2)]
-    found = [one for one in found if bool(one.result == RESULTS.successful)]
+def geodesics(
+    a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True
+) -> list[GeodesicSolution]:
+    """All critical paths of the length found from `a` to `b`, shortest first, also those that are not minima.
+
+    Each of the two paths that `geodesic` starts from gives one by way of a path of least action, and one by shooting
+    from the path itself; those with the same momentum, to 1e-6, count once. There may be others. How many there are
+    depends on the numbers in the ends, so that this function does not run under `jit`, `vmap` or `grad`: of what it
+    finds, `geodesic` gives the first.
+
+    **Arguments:** as `geodesic`; `throw`, raise if none arrives.
+
+    **Returns:** a list of each `GeodesicSolution` that arrives, with the `index` 0 for a local minimum of length.
+
+    **Raises:** as `geodesic`, and `TypeError` for traced ends or a traced depth.
+
+    **Example:**
+
+        >>> far = jnp.exp(jnp.array([6.0, 0.0]))
+        >>> for line in dln.geodesics(jnp.diag(far), jnp.diag(far[::-1]), jnp.inf):
+        ...     print(f"{line.length:.4f}, index {int(line.index)}")
+        7.3621, index 0
+        8.4853, index 1
+    """
+    a, b = _ends(a, b)
+    kernel, rtol = as_kernel(depth, a.dtype), _tolerance(rtol, a.dtype)
+    if not all(is_concrete(z) for z in jax.tree.leaves((a, b, kernel, rtol))):
+        raise TypeError(
+            "geodesics does not run under jit, vmap or grad: how many paths it returns depends on the numbers. "
+            "There use dlnjax.geodesic, the shortest of them."
+        )
+    found = [one for one in _critical(a, b, kernel, rtol) if bool(one.result == RESULTS.successful)]
     different: list[GeodesicSolution] = []
     for one in sorted(found, key=lambda one: float(one.length)):
-        size = 1e-6 * jnp.linalg.norm(one.momentum)
+        size = _SAME_MOMENTUM * jnp.linalg.norm(one.momentum)
         if not any(jnp.linalg.norm(one.momentum - other.momentum) <= size for other in different):
             different.append(one)
     if throw and not different:
@@ -272,12 +284,22 @@ def _critical(a, b, kernel, rtol, throw) -> list[GeodesicSolution]:
     return different
 
 
-def logarithm(x: Matrix, y: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Matrix:
-    """The covector P at `x` whose geodesic, (3.46), is at `y` at time 1: the shortest such that was found.
+def _critical(a: Matrix, b: Matrix, kernel: Kernel, rtol: Scalar) -> Iterator[GeodesicSolution]:
+    """What is found from each guess, with and without a descent before the first shot."""
+    for descend in (True, False):
+        every = connect_all(a, b, kernel, rtol, jnp.asarray(descend))
+        for guess in range(2):
+            one = jax.tree.map(lambda z, guess=guess: z[guess], every)
+            one = eqx.tree_at(lambda c: c.stats, one, one.stats | {"guess": jnp.asarray(guess)})
+            yield _solution(a, b, kernel, one)
 
-    The tangent vector is `metric_operator(x, P, depth)`. Differentiable in `x` and `y`, by Jacobi fields.
 
-    **Arguments:** `x` and `y`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` and `throw` as in
+def logarithm(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Matrix:
+    """The covector P at `a` whose geodesic, (3.46), is at `b` at time 1: the shortest such that was found.
+
+    The tangent vector is `metric_operator(a, P, depth)`. Differentiable in `a` and `b`, by Jacobi fields.
+
+    **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` and `throw` as in
     `geodesic`.
 
     **Returns:** a covector, `d d`.
@@ -290,10 +312,7 @@ def logarithm(x: Matrix, y: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw
         >>> (p.round(6) + 0.0).tolist()
         [[1.0, 0.0], [0.0, 0.0]]
     """
-    x, y = _ends(x, y, ("x", "y"))
-    solution = _solve(x, y, as_kernel(depth, x.dtype), _tolerance(rtol, x.dtype))
-    found = solution.momentum
-    return solution.result.error_if(found, solution.result != RESULTS.successful) if throw else found
+    return geodesic(a, b, depth, rtol=rtol, throw=throw).momentum
 
 
 def distance(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:
@@ -349,5 +368,11 @@ def distance_bounds(a: Matrix, b: Matrix, depth: Depth) -> tuple[Float[Array, ""
         0.000000 <= 1.943826 <= 2.000000
     """
     a, b = _ends(a, b)
-    lower, upper = _paths.bounds(a, b, as_kernel(depth, a.dtype))
-    return lower, jnp.where(sign_of(a) * sign_of(b) > 0, upper, jnp.inf)
+    return _bounds(a, b, as_kernel(depth, a.dtype))
+
+
+@eqx.filter_jit
+def _bounds(a, b, kernel):
+    first, last = svd(a), svd(b)
+    lower, upper = guesses.bounds(first, last, kernel)
+    return lower, jnp.where(sign_of(first) * sign_of(last) > 0, upper, jnp.inf)

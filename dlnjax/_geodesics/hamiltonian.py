@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geometry.differences import first_difference, squares, values
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.metric import densities, form_gradient, in_x, into, moved, out_of, turned
-from dlnjax._svd import svd
+from dlnjax._geometry.operator import densities, form_gradient, in_x, into, moved, out_of, turned
+from dlnjax._svd import singular_values, svd
 from dlnjax._types import Matrix, Scalar
 
 
@@ -84,9 +84,8 @@ def largest(error):
 
 def ratio(x: Matrix) -> Scalar:
     """Of the smallest singular value to the largest; 1 for what is not finite."""
-    good = jnp.all(jnp.isfinite(x))
-    sigma = jnp.linalg.svd(jnp.where(good, x, jnp.eye(x.shape[0], dtype=x.dtype)), compute_uv=False)
-    return sigma[-1] / sigma[0]
+    sigma = singular_values(x)
+    return jnp.where(jnp.isnan(sigma[0]), 1.0, sigma[-1] / sigma[0])
 
 
 def integrate(x, w, kernel, ts, rtol, *, max_steps=4096) -> Path:
@@ -99,10 +98,7 @@ def integrate(x, w, kernel, ts, rtol, *, max_steps=4096) -> Path:
     bounded = (order > 0) & (order < 2)
 
     def field(t, y, args):
-        # A stage beyond all bounds is a step to be rejected, and nothing to decompose.
-        good = jnp.all(jnp.isfinite(y[0]))
-        x = jnp.where(good, y[0], jnp.eye(y[0].shape[0], dtype=y[0].dtype))
-        return tuple(jnp.where(good, z, jnp.nan) for z in orthonormal_velocity(x, y[1], kernel))
+        return orthonormal_velocity(y[0], y[1], kernel)
 
     def lost(t, y, args, **kwargs):
         return bounded & (ratio(y[0]) <= floor)

@@ -1,20 +1,29 @@
 """Jacobi fields: the derivative of the exponential, integrated along with it, and the times at which it is singular."""
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geodesics.hamiltonian import BlockDopri8, largest, velocity
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.metric import apply_metric_operator
-from dlnjax._tree import ravel
+from dlnjax._geometry.operator import apply_metric_operator
+from dlnjax._svd import singular_values
+from dlnjax._tree import iterate, ravel
 from dlnjax._types import Matrix, Scalar
 
+# Cells of [0, 1] in which a conjugate time is looked for. Two of them in one cell are seen as one.
 _CELLS = 64
+# Golden sections: a cell becomes as short as rounding allows, 0.618^45 / 64 = 6e-12.
+_GOLDEN, _SECTIONS = (5**0.5 - 1) / 2, 45
+# A minimum below this is a zero, as the interpolation is good to about 1e-8.
+_ZERO = 1e-6
+# Steps of the solver: a geodesic that needs more comes too near the boundary to be followed.
+_MOST_STEPS = 4096
 
 
 class Fields(eqx.Module):
@@ -80,7 +89,7 @@ def _integrate(varied, start, ts, rtol) -> Fields:
         saveat=diffrax.SaveAt(ts=ts),
         stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest),
         adjoint=diffrax.ForwardMode(),
-        max_steps=4096,
+        max_steps=_MOST_STEPS,
         throw=False,
     )
     states: Any = solution.ys
@@ -94,59 +103,89 @@ def conjugate_time(x: Matrix, p: Matrix, kernel: Kernel, rtol: Scalar) -> Scalar
     singular value that is no change of sign (of even multiplicity) counts as well.
     """
     d = x.shape[0]
-    n = d * d
-    basis = jnp.eye(n, dtype=x.dtype).reshape(n, d, d)
-    root = lambda z, power: apply_metric_operator(z[0], z[1], kernel, power=power)
-    dp = jax.vmap(lambda z: root((x, z), -0.5))(basis)
+    basis = jnp.eye(d * d, dtype=x.dtype).reshape(d * d, d, d)
+    dp = jax.vmap(lambda z: _orthonormal(x, z, kernel))(basis)
     ts = jnp.linspace(0.0, 1.0, _CELLS + 1, dtype=x.dtype)
     found = fields(x, p, jnp.zeros_like(dp), dp, kernel, ts, rtol)
     rates = jax.vmap(lambda y: _varied((y.x, y.p, y.dx, y.dp), kernel)[2])(found)
-
-    def singular(x, dx):
-        j = jax.vmap(lambda z: root((x, z), -0.5))(dx).reshape(n, n)
-        return jnp.linalg.svd(j, compute_uv=False)[-1], jnp.linalg.slogdet(j)[0]
-
-    smallest, sign = jax.vmap(singular)(found.x[1:], found.dx[1:])
-    # Per unit of time the fields begin with the identity.
-    s = jnp.append(1.0, smallest / ts[1:])
-    sign = jnp.append(1.0, sign)
-    left = jnp.append(jnp.inf, s[:-1])
-    crossed = jnp.append(sign[:-1] != sign[1:], False)
-    right = jnp.append(s[1:], jnp.inf)
-    # A zero between two times is as near as the slope there carries.
-    touched = (
-        (s <= left) & (s <= right) & (s <= 2 * jnp.minimum(left - s, jnp.where(jnp.isinf(right), left, right) - s))
-    )
-    suspects = crossed | touched | jnp.append(touched[1:], False)
-
-    def at(i, t):
-        """The smallest singular value inside cell i, by cubic interpolation."""
-        h = ts[1]
-        u = (t - ts[i]) / h
-        y0, y1, f0, f1 = found.dx[i], found.dx[i + 1], h * rates[i], h * rates[i + 1]
-        dx = y0 + u * (f0 + u * (3 * (y1 - y0) - 2 * f0 - f1 + u * (2 * (y0 - y1) + f0 + f1)))
-        v0, v1 = (h * apply_metric_operator(found.x[k], found.p[k], kernel) for k in (i, i + 1))
-        z0, z1 = found.x[i], found.x[i + 1]
-        z = z0 + u * (v0 + u * (3 * (z1 - z0) - 2 * v0 - v1 + u * (2 * (z0 - z1) + v0 + v1)))
-        return singular(z, dx)[0] / jnp.maximum(t, h / 2)
-
-    golden = (5**0.5 - 1) / 2
-
-    def narrow(state):
-        i, _ = state
-        i = jnp.argmax((jnp.arange(_CELLS + 1) > i) & suspects)
-
-        def shrink(_, ends):
-            lo, hi = ends
-            inner, outer = hi - golden * (hi - lo), lo + golden * (hi - lo)
-            lower = at(i, inner) < at(i, outer)
-            return jnp.where(lower, lo, inner), jnp.where(lower, outer, hi)
-
-        lo, hi = jax.lax.fori_loop(0, 45, shrink, (ts[i], ts[i + 1]))
-        t = (lo + hi) / 2
-        return i, jnp.where(at(i, t) < 1e-6, t, jnp.inf)
-
-    suspects = suspects.at[-1].set(False)
-    more = lambda state: jnp.isinf(state[1]) & jnp.any((jnp.arange(_CELLS + 1) > state[0]) & suspects)
-    _, t = jax.lax.while_loop(more, narrow, (jnp.asarray(-1), jnp.asarray(jnp.inf, x.dtype)))
+    curve = lambda i, t: _smallest_inside(found, rates, ts, kernel, i, t)
+    t = _first_zero(curve, _suspects(found, ts, kernel), ts)
     return jnp.where(jnp.all(jnp.isfinite(found.dx)), t, jnp.nan)
+
+
+def _orthonormal(x: Matrix, z: Matrix, kernel: Kernel) -> Matrix:
+    return apply_metric_operator(x, z, kernel, power=-0.5)
+
+
+def _singular(x: Matrix, dx: Float[Array, "n d d"], kernel: Kernel) -> tuple[Scalar, Scalar]:
+    """(the smallest singular value of the Jacobian in orthonormal coordinates, the sign of its determinant)."""
+    n = x.size
+    j = jax.vmap(lambda z: _orthonormal(x, z, kernel))(dx).reshape(n, n)
+    return singular_values(j)[-1], jnp.linalg.slogdet(j)[0]
+
+
+def _suspects(found: Fields, ts: Float[Array, " times"], kernel: Kernel) -> Bool[Array, " times"]:
+    """The cells of `ts` in which the smallest singular value may vanish, by their left ends."""
+    smallest, sign = jax.vmap(lambda x, dx: _singular(x, dx, kernel))(found.x[1:], found.dx[1:])
+    # Per unit of time the fields begin with the identity.
+    s, sign = jnp.append(1.0, smallest / ts[1:]), jnp.append(1.0, sign)
+    left, right = jnp.append(jnp.inf, s[:-1]), jnp.append(s[1:], jnp.inf)
+    crossed = jnp.append(sign[:-1] != sign[1:], False)
+    # A zero between two times is no farther away than the slope there carries.
+    fall = jnp.minimum(left - s, jnp.where(jnp.isinf(right), left, right) - s)
+    touched = (s <= left) & (s <= right) & (s <= 2 * fall)
+    return (crossed | touched | jnp.append(touched[1:], False)).at[-1].set(False)
+
+
+def _hermite(u: Scalar, y0: Array, y1: Array, f0: Array, f1: Array) -> Array:
+    """The cubic with values y0, y1 and slopes f0, f1 at u = 0 and 1."""
+    return y0 + u * (f0 + u * (3 * (y1 - y0) - 2 * f0 - f1 + u * (2 * (y0 - y1) + f0 + f1)))
+
+
+def _smallest_inside(
+    found: Fields,
+    rates: Float[Array, "times n d d"],
+    ts: Float[Array, " times"],
+    kernel: Kernel,
+    i: Int[Array, ""],
+    t: Scalar,
+) -> Scalar:
+    """The smallest singular value per unit of time, at t inside cell i, by cubic interpolation."""
+    h = ts[1]
+    u = (t - ts[i]) / h
+    dx = _hermite(u, found.dx[i], found.dx[i + 1], h * rates[i], h * rates[i + 1])
+    v0, v1 = (h * apply_metric_operator(found.x[k], found.p[k], kernel) for k in (i, i + 1))
+    x = _hermite(u, found.x[i], found.x[i + 1], v0, v1)
+    return _singular(x, dx, kernel)[0] / jnp.maximum(t, h / 2)
+
+
+def _first_zero(
+    curve: Callable[[Int[Array, ""], Scalar], Scalar], suspects: Bool[Array, " times"], ts: Float[Array, " times"]
+) -> Scalar:
+    """The first zero of the curve in any of the suspected cells, inf if there is none."""
+    cells = jnp.arange(ts.shape[0])
+
+    def look(state):
+        i, _ = state
+        i = jnp.argmax((cells > i) & suspects)
+        t = _minimise(lambda t: curve(i, t), ts[i], ts[i + 1])
+        return i, jnp.where(curve(i, t) < _ZERO, t, jnp.inf)
+
+    def go_on(state):
+        i, t = state
+        return jnp.isinf(t) & jnp.any((cells > i) & suspects)
+
+    return iterate(look, go_on, (jnp.asarray(-1), jnp.asarray(jnp.inf, ts.dtype)))[1]
+
+
+def _minimise(f: Callable[[Scalar], Scalar], left: Scalar, right: Scalar) -> Scalar:
+    """Where f is smallest in an interval, by golden section: the smallest singular value has a corner at its zero."""
+
+    def shrink(_, ends):
+        lo, hi = ends
+        inner, outer = hi - _GOLDEN * (hi - lo), lo + _GOLDEN * (hi - lo)
+        lower = f(inner) < f(outer)
+        return jnp.where(lower, lo, inner), jnp.where(lower, outer, hi)
+
+    lo, hi = jax.lax.fori_loop(0, _SECTIONS, shrink, (left, right))
+    return (lo + hi) / 2

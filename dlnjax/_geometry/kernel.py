@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._checks import as_depth, is_concrete
-from dlnjax._geometry.special import langevin, log_shc, shc_small
+from dlnjax._geometry.special import bose, langevin, log_shc, shc_small
 from dlnjax._types import Number, Numbers, Scalar
 
 
@@ -121,11 +121,28 @@ class Kernel(eqx.Module):
         """1/2 sum_{k<l} log lambda_kl."""
         return jnp.sum(jnp.triu(self.log_eigenvalues(sigma), 1)) / 2
 
-    def entropy_gradient(self, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
-        """(4.36)-(4.37): the slopes of log lambda need no limit where values are equal."""
-        log = _log(sigma)
+    def log_rates(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
+        """[k, l]: d log lambda(s, t)/ds at sigma_k, sigma_l; from above, and perhaps infinite, where sigma_k = 0.
+
+        The slopes of log lambda in log s need no limit where values are equal.
+        """
+        log, zero = _log(sigma), sigma == 0
         slopes = self.log_slope(*jnp.broadcast_arrays(log[:, None], log[None, :]))
-        return (jnp.sum(slopes, axis=1) - jnp.diagonal(slopes)) / (2 * sigma)
+        if self.degree is not None:
+            # lambda(s, 0) = s^degree lambda(1, 0).
+            slopes = jnp.where(zero, self.degree, slopes)
+        at_zero = jnp.where(zero, jnp.where(jnp.asarray(self.order) > 0, jnp.inf, 0.0), self.rate_at_zero(sigma))
+        return jnp.where(zero[:, None], at_zero, slopes / jnp.where(zero, 1.0, sigma)[:, None])
+
+    def rate_at_zero(self, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """d log lambda(s, t)/ds at s = 0, for t > 0. By default it is taken at the smallest normal number."""
+        s = jnp.full_like(t, jnp.finfo(t.dtype).tiny)
+        return self.log_slope(jnp.log(s), _log(t)) / s
+
+    def entropy_gradient(self, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
+        """(4.36)-(4.37)."""
+        rates = jnp.where(jnp.eye(len(sigma), dtype=bool), 0.0, self.log_rates(sigma))
+        return jnp.sum(rates, axis=1) / 2
 
 
 class Balanced(Kernel):
@@ -171,22 +188,29 @@ class Balanced(Kernel):
 
     @property
     def depth(self) -> Float[Array, "*n"]:
+        """N."""
         return 1 / self.inverse_depth
 
     @property
     def degree(self) -> Scalar:
+        """2 - 2/N."""
         return 2 - 2 * self.inverse_depth
 
     def log_eigenvalue(self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]) -> Float[Array, "..."]:
-        u = log_s - log_t
-        return (log_s + log_t) * (1 - self.inverse_depth) + log_shc(u) - log_shc(self.inverse_depth * u)
+        """log lambda, (1 - 1/N) log(s t) + log shc(u) - log shc(u/N)."""
+        return _log_balanced(log_s, log_t, self.inverse_depth)
 
     def log_slope(self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]) -> Float[Array, "..."]:
-        # coth(u) = 1/u + langevin(u): the poles of (4.36) at equal values cancel.
-        u, a = log_s - log_t, self.inverse_depth
-        return (1 - a) + langevin(u) - a * langevin(a * u)
+        """d log lambda / d log s."""
+        return _log_balanced_slope(log_s - log_t, self.inverse_depth)
+
+    def rate_at_zero(self, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """2/N s^(2/N-1) t^(-2/N) at s = 0."""
+        a = 2 * self.inverse_depth
+        return jnp.where(a < 1, jnp.inf, jnp.where(a == 1, 1 / t, 0.0))
 
     def leaving(self, sigma: Float[Array, " r"]) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+        """sigma^(2-2/N)/N, for either side."""
         weight = self.inverse_depth * self.speed(sigma)
         return weight, weight
 
@@ -197,11 +221,13 @@ class Balanced(Kernel):
         return log * jnp.exp(half + log_shc(half))
 
     def unstraighten(self, y: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """(1 + y/N)^N, which is exp(y) at infinite depth."""
         a = self.inverse_depth
         scaled = jnp.log1p(a * y) / jnp.where(a > 0, a, 1.0)
         return jnp.exp(jnp.where(jnp.abs(a * y) < 1e-12, y, scaled))
 
     def speed(self, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
+        """|sigma|^(2-2/N)."""
         return jnp.abs(sigma) ** (2 - 2 * self.inverse_depth)
 
     def rotation_rates(self, sigma: Float[Array, " d"], gap: Scalar) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
@@ -230,6 +256,35 @@ class Balanced(Kernel):
         weight = (0.5 * turns[:, None]) * turns[None, :] / jnp.maximum(ratio, jnp.finfo(sigma.dtype).tiny)
         common = (sigma[:, None] + sigma[None, :]) * inverse * weight
         return common, log_mean * weight
+
+
+@jax.custom_jvp
+def _log_balanced(log_s, log_t, a):
+    u = log_s - log_t
+    return (log_s + log_t) * (1 - a) + log_shc(u) - log_shc(a * u)
+
+
+@_log_balanced.defjvp
+def _log_balanced_jvp(primals, tangents):
+    (log_s, log_t, a), (ds, dt, da) = primals, tangents
+    u = log_s - log_t
+    by_a = -(log_s + log_t) - u * langevin(a * u)
+    tangent = _log_balanced_slope(u, a) * ds + _log_balanced_slope(-u, a) * dt + by_a * da
+    return _log_balanced(log_s, log_t, a), tangent
+
+
+def _log_balanced_slope(u, a):
+    """d log lambda / d log s at u = log(s/t), with the relative accuracy of the floats.
+
+    coth(u) = 1/u + langevin(u) cancels the poles of (4.36) at equal values. But for s far below t the terms of that
+    form cancel each other, to a slope of the order (s/t)^(2/N), which the derivative in s divides by s. There (4.36)
+    itself is exact, 2a/(e^(2aw) - 1) - 2/(e^(2w) - 1) with w = -u; and both slopes have the sum 2 - 2a.
+    """
+    near = jnp.abs(u) < 1
+    close, w = jnp.where(near, u, 0.0), jnp.where(near, 1.0, jnp.abs(u))
+    below = (bose(2 * a * w) - bose(2 * w)) / w
+    beyond = jnp.where(u < 0, below, (2 - 2 * a) - below)
+    return jnp.where(near, (1 - a) + langevin(close) - a * langevin(a * close), beyond)
 
 
 Depth: TypeAlias = Number | Kernel

@@ -1,4 +1,4 @@
-"""The metric g^N on full-rank matrices, through the operator A_X that carries covectors to tangent vectors."""
+"""The metric g^N on full-rank matrices: the public functions, made of the operator A_X."""
 
 import equinox as eqx
 import jax
@@ -6,169 +6,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_spectrum, as_square, check_energy, require
-from dlnjax._geometry.differences import first_difference, second_differences, squares, values
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
+from dlnjax._geometry.operator import apply_metric_operator, form, form_gradient
+from dlnjax._geometry.scale import along_slope, degree_of, exponent, scale_exponent, scaled
 from dlnjax._protocol import gradient
-from dlnjax._svd import svd
-from dlnjax._tree import instantiate, is_perturbed, ravel
-from dlnjax._types import Energy
-
-
-def into(point, z):
-    return point.u.T @ z @ point.v
-
-
-def out_of(point, z):
-    return point.u @ z @ point.v.T
-
-
-def _along_kernel(f, kernel, dkernel):
-    return eqx.filter_jvp(f, (kernel,), (dkernel,))[1]
-
-
-def moved(m, sigma):
-    """The motion of X X^T and of X^T X in the frame, when X moves by m there."""
-    left, right = m * sigma, m.T * sigma
-    return left + left.T, right + right.T
-
-
-@eqx.filter_custom_jvp
-def apply_metric_operator(x, p, kernel: Kernel, *, power=1):
-    """A_X^power(P); `metric_operator` and its inverse are the public forms."""
-    point = svd(x)
-    return out_of(point, kernel.eigenvalues(point.sigma) ** power * into(point, p))
-
-
-@apply_metric_operator.def_jvp
-def _apply_metric_operator_jvp(primals, tangents, *, power=1):
-    # A_X is a function of X X^T and X^T X: its derivative has divided differences in the squares, and turns no frame.
-    (x, p, kernel), (dx, dp, dkernel) = primals, tangents
-    point, out = svd(x), apply_metric_operator(x, p, kernel, power=power)
-    s, g = squares(point.sigma), into(point, p)
-    tangent = jnp.zeros_like(g)
-    if dp is not None:
-        tangent += kernel.eigenvalues(point.sigma) ** power * into(point, dp)
-    if is_perturbed(dkernel):
-        tangent += _along_kernel(lambda k: values(s, k, power), kernel, dkernel) * g
-    if dx is not None:
-        tangent += turned(first_difference(s, kernel, power), g, *moved(into(point, dx), point.sigma))
-    return out, out_of(point, tangent)
-
-
-def turned(first, g, left, right):
-    return jnp.einsum("ikj,ik,kj->ij", first, left, g) + jnp.einsum("jki,ik,kj->ij", first, g, right)
-
-
-@eqx.filter_custom_jvp
-def form(x, p, q, kernel: Kernel, *, power):
-    """Tr(P^T A_X^power(Q)), with first and second derivatives exact at any singular values."""
-    return jnp.sum(p * apply_metric_operator(x, q, kernel, power=power))
-
-
-@form.def_jvp
-def _form_jvp(primals, tangents, *, power):
-    by = form_gradient(*primals, power=power)
-    tangent = sum(jnp.sum(g * dz) for g, dz in zip(by, tangents[:3], strict=True) if dz is not None)
-    if is_perturbed(tangents[3]):
-        slopes, _ = ravel(form_by_kernel(*primals, power=power))
-        tangent += slopes @ ravel(instantiate(tangents[3], primals[3]))[0]
-    return form(*primals, power=power), tangent
-
-
-@eqx.filter_custom_jvp
-def form_gradient(x, p, q, kernel: Kernel, *, power):
-    """The gradient of `form` in X, P and Q."""
-    point = svd(x)
-    gradients = _gradient(point.sigma, into(point, p), into(point, q), kernel, power)
-    return tuple(out_of(point, z) for z in gradients)
-
-
-def _gradient(sigma, p, q, kernel: Kernel, power):
-    first, f = first_difference(squares(sigma), kernel, power), kernel.eigenvalues(sigma) ** power
-    return in_x(sigma, *densities(first, p, q)), f * q, f * p
-
-
-def densities(first, p, q):
-    """The gradients in X X^T and in X^T X."""
-    left, right = jnp.einsum("ikj,ij,kj->ik", first, p, q), jnp.einsum("jki,ij,ik->jk", first, p, q)
-    return (left + left.T) / 2, (right + right.T) / 2
-
-
-def in_x(sigma, left, right):
-    """The gradient in X of what has these gradients in X X^T and in X^T X."""
-    return 2 * (left * sigma + sigma[:, None] * right)
-
-
-@form_gradient.def_jvp
-def _form_gradient_jvp(primals, tangents, *, power):
-    (x, p, q, kernel), (dx, dp, dq, dkernel) = primals, tangents
-    point = svd(x)
-    sigma, s = point.sigma, squares(point.sigma)
-    p, q = into(point, p), into(point, q)
-    f, first = kernel.eigenvalues(sigma) ** power, first_difference(s, kernel, power)
-    out = _gradient(sigma, p, q, kernel, power)
-    by_x, by_p, by_q = (jnp.zeros_like(z) for z in out)
-    if dp is not None:
-        dp = into(point, dp)
-        by_x += in_x(sigma, *densities(first, dp, q))
-        by_q += f * dp
-    if dq is not None:
-        dq = into(point, dq)
-        by_x += in_x(sigma, *densities(first, p, dq))
-        by_p += f * dq
-    if is_perturbed(dkernel):
-        slopes = _along_kernel(lambda k: _gradient(sigma, p, q, k, power), kernel, dkernel)
-        by_x, by_p, by_q = (z + w for z, w in zip((by_x, by_p, by_q), slopes, strict=True))
-    if dx is not None:
-        m = into(point, dx)
-        left, right = moved(m, sigma)
-        three, mixed = second_differences(s, first, kernel, power)
-        on_left = _bent(three, mixed, p, q, left, right)
-        on_right = _bent(three, mixed, p.T, q.T, right, left)
-        was_left, was_right = densities(first, p, q)
-        by_x += in_x(sigma, on_left, on_right) + 2 * (was_left @ m + m @ was_right)
-        by_p += turned(first, q, left, right)
-        by_q += turned(first, p, left, right)
-    back = lambda gradients: tuple(out_of(point, z) for z in gradients)
-    return back(out), back((by_x, by_p, by_q))
-
-
-@eqx.filter_custom_jvp
-def form_by_kernel(x, p, q, kernel: Kernel, *, power):
-    """The gradient of `form` in the arrays of the kernel, a tree like it."""
-    point = svd(x)
-    s, weights = squares(point.sigma), into(point, p) * into(point, q)
-    return eqx.filter_grad(lambda k: jnp.sum(weights * values(s, k, power)))(kernel)
-
-
-@form_by_kernel.def_jvp
-def _form_by_kernel_jvp(primals, tangents, *, power):
-    (x, p, q, kernel), (dx, dp, dq, dkernel) = primals, tangents
-    point = svd(x)
-    sigma, frame_p, frame_q = point.sigma, into(point, p), into(point, q)
-    out = form_by_kernel(*primals, power=power)
-    moves = [None if dz is None else into(point, dz) for dz in (dx, dp, dq)]
-
-    # Second derivatives are symmetric: how the slope in the kernel changes along (dX, dP, dQ) is the slope in the
-    # kernel of the derivative along them.
-    def along(k):
-        gradients = _gradient(sigma, frame_p, frame_q, k, power)
-        total = sum(jnp.sum(g * dz) for g, dz in zip(gradients, moves, strict=True) if dz is not None)
-        if is_perturbed(dkernel):
-            square = squares(sigma)
-            total += jnp.sum(frame_p * frame_q * _along_kernel(lambda k: values(square, k, power), k, dkernel))
-        return jnp.asarray(total)
-
-    return out, eqx.filter_grad(along)(kernel)
-
-
-def _bent(three, mixed, p, q, left, right):
-    """How the gradient in X X^T changes; with p, q transposed and left, right exchanged, that in X^T X."""
-    along = jnp.einsum("ikmj,ij,mj->ikm", three, p, q)
-    across = jnp.einsum("ikjm,ij,km->ikjm", mixed, p, q)
-    out = jnp.einsum("ikm,km->ik", along, left) + jnp.einsum("ikm,ik->km", along, left)
-    out += jnp.einsum("ikjm,mj->ik", across, right)
-    return (out + out.T) / 2
+from dlnjax._svd import singular_values
+from dlnjax._tree import is_perturbed
+from dlnjax._types import Energy, Scalar
 
 
 def _as_pair(x, name: str, p):
@@ -178,8 +22,62 @@ def _as_pair(x, name: str, p):
     return x, p
 
 
+@eqx.filter_jit
+def _apply(
+    x: Float[Array, "d d"], p: Float[Array, "d d"], kernel: Kernel, *, power: int | float = 1
+) -> Float[Array, "d d"]:
+    """A_X^power(P), computed at size one."""
+    k, kp = scale_exponent(x, kernel), exponent(p)
+    out = apply_metric_operator(scaled(x, -k), scaled(p, -kp), kernel, power=power)
+    return scaled(out, k * degree_of(kernel) * power + kp)
+
+
+@eqx.filter_jit
+def _form(
+    x: Float[Array, "d d"], p: Float[Array, "d d"], q: Float[Array, "d d"], kernel: Kernel, *, power: int | float
+) -> Scalar:
+    """Tr(P^T A_X^power(Q)), computed at size one."""
+    return _scaled_form(x, p, q, kernel, power=power)
+
+
+def _at_size_one(x, p, q, kernel: Kernel, power):
+    """((X, P, Q) over powers of two, the exponents of these, that of the form)."""
+    ks = scale_exponent(x, kernel), exponent(p), exponent(q)
+    units = tuple(scaled(z, -k) for z, k in zip((x, p, q), ks, strict=True))
+    return units, ks, ks[0] * degree_of(kernel) * power + ks[1] + ks[2]
+
+
+@eqx.filter_custom_jvp
+def _scaled_form(x, p, q, kernel: Kernel, *, power):
+    (x, p, q), _, e = _at_size_one(x, p, q, kernel, power)
+    return scaled(form(x, p, q, kernel, power=power), e)
+
+
+@_scaled_form.def_jvp
+def _scaled_form_jvp(primals, tangents, *, power):
+    """The gradients get their powers of two before they meet a tangent: they may be in range where the form is not."""
+    x, p, q, kernel = primals
+    units, ks, e = _at_size_one(x, p, q, kernel, power)
+    gradients = form_gradient(*units, kernel, power=power)
+    by = [scaled(g, e - k) for g, k in zip(gradients, ks, strict=True)]
+    tangent = sum(jnp.sum(g * dz) for g, dz in zip(by, tangents[:3], strict=True) if dz is not None)
+    if is_perturbed(tangents[3]):
+        of_kernel = lambda k: scaled(form(*units, k, power=power), _at_size_one(x, p, q, k, power)[2])
+        tangent += eqx.filter_jvp(of_kernel, (kernel,), (tangents[3],))[1]
+    return _scaled_form(x, p, q, kernel, power=power), tangent
+
+
+@eqx.filter_jit
+def _root(x: Float[Array, "d d"], z: Float[Array, "d d"], kernel: Kernel) -> Scalar:
+    """The root of Tr(Z^T A_X^{-1}(Z)), whose square may leave the range of the floats."""
+    (x, z, w), _, e = _at_size_one(x, z, z, kernel, -1)
+    square = form(x, z, w, kernel, power=-1)
+    # The derivative of a root at 0 is infinite; times that of the square, 0, it would be NaN.
+    return scaled(jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square), e / 2)
+
+
 def _full_rank(x):
-    sigma = jnp.linalg.svd(jax.lax.stop_gradient(x), compute_uv=False)
+    sigma = singular_values(jax.lax.stop_gradient(x))
     message = (
         "x must have full rank: at a singular matrix the metric of depth > 1 is infinite or has no inverse. "
         "The operator itself, metric_operator, is defined there."
@@ -208,7 +106,7 @@ def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Depth
         [[2.0, 1.5], [1.5, 1.0]]
     """
     x, p = _as_pair(x, "p", p)
-    return apply_metric_operator(x, p, as_kernel(depth, x.dtype))
+    return _apply(x, p, as_kernel(depth, x.dtype))
 
 
 def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Depth) -> Float[Array, "d d"]:
@@ -227,7 +125,7 @@ def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], dept
         [[1.0, 1.0], [1.0, 1.0]]
     """
     x, z = _as_pair(x, "z", z)
-    return apply_metric_operator(_full_rank(x), z, as_kernel(depth, x.dtype), power=-1)
+    return _apply(_full_rank(x), z, as_kernel(depth, x.dtype), power=-1)
 
 
 def metric_eigenvalues(sigma: Float[Array, " d"], depth: Depth) -> Float[Array, "d d"]:
@@ -253,7 +151,43 @@ def metric_eigenvalues(sigma: Float[Array, " d"], depth: Depth) -> Float[Array, 
     sigma = as_spectrum(sigma)
     if sigma.ndim != 1:
         raise ValueError(f"sigma must have shape (d,), got {sigma.shape}. For many use jax.vmap.")
-    return as_kernel(depth, sigma.dtype).eigenvalues(sigma)
+    return _eigenvalues(sigma, as_kernel(depth, sigma.dtype))
+
+
+@eqx.filter_jit
+def _eigenvalues(sigma: Float[Array, " d"], kernel: Kernel) -> Float[Array, "d d"]:
+    k = jnp.zeros((), sigma.dtype) if kernel.degree is None else exponent(sigma)
+    return scaled(_eigenvalues_at_size_one(scaled(sigma, -k), kernel), k * degree_of(kernel))
+
+
+@eqx.filter_custom_jvp
+def _eigenvalues_at_size_one(sigma, kernel: Kernel):
+    return kernel.eigenvalues(sigma)
+
+
+@_eigenvalues_at_size_one.def_jvp
+def _eigenvalues_jvp(primals, tangents):
+    """In sigma from above where a singular value is 0: lambda(s, t) is no smooth function there, except at depth 1."""
+    (sigma, kernel), (dsigma, dkernel) = primals, tangents
+    lam = kernel.eigenvalues(sigma)
+    tangent = jnp.zeros_like(lam)
+    if dsigma is not None:
+        along = along_slope(_rates(lam, sigma, kernel), dsigma[:, None])
+        tangent += along + along.T
+    if is_perturbed(dkernel):
+        tangent += eqx.filter_jvp(lambda k: k.eigenvalues(sigma), (kernel,), (dkernel,))[1]
+    return lam, tangent
+
+
+def _rates(lam: Float[Array, "d d"], sigma: Float[Array, " d"], kernel: Kernel) -> Float[Array, "d d"]:
+    """d lambda(s, t)/ds at sigma_k, sigma_l."""
+    log_rates, zero, order = kernel.log_rates(sigma), sigma == 0, jnp.asarray(kernel.order)
+    rates = jnp.where(jnp.isinf(log_rates), jnp.inf, lam * jnp.where(jnp.isinf(log_rates), 0.0, log_rates))
+    # Between two zeros: lambda(s, 0) = s^order lambda(1, 0) and lambda(s, s) = s^order lambda(1, 1).
+    power = jnp.where((order <= 0) | (order > 1), 0.0, jnp.where(order == 1, 1.0, jnp.inf))
+    one_zero = kernel.eigenvalues(jnp.array([1.0, 0.0], sigma.dtype))
+    weight = jnp.where(jnp.eye(len(sigma), dtype=bool), one_zero[0, 0] / 2, one_zero[0, 1])
+    return jnp.where(zero[:, None] & zero, jnp.where(power > 0, weight * power, 0.0), rates)
 
 
 def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d"], depth: Depth) -> Float[Array, ""]:
@@ -273,7 +207,7 @@ def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d
     """
     x, z1 = _as_pair(x, "z1", z1)
     z2 = _as_pair(x, "z2", z2)[1]
-    return form(_full_rank(x), z1, z2, as_kernel(depth, x.dtype), power=-1)
+    return _form(_full_rank(x), z1, z2, as_kernel(depth, x.dtype), power=-1)
 
 
 def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Depth) -> Float[Array, ""]:
@@ -293,8 +227,8 @@ def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Depth) -> Float[
         >>> print(f"{dln.norm(5 * x, 5 * x, jnp.inf):.6f}")
         1.414214
     """
-    square = inner(x, z, z, depth)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    x, z = _as_pair(x, "z", z)
+    return _root(_full_rank(x), z, as_kernel(depth, x.dtype))
 
 
 def riemannian_gradient(energy: Energy, x: Float[Array, "d d"], depth: Depth) -> Float[Array, "d d"]:
@@ -316,7 +250,7 @@ def riemannian_gradient(energy: Energy, x: Float[Array, "d d"], depth: Depth) ->
     x = as_finite("x", as_square("x", x))
     check_energy(energy, x.shape[-1], x.dtype)
     slope = as_finite("the gradient of energy at x", gradient(energy, x))
-    return apply_metric_operator(x, slope, as_kernel(depth, x.dtype))
+    return _apply(x, slope, as_kernel(depth, x.dtype))
 
 
 def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Depth) -> Float[Array, ""]:
@@ -337,4 +271,4 @@ def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Depth) ->
         1.500000
     """
     x, p = _as_pair(x, "p", p)
-    return form(x, p, p, as_kernel(depth, x.dtype), power=1) / 2
+    return _form(x, p, p, as_kernel(depth, x.dtype), power=1) / 2

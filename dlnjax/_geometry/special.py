@@ -58,3 +58,10 @@ def divided_difference(
     close = jnp.abs(gap) <= 1e-5 * (jnp.abs(points[:, None]) + jnp.abs(points[None, :]))
     quotient = (values[:, None] - values[None, :]) / jnp.where(close, 1.0, gap)
     return jnp.where(close, (slopes + slopes.T) / 2, quotient)
+
+
+def bose(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """x/(e^x - 1) for x >= 0, which is 1 at x = 0 and keeps its relative accuracy as it vanishes."""
+    apart = x > 0
+    safe = jnp.where(apart, x, 1.0)
+    return jnp.where(apart, safe * jnp.exp(-safe) / -jnp.expm1(-safe), 1.0 - x / 2)

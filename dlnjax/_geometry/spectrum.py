@@ -1,13 +1,17 @@
 """Functions of the singular values: measures of rank, norms, and the entropy with its gradient."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_positive, as_spectrum
-from dlnjax._geometry.kernel import as_kernel, Depth
-from dlnjax._types import Number
+from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
+from dlnjax._geometry.scale import along_slope, exponent, scaled
+from dlnjax._tree import is_perturbed
+from dlnjax._types import Number, Scalar
 
 
 def effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
@@ -31,14 +35,41 @@ def effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 
 
 @jax.jit
-def effective_rank_or_nan(sigma):
-    """Of many, of which some may be NaN, or zero: these have none, and the others do not notice."""
-    share = sigma / jnp.sum(sigma, axis=-1, keepdims=True)
+def effective_rank_or_nan(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    """The effective rank of many, NaN for those that are NaN or zero, whatever the others are."""
+    return _effective_rank(sigma)
+
+
+@jax.custom_jvp
+def _effective_rank(sigma):
+    unit, _ = _unit(sigma)
+    share = unit / jnp.sum(unit, axis=-1, keepdims=True)
     return jnp.exp(jnp.sum(jax.scipy.special.entr(share), axis=-1))
+
+
+@_effective_rank.defjvp
+def _effective_rank_jvp(primals, tangents):
+    """-(log s_i + H) exp(H) / sum(sigma) in sigma_i, with H the entropy of the shares: infinite where s_i = 0 < H."""
+    (sigma,), (dsigma,) = primals, tangents
+    unit, k = _unit(sigma)
+    total, rank = jnp.sum(unit, axis=-1, keepdims=True), _effective_rank(sigma)
+    none = unit == 0
+    log = jnp.log(jnp.where(none, 1.0, unit / total))
+    slope = -rank[..., None] * (log + jnp.log(rank)[..., None]) / total
+    slope = jnp.where(none, jnp.inf * rank[..., None], jnp.vectorize(scaled, signature="(d),()->(d)")(slope, -k))
+    return rank, jnp.sum(along_slope(slope, dsigma), axis=-1)
+
+
+def _unit(sigma: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Float[Array, "*n"]]:
+    """(sigma / 2^k, k), the largest between 1/2 and 1: sums of squares and reciprocals then stay in range."""
+    k = jnp.vectorize(exponent, signature="(d)->()")(sigma)
+    return jnp.vectorize(scaled, signature="(d),()->(d)")(sigma, -k), k
 
 
 def stable_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     """Stable rank, |X|_F^2 / |X|^2 = sum sigma_i^2 / max sigma_i^2: between 1 and d, blind to scale.
+
+    At equal largest values its derivative is the mean of those on either side.
 
     Arguments, what is returned and raised, as for `effective_rank`. Source: Rudelson and Vershynin, J. ACM 54 (2007).
 
@@ -47,8 +78,8 @@ def stable_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
         >>> float(dln.stable_rank(jnp.array([2.0, 1.0, 1.0])))
         1.5
     """
-    sigma = as_spectrum(sigma, nonzero=True)
-    return jnp.sum((sigma / jnp.max(sigma, axis=-1, keepdims=True)) ** 2, axis=-1)
+    unit, _ = _unit(as_spectrum(sigma, nonzero=True))
+    return jnp.sum((unit / jnp.max(unit, axis=-1, keepdims=True)) ** 2, axis=-1)
 
 
 def nuclear_norm(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
@@ -71,6 +102,8 @@ def nuclear_norm(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 def schatten_norm(sigma: Float[Array, "*n d"], p: Number) -> Float[Array, "*n"]:
     """Schatten norm, (sum sigma_i^p)^(1/p), p > 0 (a norm for p >= 1); p = inf is the operator norm.
 
+    Its derivative at p = inf is shared by equal largest values, and at the zero matrix it is that at equal values.
+
     **Arguments:** `sigma`, `d`, or with leading axes; `p`.
 
     **Returns:** a number, for each of the leading axes.
@@ -83,9 +116,34 @@ def schatten_norm(sigma: Float[Array, "*n d"], p: Number) -> Float[Array, "*n"]:
         5.0
     """
     sigma, p = as_spectrum(sigma), as_positive("p", p, finite=False)
+    unit, k = _unit(sigma)
+    return jnp.vectorize(scaled)(_schatten(unit, p.astype(unit.dtype)), k)
+
+
+@jax.custom_jvp
+def _schatten(sigma, p):
     largest = jnp.max(sigma, axis=-1, keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1.0)
-    return scale[..., 0] * jnp.sum((sigma / scale) ** p, axis=-1) ** (1 / p)
+    return largest[..., 0] * jnp.sum(_relative(sigma) ** p, axis=-1) ** (1 / p)
+
+
+def _relative(sigma):
+    """sigma over the largest, and 1 where all are 0, as where all are equal."""
+    largest = jnp.max(sigma, axis=-1, keepdims=True)
+    return jnp.where(largest > 0, sigma / jnp.where(largest > 0, largest, 1.0), 1.0)
+
+
+@_schatten.defjvp
+def _schatten_jvp(primals, tangents):
+    """r_i^(p-1) (sum r^p)^(1/p-1) in sigma_i, with r = sigma / max: by powers, it is right for p = inf and at zeros."""
+    (sigma, p), (dsigma, dp) = primals, tangents
+    norm, r = _schatten(sigma, p), _relative(sigma)
+    total = jnp.sum(r**p, axis=-1, keepdims=True)
+    slope = r ** (p - 1) * total ** (1 / p - 1)
+    # d/dp of (1/p) log(sum r^p); at p = inf it vanishes.
+    finite = jnp.where(jnp.isinf(p), 1.0, p)
+    log = jnp.sum(r**finite * jnp.log(jnp.where(r > 0, r, 1.0)), axis=-1) / jnp.sum(r**finite, axis=-1)
+    by_p = norm * (log - jnp.log(total[..., 0]) / finite) / finite
+    return norm, jnp.sum(along_slope(slope, dsigma), axis=-1) + jnp.where(jnp.isinf(p), 0.0, by_p) * dp
 
 
 def entropy(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Float[Array, "*n"]:
@@ -110,8 +168,30 @@ def entropy(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Float[Array,
         >>> print(f"{dln.entropy(sigma, depth=2):.6f}, as 1/2 log(3/2) = {0.5 * jnp.log(1.5):.6f}")
         0.202733, as 1/2 log(3/2) = 0.202733
     """
-    sigma = as_spectrum(sigma)
-    return _over_seeds(lambda kernel, sigma: kernel.entropy(sigma), sigma, depth, "()")
+    return _over_seeds(_entropy, as_spectrum(sigma), depth, "()")
+
+
+@eqx.filter_custom_jvp
+def _entropy(kernel: Kernel, sigma: Float[Array, " d"]) -> Scalar:
+    return kernel.entropy(sigma)
+
+
+@_entropy.def_jvp
+def _entropy_jvp(primals, tangents):
+    """In sigma by its gradient in closed form, which is right, and may be infinite, where a singular value is 0."""
+    (kernel, sigma), (dkernel, dsigma) = primals, tangents
+    tangent = jnp.zeros((), sigma.dtype)
+    if dsigma is not None:
+        tangent += jnp.sum(along_slope(_entropy_gradient(kernel, sigma), dsigma))
+    if is_perturbed(dkernel):
+        tangent += eqx.filter_jvp(lambda k: k.entropy(sigma), (kernel,), (dkernel,))[1]
+    return _entropy(kernel, sigma), tangent
+
+
+def _entropy_gradient(kernel: Kernel, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
+    """At size one, so that ratios keep their digits: log lambda is homogeneous, and its slopes are of degree -1."""
+    k = jnp.zeros((), sigma.dtype) if kernel.degree is None else exponent(sigma)
+    return scaled(kernel.entropy_gradient(scaled(sigma, -k)), -k)
 
 
 def entropy_gradient(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Float[Array, "*n d"]:
@@ -137,10 +217,10 @@ def entropy_gradient(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Flo
         True
     """
     sigma = as_spectrum(sigma, positive=True)
-    return _over_seeds(lambda kernel, sigma: kernel.entropy_gradient(sigma), sigma, depth, "(d)")
+    return _over_seeds(_entropy_gradient, sigma, depth, "(d)")
 
 
-def _over_seeds(f, sigma, depth, returned: str):
+def _over_seeds(f: Callable[[Kernel, Array], Array], sigma: Array, depth: Depth, returned: str) -> Array:
     """f(kernel, sigma) for each of the leading axes, over which sigma and the numbers of `depth` are broadcast."""
     kernel = as_kernel(depth, sigma.dtype, many="")
     arrays, rest = eqx.partition(kernel, eqx.is_inexact_array)

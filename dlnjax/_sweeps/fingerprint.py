@@ -33,7 +33,7 @@ def identity(problem: Problem, options: Options, energies: Energies, starts: Any
         "depth": [type(problem.kernel).__name__, _digest(jax.tree.leaves(problem.kernel))],
         "ts": _digest([problem.ts]),
         "rtol": float(options.rtol),
-        "atol": float(options.atol),
+        "atol": None if options.atol is None else float(options.atol),
         "stop": None if options.steady is None else float(options.steady),
         "max_steps": int(options.max_steps),
         "solver": repr(options.solver),

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_square, refuse_tracing, shape_of
-from dlnjax._flows.problem import prepare, Steady
+from dlnjax._flows.problem import Options, prepare, Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import as_kernel, Depths, Kernel
 from dlnjax._svd import SVD
@@ -21,9 +21,10 @@ from dlnjax._sweeps.fingerprint import identity
 from dlnjax._sweeps.folder import Store
 from dlnjax._sweeps.plan import as_chunk, make_plan
 from dlnjax._sweeps.run import Run
-from dlnjax._sweeps.seeds import split
+from dlnjax._sweeps.seeds import Energies, split
 from dlnjax._sweeps.starts import Ensemble
 from dlnjax._terminal import console
+from dlnjax._traced import traced_energies
 from dlnjax._types import Energy, Number, Numbers
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class _Options(TypedDict, total=False):
     depth: Depths
     solver: diffrax.AbstractSolver[Any] | None
     rtol: Number
-    atol: Number
+    atol: Number | None
     coordinates: Literal["svd", "matrix"]
     stop: Steady | None
     observe: Callable[[SVD], Any] | None
@@ -67,7 +68,7 @@ def sweep(
     ts: Numbers,
     solver: diffrax.AbstractSolver[Any] | None = None,
     rtol: Number = 1e-6,
-    atol: Number = 1e-8,
+    atol: Number | None = None,
     coordinates: Literal["svd", "matrix"] = "svd",
     stop: Steady | None = None,
     observe: Callable[[SVD], Any] | None = None,
@@ -119,9 +120,16 @@ def sweep(
     n, take = _count_and_take(starts)
     example = jnp.asarray(take(np.arange(1)))
     kernel = _kernels(depth, n, example.dtype)
-    problem, options = prepare(
-        energy, example, kernel, ts, solver, rtol, atol, coordinates, stop, observe, max_steps, many=True
+    options = Options(
+        solver=solver,
+        rtol=rtol,
+        atol=atol,
+        coordinates=coordinates,
+        stop=stop,
+        observe=observe,
+        max_steps=max_steps,
     )
+    problem, options = prepare(energy, example, kernel, ts, options, many=True)
     energies = split(energy, n, example.shape[-1], example.dtype)
     problem = eqx.tree_at(lambda p: p.energy, problem, energies.first)
     chunk = as_chunk(chunk, n)
@@ -132,7 +140,8 @@ def sweep(
     with store or nullcontext():
         times, first = len(problem.ts), example[0]
         plan = make_plan(n, first, times, options, energy=energies.first, devices=devices, chunk=chunk)
-        run = Run(n, take, energies, problem, options, plan)
+        own, shared = traced_energies(energies.own, energies.shared, first.shape[-1], first.dtype)
+        run = Run(n, take, Energies(own, shared, energies.first), problem, options, plan)
         done, parts = 0 if store is None else store.done, []
         with _progress(n, progress, done) as advance:
             for part in run.parts(done):

@@ -8,7 +8,7 @@ from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRA
 
 import dlnjax as dln
 from dlnjax._geodesics.hamiltonian import orthonormal_velocity, velocity
-from dlnjax._geometry.metric import apply_metric_operator
+from dlnjax._geometry.operator import apply_metric_operator
 
 D = 3
 SPECTRA = jnp.array([[2.0, 1.1, 0.3], [1.5, 1.5, 0.4], [0.8, 0.8, 0.8], [1.0, 1.0 - 1e-7, 0.4], [1.0, 0.9997, 0.999]])

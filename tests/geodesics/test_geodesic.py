@@ -137,7 +137,7 @@ def test_printed_line_is_no_geodesic():
 
 
 def test_search_goes_on_beyond_a_conjugate_point():
-    found = geodesic(*SWAP, np.inf, all=True)
+    found = dln.geodesics(*SWAP, np.inf)
     assert_close(found[0].length, geodesic(*SWAP, np.inf).length, INTEGRATION)
     assert abs(found[0].length - 7.3621) < 1e-4 and int(found[0].index) == 0 and found[0].conjugate_time == np.inf
     diagonal = next(one for one in found if abs(one.length - 6 * np.sqrt(2)) < 1e-6)
@@ -151,7 +151,7 @@ def test_search_goes_on_beyond_a_conjugate_point():
     assert_close(edge(35.6).x[-1], np.diag([1.0, 35.6]), INTEGRATION)
     swapped = lambda r: (jnp.diag(jnp.array([r, 1.0])), jnp.diag(jnp.array([1.0, r])))
     assert geodesic(*swapped(35.0), np.inf).conjugate_time == np.inf
-    assert geodesic(*swapped(37.0), np.inf, all=True)[-1].conjugate_time < 1
+    assert dln.geodesics(*swapped(37.0), np.inf)[-1].conjugate_time < 1
 
 
 def test_swap_is_shorter_by_turning_alone():

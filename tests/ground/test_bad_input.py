@@ -260,6 +260,8 @@ WRONG = [
     (lambda: dln.distance(with_nan(EYE), EYE, 2.0), ValueError, ["a", "finite"]),
     (lambda: dln.distance(EYE, EYE, 0.5), ValueError, ["depth", "1 <= N"]),
     (lambda: dln.distance(EYE, EYE, np.ones(2)), ValueError, ["depth", "one number", "(2,)", "vmap"]),
+    (lambda: dln.geodesic(EYE, EYE, 2.0, all=True), TypeError, ["all=", "dlnjax.geodesics", "critical paths"]),
+    (lambda: jax.jit(dln.geodesics)(EYE, EYE, 2.0), TypeError, ["jit, vmap or grad", "dlnjax.geodesic,"]),
     (lambda: dln.logarithm(EYE, np.eye(3, dtype=np.float32), 2.0), TypeError, ["float64", "float32", "x64"]),
     (lambda: dln.closed_form.diagonal(EYE, np.ones((3, 3)) + EYE, 2.0), ValueError, ["b must be diagonal", "5.77e-01"]),
     (lambda: dln.closed_form.diagonal(EYE, EYE * [1, -1, -1], 2.0), ValueError, ["equal signs", "-1"]),

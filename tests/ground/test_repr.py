@@ -11,8 +11,8 @@ import pytest
 
 import dlnjax as dln
 from dlnjax import plot
-from dlnjax._networks.factors import Training
 from dlnjax._networks.flow import NetworkSolution
+from dlnjax._networks.training import Training
 from dlnjax._results import RESULTS
 
 SPREAD = np.exp(-np.outer(np.linspace(0, 1, 5), [0, 1, 2]))

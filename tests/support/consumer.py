@@ -44,7 +44,7 @@ def sweeps() -> xarray.Dataset:
 
 def geometry(a: Array, b: Array) -> float:
     assert_type(dln.geodesic(a, b, 2), dln.GeodesicSolution)
-    assert_type(dln.geodesic(a, b, jnp.inf, all=True), list[dln.GeodesicSolution])
+    assert_type(dln.geodesics(a, b, jnp.inf), list[dln.GeodesicSolution])
     assert_type(dln.closed_form.bures_wasserstein(a, b)(0.5), Array)
     assert_type(dln.exponential(a, dln.logarithm(a, b, 3.0), 3.0).x, Array)
     return float(dln.distance(a, b, jnp.asarray(3.0)))

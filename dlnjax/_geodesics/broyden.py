@@ -1,0 +1,102 @@
+"""Broyden's method for f(w) = 0, damped: C. G. Broyden, Math. Comp. 19 (1965), in the form that updates the inverse.
+
+One call of f is one geodesic, and its Jacobian is 2 d^2 of them side by side. The method therefore starts from an
+approximate inverse of the Jacobian and mends it by what each call shows.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dlnjax._tree import norm, where
+from dlnjax._types import Scalar
+
+# A step that does not bring f down is repeated at a quarter of its length; one that does frees the next by as much.
+_DAMP = 4.0
+# A call counts as progress where it makes |f| smaller by this factor.
+_PROGRESS = 0.5
+# What stands for each entry of f where f has no value: far more than any value near a solution, and finite.
+_NO_VALUE = 1e3
+
+
+class Value(eqx.Module):
+    """What a call of f gave: f(w), whether it has a value there, what it cost, and whatever else came of it."""
+
+    f: Float[Array, " n"]
+    good: Bool[Array, ""]
+    cost: Int[Array, ""]
+    other: Any
+
+
+class Search(eqx.Module):
+    """Where Broyden's method stands: the best `w` so far, f there, and the inverse of the Jacobian.
+
+    `damping` multiplies the next step; `stuck` counts the calls since the last progress; `calls` and `cost` count all
+    of them. `fresh` says that f was not called yet, and `failed` that its first call had no value.
+    """
+
+    w: Float[Array, " n"]
+    f: Float[Array, " n"]
+    inverse: Float[Array, "n n"]
+    damping: Scalar
+    stuck: Int[Array, ""]
+    calls: Int[Array, ""]
+    cost: Int[Array, ""]
+    fresh: Bool[Array, ""]
+    failed: Bool[Array, ""]
+    other: Any
+
+    @classmethod
+    def at(cls, w: Float[Array, " n"], inverse: Float[Array, "n n"], other: Any) -> "Search":
+        """Before the first call. `other` has the shapes of what a call returns beside f."""
+        none, true = jnp.asarray(0), jnp.asarray(True)
+        return cls(w, jnp.zeros_like(w), inverse, jnp.ones((), w.dtype), none, none, none, true, ~true, other)
+
+    def again(self, w: Float[Array, " n"]) -> "Search":
+        """For another f, from `w`: the inverse of the Jacobian and the counts are taken on."""
+        start = Search.at(w, self.inverse, self.other)
+        return eqx.tree_at(lambda s: (s.calls, s.cost), start, (self.calls, self.cost))
+
+
+def improve(f: Callable[[Float[Array, " n"]], Value], now: Search) -> Search:
+    """One call of f and what is learnt from it. The first call is at the start itself."""
+    move = -now.inverse @ now.f
+    # No step is longer than w is, for beyond that the Jacobian says nothing.
+    limit = jnp.minimum(1.0, norm(now.w) / jnp.maximum(norm(move), jnp.finfo(now.w.dtype).tiny))
+    move = jnp.where(now.fresh, 0.0, move * (now.damping * limit))
+    value = f(now.w + move)
+    found = jnp.where(value.good, value.f, _NO_VALUE)
+    update, learnt = _rank_one(now, move, found)
+    learnt &= value.good & ~now.fresh
+    better = now.fresh | (value.good & (norm(found) < norm(now.f)))
+    progress = now.fresh | (better & (norm(found) < _PROGRESS * norm(now.f)))
+    w, best, other = where(better, (now.w + move, found, value.other), (now.w, now.f, now.other))
+    damping = jnp.where(better, jnp.minimum(1.0, _DAMP * now.damping), now.damping / _DAMP)
+    return Search(
+        w=w,
+        f=best,
+        inverse=jnp.where(learnt, now.inverse + update, now.inverse),
+        damping=damping,
+        stuck=jnp.where(progress, 0, now.stuck + 1),
+        calls=now.calls + 1,
+        cost=now.cost + value.cost,
+        fresh=jnp.asarray(False),
+        failed=now.fresh & ~value.good,
+        other=other,
+    )
+
+
+def _rank_one(
+    now: Search, move: Float[Array, " n"], found: Float[Array, " n"]
+) -> tuple[Float[Array, "n n"], Bool[Array, ""]]:
+    """(Broyden's change of the inverse, by the formula of Sherman and Morrison; whether it is finite).
+
+    It is the change of rank one after which the inverse takes the observed change of f back to `move`.
+    """
+    back = now.inverse @ (found - now.f)
+    scale = move @ back
+    update = jnp.outer(move - back, move @ now.inverse) / jnp.where(scale == 0, 1.0, scale)
+    return update, (scale != 0) & jnp.all(jnp.isfinite(update))
