@@ -79,13 +79,13 @@ class MatrixCompletion(eqx.Module):
         return 2 * self.weight * self._residual(x)
 
     def pullback(self, point: SVD) -> Float[Array, "d d"]:
-        """U^T dE V. With at most d entries seen, X is needed there alone: one product in place of three."""
+        """U^T dE V. With at most d entries seen, X is computed at these alone, by one product in place of three."""
         if self.entries is None:
             return point.u.T @ self.gradient(point.matrix) @ point.v
         rows, columns, seen = self.entries
         u, v = point.u[rows], point.v[columns]
         labels = jnp.where(seen > 0, self.labels[rows, columns], 0.0)
-        residual = seen * (jnp.sum(u * point.sigma * v, axis=1) - labels)
+        residual = seen * (jnp.sum(u * point.sigma[None, :] * v, axis=1) - labels)
         return (2 * self.weight * residual[:, None] * u).T @ v
 
 
@@ -94,7 +94,7 @@ def _few_entries(mask, dtype):
     if not is_concrete(mask) or mask.ndim != 2 or jnp.sum(mask) > len(mask):
         return None
     rows, columns = np.nonzero(np.asarray(mask))
-    # Always d of them: masks of other sizes are no reason to compile again.
+    # There are always d of them, so that masks of other sizes are not compiled again.
     rest = (0, len(mask) - len(rows))
     pad = lambda index: jnp.asarray(np.pad(index, rest))
     return pad(rows), pad(columns), jnp.asarray(np.pad(np.ones(len(rows)), rest), dtype)

@@ -24,7 +24,7 @@ from dlnjax._types import Energy, Number
 def _isospectral(f, x):
     """U diag(f(sigma)) V^T, for f: `d` -> `d` that commutes with permutations."""
     point = svd(x)
-    return (point.u * f(point.sigma)) @ point.v.T
+    return (point.u * f(point.sigma)[None, :]) @ point.v.T
 
 
 @_isospectral.def_jvp
@@ -42,7 +42,7 @@ def _isospectral_jvp(primals, tangents):
     mean = (values[:, None] + values[None, :]) / jnp.where(total > 0, total, 1.0)
     tangent = slope * (m + m.T) / 2 + mean * (m - m.T) / 2
     tangent = jnp.where(jnp.eye(len(sigma), dtype=bool), jnp.diag(dvalues), tangent)
-    return (u * values) @ v.T, u @ tangent @ v.T
+    return (u * values[None, :]) @ v.T, u @ tangent @ v.T
 
 
 @eqx.filter_custom_jvp

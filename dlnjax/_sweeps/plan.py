@@ -104,11 +104,11 @@ _LAPACK = {
 def calls_lapack(energy: Callable, example: Matrix, options: Options) -> bool:
     """Whether a flow decomposes matrices along its way, and so may not share a CPU with another call.
 
-    jaxlib hands the matrices of a batched decomposition to the threads of its pool, and the thread that runs the
-    program waits for them. Where two programs do so at once, each can hold the threads that the other waits for, and
-    neither ends. `tests/stress/lapack.py` is the smallest program that shows it. The public report nearest to it is
-    jax-ml/jax#39292, of the same pool. The sweep therefore computes all decompositions of the starts while nothing else
-    runs (`in_order`), and has one worker on one device where the flows need some themselves.
+    Two programs with batched decompositions that run at once on a CPU can hang for ever: every thread of them waits,
+    and none works. `tests/stress/lapack.py` shows it within seconds, without this library, on jaxlib 0.10.2. We know of
+    no public report of it; jax-ml/jax#39292 is of the same pool of threads. The sweep therefore computes all
+    decompositions of the starts while nothing else runs (`in_order`), and has one worker on one device where the flows
+    need some themselves.
 
     **Raises:** `TypeError` if the energy or what is observed depends on a value that JAX traces outside of it.
     """
