@@ -20,7 +20,7 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
-def require(x: Array, bad, message: str) -> Array:
+def require(x: Array, bad: Any, message: str) -> Array:
     """`x`, if not `bad`; otherwise a `ValueError` with `message`, at once where `bad` is known, or when it is."""
     if not is_concrete(bad):
         return eqx.error_if(x, bad, message)

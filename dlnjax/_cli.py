@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_reproduce(commands) -> None:
+def _add_reproduce(commands: Any) -> None:
     parser = commands.add_parser(
         "reproduce",
         help="the figures of the thesis, their data, the numbers and a report",
@@ -98,7 +98,7 @@ def _add_reproduce(commands) -> None:
     parser.set_defaults(run=_reproduce, stopped="what is finished is in {out}, and --resume goes on from there")
 
 
-def _add_plot(commands) -> None:
+def _add_plot(commands: Any) -> None:
     parser = commands.add_parser(
         "plot",
         help="the pictures again from their data, without computing",
@@ -110,7 +110,7 @@ def _add_plot(commands) -> None:
     parser.set_defaults(run=_plot)
 
 
-def _add_sweep(commands) -> None:
+def _add_sweep(commands: Any) -> None:
     parser = commands.add_parser(
         "sweep",
         help="the flows of many random starts: a summary, and the data in a folder",
@@ -163,7 +163,7 @@ def _complete(action: argparse.Action, what: Any) -> None:
     action.complete = what  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _add_claims(commands) -> None:
+def _add_claims(commands: Any) -> None:
     parser = commands.add_parser(
         "claims",
         help="every statement of the thesis, checked: holds, corrected or fails",

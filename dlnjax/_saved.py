@@ -83,7 +83,7 @@ class Solution(Shown):
     def joined(cls: type[S], parts: Sequence[S]) -> S:
         """One solution of several along the axis of seeds. What they share is taken from the first."""
 
-        def join(path, first, *rest):
+        def join(path: Any, first: Any, *rest):
             if not parts[0]._carries_lead(_name(path), first):
                 return jnp.asarray(first)
             return jnp.asarray(np.concatenate((first, *rest)))
@@ -104,7 +104,7 @@ class Solution(Shown):
             raise IndexError(f"there is no {self.layout.lead} {index} among {n}.")
         index = np.asarray(index) if isinstance(index, list) else index
 
-        def take(path, leaf):
+        def take(path: Any, leaf: Any):
             return leaf[index] if self._carries_lead(_name(path), leaf) else leaf
 
         return jax.tree_util.tree_map_with_path(take, self)

@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 from dlnjax._checks import is_concrete
 from dlnjax._protocol import gradient, name_of, pullback
 from dlnjax._svd import SVD, svd
+from dlnjax._types import Matrix
 
 
 class Program:
@@ -79,10 +80,10 @@ class TracedEnergy(eqx.Module):
     # By which a solution calls it.
     energy_name: str = eqx.field(static=True)
 
-    def __call__(self, x):
+    def __call__(self, x: Matrix):
         return self.value(self.arrays, x)
 
-    def gradient(self, x):
+    def gradient(self, x: Matrix):
         return self.slope(self.arrays, x)
 
     def pullback(self, point: SVD):

@@ -53,7 +53,7 @@ def combine(*terms: tuple[Any, PyTree]) -> PyTree:
 def where(condition: Any, a: PyTree, b: PyTree) -> PyTree:
     """`a` where the condition holds, else `b`, leaf by leaf; the condition may lack the trailing axes of a leaf."""
 
-    def choose(x, y):
+    def choose(x: Any, y: Any):
         if not eqx.is_array_like(x):
             return x
         return jnp.where(jnp.expand_dims(condition, range(jnp.ndim(condition), jnp.ndim(x))), x, y)
@@ -77,7 +77,7 @@ def instantiate(tangent: PyTree, primal: PyTree) -> PyTree:
     return jax.tree.map(lambda x, dx: jnp.zeros_like(x) if dx is None else dx, arrays, tangent)
 
 
-def tangent_at(where, out: PyTree, values: PyTree) -> PyTree:
+def tangent_at(where: Callable, out: PyTree, values: PyTree) -> PyTree:
     """The tangent of `out` whose leaves at `where` are `values`, and which is zero (None) elsewhere."""
     nothing = jax.tree.map(lambda _: None, out)
     return eqx.tree_at(where, nothing, values, is_leaf=lambda leaf: leaf is None)

@@ -1,6 +1,6 @@
 """Matrix completion."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ class MatrixCompletion(eqx.Module):
         d = as_count("d", d)
         return cls(jnp.eye(d), jnp.eye(d, dtype=bool), weight=1.0)
 
-    def _residual(self, x):
+    def _residual(self, x: Any):
         x = as_array("X", x)
         if x.shape[-2:] != self.labels.shape[-2:]:
             raise ValueError(f"X has shape {x.shape}, but the labels have shape {self.labels.shape}.")
@@ -89,7 +89,7 @@ class MatrixCompletion(eqx.Module):
         return (2 * self.weight * residual[:, None] * u).T @ v
 
 
-def _few_entries(mask, dtype):
+def _few_entries(mask: Any, dtype: Any):
     """(rows, columns, 1 or 0 for those that count) of a mask of at most d entries; None if it has more."""
     if not is_concrete(mask) or mask.ndim != 2 or jnp.sum(mask) > len(mask):
         return None

@@ -1,6 +1,6 @@
 """Matrix sensing."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ class MatrixSensing(eqx.Module):
         self.measurements = jnp.broadcast_to(self.measurements, seeds + self.measurements.shape[-3:])
         self.values = jnp.broadcast_to(self.values, seeds + self.values.shape[-1:])
 
-    def _residual(self, x):
+    def _residual(self, x: Any):
         x = as_array("X", x)
         if x.shape[-2:] != self.measurements.shape[-2:]:
             raise ValueError(f"X has shape {x.shape}, but the measurements have shape {self.measurements.shape}.")

@@ -5,7 +5,7 @@ given here as such, so that nothing is divided by a gap that may be zero.
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -17,18 +17,18 @@ from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._geometry.special import divided_difference
 from dlnjax._protocol import gradient, pullback
 from dlnjax._svd import SVD, svd
-from dlnjax._types import Energy, Number
+from dlnjax._types import Energy, Matrix, Number
 
 
 @eqx.filter_custom_jvp
-def _isospectral(f, x):
+def _isospectral(f: Callable, x: Matrix):
     """U diag(f(sigma)) V^T, for f: `d` -> `d` that commutes with permutations."""
     point = svd(x)
     return (point.u * f(point.sigma)[None, :]) @ point.v.T
 
 
 @_isospectral.def_jvp
-def _isospectral_jvp(primals, tangents):
+def _isospectral_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
     f, x = primals
     df, dx = tangents
     point = svd(x)
@@ -46,12 +46,12 @@ def _isospectral_jvp(primals, tangents):
 
 
 @eqx.filter_custom_jvp
-def _of_singular_values(f, x):
+def _of_singular_values(f: Callable, x: Matrix):
     return f(svd(x).sigma)
 
 
 @_of_singular_values.def_jvp
-def _of_singular_values_jvp(primals, tangents):
+def _of_singular_values_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
     f, x = primals
     df, dx = tangents
     sigma = svd(x).sigma
@@ -73,38 +73,38 @@ def _one(name: str, value: Array) -> Array:
 class _Gradient(eqx.Module):
     f: Callable
 
-    def __call__(self, sigma):
+    def __call__(self, sigma: Float[Array, " d"]):
         return getattr(self.f, "gradient", jax.grad(self.f))(sigma)
 
 
 class _Power(eqx.Module):
     p: Float[Array, ""]
 
-    def __call__(self, sigma):
+    def __call__(self, sigma: Float[Array, " d"]):
         return jnp.sum(sigma**self.p) / self.p
 
-    def gradient(self, sigma):
+    def gradient(self, sigma: Float[Array, " d"]):
         return sigma ** (self.p - 1)
 
 
 class _Sum(eqx.Module):
     f: Callable
 
-    def __call__(self, sigma):
+    def __call__(self, sigma: Float[Array, " d"]):
         return jnp.sum(jax.vmap(self.f)(sigma))
 
 
 class _Entropy(eqx.Module):
     kernel: Kernel
 
-    def __call__(self, sigma):
+    def __call__(self, sigma: Float[Array, " d"]):
         return self.kernel.entropy(sigma)
 
-    def gradient(self, sigma):
+    def gradient(self, sigma: Float[Array, " d"]):
         return self.kernel.entropy_gradient(sigma)
 
 
-def _spectral_pullback(f, point: SVD):
+def _spectral_pullback(f: Callable, point: SVD):
     return jnp.diag(_Gradient(f)(jnp.abs(point.sigma)) * jnp.where(point.sigma < 0, -1.0, 1.0))
 
 

@@ -16,7 +16,7 @@ from dlnjax._flows.problem import Options, Problem, rounding
 from dlnjax._flows.trajectory import start_of, trajectories, Trajectory
 from dlnjax._svd import frame_tangent, SVD
 from dlnjax._tree import norm, own_arithmetic, tangent_at
-from dlnjax._types import Matrix, Scalar
+from dlnjax._types import Matrix, Scalar, State
 
 # The scan of the steps is compiled for this many, and each of them is kept for the reverse mode.
 MOST_STEPS = 4096
@@ -33,7 +33,7 @@ def trajectory(problem: Problem, *, options: Options) -> Trajectory:
 
 
 @trajectory.def_jvp
-def _trajectory_jvp(primals, tangents, *, options: Options):
+def _trajectory_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...], *, options: Options):
     with own_arithmetic():
         return _derivative(primals[0], tangents[0], options)
 
@@ -73,7 +73,7 @@ def _flow_in_x(problem: Problem, t_end: Scalar, options: Options) -> tuple[Float
     fixed: PyTree = jax.lax.stop_gradient(eqx.filter(coordinates, eqx.is_array))
     fixed = eqx.combine(fixed, coordinates)
 
-    def velocity(t, y, args):
+    def velocity(t: Any, y: State, args: Any):
         x, probe = y
         still = jax.lax.stop_gradient((x, probe))
         return coordinates.velocity(x)[0], jax.jvp(lambda x: fixed.velocity(x)[0], still[:1], still[1:])[1]

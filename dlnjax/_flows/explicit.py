@@ -95,7 +95,7 @@ class Explicit(Method):
             return jax.tree.map(lambda k: sum(h_exact * weights[j] * k[j] for j in range(stages)), ks)
 
         # A loop, so that the velocity is compiled once.
-        def stage(i, carry):
+        def stage(i: Any, carry: PyTree):
             ks, before, _, _ = carry
             z = combine((1.0, z0), (1.0, weighted(rows[i], ks)))
             velocity, gradient_norm = chart.velocity(z)

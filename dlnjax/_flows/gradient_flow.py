@@ -110,7 +110,7 @@ def _solve_one(problem: Problem, options: Options) -> FlowSolution:
     return solution_of(problem, options, out, energy)
 
 
-def start_many(of_row: Callable[[Any], Problem], rows, options: Options):
+def start_many(of_row: Callable[[Any], Problem], rows: PyTree, options: Options):
     """The state from which the flow of each row starts: all the decompositions there are, but for those in X."""
     with own_arithmetic():
         return jax.vmap(lambda row: start_of(of_row(row), options))(rows)

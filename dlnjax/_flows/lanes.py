@@ -8,6 +8,7 @@ Under `vmap` the conditions are taken over all batches, so that the buffers of s
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -44,7 +45,7 @@ def integrate(
     n, times = len(jax.tree.leaves(y0)[0]), len(rules.ts)
     task = Task(coordinates, rules, observe, n)
 
-    def begin(own, y0):
+    def begin(own: PyTree, y0: State):
         c = coordinates(own)
         return start_flow(c, y0, rules, methods[0].order, methods[0].memory(c))
 
@@ -56,7 +57,7 @@ def integrate(
     seen = jax.eval_shape(observe, _rows(y0, 0))
     saved = jax.tree.map(lambda x: jnp.zeros((n, times, *x.shape), x.dtype), seen)
 
-    def round(state):
+    def round(state: PyTree):
         for number, method in enumerate(methods):
             turn = _Turn(task, own, number, method, pack, unpack)
             state = turn(state, min(lanes, n))
@@ -90,7 +91,7 @@ class _Turn:
         own, flow = _rows(self.own, front), _rows(flows, front)
         idle = Lanes(jnp.full((lanes,), n), flow, own, self.enter(own, flow))
 
-        def body(carry):
+        def body(carry: PyTree):
             packed, saved, work, head = carry
             left = (work.id < n) & ~self._in_turn(work.flow)
             wants = any_of_batch(jnp.any(left) | (head == 0))
@@ -99,7 +100,7 @@ class _Turn:
             work, saved = self.method.advance(self.task, work, saved)
             return packed, saved, work, head
 
-        def unfinished(carry):
+        def unfinished(carry: PyTree):
             _, _, work, head = carry
             return jnp.any(work.id < n) | (head < waiting)
 
@@ -128,5 +129,5 @@ class _Turn:
         return packed, Lanes(id, flow, own, stage), head + jnp.sum(taken)
 
 
-def _rows(tree: PyTree, index) -> PyTree:
+def _rows(tree: PyTree, index: Any) -> PyTree:
     return jax.tree.map(lambda x: x[index], tree)

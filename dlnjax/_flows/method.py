@@ -59,7 +59,7 @@ def save_reached(
     """Write `observe(points)` for `at` = (the index of a time for each lane, whether the lane is there)."""
     index, reached = at
 
-    def write(saved):
+    def write(saved: PyTree):
         # A row beyond the last is dropped.
         id = jnp.where(reached, work.id, task.n)
         seen = jax.vmap(task.observe)(points)

@@ -150,7 +150,7 @@ def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: b
     return Problem(energy, start, kernel, ts.astype(dtype)), options.of(d, dtype)
 
 
-def _as_start(x0, many):
+def _as_start(x0: Any, many: bool):
     if not isinstance(x0, SVD):
         x0 = as_square("x0", x0, leading=many)
         bad = jnp.asarray(False) if many else ~jnp.all(jnp.isfinite(x0))
@@ -168,7 +168,7 @@ def _as_start(x0, many):
     )
 
 
-def _check_rank(start, kernel: Kernel, coordinates):
+def _check_rank(start: Any, kernel: Kernel, coordinates: str):
     if not all(map(is_concrete, jax.tree.leaves((start, kernel)))):
         return
     sigma = np.abs(start.sigma) if isinstance(start, SVD) else np.linalg.svd(np.asarray(start), compute_uv=False)
@@ -189,5 +189,5 @@ def _check_rank(start, kernel: Kernel, coordinates):
         )
 
 
-def rounding(sigma):
+def rounding(sigma: Any):
     return sigma.shape[-1] * np.finfo(sigma.dtype).eps

@@ -1,6 +1,7 @@
 """What a flow returns."""
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -93,7 +94,7 @@ class FlowSolution(Solution):
 
     layout: ClassVar[Layout] = _LAYOUT
 
-    def _kept(self, value, name: str):
+    def _kept(self, value: Any, name: str):
         if value is None:
             raise AttributeError(
                 f"{name} was not saved, because observe was given: see .observed, .sigma and .final, "
@@ -135,7 +136,7 @@ def _describe(sol: FlowSolution) -> str:
     rank = np.asarray(sol.effective_rank)
     steps = np.asarray(sol.stats["steps"])
 
-    def change(values, summarise, how):
+    def change(values: Any, summarise: Callable, how: str):
         first, last = values[..., 0], values[..., -1]
         tail = f"  ({how})" if many else ""
         of = lambda values: summarise(values) if np.any(np.isfinite(values)) else np.nan

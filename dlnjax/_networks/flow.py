@@ -1,6 +1,7 @@
 """The network upstairs in continuous time: its gradient flow, and the flow that balances it."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
@@ -163,10 +164,10 @@ class _Controller(diffrax.AbstractStepSizeController):
     def wrap(self, direction: Any) -> "_Controller":
         return _Controller(self.inner.wrap(direction))
 
-    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+    def init(self, terms: Any, t0, t1, y0, dt0, args: Any, func, error_order):
         return self.inner.init(terms, t0, t1, y0, dt0, args, func, error_order)
 
-    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args: Any, y_error, error_order, controller_state: Any):
         out: Any = self.inner.adapt_step_size(t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state)
         keep, start, end, jump, state, result = out
         stuck = ~keep & (end - start <= _shortest(start))
@@ -180,10 +181,12 @@ def _shortest(t: Scalar) -> Scalar:
 
 
 @eqx.filter_jit
-def _network_flow(energy, weights, unit, ts, rtol, atol, max_steps) -> NetworkSolution:
+def _network_flow(
+    energy: Callable, weights: Any, unit: Any, ts: Any, rtol: Any, atol: Any, max_steps: Any
+) -> NetworkSolution:
     depth = len(weights)
 
-    def velocity(t, y, args):
+    def velocity(t, y, args: Any):
         x, pull = jax.vjp(product, unit * y)
         return -pull(gradient(energy, x))[0] / (depth * unit)
 
@@ -265,17 +268,17 @@ def balance(weights: Weights, *, rtol: Number | None = None, max_steps: int = 10
 
 
 @eqx.filter_jit
-def _balance(weights, rtol, max_steps):
+def _balance(weights: Any, rtol: Any, max_steps: Any):
     # In units in which every factor is of norm 1, and so is the fastest rate. The product of the units is put back
     # evenly, as the mean of their logarithms: it may be beyond the floats where its root is not.
     unit = _sizes(weights)
     common = jnp.exp(jnp.mean(jnp.log(unit)))
 
-    def velocity(t, weights, args):
+    def velocity(t, weights: Any, args: Any):
         g = jnp.pad(balancedness(weights), ((1, 1), (0, 0), (0, 0)))
         return weights @ g[:-1] - g[1:] @ weights
 
-    def balanced(t, weights, args, **kwargs):
+    def balanced(t, weights: Any, args: Any, **kwargs):
         return norm(balancedness(weights)) <= rtol * jnp.sum(weights**2)
 
     solution = diffrax.diffeqsolve(

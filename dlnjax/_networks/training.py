@@ -179,8 +179,8 @@ class _Progress(NamedTuple):
 
 
 @eqx.filter_jit
-def _train(energy, weights, optimizer, counts) -> Training:
-    def until(at: _Progress, count):
+def _train(energy: Callable, weights: Any, optimizer: Any, counts: Any) -> Training:
+    def until(at: _Progress, count: Any):
         going = lambda at: (at.taken < count) & at.good
         at = jax.lax.while_loop(going, lambda at: _step(energy, optimizer, at), at)
         return at, (at.weights, at.taken)
@@ -213,7 +213,7 @@ def _step(energy: Energy, optimizer: optax.GradientTransformation, at: _Progress
 
 def _update(energy: Energy, optimizer: optax.GradientTransformation, at: _Progress) -> tuple[PyTree, PyTree]:
     # A line search of optax refuses extra arguments that `value_fn` has no name for.
-    def value_fn(layers, grad_fn=None, obj_fn=None):
+    def value_fn(layers: Any, grad_fn: Any = None, obj_fn: Any = None):
         return energy(chain_product(layers))
 
     layers, slope = tuple(at.weights), tuple(at.slope)

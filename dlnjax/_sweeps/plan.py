@@ -113,7 +113,7 @@ def calls_lapack(energy: Callable, example: Matrix, options: Options) -> bool:
     **Raises:** `TypeError` if the energy or what is observed depends on a value that JAX traces outside of it.
     """
 
-    def used(x):
+    def used(x: Any):
         eye = jnp.eye(x.shape[-1], dtype=x.dtype)
         point = SVD(eye, eye[0], eye)
         seen = energy(x) if options.observe is None else options.observe(point)

@@ -56,7 +56,7 @@ def solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: i
     works off its own.
     """
 
-    def solve(own, shared):
+    def solve(own: PyTree, shared: PyTree):
         chunk, common = eqx.combine(own, own_static), eqx.combine(shared, shared_static)
         args = (common.problem, chunk.rows, chunk.y0, common.ts, common.options)
         return solve_many(*args, lanes=lanes, wanted=chunk.wanted)

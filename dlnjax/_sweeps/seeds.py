@@ -100,7 +100,7 @@ def _first(energy: Any, seeded: PyTree) -> Any:
 def _said(energy: Any, every: str) -> PyTree:
     """What is said of each leaf of the energy, which has lost its `PerSeed`: of an array of one's own, `every`."""
 
-    def rule(path, leaf):
+    def rule(path: Any, leaf: Any):
         if _is_wrapped(leaf):
             return _picked(leaf)
         axes = _axes_at(energy, path)
