@@ -151,6 +151,8 @@ class Solution(Shown):
             value = getattr(self, field.name)
             if isinstance(value, str):
                 attrs[field.name] = value
+            elif field.name == "atol" and value is None:
+                attrs["absolute tolerance"] = "a hundredth of rtol of each singular value of the start"
             elif field.name == "depth":
                 attrs["kernel"] = type(value).__name__
             elif isinstance(value, dict):
