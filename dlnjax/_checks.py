@@ -44,7 +44,7 @@ def as_real(name: str, x: Any, hint: str = "") -> Array:
     x = as_array(name, x, hint)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"{name} must be real numbers, got {x.dtype}. {hint}".rstrip())
-    return x.astype(jnp.result_type(x.dtype, float))
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
 
 
 def as_float(name: str, x: Any) -> Array:
