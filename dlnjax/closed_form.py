@@ -156,7 +156,7 @@ def printed_line(a: Matrix, b: Matrix, depth: Depth) -> Curve:
 
 def _polar(x):
     point = svd(x)
-    return point, (point.u * point.sigma) @ point.u.T, point.u @ point.v.T
+    return point, (point.u * point.sigma[None, :]) @ point.u.T, point.u @ point.v.T
 
 
 def _same_polar(a, b):
@@ -167,7 +167,7 @@ def _same_polar(a, b):
 
 def _function(s, f):
     values, vectors = jnp.linalg.eigh(s)
-    return (vectors * f(values)) @ vectors.T
+    return (vectors * f(values)[None, :]) @ vectors.T
 
 
 def _power(s, power):

@@ -72,7 +72,7 @@ def segment(x: Matrix, v: Matrix, kernel: Kernel) -> Segment:
     (_, force), (dx, dp) = jax.vmap(along, out_axes=(None, 0))(basis)
     rows = lambda z: z.reshape(n, n)
     frame = jnp.kron(point.u, point.v)
-    vv = (frame / lam.ravel()) @ frame.T
+    vv = (frame / lam.ravel()[None, :]) @ frame.T
     hpx = rows(dx).T
     return Segment(force.ravel(), p.ravel(), rows(dp).T + hpx.T @ vv @ hpx, -vv @ hpx, vv)
 

@@ -113,7 +113,7 @@ def chart(x: Matrix, point: SVD, kernel: Kernel) -> Float[Array, " n"]:
         y = y - jnp.outer(left[-1], right[-1]) * safe
     pivot = jnp.stack(pivots)
     good = jnp.all(pivot > 0)
-    lower = jnp.tril(jnp.stack(left, 1), -1) * sigma
+    lower = jnp.tril(jnp.stack(left, 1), -1) * sigma[None, :]
     upper = jnp.triu(jnp.stack(right, 0), 1) * sigma[:, None]
     root = jnp.sqrt(kernel.eigenvalues(sigma))
     diagonal = kernel.straighten(jnp.where(good, pivot, sigma)) - kernel.straighten(sigma)

@@ -69,7 +69,7 @@ def first_difference(s: Float[Array, " d"], kernel: Kernel, power: int | float) 
     f, slope = values(s, kernel, power), _derivative((0,), kernel, power)
     gap, far = _gaps(s, _CLOSE)
     quotient = _quotient(f[:, None, :] - f[None, :, :], gap[:, :, None], far[:, :, None])
-    along = s[:, None, None, None] - gap[:, :, None, None] * jnp.asarray(_NODES, s.dtype)
+    along = s[:, None, None, None] - gap[:, :, None, None] * jnp.asarray(_NODES, s.dtype)[None, None, None, :]
     mean = slope(along, s[:, None]) @ jnp.asarray(_WEIGHTS, s.dtype)
     return jnp.where(far[:, :, None], quotient, mean)
 

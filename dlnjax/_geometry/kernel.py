@@ -91,7 +91,7 @@ class Kernel(eqx.Module):
         log, u = _log_ratio(sigma)
         row, column = log[:, None], log[None, :]
         # Two zeros are told apart by no frame, and do not turn.
-        turns = self.moves(sigma) & ((sigma > 0)[:, None] | (sigma > 0))
+        turns = self.moves(sigma) & ((sigma > 0)[:, None] | (sigma > 0)[None, :])
         log_eigenvalues = jnp.where(turns, self.log_eigenvalue(row, column), -jnp.inf)
         # sigma_i - sigma_j = sqrt(sigma_i sigma_j) u shc(u/2), so that all that is singular is 1/u.
         common = jnp.exp(log_eigenvalues - (row + column) / 2 - log_shc(u / 2)) * regularised_inverse(u, gap)
@@ -130,9 +130,9 @@ class Kernel(eqx.Module):
         slopes = self.log_slope(*jnp.broadcast_arrays(log[:, None], log[None, :]))
         if self.degree is not None:
             # lambda(s, 0) = s^degree lambda(1, 0).
-            slopes = jnp.where(zero, self.degree, slopes)
+            slopes = jnp.where(zero[None, :], self.degree, slopes)
         at_zero = jnp.where(zero, jnp.where(jnp.asarray(self.order) > 0, jnp.inf, 0.0), self.rate_at_zero(sigma))
-        return jnp.where(zero[:, None], at_zero, slopes / jnp.where(zero, 1.0, sigma)[:, None])
+        return jnp.where(zero[:, None], at_zero[None, :], slopes / jnp.where(zero, 1.0, sigma)[:, None])
 
     def rate_at_zero(self, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """d log lambda(s, t)/ds at s = 0, for t > 0. By default it is taken at the smallest normal number."""

@@ -187,7 +187,7 @@ def _rates(lam: Float[Array, "d d"], sigma: Float[Array, " d"], kernel: Kernel) 
     power = jnp.where((order <= 0) | (order > 1), 0.0, jnp.where(order == 1, 1.0, jnp.inf))
     one_zero = kernel.eigenvalues(jnp.array([1.0, 0.0], sigma.dtype))
     weight = jnp.where(jnp.eye(len(sigma), dtype=bool), one_zero[0, 0] / 2, one_zero[0, 1])
-    return jnp.where(zero[:, None] & zero, jnp.where(power > 0, weight * power, 0.0), rates)
+    return jnp.where(zero[:, None] & zero[None, :], jnp.where(power > 0, weight * power, 0.0), rates)
 
 
 def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d"], depth: Depth) -> Float[Array, ""]:

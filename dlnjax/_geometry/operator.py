@@ -62,7 +62,7 @@ def _along_kernel(f, kernel: Kernel, dkernel):
 
 def moved(m: Matrix, sigma: Float[Array, " d"]) -> tuple[Matrix, Matrix]:
     """The motion of X X^T and of X^T X in the frame, when X moves by `m` there."""
-    left, right = m * sigma, m.T * sigma
+    left, right = m * sigma[None, :], m.T * sigma[None, :]
     return left + left.T, right + right.T
 
 
@@ -109,7 +109,7 @@ def densities(first: Float[Array, "d d d"], p: Matrix, q: Matrix) -> tuple[Matri
 
 def in_x(sigma: Float[Array, " d"], left: Matrix, right: Matrix) -> Matrix:
     """The gradient in X of a function with the gradients `left` in X X^T and `right` in X^T X."""
-    return 2 * (left * sigma + sigma[:, None] * right)
+    return 2 * (left * sigma[None, :] + sigma[:, None] * right)
 
 
 @form_gradient.def_jvp

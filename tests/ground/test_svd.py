@@ -1,5 +1,8 @@
 """A matrix as its decomposition, and the motion of the decomposition with the matrix."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,3 +105,25 @@ def test_turn_moves_nearly_equal_values_by_no_more_than_the_gap(key):
     start = point(key, [1.0 + 1e-8, 1.0, 0.5, 0.5 - 1e-9])
     out = turn(start, jax.random.normal(key, (D, D)), GAP)
     assert np.max(np.abs(out.matrix - start.matrix)) <= GAP
+
+
+INFINITE = """
+import jax, jax.numpy as jnp, dlnjax as dln
+jax.config.update("jax_enable_x64", True)
+x = jnp.ones((3, 3)).at[0, 0].set(jnp.inf)
+both = jnp.stack([x, jnp.diag(jnp.arange(1.0, 4.0))])
+sigma = dln.svd(both).sigma
+print(bool(jnp.all(jnp.isnan(sigma[0]))), sigma[1].tolist())
+print(bool(jnp.all(jnp.isnan(jax.jit(dln.metric_operator)(x, jnp.eye(3), 2.0)))))
+print(jax.vmap(lambda x: dln.metric_operator(x, jnp.eye(3), 2.0)[0, 0])(both).tolist()[1])
+from dlnjax._svd import eigh, singular_values
+print(bool(jnp.all(jnp.isnan(eigh(x)[0])) & jnp.all(jnp.isnan(singular_values(x)))))
+print(bool(jnp.all(jnp.isnan(jax.jvp(dln.svd, (x,), (x,))[1].sigma))))
+"""
+
+
+def test_one_infinite_entry_comes_out_as_nan():
+    # In a process of its own: LAPACK would never return.
+    run = [sys.executable, "-c", INFINITE]
+    out = subprocess.run(run, capture_output=True, text=True, timeout=300, check=True).stdout.splitlines()
+    assert out == ["True [3.0, 2.0, 1.0]", "True", "1.0", "True", "True"]
