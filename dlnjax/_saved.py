@@ -152,7 +152,7 @@ class Solution(Shown):
             if isinstance(value, str):
                 attrs[field.name] = value
             elif field.name == "atol" and value is None:
-                attrs["absolute tolerance"] = "a hundredth of rtol of each singular value of the start"
+                attrs["absolute tolerance"] = "a hundredth of rtol of the size of the start"
             elif field.name == "depth":
                 attrs["kernel"] = type(value).__name__
             elif isinstance(value, dict):

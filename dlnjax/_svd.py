@@ -136,7 +136,7 @@ def turn(point: SVD, pullback: Float[Array, "d d"], gap: Float[Array, ""]) -> SV
 
     Where singular values repeat, the frame in their block is free, but the flow leaves along the one that makes the
     symmetric part of U^T dE V diagonal there (degenerate perturbation theory); in another frame no gap ever opens.
-    What that part does not tell apart gets a generic frame, so that a later splitting finds no diagonal to hide behind.
+    What that part does not tell apart gets a generic frame, so that a later splitting finds no diagonal to rest on.
 
     **Arguments:** `point`, descending; `pullback`, U^T dE(X) V, `d d`; `gap`, below which neighbours count as equal.
     """

@@ -25,7 +25,7 @@ def sweep(args: argparse.Namespace) -> int:
     between = jnp.geomspace(1e-4 * args.t_end, args.t_end, args.times - 1)[:-1]
     ts = jnp.array([0.0, *between, args.t_end])
     stop = None if args.steady is None else dln.Steady(args.steady)
-    options = {"depth": args.depth, "ts": ts, "rtol": args.rtol, "atol": args.rtol / 100, "stop": stop}
+    options = {"depth": args.depth, "ts": ts, "rtol": args.rtol, "stop": stop}
     try:
         energy = _energy(args, energy_key)
         if args.out is None:

@@ -210,7 +210,8 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver[Any]):
         fresh = eqx.tree_at(lambda p: p.settled, solver_state, jnp.asarray(False))
         power, _ = jax.lax.while_loop(another, estimate, (fresh, jnp.asarray(0)))
         radius = 1.2 * power.radius
-        # A step too long for the most stages is cut short of stability; the error estimate then refuses it.
+        # If a step needs more than `MAX_STAGES` stages, it gets that many and is unstable. Its error is then set to
+        # infinity, so that the step is rejected.
         stages = stage_count(h * radius)
 
         def advance(r: PyTree):

@@ -12,15 +12,14 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
-from dlnjax._flows.step import Attempt, Choice, clip, conclude, Flow, NO_TERMS, Rules
+from dlnjax._flows.step import Attempt, Choice, clip, conclude, Flow, MEMORY, NO_TERMS, Rules
 from dlnjax._tree import combine, norm, where
 from dlnjax._types import Scalar, State
 
-# Dopri5 is stable up to h * radius = 3.3. A flow whose running mean is above this share of it is held up by stability.
+# Dopri5 is stable up to h * radius = 3.3. A flow whose running mean is above this value is held up by stability.
 HELD_UP = 2.6
-# The running mean of h * radius forgets a step by this factor at the next.
-MEMORY = 0.8
-# After the change the mean begins so much higher, since the stabilised method takes longer steps.
+# When a flow leaves Dopri5, the stabilised method starts its running mean at this multiple of the last one. Its steps
+# are longer, and from the old mean it could be sent back at once.
 HEAD_START = 4
 
 

@@ -18,8 +18,8 @@ from dlnjax._types import Scalar
 
 # With fewer singular values than this, the way through the chart costs more than it saves.
 CHARTED = 16
-# Two values are partners only if the logarithms differ by less. Of values farther apart, the smaller would lose its
-# digits in the square of the coupling.
+# Two neighbouring singular values are partners, which may cross within a step, only if their logarithms differ by less
+# than this. For values farther apart, the squared coupling would cost the smaller one its digits.
 NEAR = 0.5
 
 

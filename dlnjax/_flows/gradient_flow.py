@@ -126,8 +126,8 @@ def solve_many(
     lanes: int,
     wanted: Bool[Array, " n"],
 ) -> tuple[Trajectory, Float[Array, "n ts"] | None]:
-    """The flow of the problem of each row from `y0`, on `lanes` at a time, and the energies along it. A row that is not
-    `wanted` ends where it begins.
+    """Integrate the problem `of_row(row)` of each row from `y0`, `lanes` of them at a time, and evaluate the energies
+    along each flow. A row that is not `wanted` is not integrated.
 
     It is to be compiled by the caller, who makes a solution of it with `solution_of`.
     """

@@ -11,7 +11,7 @@ from dlnjax._flows import chebyshev as rkc
 from dlnjax._flows.chebyshev import PowerIteration, Recurrence
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
-from dlnjax._flows.step import Attempt, Choice, clip, conclude, Flow, Rules
+from dlnjax._flows.step import Attempt, Choice, clip, conclude, Flow, MEMORY, Rules
 from dlnjax._tree import all_of_batch, any_of_batch, where, while_any
 from dlnjax._types import Scalar, State
 
@@ -19,7 +19,7 @@ from dlnjax._types import Scalar, State
 # the stages; the end, where the step waits to be accepted or rejected.
 _ENTER, _PROBE, _READY, _STAGES, _ENDED = range(5)
 # The steps of all lanes are concluded together once one has waited for this many evaluations.
-PATIENCE = 3
+LONGEST_WAIT = 3
 # The power iteration is an estimate from below.
 SAFETY = 1.2
 MOST_PROBES = 20
@@ -27,7 +27,6 @@ MOST_PROBES = 20
 STEPS_IN_A_CHART = 10
 # Below this running mean of h * radius the explicit method is stable, and takes fewer evaluations.
 NO_LONGER_STIFF = 2.5
-MEMORY = 0.8
 
 
 class Stage(eqx.Module):
@@ -77,7 +76,7 @@ class Stabilised(Method):
     order = 3.0
 
     def __init__(self, explicit: int | None = None):
-        """`explicit`: the number of the method to which a flow changes that is stiff no longer; None for no change."""
+        """`explicit` is the number of the method to which a flow returns once it is no longer stiff; with None it never does."""
         self.explicit = explicit
 
     def memory(self, coordinates: Coordinates) -> Callable:
@@ -90,7 +89,7 @@ class Stabilised(Method):
         work = Lanes(work.id, flow, work.own, stage)
         busy = work.id < task.n
         ended = busy & stage.ended
-        due = any_of_batch(ended & (stage.waited >= PATIENCE)) | all_of_batch(ended | ~busy)
+        due = any_of_batch(ended & (stage.waited >= LONGEST_WAIT)) | all_of_batch(ended | ~busy)
         finish = lambda work, saved: self._finish_all(task, work, saved, ended)
         return jax.lax.cond(due, finish, lambda *same: same, work, saved)
 

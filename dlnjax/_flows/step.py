@@ -24,11 +24,14 @@ FIRST_MOVE = 10.0
 REFUSED = 1e6
 # A step counts as the shortest possible when it is this many roundings of the time.
 SHORTEST = 16
-# In a blow-up even the shortest step moves by a share of the state; at a singular gradient it does not.
+# A flow that is stuck has blown up if |X| still grows by more than this share in the shortest step. At a singular
+# gradient it grows by less.
 GROWTH = 1e-4
 # With a stop at rest, the error of a step is held to this share of the way that the step goes. Near rest the tolerance
 # alone would be larger than what is left of the way, and |dE| would be the error of the solver.
 SHARE_OF_MOVE = 0.01
+# The running mean of h * radius keeps this share at each step.
+MEMORY = 0.8
 # A flow takes at least this many steps in the explicit method before it may leave it.
 PATIENCE = 10
 # A step so short that its move is this many roundings cannot be told from rest.

@@ -17,7 +17,7 @@ from dlnjax._flows.explicit import Explicit
 from dlnjax._flows.frame import FrameCoordinates
 from dlnjax._flows.lanes import integrate
 from dlnjax._flows.method import Method
-from dlnjax._flows.problem import ATOL_SHARE, Options, Problem, rounding
+from dlnjax._flows.problem import Options, Problem, rounding
 from dlnjax._flows.stabilised import Stabilised
 from dlnjax._flows.step import Rules
 from dlnjax._protocol import pullback
@@ -118,7 +118,7 @@ def _with_tolerances(solver: diffrax.AbstractSolver, options: Options) -> diffra
     root_finder = dataclasses.replace(
         solver.root_finder,
         rtol=options.rtol,
-        atol=ATOL_SHARE * options.rtol,
+        atol=options.absolute(jnp.ones_like(options.rtol)),
         norm=lambda y: jnp.max(jnp.abs(ravel(y)[0])),
     )
     return eqx.tree_at(lambda s: s.root_finder, solver, root_finder)
@@ -145,7 +145,8 @@ def _frame_start(problem: Problem, gap: Scalar) -> SVD:
     eye = jnp.eye(len(start.sigma), dtype=start.sigma.dtype)
     start: SVD = canonical(where(finite, start, SVD(eye, jnp.ones_like(eye[0]), eye)))
     if not isinstance(problem.start, SVD):
-        # What rounding left of a zero is zero: the flow stays on the matrices of that rank. An `SVD` is as it is given.
+        # Singular values of a matrix at the level of rounding are set to zero, so that the flow keeps that rank. Those of
+        # a given `SVD` are left as they are.
         floor = rounding(start.sigma) * start.sigma[0]
         start = SVD(start.u, jnp.where(start.sigma > floor, start.sigma, 0.0), start.v)
     y0 = turn(start, pullback(problem.energy, start), gap)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def ranks(sol: "Shown | xarray.Dataset") -> "xarray.DataArray":
     """The effective ranks of the flows of a sweep, or of its xarray form, with their times."""
     data: Any = sol if hasattr(sol, "data_vars") else getattr(sol, "to_xarray", lambda: ())()
-    if "effective_rank" not in data or "time" not in data:
+    if "effective_rank" not in data or "time" not in getattr(data, "dims", ()):
         raise TypeError(f"expected a FlowSolution or its xarray form, got {type(sol).__name__}.")
     return data["effective_rank"]
 
