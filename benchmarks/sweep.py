@@ -2,7 +2,8 @@
 
     python benchmarks/sweep.py [--task 1 2 3 roofline] [--d 5 10 25 50] [--seeds 200] [--device gpu] [--quick]
 
-E = sum (X_ii - 1)^2 at infinite depth, rtol 1e-6, float64; atol 1e-8, and for `dlnjax.sweep` its default. The error is that of the effective rank, over
+E = sum (X_ii - 1)^2 at infinite depth, rtol 1e-6, float64; atol 1e-8, and for
+`dlnjax.sweep` its default. The error is that of the effective rank, over
 seeds and times, against Dopri5 in X at rtol 1e-10. Slow contenders run on fewer seeds, and their time is scaled.
 """
 
@@ -187,7 +188,8 @@ ERRORS = ["error mean", "error max", "norm of dE at the end: median, max"]
 NOTES = (
     "The contenders took turns; s is the median of the runs, each for the seeds run, and the ratio is that of the times"
     " per seed, to dlnjax.sweep. The error is that of the effective rank against Dopri5 in X at rtol 1e-10, on the"
-    " first seeds. Each contender has rtol 1e-6 in the norm that is its own, and atol 1e-8, but for dlnjax.sweep, which has its default. SciPy runs one process for"
+    " first seeds. Each contender has rtol 1e-6 in the norm that is its own, and atol"
+    " 1e-8, but for dlnjax.sweep, which has its default. SciPy runs one process for"
     " each core."
 )
 

@@ -76,7 +76,7 @@ class Stabilised(Method):
     order = 3.0
 
     def __init__(self, explicit: int | None = None):
-        """`explicit` is the number of the method to which a flow returns once it is no longer stiff; with None it never does."""
+        """`explicit` is the number of the method to which a flow returns once it is no longer stiff, or None."""
         self.explicit = explicit
 
     def memory(self, coordinates: Coordinates) -> Callable:

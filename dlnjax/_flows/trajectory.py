@@ -145,8 +145,8 @@ def _frame_start(problem: Problem, gap: Scalar) -> SVD:
     eye = jnp.eye(len(start.sigma), dtype=start.sigma.dtype)
     start: SVD = canonical(where(finite, start, SVD(eye, jnp.ones_like(eye[0]), eye)))
     if not isinstance(problem.start, SVD):
-        # Singular values of a matrix at the level of rounding are set to zero, so that the flow keeps that rank. Those of
-        # a given `SVD` are left as they are.
+        # Singular values of a matrix at the level of rounding are set to zero, so that the flow keeps that rank. Those
+        # of a given `SVD` are left as they are.
         floor = rounding(start.sigma) * start.sigma[0]
         start = SVD(start.u, jnp.where(start.sigma > floor, start.sigma, 0.0), start.v)
     y0 = turn(start, pullback(problem.energy, start), gap)
