@@ -2,9 +2,9 @@
 
     python benchmarks/sweep.py [--task 1 2 3 roofline] [--d 5 10 25 50] [--seeds 200] [--device gpu] [--quick]
 
-E = sum (X_ii - 1)^2 at infinite depth, rtol 1e-6, float64; atol 1e-8, and for
-`dlnjax.sweep` its default. The error is that of the effective rank, over
-seeds and times, against Dopri5 in X at rtol 1e-10. Slow contenders run on fewer seeds, and their time is scaled.
+E = sum (X_ii - 1)^2 at infinite depth, rtol 1e-6, float64; atol 1e-8, and for `dlnjax.sweep` its default. The error is
+that of the effective rank, over seeds and times, against Dopri5 in X at rtol 1e-10. Slow contenders run on fewer seeds,
+and their time is scaled.
 """
 
 import argparse

@@ -129,7 +129,7 @@ def network_flow(
         unit, atol = jnp.ones_like(weights[:, :1, :1]), as_positive("atol", atol).astype(weights.dtype)
     energy = traced_energy(energy, weights.shape[-1], weights.dtype)
     with own_arithmetic():
-        solution = _network_flow(energy, weights, unit, ts, rtol, atol, as_count("max_steps", max_steps))
+        solution = _network_flow(energy, weights, unit, ts, rtol, atol, max_steps=as_count("max_steps", max_steps))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 
 
@@ -182,7 +182,7 @@ def _shortest(t: Scalar) -> Scalar:
 
 @eqx.filter_jit
 def _network_flow(
-    energy: Callable, weights: Any, unit: Any, ts: Any, rtol: Any, atol: Any, max_steps: Any
+    energy: Callable, weights: Any, unit: Any, ts: Any, rtol: Any, atol: Any, *, max_steps: Any
 ) -> NetworkSolution:
     depth = len(weights)
 
