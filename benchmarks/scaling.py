@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 import dlnjax as dln
 import dlnjax.plot
-from dlnjax._sweeps.run import as_devices, chunk_size, worker_count
+from dlnjax._sweeps.plan import as_devices, chunk_size, per_seed, worker_count
 
 COLUMNS = ["varied", "value", "seeds", "s", "min-max", "ms per seed", "us per rhs", "MB grown", "MB of results"]
 NOTES = (
@@ -62,7 +62,7 @@ def measure_seeds(n: int, runs: int, folder: bool) -> dict:
     """Seconds, evaluations and memory of a sweep over n seeds, in chunks as the sweep would choose them."""
     energy, devices = dln.MatrixCompletion.diagonal(5), as_devices(None)
     workers = worker_count(devices, n)
-    chunk = chunk_size(n, workers, devices, 2, 5, True)
+    chunk = chunk_size(n, workers, devices, per_seed(2, 5, True))
     many = partial(flow, energy, t_end=100.0, stop=dln.Steady(1e-4), chunk=chunk)
     run = partial(into_folder, many) if folder else many
     clock(partial(run, ensemble(5, min(n, chunk * workers))))

@@ -1,6 +1,8 @@
 """dlnjax: the deep linear network as a Riemannian geometry on matrices, differentiable, in JAX."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TYPE_CHECKING
 
 from dlnjax import closed_form as closed_form
 from dlnjax._energies.completion import MatrixCompletion as MatrixCompletion
@@ -9,7 +11,7 @@ from dlnjax._energies.spectral import FreeEnergy as FreeEnergy, Schatten as Scha
 from dlnjax._flows.chebyshev import RungeKuttaChebyshev as RungeKuttaChebyshev
 from dlnjax._flows.gradient_flow import gradient_flow as gradient_flow
 from dlnjax._flows.problem import Steady as Steady
-from dlnjax._flows.solution import FlowSolution as FlowSolution, load as load
+from dlnjax._flows.solution import FlowSolution as FlowSolution
 from dlnjax._geodesics.exponential import exponential as exponential, ExponentialSolution as ExponentialSolution
 from dlnjax._geodesics.geodesic import (
     distance as distance,
@@ -41,8 +43,6 @@ from dlnjax._networks.factors import (
     balanced_factors as balanced_factors,
     balancedness as balancedness,
     product as product,
-    train as train,
-    Training as Training,
 )
 from dlnjax._networks.flow import balance as balance, network_flow as network_flow, NetworkSolution as NetworkSolution
 from dlnjax._networks.submersion import (
@@ -50,13 +50,28 @@ from dlnjax._networks.submersion import (
     horizontal_projection as horizontal_projection,
     vertical_projection as vertical_projection,
 )
+from dlnjax._networks.training import train as train, Training as Training
 from dlnjax._results import RESULTS as RESULTS
 from dlnjax._svd import SVD as SVD, svd as svd
+from dlnjax._sweeps.folder import load as load
+from dlnjax._sweeps.seeds import PerSeed as PerSeed
 from dlnjax._sweeps.starts import Ensemble as Ensemble, gaussian as gaussian
 from dlnjax._sweeps.sweep import sweep as sweep
-from dlnjax.claims import check as check, claims as claims
+from dlnjax.claims import check as check, thesis as thesis
 
 try:
     __version__ = version("dlnjax")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
+
+if TYPE_CHECKING:
+    from dlnjax import plot as plot
+else:
+    # matplotlib takes as long to import as all else together, so `dlnjax.plot` is imported at its first use.
+    def __getattr__(name: str) -> Any:
+        if name == "plot":
+            return import_module("dlnjax.plot")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), "plot"})

@@ -3,6 +3,7 @@
 A concrete value is checked in Python, before anything runs; a traced one where it is known, through `eqx.error_if`.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
-def require(x: Array, bad, message: str) -> Array:
+def require(x: Array, bad: Any, message: str) -> Array:
     """`x`, if not `bad`; otherwise a `ValueError` with `message`, at once where `bad` is known, or when it is."""
     if not is_concrete(bad):
         return eqx.error_if(x, bad, message)
@@ -28,23 +29,51 @@ def require(x: Array, bad, message: str) -> Array:
     return x
 
 
+def refuse_tracing(what: str, values: Any, instead: str) -> None:
+    """A `TypeError` inside of `jax.jit`, `jax.grad` or `jax.vmap`, for what runs its own programs one by one."""
+    # Under `jit` a new array is traced even where no value that was given is.
+    if not all(map(is_concrete, [*jax.tree.leaves(values), jnp.zeros(())])):
+        raise TypeError(f"{what} cannot be traced by jax.jit, jax.grad or jax.vmap. Use {instead} there.")
+
+
 def as_array(name: str, x: Any, hint: str = "") -> Array:
+    """`x` as an array of JAX, in the byte order of the machine."""
     try:
         if x is None or isinstance(x, str):
             raise TypeError
+        if isinstance(x, (np.ndarray, np.generic)):
+            return jnp.asarray(_known_to_jax(name, np.asarray(x), hint))
         return jnp.asarray(x)
-    except (TypeError, ValueError) as error:
-        if isinstance(x, (list, tuple)):
+    except (TypeError, ValueError, OverflowError) as error:
+        if str(error).startswith(name):
+            raise
+        if isinstance(error, OverflowError):
+            hint = f"An entry is too large for an integer: write it as a floating-point number. {hint}"
+        elif isinstance(x, (list, tuple)):
             hint = "Are all its entries numbers, and its rows of one length?"
         raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}. {hint}".rstrip()) from error
 
 
+def _known_to_jax(name: str, x: np.ndarray, hint: str) -> np.ndarray:
+    """`x`, as files such as netCDF hold it with the bytes in the other order, in the order that JAX takes."""
+    longest = 16 if x.dtype.kind == "c" else 8
+    # Key types and the short floats of ml_dtypes are no kind of NumPy's own, and JAX has them.
+    if x.dtype.kind == "V" or (x.dtype.kind in "biufc" and x.dtype.itemsize <= longest):
+        return x.astype(x.dtype.newbyteorder("="), copy=False)
+    hint = f"Convert it: {name}.astype(float)." if x.dtype.kind in "fcO" else hint
+    raise TypeError(f"{name} must be an array of numbers that JAX has, got {x.dtype}. {hint}".rstrip())
+
+
 def as_real(name: str, x: Any, hint: str = "") -> Array:
-    """`x` as a floating-point array, integers converted."""
+    """`x` as a floating-point array, integers converted, and what is narrower than float32 widened."""
+    if isinstance(x, int) and not isinstance(x, bool):
+        # An integer of Python may be too large for one of JAX: 10**20 is a depth.
+        x = float(x) if abs(x) < 2**1023 else x
     x = as_array(name, x, hint)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"{name} must be real numbers, got {x.dtype}. {hint}".rstrip())
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+    wide = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
+    return x.astype(x.dtype if wide else jnp.asarray(0.0).dtype)
 
 
 def as_float(name: str, x: Any) -> Array:
@@ -53,6 +82,8 @@ def as_float(name: str, x: Any) -> Array:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         kind = "complex" if jnp.issubdtype(x.dtype, jnp.complexfloating) else str(x.dtype)
         raise TypeError(f"{name} must be real floating point, got {kind}. Convert it: {name}.astype(float).")
+    if jnp.finfo(x.dtype).bits < 32:
+        raise TypeError(f"{name} must be float32 or float64, got {x.dtype}. Convert it: {name}.astype(float).")
     return x
 
 
@@ -108,11 +139,18 @@ def as_positive(name: str, value: Any, hint: str = "", finite: bool = True, many
 
 
 def as_count(name: str, value: Any) -> int:
-    """A whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+    """A whole number of at least 1, that fits an integer of JAX."""
+    if not is_concrete(value):
+        raise TypeError(f"{name} must be a whole number that is known before anything runs, got a traced one.")
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)) and np.ndim(value) == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a whole number, got {value!r}.")
-    if not np.isfinite(value) or value != int(value) or value < 1:
+    if not math.isfinite(value) or value != int(value) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    most = int(jnp.iinfo(jnp.asarray(0).dtype).max)
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, the largest integer of JAX here, got {value!r}.")
     return int(value)
 
 
@@ -151,8 +189,9 @@ def as_times(ts: Any) -> Array:
 
 
 def as_path(name: str, path: Any) -> Path:
+    """A path, with a leading ~ for the home directory, as a shell has it."""
     try:
-        return Path(path)
+        return Path(path).expanduser()
     except TypeError as error:
         raise TypeError(f"{name} must be a path, a str or os.PathLike, got {type(path).__name__}.") from error
 

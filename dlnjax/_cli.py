@@ -34,11 +34,15 @@ def main(argv: list[str] | None = None) -> int:
 
 @contextmanager
 def _stopped_at_once(args: argparse.Namespace) -> Iterator[None]:
-    """On Ctrl-C end with one line: what is on disk is whole at any moment, and to unwind is to wait for threads."""
+    """End on Ctrl-C with one line and the exit status 130, without unwinding the stack.
+
+    Every file is complete at any moment, as each is written in one motion. An exception would first wait for the
+    threads that compute.
+    """
 
     def stop(*_) -> NoReturn:
         kept = f"; {args.stopped.format(out=args.out)}" if getattr(args, "out", None) else ""
-        # Below the bars, which hide the cursor.
+        # The progress bars hide the cursor: show it again, below them.
         below = "\x1b[?25h\n" if console().is_terminal else ""
         os.write(2, f"{below}dlnjax: stopped{kept}\n".encode())
         os._exit(130)
@@ -74,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_reproduce(commands) -> None:
+def _add_reproduce(commands: Any) -> None:
     parser = commands.add_parser(
         "reproduce",
         help="the figures of the thesis, their data, the numbers and a report",
@@ -87,14 +91,14 @@ def _add_reproduce(commands) -> None:
     out = add("--out", type=Path, default=Path("out"), metavar="DIR", help="folder to write (default: out)")
     _complete(out, shtab.DIRECTORY)
     add("--seed", type=_whole(0, 2**31 - 1), default=0, metavar="S", help="of the random starts (default: 0)")
-    # Fewer have no standard error worth printing.
+    # The standard error of fewer starts is itself too uncertain to be printed.
     add("--seeds", type=_whole(10), metavar="N", help="starts for each ensemble, in place of the thesis's; at least 10")
     add("--quick", action="store_true", help="a tenth of the starts: a look, not a result")
     add("--resume", action="store_true", help="take up the figures that DIR holds already from the same options")
     parser.set_defaults(run=_reproduce, stopped="what is finished is in {out}, and --resume goes on from there")
 
 
-def _add_plot(commands) -> None:
+def _add_plot(commands: Any) -> None:
     parser = commands.add_parser(
         "plot",
         help="the pictures again from their data, without computing",
@@ -106,7 +110,7 @@ def _add_plot(commands) -> None:
     parser.set_defaults(run=_plot)
 
 
-def _add_sweep(commands) -> None:
+def _add_sweep(commands: Any) -> None:
     parser = commands.add_parser(
         "sweep",
         help="the flows of many random starts: a summary, and the data in a folder",
@@ -155,11 +159,11 @@ def _add_sweep(commands) -> None:
 
 
 def _complete(action: argparse.Action, what: Any) -> None:
-    """What the shell offers for an argument."""
+    """Let the shell complete an argument with files or folders."""
     action.complete = what  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _add_claims(commands) -> None:
+def _add_claims(commands: Any) -> None:
     parser = commands.add_parser(
         "claims",
         help="every statement of the thesis, checked: holds, corrected or fails",
@@ -182,7 +186,7 @@ def _add_claims(commands) -> None:
     parser.set_defaults(run=_claims, stopped="nothing is written in {out}")
 
 
-# Commands are imported once they are asked for: help and mistakes are answered at once.
+# Each command is imported when it runs. Imported at the top, they would make `--help` and bad input wait for JAX.
 def _reproduce(args: argparse.Namespace) -> int:
     from dlnjax._commands._reproduce import reproduce
 
@@ -208,7 +212,7 @@ def _claims(args: argparse.Namespace) -> int:
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """The type of an option: a whole number."""
+    """The converter of an option whose value is a whole number in a range."""
     expected = f"at least {least}" if most is None else f"from {least} to {most}"
 
     def convert(text: str) -> int:
@@ -224,7 +228,7 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def _number(least: float, *, above: bool, finite: bool) -> Callable[[str], float]:
-    """The type of an option: a number of at least `least`, or above it."""
+    """The converter of an option whose value is a number of at least `least`, or above it."""
     expected = f"{'above' if above else 'of at least'} {least}" + (" and finite" if finite else ", or inf")
 
     def convert(text: str) -> float:

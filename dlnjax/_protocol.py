@@ -2,9 +2,13 @@
 
 - `energy.gradient(x)`: the Euclidean gradient dE(X), `d d`, in closed form. Without it, autodiff.
 - `energy.pullback(point)`: U^T dE(X) V for an `SVD`, where that is cheaper than the two products.
+- `energy.array_axes`: how many axes each of its arrays has for one matrix, by the name of the field. In a sweep, an
+  array with one axis more has the seeds in front. A field that is not named, but can be called, is an energy, or a
+  function, that this one is made of.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jaxtyping import Array, Float
@@ -23,3 +27,18 @@ def pullback(energy: Callable, point: SVD) -> Float[Array, "d d"]:
     if in_frame is not None:
         return in_frame(point).astype(point.sigma.dtype)
     return point.u.T @ gradient(energy, point.matrix) @ point.v
+
+
+def axes_of(energy: Any) -> dict[str, int] | None:
+    """The `array_axes` of an energy; None for one that does not say."""
+    return getattr(energy, "array_axes", None)
+
+
+def name_of(energy: Callable) -> str:
+    """What a saved solution calls the energy: the name of a function, the class of an object and of what it wraps."""
+    said = getattr(energy, "energy_name", None)
+    if isinstance(said, str):
+        return said
+    inner = getattr(energy, "energy", None)
+    name = getattr(energy, "__name__", type(energy).__name__)
+    return f"{name}({name_of(inner)})" if callable(inner) else name

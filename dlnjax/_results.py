@@ -1,57 +1,165 @@
 """How a flow, or the search for a geodesic, can end."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from dlnjax._checks import is_concrete
 
 
-class RESULTS(eqx.Enumeration):
-    """Result codes: numerical failure is data. Each code prints as a sentence that says what to do.
+class _Code:
+    """One code of `RESULTS`, written there by its name and its sentence; `RESULTS.name` is the code itself."""
+
+    def __init__(self, sentence: str):
+        self.sentence = sentence
+
+    def __set_name__(self, owner: type, name: str):
+        self.name = name
+
+    def __get__(self, instance: Any, owner: "type[RESULTS]") -> "RESULTS":
+        return owner(np.asarray(NAMES.index(self.name), np.int32))
+
+
+def _as_code(code: Any) -> Any:
+    # An index into a NumPy array gives a scalar, which is no array and no leaf to `eqx.is_array`.
+    return code if isinstance(code, jax.Array) else np.asarray(code, np.int32)
+
+
+class RESULTS(eqx.Module):
+    """Result codes: numerical failure is data. A code is one integer, `code`, or an array of them in a sweep.
+
+    - `sol.result == "steady"`, or `sol.result == dln.RESULTS.steady`, is a boolean for each.
+    - `sol.result.names` has the names, and `dln.RESULTS[sol.result]` the sentence that says what to do.
+    - `sol.result[3]` is the code of seed 3.
+
+    **Raises:** `ValueError` for a comparison with a word that is no name of a code.
 
     **Example:**
 
         >>> energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
         >>> sol = dln.gradient_flow(energy, x0, ts=[0.0, 2.0, 20.0], stop=dln.Steady(1e-6))
-        >>> bool(sol.result == dln.RESULTS.steady)
-        True
+        >>> bool(sol.result == "steady"), bool(sol.result == dln.RESULTS.steady)
+        (True, True)
         >>> print(dln.RESULTS[sol.result])
         The gradient fell below the tolerance of `Steady`; later times repeat that state.
     """
 
-    successful = "The flow reached the last of `ts`."
-    steady = "The gradient fell below the tolerance of `Steady`; later times repeat that state."
-    max_steps_reached = (
+    code: Int[Array | np.ndarray, "*n"] = eqx.field(converter=_as_code)
+
+    # The codes that are no failure come first: of many, `error_if` says the sentence of the largest.
+    successful = _Code("The flow reached the last of `ts`.")
+    steady = _Code("The gradient fell below the tolerance of `Steady`; later times repeat that state.")
+    max_steps_reached = _Code(
         "The step limit came first. Raise `max_steps`, loosen `rtol`, or pass stop=dlnjax.Steady(...) "
-        "if the flow has long converged. The last good state and its time are in the solution."
+        "if the flow has long converged. A flow that is too stiff for 200 stages needs solver=diffrax.Kvaerno5(). "
+        "The last good state and its time are in the solution."
     )
-    diverged = (
+    diverged = _Code(
         "The flow blew up in finite time: is the energy bounded below? Or the geodesic left the range of the floats. "
         "The last good state and its time, `t_end`, are in the solution."
     )
-    rank_lost = (
+    rank_lost = _Code(
         "A singular value reached zero, where the geometry of depth > 1 ends. "
         "The last good state and its time are in the solution; depth = 1 alone flows through."
     )
-    non_finite = (
+    non_finite = _Code(
         "The start, or the energy's gradient along the way, was NaN or infinite. Check both there: "
         "the last good state, if any, and its time are in the solution. In `train`, lower the learning rate."
     )
-    not_arrived = (
+    not_arrived = _Code(
         "The search for a geodesic did not come within 1e-8 of the end: `endpoint_error` says how near. "
         "Go through a matrix in between, or loosen what is asked of endpoints as ill-conditioned as these."
     )
-    other_component = (
+    other_component = _Code(
         "The endpoints have determinants of opposite sign, or one is singular: no path of full rank joins them. "
         "Change the sign of one row of one of them, or choose endpoints of full rank."
     )
 
+    @classmethod
+    def named(cls, names: Any) -> "RESULTS":
+        """The codes of `names`, one or an array of them; `ValueError` for what is no name of a code."""
+        names = np.asarray(names)
+        unknown = sorted({str(name) for name in names.ravel()} - set(NAMES))
+        if unknown:
+            raise ValueError(f"there is no result {', '.join(map(repr, unknown))}. The names are {', '.join(NAMES)}.")
+        codes = [NAMES.index(str(name)) for name in names.ravel()]
+        return cls(np.asarray(codes, np.int32).reshape(names.shape))
 
-NAMES = [
-    *("successful", "steady", "max_steps_reached", "diverged", "rank_lost", "non_finite"),
-    *("not_arrived", "other_component"),
-]
+    @staticmethod
+    def where(condition: Any, code: "RESULTS", other: "RESULTS") -> "RESULTS":
+        """`code` where the condition is met, and `other` elsewhere, as `jnp.where`."""
+        return RESULTS(jnp.where(condition, code.code, other.code))
+
+    def __class_getitem__(cls, result: Any) -> Any:
+        """The sentence of a code, or of its name; an array of sentences for many."""
+        result = result if isinstance(result, RESULTS) else cls.named(result)
+        sentences = np.asarray(np.asarray(_SENTENCES)[_known(result)])
+        return sentences if sentences.ndim else str(sentences)
+
+    @property
+    def names(self) -> np.ndarray:
+        """The names of the codes, an array of strings of the shape of `code`."""
+        return np.asarray(np.asarray(NAMES)[_known(self)])
+
+    def error_if(self, tree: Any, failed: Bool[Array | np.ndarray, "*n"] | np.bool_ | bool) -> Any:
+        """`tree`, or a `RuntimeError` with the sentence of the code if any `failed`."""
+        if is_concrete(failed) and is_concrete(self.code):
+            if not np.any(failed):
+                return tree
+            raise RuntimeError(_SENTENCES[np.max(self.code, where=np.asarray(failed), initial=0)])
+        return eqx.branched_error_if(tree, failed, self.code, list(_SENTENCES))
+
+    def __eq__(self, other: object) -> Any:
+        if not isinstance(other, RESULTS):
+            if not isinstance(other, (str, np.ndarray, list, tuple)):
+                raise TypeError(
+                    f"a result is compared with the name of a code, or with dlnjax.RESULTS.name, got {other!r}."
+                )
+            other = RESULTS.named(other)
+        return self.code == other.code
+
+    def __ne__(self, other: object) -> Any:
+        return ~(self == other)
+
+    # A code compares entry by entry, as arrays do, and like them it has no hash.
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __getitem__(self, index: Any) -> "RESULTS":
+        return RESULTS(self.code[index])
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    def __iter__(self) -> "Iterator[RESULTS]":
+        return (RESULTS(code) for code in self.code)
+
+    def __str__(self) -> str:
+        if not is_concrete(self.code):
+            return "traced"
+        return result_counts(self) if np.ndim(self.code) else f"{self.names}: {RESULTS[self]}"
+
+    def __repr__(self) -> str:
+        if is_concrete(self.code) and np.ndim(self.code) == 0:
+            return f"<RESULTS.{self.names}: {RESULTS[self]}>"
+        return f"RESULTS({self})"
 
 
-def code_of(*cases) -> RESULTS:
+NAMES = [name for name, value in vars(RESULTS).items() if isinstance(value, _Code)]
+_SENTENCES = [vars(RESULTS)[name].sentence for name in NAMES]
+
+
+def _known(result: RESULTS) -> np.ndarray:
+    if not is_concrete(result.code):
+        raise TypeError("a traced result has no name yet: look at it outside of jax.jit, jax.vmap and jax.grad.")
+    return np.asarray(result.code)
+
+
+def code_of(*cases: tuple[Any, RESULTS]) -> RESULTS:
     """The code of the first (condition, code) that is met; successful if none is."""
     code = RESULTS.successful
     for condition, case in reversed(cases):
@@ -59,14 +167,14 @@ def code_of(*cases) -> RESULTS:
     return code
 
 
-def result_names(result: RESULTS):
+def result_names(result: RESULTS) -> np.ndarray:
     """The names of the codes, an array of strings of the shape of `result`."""
-    return np.asarray(NAMES)[np.asarray(result._value)]
+    return result.names
 
 
 def result_counts(result: RESULTS) -> str:
     """The name of one code, or of many how often each came."""
-    if np.ndim(result._value) == 0:
-        return str(result_names(result))
-    names, counts = np.unique(result_names(result), return_counts=True)
+    if np.ndim(result.code) == 0:
+        return str(result.names)
+    names, counts = np.unique(result.names, return_counts=True)
     return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))

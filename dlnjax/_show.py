@@ -10,6 +10,8 @@ import numpy as np
 
 from dlnjax._checks import is_concrete
 
+# How a time of the 1/N-normalised flow is called on an axis.
+FLOW_TIME = r"time $t$ (1/N-normalised flow)"
 _WIDTH, _HEIGHT, _MODES, _POINTS, _SEEDS = 220.0, 64.0, 12, 120, 300
 
 
@@ -21,7 +23,7 @@ class Curves(NamedTuple):
     label: str
 
     @classmethod
-    def of(cls, along, sigma, label: str) -> "Curves":
+    def of(cls, along: Any, sigma: Any, label: str) -> "Curves":
         """From arrays with any leading axes, those of `vmap` included."""
         along, sigma = np.asarray(along), np.asarray(sigma)
         flat = sigma.reshape(-1, *sigma.shape[-2:]) if sigma.ndim > 2 else sigma
@@ -104,6 +106,6 @@ def _spread(n: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, most).round().astype(int))
 
 
-def _line(x, y, opacity: float) -> str:
+def _line(x: Any, y: Any, opacity: float) -> str:
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True) if np.isfinite(b))
     return f'<polyline points="{points}" stroke-opacity="{opacity:.2f}"/>' if points else ""

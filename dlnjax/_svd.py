@@ -142,7 +142,7 @@ def turn(point: SVD, pullback: Float[Array, "d d"], gap: Float[Array, ""]) -> SV
     **Arguments:** `point`, descending; `pullback`, U^T dE(X) V, `d d`; `gap`, below which neighbours count as equal.
     """
     sigma, d = point.sigma, point.sigma.shape[-1]
-    block = jnp.cumsum(jnp.append(0, sigma[:-1] - sigma[1:] > gap * sigma[:-1]))
+    block = jnp.cumsum(jnp.append(jnp.zeros(1, bool), sigma[:-1] - sigma[1:] > gap * sigma[:-1]))
     same = block[:, None] == block[None, :]
     # A gradient that is not finite says nothing about the frame, and the start itself is still a good state.
     symmetric = jnp.where(same & jnp.all(jnp.isfinite(pullback)), pullback + pullback.T, 0.0)
@@ -151,7 +151,7 @@ def turn(point: SVD, pullback: Float[Array, "d d"], gap: Float[Array, ""]) -> SV
     generic = jnp.cos(jnp.add.outer(i, i) + 0.7 * jnp.multiply.outer(i, i))
     tiny = 64 * d * jnp.finfo(sigma.dtype).eps
     within = symmetric / jnp.where(size > 0, size, 1.0) + jnp.where(same, tiny * generic, 0.0)
-    # A shift by block keeps the eigenvalues of the blocks apart and in order, so that the eigenvectors are block diagonal.
+    # A shift of each block keeps their eigenvalues apart and in order: the eigenvectors are then block diagonal.
     w = jnp.where(same, eigh(within + jnp.diag(4.0 * d * block.astype(sigma.dtype)))[1], 0.0)
     w = jnp.where(jnp.any(jnp.triu(same, 1)), w, jnp.eye(d, dtype=sigma.dtype))
     return SVD(point.u @ w, sigma @ (w * w), point.v @ w)

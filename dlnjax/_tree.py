@@ -1,13 +1,13 @@
 """Arithmetic on trees of arrays, tangents with None in them, and conditions over the batches of a `vmap`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -16,9 +16,32 @@ from dlnjax._types import Scalar
 Carry = TypeVar("Carry")
 
 
+@contextmanager
+def own_arithmetic() -> Iterator[None]:
+    """The rules of arithmetic that the library is written for, whatever flags of JAX the caller has set.
+
+    Products of matrices have full precision on a GPU. Numbers and shapes are promoted as NumPy does: the flags
+    `jax_numpy_dtype_promotion` and `jax_numpy_rank_promotion` govern the functions of the caller, which are traced
+    before, and not the inside of the library.
+    """
+    precision = jax.default_matmul_precision("highest")
+    with precision, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def power_of_two(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The largest power of two that is at most |x|, by which a division is exact; 1 for 0 and what is not finite."""
+    x = jax.lax.stop_gradient(jnp.abs(x))
+    usable = (x > 0) & jnp.isfinite(x)
+    _, exponent = jnp.frexp(jnp.where(usable, x, jnp.ones_like(x)))
+    return jnp.where(usable, jnp.ldexp(jnp.ones_like(x), exponent - 1), jnp.ones_like(x))
+
+
 def norm(tree: PyTree) -> Scalar:
-    """The root of the sum of all squares: of a matrix, its Frobenius norm."""
-    return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
+    """The root of the sum of all squares: of a matrix, its Frobenius norm. No square overflows or vanishes."""
+    leaves = jax.tree.leaves(tree)
+    scale = power_of_two(jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves])))
+    return scale * jnp.sqrt(sum(jnp.sum((leaf / scale) ** 2) for leaf in leaves))
 
 
 def combine(*terms: tuple[Any, PyTree]) -> PyTree:
@@ -27,10 +50,10 @@ def combine(*terms: tuple[Any, PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: sum(c * leaf for c, leaf in zip(coefficients, leaves, strict=True)), *trees)
 
 
-def where(condition: Bool[Array | np.ndarray, "*n"] | bool, a: PyTree, b: PyTree) -> PyTree:
+def where(condition: Any, a: PyTree, b: PyTree) -> PyTree:
     """`a` where the condition holds, else `b`, leaf by leaf; the condition may lack the trailing axes of a leaf."""
 
-    def choose(x, y):
+    def choose(x: Any, y: Any):
         if not eqx.is_array_like(x):
             return x
         return jnp.where(jnp.expand_dims(condition, range(jnp.ndim(condition), jnp.ndim(x))), x, y)
@@ -54,7 +77,7 @@ def instantiate(tangent: PyTree, primal: PyTree) -> PyTree:
     return jax.tree.map(lambda x, dx: jnp.zeros_like(x) if dx is None else dx, arrays, tangent)
 
 
-def tangent_at(where, out: PyTree, values: PyTree) -> PyTree:
+def tangent_at(where: Callable, out: PyTree, values: PyTree) -> PyTree:
     """The tangent of `out` whose leaves at `where` are `values`, and which is zero (None) elsewhere."""
     nothing = jax.tree.map(lambda _: None, out)
     return eqx.tree_at(where, nothing, values, is_leaf=lambda leaf: leaf is None)
@@ -85,3 +108,15 @@ def any_of_batch(condition: Bool[Array, "..."]) -> Bool[Array, ""]:
 def all_of_batch(condition: Bool[Array, "..."]) -> Bool[Array, ""]:
     """Whether the condition holds everywhere, in all batches of an enclosing `vmap`."""
     return eqxi.unvmap_all(condition)
+
+
+def while_any(go_on: Callable[[PyTree], Any], step: Callable[[PyTree], PyTree], start: PyTree) -> PyTree:
+    """`while_loop` on the arrays of a tree, until no batch of an enclosing `vmap` goes on."""
+    start = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, start)
+    arrays, static = eqx.partition(start, eqx.is_array)
+    final = jax.lax.while_loop(
+        lambda x: any_of_batch(go_on(eqx.combine(x, static))),
+        lambda x: eqx.filter(step(eqx.combine(x, static)), eqx.is_array),
+        arrays,
+    )
+    return eqx.combine(final, static)

@@ -5,6 +5,7 @@ from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
+import packages
 import ziamath
 from mkdocs.structure.files import File
 from pygments import highlight
@@ -28,9 +29,12 @@ def on_files(files, config, **_):
 
 
 def on_page_markdown(markdown: str, page, **_) -> str:
-    if page.file.src_uri != "benchmarks.md":
-        return markdown
-    return "\n\n".join([markdown, *map(section, sorted(RESULTS.glob("*.md")))])
+    if page.file.src_uri == "benchmarks.md":
+        return "\n\n".join([markdown, *map(section, sorted(RESULTS.glob("*.md")))])
+    if page.file.src_uri == "develop/layout.md":
+        picture, table = (f"<!-- packages: {what} -->" for what in ("picture", "table"))
+        return markdown.replace(picture, packages.picture()).replace(table, packages.table())
+    return markdown
 
 
 def section(table: Path) -> str:

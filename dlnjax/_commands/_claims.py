@@ -55,17 +55,17 @@ def claims(args: argparse.Namespace) -> int:
 
 
 def _choose(args: argparse.Namespace) -> list[Claim]:
-    chapters = sorted({claim.chapter for claim in dlnjax.claims.values()})
+    chapters = sorted({claim.chapter for claim in dlnjax.thesis.values()})
     for chapter in args.chapter or ():
         if chapter not in chapters:
             raise Refused(f"there is no statement of chapter {chapter}. There are: {', '.join(map(str, chapters))}.")
     for name in args.only or ():
-        if not any(_begins(claim, name) for claim in dlnjax.claims.values()):
-            near = [other for other in dlnjax.claims if name.lower() in other.lower()][:5]
+        if not any(_begins(claim, name) for claim in dlnjax.thesis.values()):
+            near = [other for other in dlnjax.thesis if name.lower() in other.lower()][:5]
             hint = f"Did you mean {', '.join(near)}?" if near else "dlnjax claims names them all."
             raise Refused(f"no statement begins with {name!r}. {hint}")
     asked = lambda claim: not args.only or any(_begins(claim, name) for name in args.only)
-    chosen = [c for c in dlnjax.claims.values() if (not args.chapter or c.chapter in args.chapter) and asked(c)]
+    chosen = [c for c in dlnjax.thesis.values() if (not args.chapter or c.chapter in args.chapter) and asked(c)]
     if not chosen:
         raise Refused("no statement is both of these chapters and of these names: leave out --chapter.")
     return chosen
@@ -122,7 +122,7 @@ def _marked(verdict: Verdict) -> Text:
 
 def _terminal() -> Console:
     terminal = Console(highlight=False)
-    # Piped, a table keeps its width, so that no cell is cut.
+    # A pipe has no width. With the default of 80 columns rich would cut the cells of the table.
     return terminal if terminal.is_terminal else Console(width=160, highlight=False)
 
 

@@ -1,15 +1,15 @@
-"""What the commands share."""
+"""The refusal of bad input, the settings of JAX and the check of a folder, which all commands use."""
 
 import os
 from pathlib import Path
 
 
 class Refused(Exception):
-    """Input that the command line cannot serve, and what to do: printed as one line, exit status 2."""
+    """Bad input, with what to do about it. The command line prints it as one line and ends with the exit status 2."""
 
 
 def configure_jax() -> None:
-    """float64, and compilations kept for the next run."""
+    """Turn float64 on, and keep compiled programs on disk for the next run."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
@@ -21,7 +21,7 @@ def configure_jax() -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Find out before any work is done whether `folder` can be written to."""
+    """Refuse a folder that cannot be written to, before any work is done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".dlnjax-can-write"

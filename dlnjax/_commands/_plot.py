@@ -1,4 +1,4 @@
-"""`dlnjax plot`: pictures again from the data, without computing them."""
+"""`dlnjax plot`: draws figures again from their data."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from dlnjax.figures import _run
 
 
 def plot(args: argparse.Namespace) -> int:
-    """Draw each figure that was named, beside its data."""
+    """Draw each figure that was named, into the folder of its data."""
     paths = list(dict.fromkeys(path for target in args.data for path in _find(target)))
     for path in paths:
         try:

@@ -12,10 +12,10 @@ from dlnjax._terminal import console
 
 
 class RunProgress:
-    """To be entered, and told of each figure when it begins and ends.
+    """A context manager whose `begin` and `end` are called for each figure.
 
-    **Arguments:** `foreseen`, about how many seconds each figure takes, by name; `titles`. The time left follows from
-    these once a first figure has shown how they compare to this machine and these options.
+    **Arguments:** `foreseen`, the seconds that each figure takes on some machine, by name; `titles`, by name. The time
+    left is the sum of the seconds foreseen, times the ratio of spent to foreseen of the figures that are done.
     """
 
     def __init__(self, foreseen: Mapping[str, float], titles: Mapping[str, str]):
@@ -51,7 +51,7 @@ class RunProgress:
             console().print(f"[bold]{name}[/bold]  {escape(self.titles[name])}  [dim]{how}[/dim]")
 
     def estimate(self) -> str:
-        """The time left in words, if it can be told."""
+        """The time left in words; empty before the first figure is done, as nothing tells how fast this machine is."""
         if not self.expected or not self.left:
             return ""
         pace = self.spent / self.expected

@@ -17,7 +17,8 @@ from dlnjax._terminal import console
 from dlnjax.figures import _claims_page, _report, _run, FIGURES
 from dlnjax.figures._run import Run
 
-# About how many seconds each figure takes on 2 cores: for the time left, and nothing else. Of another, `OTHERS`.
+# The seconds that each figure takes on 2 cores, and that one without an entry is taken for. Only the estimate of the
+# time left uses them.
 SECONDS = {
     **{"3.1": 15, "3.2": 18},
     **{"4.1a": 7, "4.1b": 11, "4.2a": 3, "4.2b": 1, "4.2c": 2, "4.2d": 23, "4.3": 8, "4.4": 67},
@@ -27,7 +28,7 @@ OTHERS = 15
 
 
 def reproduce(args: argparse.Namespace) -> int:
-    """Compute or take up each figure; after each, what is on disk is whole: data, drawings, numbers and report."""
+    """Compute each figure, or take its data from disk. The files of a figure and the report are complete after each."""
     check_writable(args.out)
     try:
         names = _run.choose(args.figure, FIGURES)
@@ -54,14 +55,14 @@ def reproduce(args: argparse.Namespace) -> int:
 
 
 def _make(name: str, runs: dict[str, Run], args: argparse.Namespace) -> bool:
-    """Put one figure among the runs and write all that depends on it; whether its data were there already."""
+    """Add one figure to the runs and write the files that depend on it. Returns whether its data were there already."""
     path = args.out / f"{name}.nc"
     seeds = args.seeds or _usual_seeds(FIGURES[name].seeds, args.quick)
     wanted = _run.identity(name, seed=args.seed, seeds=seeds, quick=args.quick)
     kept = args.resume and _run.is_kept(path, wanted)
     if not kept:
         _run.compute(path, wanted)
-    # Whether computed now or before, what is drawn is what is on disk.
+    # The figure is drawn from the file, so that `dlnjax plot` draws the same picture again.
     runs[name] = _run.read(path)
     _run.draw(runs[name])
     shown = [runs[name] for name in FIGURES if name in runs]
@@ -71,7 +72,7 @@ def _make(name: str, runs: dict[str, Run], args: argparse.Namespace) -> bool:
 
 
 def write_report(folder: Path, runs: list[Run]) -> None:
-    """The report on these figures, and on the statements of the thesis if `dlnjax claims` has written of them there."""
+    """Write the report on these figures, with the verdicts on the statements if `dlnjax claims` has left them there."""
     data = folder / "claims.json"
     statements = _claims_page.count(json.loads(data.read_text(encoding="utf-8"))) if data.exists() else []
     _report.write_report(folder / "report.html", runs, statements)
@@ -82,7 +83,7 @@ def _usual_seeds(seeds: int, quick: bool) -> int:
 
 
 def already_there(folder: Path) -> dict[str, Run]:
-    """What the folder holds of earlier runs, and the report is to show as well."""
+    """The figures whose data the folder holds from earlier runs. The report shows them too."""
     runs = {}
     for name in FIGURES:
         path = folder / f"{name}.nc"
@@ -104,5 +105,5 @@ def _print_numbers(runs: list[Run]) -> None:
             values = (expected, f"{n.here:.4g}", f"{n.standard_error:.1g}")
             table.add_row(run.figure.name, escape(n.quantity), escape(n.thesis), *values, escape(n.verdict))
     terminal = Console()
-    # Piped, a table keeps its width, so that no cell is cut.
+    # A pipe has no width. With the default of 80 columns rich would cut the cells of the table.
     (terminal if terminal.is_terminal else Console(width=160)).print(table)

@@ -21,11 +21,11 @@ def sweep(args: argparse.Namespace) -> int:
     start_key, energy_key = jax.random.split(jax.random.key(args.seed))
     std = args.std or args.d**-0.5
     starts = dln.Ensemble(lambda key: dln.gaussian(key, args.d, std), start_key, args.seeds)
-    # The times between are spread over four decades: flows move early and rest late.
+    # Flows move early and rest late, so the times between are spread evenly over the logarithms of four decades.
     between = jnp.geomspace(1e-4 * args.t_end, args.t_end, args.times - 1)[:-1]
     ts = jnp.array([0.0, *between, args.t_end])
     stop = None if args.steady is None else dln.Steady(args.steady)
-    options = {"depth": args.depth, "ts": ts, "rtol": args.rtol, "atol": args.rtol / 100, "stop": stop}
+    options = {"depth": args.depth, "ts": ts, "rtol": args.rtol, "stop": stop}
     try:
         energy = _energy(args, energy_key)
         if args.out is None:

@@ -1,5 +1,7 @@
 """Matrix completion."""
 
+from typing import Any, ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ class MatrixCompletion(eqx.Module):
 
     with the gradient 2 weight (X - labels) on the mask, (4.25). Labels outside the mask are not read, and may be NaN.
 
-    **Arguments:** `labels`, `d d`; `mask`, `d d`, boolean or 0/1; `weight`. In a `sweep` each may carry the seeds in
+    **Arguments:** `labels`, `d d`; `mask`, `d d`, boolean or 0/1; `weight`. In a `sweep` each may have the seeds in
     front.
 
     **Raises:** `ValueError` for shapes that do not match, a mask that is not boolean or 0/1, or NaN labels on the mask.
@@ -35,6 +37,8 @@ class MatrixCompletion(eqx.Module):
     weight: Float[Array, "*n"]
     entries: tuple[Int[Array, " d"], Int[Array, " d"], Float[Array, " d"]] | None
 
+    array_axes: ClassVar[dict[str, int]] = {"labels": 2, "mask": 2, "weight": 0}
+
     def __init__(self, labels: ArrayLike, mask: ArrayLike, weight: Number = 0.5):
         labels = as_square("labels", labels, leading=True)
         mask = as_array("mask", mask)
@@ -47,7 +51,7 @@ class MatrixCompletion(eqx.Module):
         weight = as_positive("weight", weight, many=True).astype(labels.dtype)
         lead = broadcast("labels and mask", labels.shape, mask.shape)
         if weight.ndim:
-            # Where it carries the seeds all do, and a matrix of as many rows is not taken for many.
+            # A weight for each seed is broadcast to all: labels of as many rows as there are seeds are one matrix.
             lead = broadcast("labels, mask and weight", lead, (*weight.shape, 1, 1))
         labels, mask = jnp.broadcast_to(labels, lead), jnp.broadcast_to(mask, lead)
         unknown = jnp.any(mask & ~jnp.isfinite(labels))
@@ -62,7 +66,7 @@ class MatrixCompletion(eqx.Module):
         d = as_count("d", d)
         return cls(jnp.eye(d), jnp.eye(d, dtype=bool), weight=1.0)
 
-    def _residual(self, x):
+    def _residual(self, x: Any):
         x = as_array("X", x)
         if x.shape[-2:] != self.labels.shape[-2:]:
             raise ValueError(f"X has shape {x.shape}, but the labels have shape {self.labels.shape}.")
@@ -75,22 +79,22 @@ class MatrixCompletion(eqx.Module):
         return 2 * self.weight * self._residual(x)
 
     def pullback(self, point: SVD) -> Float[Array, "d d"]:
-        """U^T dE V. With at most d entries seen, X is needed there alone: one product in place of three."""
+        """U^T dE V. With at most d entries seen, X is computed at these alone, by one product in place of three."""
         if self.entries is None:
             return point.u.T @ self.gradient(point.matrix) @ point.v
         rows, columns, seen = self.entries
         u, v = point.u[rows], point.v[columns]
         labels = jnp.where(seen > 0, self.labels[rows, columns], 0.0)
-        residual = seen * (jnp.sum(u * point.sigma * v, axis=1) - labels)
+        residual = seen * (jnp.sum(u * point.sigma[None, :] * v, axis=1) - labels)
         return (2 * self.weight * residual[:, None] * u).T @ v
 
 
-def _few_entries(mask, dtype):
+def _few_entries(mask: Any, dtype: Any):
     """(rows, columns, 1 or 0 for those that count) of a mask of at most d entries; None if it has more."""
     if not is_concrete(mask) or mask.ndim != 2 or jnp.sum(mask) > len(mask):
         return None
     rows, columns = np.nonzero(np.asarray(mask))
-    # Always d of them: masks of other sizes are no reason to compile again.
+    # There are always d of them, so that masks of other sizes are not compiled again.
     rest = (0, len(mask) - len(rows))
     pad = lambda index: jnp.asarray(np.pad(index, rest))
     return pad(rows), pad(columns), jnp.asarray(np.pad(np.ones(len(rows)), rest), dtype)

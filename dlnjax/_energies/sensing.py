@@ -1,5 +1,7 @@
 """Matrix sensing."""
 
+from typing import Any, ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -13,7 +15,7 @@ class MatrixSensing(eqx.Module):
 
         E(X) = 1/2 sum_i (<A_i, X> - y_i)^2,    dE(X) = sum_i (<A_i, X> - y_i) A_i.
 
-    **Arguments:** `measurements`, the A_i, `m d d`; `values`, the y_i, `m`. In a `sweep` each may carry the
+    **Arguments:** `measurements`, the A_i, `m d d`; `values`, the y_i, `m`. In a `sweep` each may have the
     seeds in front.
 
     **Raises:** `ValueError` for shapes that do not match; `TypeError` for integers or complex numbers.
@@ -28,6 +30,8 @@ class MatrixSensing(eqx.Module):
     measurements: Float[Array, "*n m d d"]
     values: Float[Array, "*n m"]
 
+    array_axes: ClassVar[dict[str, int]] = {"measurements": 3, "values": 1}
+
     def __init__(self, measurements: ArrayLike, values: ArrayLike):
         self.measurements = as_finite("measurements", as_square("measurements", measurements, leading=True))
         self.values = as_finite("values", as_float("values", values))
@@ -40,7 +44,7 @@ class MatrixSensing(eqx.Module):
         self.measurements = jnp.broadcast_to(self.measurements, seeds + self.measurements.shape[-3:])
         self.values = jnp.broadcast_to(self.values, seeds + self.values.shape[-1:])
 
-    def _residual(self, x):
+    def _residual(self, x: Any):
         x = as_array("X", x)
         if x.shape[-2:] != self.measurements.shape[-2:]:
             raise ValueError(f"X has shape {x.shape}, but the measurements have shape {self.measurements.shape}.")

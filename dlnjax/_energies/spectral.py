@@ -5,6 +5,7 @@ given here as such, so that nothing is divided by a gap that may be zero.
 """
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -16,18 +17,18 @@ from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._geometry.special import divided_difference
 from dlnjax._protocol import gradient, pullback
 from dlnjax._svd import SVD, svd
-from dlnjax._types import Energy, Number
+from dlnjax._types import Energy, Matrix, Number
 
 
 @eqx.filter_custom_jvp
-def _isospectral(f, x):
+def _isospectral(f: Callable, x: Matrix):
     """U diag(f(sigma)) V^T, for f: `d` -> `d` that commutes with permutations."""
     point = svd(x)
-    return (point.u * f(point.sigma)) @ point.v.T
+    return (point.u * f(point.sigma)[None, :]) @ point.v.T
 
 
 @_isospectral.def_jvp
-def _isospectral_jvp(primals, tangents):
+def _isospectral_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
     f, x = primals
     df, dx = tangents
     point = svd(x)
@@ -41,16 +42,16 @@ def _isospectral_jvp(primals, tangents):
     mean = (values[:, None] + values[None, :]) / jnp.where(total > 0, total, 1.0)
     tangent = slope * (m + m.T) / 2 + mean * (m - m.T) / 2
     tangent = jnp.where(jnp.eye(len(sigma), dtype=bool), jnp.diag(dvalues), tangent)
-    return (u * values) @ v.T, u @ tangent @ v.T
+    return (u * values[None, :]) @ v.T, u @ tangent @ v.T
 
 
 @eqx.filter_custom_jvp
-def _of_singular_values(f, x):
+def _of_singular_values(f: Callable, x: Matrix):
     return f(svd(x).sigma)
 
 
 @_of_singular_values.def_jvp
-def _of_singular_values_jvp(primals, tangents):
+def _of_singular_values_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
     f, x = primals
     df, dx = tangents
     sigma = svd(x).sigma
@@ -72,38 +73,38 @@ def _one(name: str, value: Array) -> Array:
 class _Gradient(eqx.Module):
     f: Callable
 
-    def __call__(self, sigma):
+    def __call__(self, sigma: Float[Array, " d"]):
         return getattr(self.f, "gradient", jax.grad(self.f))(sigma)
 
 
 class _Power(eqx.Module):
     p: Float[Array, ""]
 
-    def __call__(self, sigma):
+    def __call__(self, sigma: Float[Array, " d"]):
         return jnp.sum(sigma**self.p) / self.p
 
-    def gradient(self, sigma):
+    def gradient(self, sigma: Float[Array, " d"]):
         return sigma ** (self.p - 1)
 
 
 class _Sum(eqx.Module):
     f: Callable
 
-    def __call__(self, sigma):
+    def __call__(self, sigma: Float[Array, " d"]):
         return jnp.sum(jax.vmap(self.f)(sigma))
 
 
 class _Entropy(eqx.Module):
     kernel: Kernel
 
-    def __call__(self, sigma):
+    def __call__(self, sigma: Float[Array, " d"]):
         return self.kernel.entropy(sigma)
 
-    def gradient(self, sigma):
+    def gradient(self, sigma: Float[Array, " d"]):
         return self.kernel.entropy_gradient(sigma)
 
 
-def _spectral_pullback(f, point: SVD):
+def _spectral_pullback(f: Callable, point: SVD):
     return jnp.diag(_Gradient(f)(jnp.abs(point.sigma)) * jnp.where(point.sigma < 0, -1.0, 1.0))
 
 
@@ -122,6 +123,8 @@ class Schatten(eqx.Module):
     """
 
     p: Float[Array, "*n"]
+
+    array_axes: ClassVar[dict[str, int]] = {"p": 0}
 
     def __init__(self, p: Number):
         self.p = as_positive("p", p, many=True)
@@ -156,6 +159,8 @@ class SpectralEnergy(eqx.Module):
 
     f: Callable
 
+    array_axes: ClassVar[dict[str, int]] = {}
+
     def __check_init__(self) -> None:
         if not callable(self.f):
             raise TypeError(f"f must be a callable of one singular value, got {type(self.f).__name__}.")
@@ -181,7 +186,7 @@ class FreeEnergy(eqx.Module):
     drifts off.
 
     **Arguments:** `energy`, a callable X -> scalar; `beta` > 0, the inverse temperature; `depth`, N of the entropy,
-    which need not be that of the flow. In a `sweep` the numbers may carry the seeds in front.
+    which need not be that of the flow. In a `sweep` the numbers may have the seeds in front.
 
     **Raises:** `TypeError` if `energy` is not callable; `ValueError` if beta <= 0 or the depth is outside [1, inf].
 
@@ -196,6 +201,8 @@ class FreeEnergy(eqx.Module):
     energy: Callable
     beta: Float[Array, "*n"]
     kernel: Kernel
+
+    array_axes: ClassVar[dict[str, int]] = {"beta": 0, "kernel": 0}
 
     def __init__(self, energy: Energy, beta: Number, depth: Depth = jnp.inf):
         if not callable(energy):

@@ -12,7 +12,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._tree import any_of_batch, combine, norm
 from dlnjax._types import Scalar, State
@@ -56,7 +56,7 @@ class Recurrence(eqx.Module):
         return self.j == self.stages
 
 
-def _nodes(stages, dtype):
+def _nodes(stages: Int[Array, ""], dtype: Any):
     s = stages.astype(dtype)
     w0 = 1 + _DAMPING / s**2
     root = jnp.sqrt(w0 * w0 - 1)
@@ -126,7 +126,7 @@ class PowerIteration(eqx.Module):
     def start(f0: State, radius: Scalar) -> "PowerIteration":
         return PowerIteration(f0, radius, jnp.asarray(False))
 
-    def _step(self, y0):
+    def _step(self, y0: State):
         size = norm(self.direction)
         eps = jnp.finfo(size.dtype).eps
         # At rest there may be no direction yet: any will do, the state itself among them.
@@ -197,11 +197,11 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver[Any]):
         h = jnp.asarray(t1 - t0)
         f0 = terms.vf(t0, y0, args)
 
-        def another(carry):
+        def another(carry: PyTree):
             power, count = carry
             return any_of_batch(~power.settled & (count < 30))
 
-        def estimate(carry):
+        def estimate(carry: PyTree):
             power, count = carry
             new = power.update(y0, f0, terms.vf(t0, power.probe(y0), args))
             done = power.settled | (count >= 30)
@@ -210,10 +210,11 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver[Any]):
         fresh = eqx.tree_at(lambda p: p.settled, solver_state, jnp.asarray(False))
         power, _ = jax.lax.while_loop(another, estimate, (fresh, jnp.asarray(0)))
         radius = 1.2 * power.radius
-        # A step too long for the most stages is cut short of stability; the error estimate then refuses it.
+        # If a step needs more than `MAX_STAGES` stages, it gets that many and is unstable. Its error is then set to
+        # infinity, so that the step is rejected.
         stages = stage_count(h * radius)
 
-        def advance(r):
+        def advance(r: PyTree):
             new = next_stage(r, y0, f0, terms.vf(t0 + r.node * h, r.newer, args), h)
             return jax.tree.map(lambda a, b: jnp.where(r.complete, a, b), r, new)
 

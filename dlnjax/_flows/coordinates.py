@@ -1,193 +1,94 @@
-"""The gradient flow written in two ways: in the frame of the singular value decomposition, and in X itself."""
+"""What the integration needs to know of a flow, and the flow in X itself."""
 
+import abc
 from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
-from dlnjax._protocol import gradient, pullback
-from dlnjax._svd import orthogonalise, SVD
+from dlnjax._protocol import gradient
 from dlnjax._tree import norm
-from dlnjax._types import Scalar
-
-CHARTED = 16
+from dlnjax._types import Matrix, Scalar, State
 
 
-def frame_velocity(
-    sigma: Float[Array, " d"],
-    pullback: Float[Array, "d d"],
-    kernel: Kernel,
-    gap: Scalar,
-    partner: Int[Array, " d"] | None = None,
-) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"]]:
-    """(U^T dU/dt, dsigma/dt, V^T dV/dt) of the flow, (4.17)-(4.19), for G = U^T dE V.
+@runtime_checkable
+class Chart(Protocol):
+    """Coordinates for the length of one or a few steps, in which the flow is smoother."""
 
-    Partners, if given, have no common rotation.
+    def enter(self, y: State, /) -> State:
+        """The state in the chart."""
+        ...
 
-    A singular value may be negative on the way, since depth 1 crosses zero. Its sign is moved to V for the rates, and
-    back.
-    """
-    sign = jnp.where(sigma < 0, -1.0, 1.0).astype(sigma.dtype)
-    g = pullback * sign
-    common, relative = kernel.rotation_rates(jnp.abs(sigma), gap)
-    if partner is not None:
-        common = jnp.where(partner[:, None] == jnp.arange(len(sigma)), 0.0, common)
-    symmetric, antisymmetric = common * (g + g.T) / 2, relative * (g - g.T) / 2
-    left = symmetric - antisymmetric
-    right = (symmetric + antisymmetric) * sign * sign[:, None]
-    return left, -kernel.speed(sigma) * jnp.diagonal(pullback), right
+    def leave(self, z: State, dz: State, /) -> tuple[State, State]:
+        """The state, and the velocity in the chart of the same gauge around it."""
+        ...
+
+    def velocity(self, z: State, /) -> tuple[State, Scalar]:
+        """dz/dt, and |dE|_F at that point."""
+        ...
 
 
-class FrameCoordinates(eqx.Module):
-    """(4.17)-(4.19): no decomposition along the way, and a cost that does not know the depth."""
+class Coordinates(eqx.Module):
+    """A flow in some coordinates. By default they are their own chart, and nothing drifts off a constraint."""
 
     energy: Callable
     kernel: Kernel
     rtol: Scalar
-    atol: Scalar
-    gap: Scalar
+    # The absolute tolerance, one number, or one for each singular value.
+    atol: Float[Array, "*values"]
 
-    def velocity(self, y: SVD) -> tuple[SVD, Scalar]:
-        g = pullback(self.energy, y)
-        left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap)
-        return SVD(y.u @ left, dsigma, y.v @ right), norm(g)
+    @abc.abstractmethod
+    def velocity(self, y: Any) -> tuple[Any, Scalar]:
+        """dy/dt, and |dE|_F at that point."""
 
-    def gauge(self, y: SVD) -> Int[Array, " d"] | None:
-        # Few singular values seldom meet, and there the way through the chart costs more than it saves.
-        return partners(y.sigma) if len(y.sigma) >= CHARTED else None
+    @abc.abstractmethod
+    def error(self, y0: Any, y1: Any, error: Any) -> Scalar:
+        """An error of a step from `y0` to `y1` in units of the tolerance; homogeneous in `error`."""
 
-    def chart(self, gauge: Int[Array, " d"] | None) -> "FrameCoordinates | Chart":
-        return self if gauge is None else Chart(self, gauge)
+    @abc.abstractmethod
+    def size(self, y: Any) -> Scalar:
+        """The Frobenius norm of X."""
 
-    def enter(self, y: SVD) -> SVD:
+    @abc.abstractmethod
+    def loses_rank(self, y0: Any, y1: Any) -> Bool[Array, ""]:
+        """Whether a singular value reaches zero in a step, where the kernel does not let it."""
+
+    def gauge(self, y: Any) -> PyTree:
+        """What tells a chart around `y` from others."""
+        return None
+
+    def chart(self, gauge: PyTree) -> Chart:
+        """The chart of that gauge."""
+        return self
+
+    def enter(self, y: Any) -> Any:
         return y
 
-    def leave(self, z: SVD, dz: SVD) -> tuple[SVD, SVD]:
+    def leave(self, z: Any, dz: Any) -> tuple[Any, Any]:
         return z, dz
 
-    def project(self, y: SVD) -> SVD:
-        return SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v))
-
-    def error(self, y0: SVD, y1: SVD, error: "SVD | Coupled") -> Scalar:
-        sigma = jnp.maximum(jnp.abs(y0.sigma), jnp.abs(y1.sigma))
-        wrong = jnp.abs(error.sigma)
-        if isinstance(error, Coupled):
-            wrong = jnp.maximum(wrong, jnp.abs(error.coupling))
-        values = jnp.max(wrong / (self.atol + self.rtol * sigma))
-        columns = jnp.max(jnp.sum(error.u**2 + error.v**2, axis=0)) ** 0.5 / (self.atol + self.rtol)
-        return jnp.maximum(values, columns)
-
-    def size(self, y: SVD) -> Scalar:
-        return norm(y.sigma)
-
-    def loses_rank(self, y0: SVD, y1: SVD) -> Array:
-        return (jnp.asarray(self.kernel.order) > 0) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
+    def project(self, y: Any) -> Any:
+        """The state back on its constraint, after a step."""
+        return y
 
 
-class Coupled(eqx.Module):
-    """X = u K v^T, where K has `sigma` on its diagonal and `coupling` between partners, and is zero elsewhere."""
-
-    u: Float[Array, "d d"]
-    sigma: Float[Array, " d"]
-    v: Float[Array, "d d"]
-    coupling: Float[Array, " d"]
-
-
-class Chart(eqx.Module):
-    """The flow for the length of a step, in which neighbours may cross.
-
-    Where two singular values nearly meet, U and V turn together at a rate that grows as the gap closes, and X does not
-    feel it. Between partners that rotation is left out, and K is let off the diagonal instead: there the flow is as
-    smooth as in X. K is diagonalised, two by two in closed form, wherever the velocity is asked for.
-    """
-
-    flow: FrameCoordinates
-    partner: Int[Array, " d"]
-
-    def enter(self, y: SVD) -> Coupled:
-        return Coupled(y.u, y.sigma, y.v, jnp.zeros_like(y.sigma))
-
-    def leave(self, z: Coupled, dz: Coupled) -> tuple[SVD, Coupled]:
-        t = self._tangent(z)
-        turned = self._turn(z, t)
-        return SVD(turned.u, turned.sigma, turned.v), self._turn(dz, t)
-
-    def _tangent(self, z: Coupled) -> Float[Array, " d"]:
-        """Of the angle by which each column turns towards its partner where K becomes diagonal."""
-        half = (z.sigma - z.sigma[self.partner]) / 2
-        # At equal values one turns to +1 and the other to -1.
-        order = jnp.sign(self.partner - jnp.arange(len(half))).astype(half.dtype)
-        width = jnp.abs(half) + jnp.sqrt(half**2 + z.coupling**2)
-        return jnp.where(half == 0, order, jnp.sign(half)) * z.coupling / jnp.where(width > 0, width, 1.0)
-
-    def _turn(self, z: Coupled, t: Float[Array, " d"]) -> Coupled:
-        """The same matrix (or, of a velocity, the same motion) in columns turned by angles of tangent t."""
-        p, c = self.partner, 1 / jnp.sqrt(1 + t * t)
-        columns = lambda q: c * (q + t * q[:, p])
-        values = c * c * (z.sigma + t * t * z.sigma[p] + 2 * t * z.coupling)
-        coupling = c * c * ((1 - t * t) * z.coupling - t * (z.sigma - z.sigma[p]))
-        return Coupled(columns(z.u), values, columns(z.v), coupling)
-
-    def velocity(self, z: Coupled) -> tuple[Coupled, Scalar]:
-        t = self._tangent(z)
-        y = self._turn(z, t)
-        p, kernel = self.partner, self.flow.kernel
-        g = pullback(self.flow.energy, SVD(y.u, y.sigma, y.v))
-        left, dsigma, right = frame_velocity(y.sigma, g, kernel, self.flow.gap, p)
-        i = jnp.arange(len(p))
-        pull = kernel.partner_eigenvalues(jnp.abs(y.sigma), p) * (g[i, p] + g[p, i]) / 2
-        dy = Coupled(y.u @ left, dsigma, y.v @ right, jnp.where(p == i, 0.0, -pull))
-        return self._turn(dy, -t), norm(g)
-
-
-def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
-    """For each singular value the one that is nearest to it, if that is mutual and near; otherwise itself."""
-    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))
-    i = jnp.arange(len(sigma))
-    gap = jnp.abs(log[:, None] - log)
-    # Far apart, the smaller value would drown in the square of the coupling.
-    near = (gap < 0.5) & (sigma > 0) & (sigma > 0)[:, None] & (i != i[:, None])
-    nearest = jnp.argmin(jnp.where(near, gap, jnp.inf), axis=1)
-    mutual = (nearest[nearest] == i) & near[i, nearest]
-    return jnp.where(mutual, nearest, i)
-
-
-class MatrixCoordinates(eqx.Module):
+class MatrixCoordinates(Coordinates):
     """(2.9) divided by N, in X: a decomposition at every evaluation, kept as the independent check."""
 
-    energy: Callable
-    kernel: Kernel
-    rtol: Scalar
-    atol: Scalar
-
-    def velocity(self, y: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Scalar]:
+    def velocity(self, y: Matrix) -> tuple[Matrix, Scalar]:
         g = gradient(self.energy, y)
         return -apply_metric_operator(y, g, self.kernel), norm(g)
 
-    def gauge(self, y: Float[Array, "d d"]) -> None:
-        return None
-
-    def chart(self, gauge: None) -> "MatrixCoordinates":
-        return self
-
-    def enter(self, y: Float[Array, "d d"]) -> Float[Array, "d d"]:
-        return y
-
-    def leave(self, z, dz):
-        return z, dz
-
-    def project(self, y: Float[Array, "d d"]) -> Float[Array, "d d"]:
-        return y
-
-    def error(self, y0, y1, error) -> Scalar:
+    def error(self, y0: Matrix, y1: Matrix, error: Matrix) -> Scalar:
         return norm(error) / (self.atol + self.rtol * jnp.maximum(norm(y0), norm(y1)))
 
-    def size(self, y: Float[Array, "d d"]) -> Scalar:
+    def size(self, y: Matrix) -> Scalar:
         return norm(y)
 
-    def loses_rank(self, y0, y1) -> Array:
+    def loses_rank(self, y0: Matrix, y1: Matrix) -> Bool[Array, ""]:
         signs = jnp.linalg.slogdet(y0)[0] * jnp.linalg.slogdet(y1)[0]
         return (jnp.asarray(self.kernel.order) > 0) & (signs < 0)

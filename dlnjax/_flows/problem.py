@@ -24,11 +24,16 @@ from dlnjax._checks import (
 )
 from dlnjax._geometry.kernel import as_kernel, Kernel
 from dlnjax._svd import SVD, svd
+from dlnjax._traced import Traced, traced_energy
 from dlnjax._types import Number
 
 
 class Steady(eqx.Module):
     """A stop: the flow is at rest once |dE(X)|_F <= `gradient`. Later `ts` repeat that state; `t_end` says when.
+
+    With a stop, the error of each step is also held to a hundredth of the way that the step goes, since near rest the
+    tolerance alone would be larger than what is left of the way. `t_end` is the end of the first step after which the
+    flow is at rest: at the default tolerance some percent later than the time at which |dE| crosses `gradient`.
 
     **Raises:** `ValueError` if gradient <= 0.
 
@@ -46,6 +51,10 @@ class Steady(eqx.Module):
         self.gradient = as_positive("gradient", gradient, "It is the Frobenius norm of dE below which a flow rests.")
 
 
+# By default the absolute tolerance is this share of `rtol`, relative to the size of the start.
+ATOL_SHARE = 0.01
+
+
 class Problem(eqx.Module):
     """What a flow is differentiable in."""
 
@@ -56,63 +65,92 @@ class Problem(eqx.Module):
 
 
 class Options(eqx.Module):
-    """How it is solved: never differentiated."""
+    """How it is solved; never differentiated. Made of what the user gave, it refuses what is wrong.
+
+    All numbers are arrays, so that no value of one is a reason to compile again.
+    """
 
     rtol: Float[Array, ""]
-    atol: Float[Array, ""]
+    # None lets the absolute tolerance follow the start: see `absolute`.
+    atol: Float[Array, ""] | None
     steady: Float[Array, ""] | None
     max_steps: Int[Array, ""]
     solver: diffrax.AbstractSolver[Any] | None
     coordinates: str = eqx.field(static=True)
     observe: Callable[[SVD], Any] | None
 
+    def __init__(
+        self,
+        *,
+        solver: Any = None,
+        rtol: Any = 1e-6,
+        atol: Any = None,
+        coordinates: Any = "svd",
+        stop: Any = None,
+        observe: Any = None,
+        max_steps: Any = 100_000,
+    ):
+        if coordinates not in ("svd", "matrix"):
+            raise ValueError(f'coordinates must be "svd" or "matrix", got {coordinates!r}.')
+        if solver is not None and not isinstance(solver, diffrax.AbstractSolver):
+            raise TypeError(f"solver must be None or a diffrax solver such as diffrax.Dopri5(), got {solver!r}.")
+        if solver is not None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+            raise ValueError(
+                f"solver must estimate its error, which {type(solver).__name__} does not: try diffrax.Dopri5()."
+            )
+        if stop is not None and not isinstance(stop, Steady):
+            raise TypeError(f"stop must be dlnjax.Steady(...) or None, got {stop!r}.")
+        self.rtol = as_positive("rtol", rtol, "Use 1e-3 for a sketch, 1e-6 by default, 1e-10 to check a formula.")
+        self.atol = None if atol is None else as_positive("atol", atol)
+        self.steady = None if stop is None else stop.gradient
+        self.max_steps = jnp.asarray(as_count("max_steps", max_steps))
+        self.solver = solver
+        self.coordinates = coordinates
+        self.observe = observe
 
-def prepare(
-    energy, x0, depth, ts, solver, rtol, atol, coordinates, stop, observe, max_steps, many=False
-) -> tuple[Problem, Options]:
-    """Check what the user gave, and make arrays of all numbers, so that no value is ever a reason to compile again."""
-    if coordinates not in ("svd", "matrix"):
-        raise ValueError(f'coordinates must be "svd" or "matrix", got {coordinates!r}.')
-    if solver is not None and not isinstance(solver, diffrax.AbstractSolver):
-        raise TypeError(f"solver must be None or a diffrax solver such as diffrax.Dopri5(), got {solver!r}.")
-    if solver is not None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        raise ValueError(
-            f"solver must estimate its error, which {type(solver).__name__} does not: try diffrax.Dopri5()."
-        )
-    if stop is not None and not isinstance(stop, Steady):
-        raise TypeError(f"stop must be dlnjax.Steady(...) or None, got {stop!r}.")
-    max_steps = as_count("max_steps", max_steps)
+    def of(self, d: int, dtype: Any) -> "Options":
+        """The options for matrices `d d`: numbers in their precision, and `observe` as it is now."""
+        if dtype == jnp.float32 and is_concrete(self.rtol) and float(self.rtol) < 5e-6:
+            warnings.warn(
+                f"x0 is float32, which cannot keep rtol={float(self.rtol):g}. Enable float64 before the first array is "
+                'made, jax.config.update("jax_enable_x64", True), or pass rtol=1e-5.',
+                stacklevel=4,
+            )
+        observe = self.observe
+        if observe is not None:
+            point = jax.eval_shape(svd, jax.ShapeDtypeStruct((d, d), dtype))
+            shape_of("observe", observe, point)
+            observe = Traced.of(observe, point)
+        cast = jax.tree.map(lambda x: x.astype(dtype), (self.rtol, self.atol, self.steady))
+        where = lambda o: (o.rtol, o.atol, o.steady, o.observe)
+        return eqx.tree_at(where, self, (*cast, observe), is_leaf=lambda x: x is None)
+
+    def absolute(self, size: Float[Array, "*values"]) -> Float[Array, "*values"]:
+        """The absolute tolerance of what has this size at the start.
+
+        By default it is a hundredth of `rtol` of that size. A fixed number would have no relation to the problem: a
+        flow that leaves a saddle from 1e-12 multiplies its start by 1e12, and the first error with it.
+        """
+        return ATOL_SHARE * self.rtol * size if self.atol is None else jnp.broadcast_to(self.atol, size.shape)
+
+
+def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: bool = False) -> tuple[Problem, Options]:
+    """Check what the user gave, and read the energy and `observe` as they are now.
+
+    With `many`, the energy and the starts carry the seeds in front, and the caller checks and reads the energy.
+    """
     start, ts = _as_start(x0, many), as_times(ts)
-    rtol = as_positive("rtol", rtol, "Use 1e-3 for a sketch, 1e-6 by default, 1e-10 to check a formula.")
-    atol = as_positive("atol", atol)
     some = start.sigma if isinstance(start, SVD) else start
     d, dtype = some.shape[-1], some.dtype
-    if dtype == jnp.float32 and is_concrete(rtol) and float(rtol) < 5e-6:
-        warnings.warn(
-            f"x0 is float32, which cannot keep rtol={float(rtol):g}. Enable float64 before the first array is made, "
-            'jax.config.update("jax_enable_x64", True), or pass rtol=1e-5.',
-            stacklevel=3,
-        )
-    if observe is not None:
-        shape_of("observe", observe, jax.eval_shape(svd, jax.ShapeDtypeStruct((d, d), dtype)))
     kernel = as_kernel(depth, dtype, many="" if many else "dlnjax.sweep or jax.vmap")
-    problem = Problem(energy, start, kernel, ts.astype(dtype))
-    options = Options(
-        rtol=rtol.astype(dtype),
-        atol=atol.astype(dtype),
-        steady=None if stop is None else stop.gradient.astype(dtype),
-        max_steps=jnp.asarray(max_steps),
-        solver=solver,
-        coordinates=coordinates,
-        observe=observe,
-    )
     if not many:
         check_energy(energy, d, dtype)
-        _check_rank(start, kernel, coordinates)
-    return problem, options
+        _check_rank(start, kernel, options.coordinates)
+        energy = traced_energy(energy, d, dtype)
+    return Problem(energy, start, kernel, ts.astype(dtype)), options.of(d, dtype)
 
 
-def _as_start(x0, many):
+def _as_start(x0: Any, many: bool):
     if not isinstance(x0, SVD):
         x0 = as_square("x0", x0, leading=many)
         bad = jnp.asarray(False) if many else ~jnp.all(jnp.isfinite(x0))
@@ -130,11 +168,13 @@ def _as_start(x0, many):
     )
 
 
-def _check_rank(start, kernel: Kernel, coordinates):
+def _check_rank(start: Any, kernel: Kernel, coordinates: str):
     if not all(map(is_concrete, jax.tree.leaves((start, kernel)))):
         return
     sigma = np.abs(start.sigma) if isinstance(start, SVD) else np.linalg.svd(np.asarray(start), compute_uv=False)
-    rank, d = int(np.sum(sigma > rounding(sigma) * sigma.max())), sigma.shape[-1]
+    # What stands in an `SVD` is exact, however small.
+    floor = 0.0 if isinstance(start, SVD) else rounding(sigma) * sigma.max()
+    rank, d = int(np.sum(sigma > floor)), sigma.shape[-1]
     if rank == d:
         return
     crosses = bool(jnp.asarray(kernel.order) <= 0)
@@ -149,5 +189,5 @@ def _check_rank(start, kernel: Kernel, coordinates):
         )
 
 
-def rounding(sigma):
+def rounding(sigma: Any):
     return sigma.shape[-1] * np.finfo(sigma.dtype).eps

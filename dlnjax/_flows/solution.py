@@ -1,32 +1,55 @@
 """What a flow returns."""
 
 import math
-import os
-from typing import Any, TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_path
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.spectrum import effective_rank_or_nan
-from dlnjax._results import NAMES, result_counts, result_names, RESULTS
-from dlnjax._show import Curves, Shown
+from dlnjax._results import result_counts, RESULTS
+from dlnjax._saved import Layout, Solution
+from dlnjax._show import Curves, FLOW_TIME
 from dlnjax._svd import SVD
-from dlnjax._sweeps.folder import open_folder
 
-if TYPE_CHECKING:
-    import xarray
-
-_FORMAT = "dlnjax.FlowSolution/2"
-FLOW_TIME = r"time $t$ (1/N-normalised flow)"
 _CONVENTION = "1/N-normalised flow: time here = thesis time * N at finite depth N (2.9), thesis time at infinite depth"
 
 
-class FlowSolution(Shown):
+_LAYOUT = Layout(
+    format="dlnjax.FlowSolution/3",
+    lead="seed",
+    sized="t_end",
+    axes={
+        "ts": "time",
+        "sigma": "time mode",
+        "energy": "time",
+        "effective_rank": "time",
+        "u": "time row mode",
+        "v": "time column mode",
+        "final_u": "row mode",
+        "final_sigma": "mode",
+        "final_v": "column mode",
+    },
+    notes={
+        "sigma": "singular values, descending",
+        "effective_rank": "exp of the entropy of sigma/sum(sigma), thesis (4.23); 1 to d",
+        "energy": "E(X), in the units of the energy given",
+        "u": "left singular vectors, X = u diag(sigma) v^T",
+        "v": "right singular vectors, X = u diag(sigma) v^T",
+        "t_end": "time of the last good state; later times repeat it",
+        "depth": "number of layers N of the geometry",
+    },
+    attrs={"convention": _CONVENTION},
+)
+
+
+class FlowSolution(Solution):
     """A flow, saved at `ts`. One matrix has time first (`ts d`), a sweep has the seed first (`n ts d`).
+
+    Of a sweep, `sol[3]` and `sol[2:5]` are the solutions of these seeds, and `len(sol)` is how many there are.
 
     **Attributes:**
 
@@ -41,6 +64,9 @@ class FlowSolution(Shown):
     - `result`: a code of `RESULTS` for each seed.
     - `stats`: `steps`, `rejected`: accepted and rejected steps of the solver; `evaluations` of the right-hand side (0
       for a solver that does not say), `[n]`.
+    - `depth`: the kernel of the geometry, `Balanced(N)` for a number N; its numbers are `[n]` where the seeds differ.
+    - `rtol`, `atol`: the tolerances; `atol` is None where it followed the start.
+    - `energy_name`: the class of the energy, or the name of the function.
 
     **Example:**
 
@@ -52,17 +78,23 @@ class FlowSolution(Shown):
         {'time': 3, 'mode': 2, 'row': 2, 'column': 2}
     """
 
-    ts: Float[Array, " ts"]
+    ts: Float[Array, "... ts"]
     sigma: Float[Array, "*n ts d"]
     final: SVD
     t_end: Float[Array, "*n"]
     result: RESULTS
     stats: dict[str, Int[Array, "*n"]]
     observed: Any
+    depth: Kernel
+    rtol: Float[Array, "..."]
+    atol: Float[Array, "..."] | None
+    energy_name: str = eqx.field(static=True)
     _svd: SVD | None
     _energy: Float[Array, "*n ts"] | None
 
-    def _kept(self, value, name: str):
+    layout: ClassVar[Layout] = _LAYOUT
+
+    def _kept(self, value: Any, name: str):
         if value is None:
             raise AttributeError(
                 f"{name} was not saved, because observe was given: see .observed, .sigma and .final, "
@@ -87,138 +119,14 @@ class FlowSolution(Shown):
         """(4.23); NaN where a start was NaN, or the state is the zero matrix."""
         return effective_rank_or_nan(self.sigma)
 
-    def to_numpy(self) -> dict[str, Any]:
-        """Everything as NumPy arrays, by name; `result` as the names of the codes."""
-        out = {
-            "ts": self.ts,
-            "sigma": self.sigma,
-            "effective_rank": self.effective_rank,
-            "t_end": self.t_end,
-            **self.stats,
-        }
-        if self._svd is not None:
-            out |= {"u": self._svd.u, "v": self._svd.v, "energy": self._energy}
-        if self.observed is not None:
-            leaves = jax.tree_util.tree_flatten_with_path(self.observed)[0]
-            out |= {"observed" + jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-        out |= {"final_u": self.final.u, "final_sigma": self.final.sigma, "final_v": self.final.v}
-        out = {name: np.asarray(value) for name, value in out.items()}
-        return out | {"result": np.asarray(result_names(self.result))}
-
-    def to_xarray(self) -> "xarray.Dataset":
-        """An xarray `Dataset` with named dimensions, and units or conventions in the attributes.
-
-        Dimensions: `seed` (of a sweep), `time`, `mode` (singular values, descending), `row` and `column` of the frames.
-        """
-        import xarray
-
-        arrays = self.to_numpy()
-        seeds = ("seed",) if np.ndim(self.t_end) else ()
-        frame, column = ("row", "mode"), ("column", "mode")
-        dims = {
-            "sigma": (*seeds, "time", "mode"),
-            "effective_rank": (*seeds, "time"),
-            "energy": (*seeds, "time"),
-            "u": (*seeds, "time", *frame),
-            "v": (*seeds, "time", *column),
-            "final_u": (*seeds, *frame),
-            "final_sigma": (*seeds, "mode"),
-            "final_v": (*seeds, *column),
-            "t_end": seeds,
-            "steps": seeds,
-            "rejected": seeds,
-            "evaluations": seeds,
-            "result": seeds,
-        }
-        notes = {
-            "sigma": "singular values, descending",
-            "effective_rank": "exp of the entropy of sigma/sum(sigma), thesis (4.23); 1 to d",
-            "energy": "E(X), in the units of the energy given",
-            "u": "left singular vectors, X = u diag(sigma) v^T",
-            "v": "right singular vectors, X = u diag(sigma) v^T",
-            "t_end": "time of the last good state; later times repeat it",
-            "result": "how the flow ended, a code of dlnjax.RESULTS",
-            "steps": "accepted steps of the solver",
-            "rejected": "rejected steps of the solver",
-            "evaluations": "evaluations of the right-hand side; of a solver that does not say, 0",
-        }
-        data = {}
-        for name, value in arrays.items():
-            if name == "ts":
-                continue
-            axes = dims.get(name)
-            if axes is None:
-                extra = value.ndim - len(seeds) - 1
-                axes = (*seeds, "time", *(f"{name}_{k}" for k in range(extra)))
-            data[name] = (axes, value, {"long_name": notes[name]} if name in notes else {})
-        time = ("time", arrays["ts"], {"long_name": "time", "units": "1", "convention": _CONVENTION})
-        return xarray.Dataset(data, coords={"time": time}, attrs={"format": _FORMAT, "convention": _CONVENTION})
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one netCDF file, readable by any netCDF tool and by `dlnjax.load`.
-
-        **Raises:** `ValueError` for a path that cannot be written, or an `observe` that returned more than one array.
-        """
-        path = as_path("path", path)
-        if self.observed is not None and not eqx.is_array(self.observed):
-            raise ValueError("save needs observe to return one array, not a tuple or dict: use to_numpy or to_xarray.")
-        try:
-            self.to_xarray().to_netcdf(path, engine="scipy", format="NETCDF3_64BIT")
-        except OSError as error:
-            raise ValueError(f"cannot write {str(path)!r}: {error}. Name a file in a folder that exists.") from error
+    def _derived(self) -> dict[str, Any]:
+        return {"effective_rank": self.effective_rank}
 
     def _curves(self) -> Curves:
         return Curves.of(self.ts, self.sigma, FLOW_TIME)
 
     def _describe(self) -> str:
         return _describe(self)
-
-
-def load(path: str | os.PathLike[str]) -> FlowSolution:
-    """A solution written by `FlowSolution.save`, or the folder of a finished `sweep`. Reading runs nothing from it.
-
-    **Raises:** `ValueError` if it is missing, is no such solution, or is a sweep that has not come to its end.
-
-    **Example:**
-
-        >>> energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
-        >>> sol = dln.gradient_flow(energy, x0, ts=[0.0, 2.0, 20.0], stop=dln.Steady(1e-6))
-        >>> sol.save("flow.nc")
-        >>> bool(jnp.all(dln.load("flow.nc").x == sol.x))
-        True
-    """
-    import xarray
-
-    path = as_path("path", path)
-    try:
-        with open_folder(path) if path.is_dir() else xarray.open_dataset(path, engine="scipy") as dataset:
-            data = dataset.load()
-    except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"cannot read {str(path)!r} as a saved solution: {error}") from error
-    if data.attrs.get("format") != _FORMAT:
-        raise ValueError(f"{str(path)!r} is no {_FORMAT} file: it says {data.attrs.get('format')!r}.")
-    if any(str(name).startswith("observed") and name != "observed" for name in data):
-        raise ValueError(f"{str(path)!r} holds several observed arrays, which only xarray can open: xarray.open_zarr.")
-    get = lambda name: jnp.asarray(data[name].values)
-    codes = data["result"].values
-    if codes.dtype.kind != "i":
-        names = [str(name) for name in np.atleast_1d(data["result"].astype(str).values)]
-        if unknown := set(names) - set(NAMES):
-            raise ValueError(f"{str(path)!r} has results that are no codes of RESULTS: {', '.join(sorted(unknown))}.")
-        codes = np.reshape([getattr(RESULTS, name)._value for name in names], codes.shape)
-    result = eqx.tree_at(lambda r: r._value, RESULTS.successful, jnp.asarray(codes, int))
-    kept = "u" in data
-    return FlowSolution(
-        ts=get("time"),
-        sigma=get("sigma"),
-        final=SVD(get("final_u"), get("final_sigma"), get("final_v")),
-        t_end=get("t_end"),
-        result=result,
-        stats={name: get(name) for name in ("steps", "rejected", "evaluations")},
-        observed=get("observed") if "observed" in data else None,
-        _svd=SVD(get("u"), get("sigma"), get("v")) if kept else None,
-        _energy=get("energy") if kept else None,
-    )
 
 
 def _describe(sol: FlowSolution) -> str:
@@ -228,7 +136,7 @@ def _describe(sol: FlowSolution) -> str:
     rank = np.asarray(sol.effective_rank)
     steps = np.asarray(sol.stats["steps"])
 
-    def change(values, summarise, how):
+    def change(values: Any, summarise: Callable, how: str):
         first, last = values[..., 0], values[..., -1]
         tail = f"  ({how})" if many else ""
         of = lambda values: summarise(values) if np.any(np.isfinite(values)) else np.nan

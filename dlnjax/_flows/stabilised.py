@@ -1,5 +1,7 @@
 """One step of one flow by the stabilised method, an evaluation at a time."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,21 +9,34 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._flows import chebyshev as rkc
 from dlnjax._flows.chebyshev import PowerIteration, Recurrence
-from dlnjax._flows.explicit import Choice, clip, conclude, Coordinates, Flow, Rules
-from dlnjax._tree import where
+from dlnjax._flows.coordinates import Coordinates
+from dlnjax._flows.method import Lanes, Method, save_reached, Task
+from dlnjax._flows.step import Attempt, Choice, clip, conclude, Flow, MEMORY, Rules
+from dlnjax._tree import all_of_batch, any_of_batch, where, while_any
 from dlnjax._types import Scalar, State
 
+# The phases of a step: the velocity at its start; probes of the spectral radius; the choice of the step and its stages;
+# the stages; the end, where the step waits to be accepted or rejected.
 _ENTER, _PROBE, _READY, _STAGES, _ENDED = range(5)
+# The steps of all lanes are concluded together once one has waited for this many evaluations.
+LONGEST_WAIT = 3
+# The power iteration is an estimate from below.
+SAFETY = 1.2
+MOST_PROBES = 20
+# After this many steps the partners of the chart and the spectral radius are found anew.
+STEPS_IN_A_CHART = 10
+# Below this running mean of h * radius the explicit method is stable, and takes fewer evaluations.
+NO_LONGER_STIFF = 2.5
 
 
 class Stage(eqx.Module):
-    """Where a flow stands inside its stabilised step, between two evaluations."""
+    """The state of a flow inside a stabilised step, between two evaluations."""
 
-    # Evaluations since the step ended: the flow waits for others, to end their steps together.
+    # Evaluations since the step ended. The steps of several lanes are concluded together.
     waited: Int[Array, "*n"]
     phase: Int[Array, "*n"]
     probes: Int[Array, "*n"]
-    # Steps since the spectral radius was looked at.
+    # Steps since the spectral radius was estimated.
     age: Int[Array, "*n"]
     h: Float[Array, "*n"]
     last: Bool[Array, "*n"]
@@ -55,31 +70,67 @@ class Step(eqx.Module):
         return coordinates.chart(self.gauge).leave(z, self.f1)[0]
 
 
-class Stabilised:
+class Stabilised(Method):
     """Runge-Kutta-Chebyshev, one evaluation at a time: flows side by side need not have as many stages."""
 
-    order = 3
+    order = 3.0
 
-    def __init__(self, returns: bool):
-        self.returns = returns
+    def __init__(self, explicit: int | None = None):
+        """`explicit` is the number of the method to which a flow returns once it is no longer stiff, or None."""
+        self.explicit = explicit
 
-    def begin(self, coordinates: Coordinates, s: Flow) -> Stage:
-        gauge, zero = coordinates.gauge(s.y), jnp.array(0)
-        z = coordinates.chart(gauge).enter(s.y)
+    def memory(self, coordinates: Coordinates) -> Callable:
+        return lambda t, h, y: None
+
+    def advance(self, task: Task, work: Lanes, saved: PyTree) -> tuple[Lanes, PyTree]:
+        """An evaluation on every lane; and the end of their steps, once one has waited or all have come to it."""
+        spend = jax.vmap(lambda own, flow, stage: self.evaluate(task.coordinates(own), task.rules, flow, stage))
+        flow, stage = spend(work.own, work.flow, work.stage)
+        work = Lanes(work.id, flow, work.own, stage)
+        busy = work.id < task.n
+        ended = busy & stage.ended
+        due = any_of_batch(ended & (stage.waited >= LONGEST_WAIT)) | all_of_batch(ended | ~busy)
+        finish = lambda work, saved: self._finish_all(task, work, saved, ended)
+        return jax.lax.cond(due, finish, lambda *same: same, work, saved)
+
+    def _finish_all(self, task: Task, work: Lanes, saved: PyTree, ended: Bool[Array, " lanes"]) -> tuple[Lanes, PyTree]:
+        close = jax.vmap(lambda own, flow, stage: self.finish(task.coordinates(own), task.rules, flow, stage))
+        flow, stage, step = close(work.own, work.flow, work.stage)
+        flow, stage = where(ended, flow, work.flow), where(ended, stage, work.stage)
+        kept = ended & (flow.accepted > work.flow.accepted)
+        ts, times = task.rules.ts, len(task.rules.ts)
+
+        def pending(index):
+            return kept & (index < times) & (ts[jnp.minimum(index, times - 1)] <= flow.t)
+
+        def save(carry):
+            index, saved = carry
+            at = jnp.minimum(index, times - 1)
+            points = jax.vmap(lambda own, step, t: step.at(task.coordinates(own), t))(work.own, step, ts[at])
+            now = pending(index)
+            return index + now.astype(int), save_reached(task, work, saved, points, (at, now))
+
+        index, saved = while_any(lambda carry: jnp.any(pending(carry[0])), save, (flow.index, saved))
+        flow = eqx.tree_at(lambda f: f.index, flow, index)
+        return Lanes(work.id, flow, work.own, stage), saved
+
+    def begin(self, coordinates: Coordinates, flow: Flow) -> Stage:
+        gauge, zero = coordinates.gauge(flow.y), jnp.array(0)
+        z = coordinates.chart(gauge).enter(flow.y)
         still = jax.tree.map(jnp.zeros_like, z)
         return Stage(
             waited=zero,
             phase=jnp.array(_ENTER),
             probes=zero,
             age=zero,
-            h=s.h,
+            h=flow.h,
             last=jnp.asarray(False),
             gauge=gauge,
-            power=PowerIteration.start(still, jnp.zeros_like(s.h)),
-            recurrence=rkc.first_stage(z, still, s.h, jnp.array(2)),
+            power=PowerIteration.start(still, jnp.zeros_like(flow.h)),
+            recurrence=rkc.first_stage(z, still, flow.h, jnp.array(2)),
             velocity0=still,
             velocity=still,
-            gradient_norm=s.gradient_norm,
+            gradient_norm=flow.gradient_norm,
         )
 
     def evaluate(self, coordinates: Coordinates, rules: Rules, s: Flow, stage: Stage) -> tuple[Flow, Stage]:
@@ -87,7 +138,7 @@ class Stabilised:
         chart, power, f0 = coordinates.chart(stage.gauge), stage.power, stage.velocity0
         z0 = chart.enter(s.y)
         # The step follows from what the controller asked for and the most stages there can be.
-        radius = 1.2 * power.radius
+        radius = SAFETY * power.radius
         h, last = clip(jnp.minimum(s.h, rkc.longest_step(radius)), rules.ts[-1] - s.t)
         first = rkc.first_stage(z0, f0, h, rkc.stage_count(h * radius))
         ready = stage.phase == _READY
@@ -98,7 +149,7 @@ class Stabilised:
         point = where(probing, power.probe(z0), where(entering, z0, recurrence.newer))
         f, gradient_norm = chart.velocity(point)
         found = power.update(z0, f0, f)
-        probed = found.settled | (stage.probes >= 20)
+        probed = found.settled | (stage.probes >= MOST_PROBES)
         complete = recurrence.complete
         aside = entering | probing
         after = where(aside | complete, recurrence, rkc.next_stage(recurrence, z0, f0, f, h))
@@ -119,23 +170,21 @@ class Stabilised:
             velocity=f,
             gradient_norm=gradient_norm,
         )
-        s = eqx.tree_at(lambda f: f.evaluations, s, s.evaluations + ~waiting)
+        s = eqx.tree_at(lambda f: f.evaluations, s, s.evaluations + (~waiting).astype(int))
         return s, where(waiting, eqx.tree_at(lambda g: g.waited, stage, stage.waited + 1), new)
 
     def finish(self, coordinates: Coordinates, rules: Rules, s: Flow, stage: Stage) -> tuple[Flow, Stage, Step]:
         """Accept or reject a step that has had its last evaluation."""
-        assert s.choice is not None
         gauge, chart = stage.gauge, coordinates.chart(stage.gauge)
         h, z0, z1, f0, f1 = stage.h, chart.enter(s.y), stage.recurrence.newer, stage.velocity0, stage.velocity
         y1, turned = chart.leave(z1, f1)
         t1 = jnp.where(stage.last, rules.ts[-1], s.t + h)
         error = rkc.local_error(z0, z1, f0, f1, h)
-        after, keep = conclude(
-            coordinates, rules, s, h, t1, y1, s.memory, stage.gradient_norm, error, self.order, clipped=h < s.h
-        )
+        attempt = Attempt(h, t1, y1, error, stage.gradient_norm, s.memory)
+        after, keep = conclude(coordinates, rules, s, attempt, self.order)
         radius, age = stage.power.radius, stage.age + 1
-        # Now and then the neighbours are looked at anew; after a failure, the spectral radius alone.
-        enter = keep & (age >= 10)
+        # After some steps the partners and the spectral radius are found anew; after a failure, the radius alone.
+        enter = keep & (age >= STEPS_IN_A_CHART)
         stage = eqx.tree_at(
             lambda g: (g.phase, g.probes, g.age, g.gauge, g.velocity0),
             stage,
@@ -147,10 +196,13 @@ class Stabilised:
                 where(keep, turned, f0),
             ),
         )
-        choice = s.choice
-        mean = 0.8 * choice.reach + 0.2 * h * radius
-        leave = (mean < 2.5) & ~stage.last & self.returns
-        leaving = Choice(jnp.asarray(False), jnp.zeros_like(mean), jnp.array(0), choice.patience)
-        staying = Choice(choice.stabilised, mean, choice.stay + 1, choice.patience)
-        after = eqx.tree_at(lambda f: f.choice, after, where(leave, leaving, staying))
+        after = eqx.tree_at(lambda f: f.choice, after, self._choose(s.choice, h * radius, stage.last))
         return after, stage, Step(s.t, h, gauge, z0, z1, f0, f1)
+
+    def _choose(self, choice: Choice, reach: Scalar, last: Bool[Array, ""]) -> Choice:
+        if self.explicit is None:
+            return choice
+        mean = MEMORY * choice.reach + (1 - MEMORY) * reach
+        leave = (mean < NO_LONGER_STIFF) & ~last
+        leaving = Choice(jnp.asarray(self.explicit), jnp.zeros_like(mean), jnp.array(0), choice.patience)
+        return where(leave, leaving, Choice(choice.method, mean, choice.stay + 1, choice.patience))

@@ -1,5 +1,7 @@
 """The exponential map: the geodesic from a point with a momentum."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,12 +14,13 @@ from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._geometry.scale import degree_of, scale_exponent, scaled
 from dlnjax._results import code_of, result_counts, RESULTS
-from dlnjax._show import Curves, Shown, singular_values_of
+from dlnjax._saved import Layout, Solution
+from dlnjax._show import Curves, singular_values_of
 from dlnjax._tree import instantiate, ravel, tangent_at
 from dlnjax._types import Matrix, Number, Numbers, Scalar
 
 
-class ExponentialSolution(Shown):
+class ExponentialSolution(Solution):
     """A geodesic from a momentum.
 
     **Attributes:**
@@ -41,6 +44,19 @@ class ExponentialSolution(Shown):
     hamiltonian_drift: Float[Array, "*n"]
     result: RESULTS
     stats: dict[str, Int[Array, "*n"]]
+
+    layout: ClassVar[Layout] = Layout(
+        format="dlnjax.ExponentialSolution/1",
+        lead="start",
+        sized="t_end",
+        axes={"ts": "time", "x": "time row column", "momentum": "time row column"},
+        notes={
+            "x": "the states; after t_end they repeat the last",
+            "momentum": "their covectors",
+            "t_end": "time of the last good state",
+            "hamiltonian_drift": "relative change of H on the way",
+        },
+    )
 
     def _curves(self) -> Curves:
         return Curves.of(self.ts, singular_values_of(self.x), r"$t$")

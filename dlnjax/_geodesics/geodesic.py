@@ -1,7 +1,7 @@
 """Geodesics between two matrices: the shortest that was found, its length, and how it depends on its ends."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -19,7 +19,8 @@ from dlnjax._geodesics.jacobi import conjugate_time
 from dlnjax._geodesics.shooting import SEGMENTS
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._results import result_counts, result_names, RESULTS
-from dlnjax._show import Curves, Shown, singular_values_of
+from dlnjax._saved import Layout, Solution
+from dlnjax._show import Curves, singular_values_of
 from dlnjax._svd import svd
 from dlnjax._types import Matrix, Number, Numbers, Scalar
 
@@ -27,7 +28,7 @@ from dlnjax._types import Matrix, Number, Numbers, Scalar
 _SAME_MOMENTUM = 1e-6
 
 
-class GeodesicSolution(Shown):
+class GeodesicSolution(Solution):
     """A geodesic X(t), 0 <= t <= 1, between two matrices.
 
     **Attributes:**
@@ -58,6 +59,22 @@ class GeodesicSolution(Shown):
     hamiltonian_drift: Float[Array, "*n"]
     result: RESULTS
     stats: dict[str, Int[Array, "*n"]]
+
+    layout: ClassVar[Layout] = Layout(
+        format="dlnjax.GeodesicSolution/1",
+        lead="pair",
+        sized="length",
+        axes=dict.fromkeys(("a", "b", "momentum", "end_momentum"), "row column"),
+        notes={
+            "a": "the start",
+            "b": "the end",
+            "momentum": "covector at a; the exponential of it is the geodesic",
+            "end_momentum": "covector at b",
+            "length": "of the 1/N-normalised metric; the thesis's is length / sqrt(N)",
+            "endpoint_error": "|X(1) - b| / |b|, Frobenius",
+            "hamiltonian_drift": "relative change of H on the way",
+        },
+    )
 
     def evaluate(self, t: Numbers) -> Float[Array, "*nt d d"]:
         """X at times in [0, 1]: one, or an array of them in any order."""

@@ -21,7 +21,7 @@ from dlnjax._types import Matrix, Scalar
 # Rank is lost where the smallest singular value over the largest falls by the first factor below that of the start, or
 # below it of the second if the start is better conditioned; and where no more than these roundings are left of it.
 _FALL, _ORDINARY, _ROUNDINGS = 1e-3, 1e-5, 4
-# Where the solver has stalled, a smaller fall is enough; rounding alone then spoils a step as soon as the ratio is below
+# Where the solver has stalled, a smaller fall is enough; and rounding alone spoils its steps once the ratio is below
 # eps / rtol, with a margin.
 _STALLED_FALL, _UNRESOLVED = 0.1, 1e3
 # The shortest step, of a geodesic that lasts 1: below it the time of a step is lost in rounding.

@@ -72,6 +72,7 @@ def fields(
     dp: Float[Array, "n d d"],
     kernel: Kernel,
     ts: Float[Array, " times"],
+    *,
     rtol: Scalar,
 ) -> Fields:
     """The flow (3.46) and its derivative along each variation (dX, dP) of the start."""
@@ -106,7 +107,7 @@ def conjugate_time(x: Matrix, p: Matrix, kernel: Kernel, rtol: Scalar) -> Scalar
     basis = jnp.eye(d * d, dtype=x.dtype).reshape(d * d, d, d)
     dp = jax.vmap(lambda z: _orthonormal(x, z, kernel))(basis)
     ts = jnp.linspace(0.0, 1.0, _CELLS + 1, dtype=x.dtype)
-    found = fields(x, p, jnp.zeros_like(dp), dp, kernel, ts, rtol)
+    found = fields(x, p, jnp.zeros_like(dp), dp, kernel, ts, rtol=rtol)
     rates = jax.vmap(lambda y: _varied((y.x, y.p, y.dx, y.dp), kernel)[2])(found)
     curve = lambda i, t: _smallest_inside(found, rates, ts, kernel, i, t)
     t = _first_zero(curve, _suspects(found, ts, kernel), ts)

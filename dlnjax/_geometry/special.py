@@ -1,6 +1,7 @@
 """Even functions of the log-ratio u that the spectral kernels are made of, exact at u = 0."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -10,7 +11,7 @@ _SHC = [1 / math.factorial(2 * k + 1) for k in range(10)]
 _SHC_SLOPE = [2 * k / math.factorial(2 * k + 1) for k in range(1, 10)]
 
 
-def _polynomial(coefficients, x):
+def _polynomial(coefficients: Any, x: Array):
     out = jnp.full_like(x, coefficients[-1])
     for c in coefficients[-2::-1]:
         out = out * x + c

@@ -1,6 +1,8 @@
 """The network upstairs in continuous time: its gradient flow, and the flow that balances it."""
 
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -9,20 +11,30 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_count, as_positive, as_times, check_energy, require, require_finite
+from dlnjax._checks import as_count, as_positive, as_times, check_energy, is_concrete, require, require_finite
 from dlnjax._networks.factors import as_weights, balancedness, product, products
 from dlnjax._protocol import gradient
-from dlnjax._results import result_counts, RESULTS
-from dlnjax._show import Curves, Shown, singular_values_of
-from dlnjax._types import Energy, Number, Numbers, Weights
+from dlnjax._results import code_of, result_counts, RESULTS
+from dlnjax._saved import Layout, Solution
+from dlnjax._show import Curves, FLOW_TIME, singular_values_of
+from dlnjax._traced import traced_energy
+from dlnjax._tree import all_finite, norm, own_arithmetic
+from dlnjax._types import Energy, Number, Numbers, Scalar, Weights
+
+# A step is too short once it is a few roundings of the time at which it begins: the time would hardly move.
+SHORTEST = 16
+# In a blow-up the shortest step still moves by this share of the factors; at a singular gradient it moves by less.
+BLOW_UP = 1e-3
+# By default the absolute tolerance is this share of `rtol`, in units of each factor at the start.
+ATOL_SHARE = 1e-2
 
 
-class NetworkSolution(Shown):
+class NetworkSolution(Solution):
     """A flow of the factors, saved at `ts`.
 
-    **Attributes:** `ts`; `weights`, `ts N d d`, W_1 first; `x`, their products, `ts d d`; `t_end`, the time of the last
-    good state, which later `ts` repeat; `result`, a code of `RESULTS`; `stats`: `steps` of the
-    solver. Under `vmap` each has the axis of the networks in front.
+    **Attributes:** `ts`, in units of the 1/N-normalised flow; `weights`, `ts N d d`, W_1 first; `x`, their products,
+    `ts d d`; `t_end`, the time of the last good state, which later `ts` repeat; `result`, a code of `RESULTS`; `stats`:
+    `steps` of the solver. Under `vmap` each has the axis of the networks in front.
 
     **Example:**
 
@@ -40,13 +52,28 @@ class NetworkSolution(Shown):
     result: RESULTS
     stats: dict[str, Int[Array, "*n"]]
 
+    layout: ClassVar[Layout] = Layout(
+        format="dlnjax.NetworkSolution/1",
+        lead="network",
+        sized="t_end",
+        axes={"ts": "time", "weights": "time layer row column", "x": "time row column"},
+        notes={
+            "weights": "the factors, W_1 first",
+            "x": "their product W_N ... W_1",
+            "t_end": "time of the last good state; later times repeat it",
+        },
+    )
+
+    def _derived(self) -> dict[str, Any]:
+        return {"x": self.x}
+
     @property
     def x(self) -> Float[Array, "*n ts d d"]:
         """The end-to-end matrices."""
         return products(self.weights)
 
     def _curves(self) -> Curves:
-        return Curves.of(self.ts, singular_values_of(self.x), r"time $t$ (the thesis's)")
+        return Curves.of(self.ts, singular_values_of(self.x), FLOW_TIME)
 
     def _describe(self) -> str:
         depth, d = self.weights.shape[-3:-1]
@@ -61,22 +88,23 @@ def network_flow(
     *,
     ts: Numbers,
     rtol: Number = 1e-8,
-    atol: Number = 1e-10,
+    atol: Number | None = None,
     max_steps: int = 100_000,
     throw: bool = True,
 ) -> NetworkSolution:
-    """Gradient flow of the factors of a network of N layers, (1.5)-(1.6), from any start, balanced or not:
+    """Gradient flow of the factors of a network of N layers, (1.5)-(1.6) divided by N, from any start, balanced or not:
 
-        dW_p/dt = -(W_N ... W_{p+1})^T dE(X) (W_{p-1} ... W_1)^T.
+        dW_p/dt = -(1/N) (W_N ... W_{p+1})^T dE(X) (W_{p-1} ... W_1)^T.
 
-    It conserves `balancedness`. **Convention:** this is the thesis's time: from balanced factors, X at the time t is
-    that of `gradient_flow` at depth N and the time N t.
+    It conserves `balancedness`. **Convention:** the time is that of `gradient_flow`: from balanced factors, X at the
+    time t is that of `gradient_flow` at depth N at the same t. The thesis's time is `ts` / N.
 
     **Main arguments:** `energy`, as in `gradient_flow`; `weights`, `N d d`, W_1 first (`balanced_factors`); `ts`, at
     least two increasing times.
 
-    **Other arguments:** `rtol`, `atol`, of a step of Dopri8; `max_steps`; `throw`, raise if the flow does not reach the
-    last of `ts`: otherwise see `result`.
+    **Other arguments:** `rtol`, `atol`, of a step of Dopri8, on each entry of the factors: by default `atol` is
+    `rtol` / 100 in units of each factor's Frobenius norm at the start; `max_steps`; `throw`, raise if the flow does not
+    reach the last of `ts`: otherwise see `result`.
 
     **Returns:** a `NetworkSolution`.
 
@@ -86,71 +114,132 @@ def network_flow(
     **Example:**
 
         >>> energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
-        >>> up = dln.network_flow(energy, dln.balanced_factors(x0, 3), ts=[0.0, 1.0])
+        >>> up = dln.network_flow(energy, dln.balanced_factors(x0, 3), ts=[0.0, 3.0])
         >>> down = dln.gradient_flow(energy, x0, depth=3, ts=[0.0, 3.0], rtol=1e-9, atol=1e-11)
         >>> bool(jnp.max(jnp.abs(up.x[-1] - down.x[-1])) < 1e-7)
         True
     """
     weights = require_finite("weights", as_weights(weights))
     check_energy(energy, weights.shape[-1], weights.dtype)
-    ts = as_times(ts).astype(weights.dtype)
-    tolerances = (as_positive("rtol", rtol), as_positive("atol", atol))
-    solution = _network_flow(energy, weights, ts, *tolerances, as_count("max_steps", max_steps))
+    ts, rtol = as_times(ts).astype(weights.dtype), as_positive("rtol", rtol).astype(weights.dtype)
+    _warn_of_precision(weights, rtol)
+    if atol is None:
+        unit, atol = _sizes(weights), ATOL_SHARE * rtol
+    else:
+        unit, atol = jnp.ones_like(weights[:, :1, :1]), as_positive("atol", atol).astype(weights.dtype)
+    energy = traced_energy(energy, weights.shape[-1], weights.dtype)
+    with own_arithmetic():
+        solution = _network_flow(energy, weights, unit, ts, rtol, atol, max_steps=as_count("max_steps", max_steps))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 
 
-@eqx.filter_jit
-def _network_flow(energy, weights, ts, rtol, atol, max_steps) -> NetworkSolution:
-    def velocity(t, weights, args):
-        x, pull = jax.vjp(product, weights)
-        return -pull(gradient(energy, x))[0]
+def _warn_of_precision(weights: Weights, rtol: Scalar) -> None:
+    # Below some 40 roundings of float32 the estimate of the error is rounding, and steps are refused for nothing.
+    if weights.dtype == jnp.float32 and is_concrete(rtol) and float(rtol) < 5e-6:
+        warnings.warn(
+            f"weights are float32, which cannot keep rtol={float(rtol):g}. Enable float64 before the first array is "
+            'made, jax.config.update("jax_enable_x64", True), or pass rtol=1e-5.',
+            stacklevel=3,
+        )
 
-    # A blow-up ends where the shortest step that moves time does not help.
-    shortest = 1e-13 * (ts[-1] - ts[0])
+
+def _sizes(weights: Weights) -> Float[Array, "N 1 1"]:
+    """The Frobenius norms of the factors, without overflow; of a zero factor, the largest of the others or 1."""
+    largest = jnp.max(jnp.abs(weights), axis=(1, 2), keepdims=True)
+    unit = jnp.where(largest > 0, largest, 1.0)
+    sizes = largest * jnp.sqrt(jnp.sum((weights / unit) ** 2, axis=(1, 2), keepdims=True))
+    most = jnp.max(sizes)
+    return jnp.where(sizes > 0, sizes, jnp.where(most > 0, most, 1.0))
+
+
+class _Controller(diffrax.AbstractStepSizeController):
+    """diffrax's controller, which also ends the flow where a step is a few roundings of the time.
+
+    The `dtmin` of `PIDController` is one number for the whole flow. Measured by the span, as one would, it ends a flow
+    over a long span at its first short step.
+    """
+
+    inner: diffrax.PIDController
+
+    def wrap(self, direction: Any) -> "_Controller":
+        return _Controller(self.inner.wrap(direction))
+
+    def init(self, terms: Any, t0, t1, y0, dt0, args: Any, func, error_order):
+        return self.inner.init(terms, t0, t1, y0, dt0, args, func, error_order)
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args: Any, y_error, error_order, controller_state: Any):
+        out: Any = self.inner.adapt_step_size(t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state)
+        keep, start, end, jump, state, result = out
+        stuck = ~keep & (end - start <= _shortest(start))
+        failed = diffrax.RESULTS.where(stuck, diffrax.RESULTS.dt_min_reached, result)
+        return keep, start, end, jump, state, failed
+
+
+def _shortest(t: Scalar) -> Scalar:
+    eps, tiny = jnp.finfo(t.dtype).eps, jnp.finfo(t.dtype).tiny
+    return SHORTEST * jnp.maximum(eps * jnp.abs(t), tiny)
+
+
+@eqx.filter_jit
+def _network_flow(
+    energy: Callable, weights: Any, unit: Any, ts: Any, rtol: Any, atol: Any, *, max_steps: Any
+) -> NetworkSolution:
+    depth = len(weights)
+
+    def velocity(t, y, args: Any):
+        x, pull = jax.vjp(product, unit * y)
+        return -pull(gradient(energy, x))[0] / (depth * unit)
+
+    # The flow is autonomous, and integrated from time 0: added to a late start, a short step would lose its digits.
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(velocity),
         diffrax.Dopri8(),
-        t0=ts[0],
-        t1=ts[-1],
+        t0=jnp.zeros_like(ts[0]),
+        t1=ts[-1] - ts[0],
         dt0=None,
-        y0=weights,
-        saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts), diffrax.SubSaveAt(t1=True)]),
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, dtmin=shortest, force_dtmin=False),
+        y0=weights / unit,
+        saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts - ts[0]), diffrax.SubSaveAt(t1=True)]),
+        stepsize_controller=_Controller(diffrax.PIDController(rtol=rtol, atol=atol)),
         max_steps=max_steps,
         throw=False,
     )
     (saved, last), t_end = _states(solution)
-    # Times that were not reached are infinite there.
+    # diffrax fills the states at times that were not reached with infinity.
     came = jnp.all(jnp.isfinite(saved), axis=(1, 2, 3), keepdims=True)
-    finite = jnp.all(jnp.isfinite(last)) & jnp.all(jnp.isfinite(velocity(t_end, last, None)))
-    failed = RESULTS.where(finite, RESULTS.diverged, RESULTS.non_finite)
-    exhausted = solution.result == diffrax.RESULTS.max_steps_reached
-    failed = RESULTS.where(exhausted, RESULTS.max_steps_reached, failed)
-    done = solution.result == diffrax.RESULTS.successful
+    speed = velocity(t_end, last, None)
+    grows = _shortest(t_end) * norm(speed) > BLOW_UP * norm(last)
+    code = code_of(
+        (solution.result == diffrax.RESULTS.successful, RESULTS.successful),
+        (solution.result == diffrax.RESULTS.max_steps_reached, RESULTS.max_steps_reached),
+        (all_finite((last, speed)) & grows, RESULTS.diverged),
+        (jnp.asarray(True), RESULTS.non_finite),
+    )
     return NetworkSolution(
         ts=ts,
-        weights=jnp.where(came, saved, last),
-        t_end=t_end,
-        result=RESULTS.where(done, RESULTS.successful, failed),
+        weights=unit[None] * jnp.where(came, saved, last[None]),
+        t_end=ts[0] + t_end,
+        result=code,
         stats={"steps": solution.stats["num_steps"]},
     )
 
 
-def _states(solution):
-    ys, times = solution.ys, solution.ts
+def _states(solution: diffrax.Solution) -> tuple[tuple[Any, Any], Any]:
+    ys: Any = solution.ys
+    times: Any = solution.ts
     return (ys[0], ys[1][0]), times[1][0]
 
 
-def balance(weights: Weights, *, rtol: Number = 1e-12, max_steps: int = 10_000) -> Weights:
+def balance(weights: Weights, *, rtol: Number | None = None, max_steps: int = 10_000) -> Weights:
     """The balanced factors of the same product to which the least-norm flow on the fibre leads,
 
         dW_p/dt = -(G_p W_p - W_p G_{p-1}),    G_0 = G_N = 0,    G_p as in `balancedness`:
 
-    X stays in place, and sum |W_p|^2 falls to its minimum, N sum sigma^(2/N) (Remark 2.1.4).
+    X stays in place, and sum |W_p|^2 falls to its minimum, N sum sigma^(2/N) (Remark 2.1.4). It starts where scalars
+    have brought all factors to one Frobenius norm, since from norms far apart it is stiff.
     Source: K. Lindsey and G. Menon, the flow of theirs whose limit is the balanced point of the fibre.
 
     **Arguments:** `weights`, `N d d`, W_1 first, of a product of full rank; `rtol`, the error of a step, and the |G|
-    relative to |W|^2 at which it ends; `max_steps`.
+    relative to |W|^2 at which it ends, by default 1e-12 in float64 and 1e-5 in float32; `max_steps`.
 
     **Returns:** the factors, `N d d`.
 
@@ -167,22 +256,30 @@ def balance(weights: Weights, *, rtol: Number = 1e-12, max_steps: int = 10_000) 
     weights = require_finite("weights", as_weights(weights))
     singular = jnp.any(jnp.linalg.slogdet(weights)[0] == 0)
     weights = require(weights, singular, "weights must have full rank: the determinant of a factor is 0.")
-    out, arrived = _balance(weights, as_positive("rtol", rtol), as_count("max_steps", max_steps))
-    message = "the factors are not balanced after max_steps: raise it, or start from factors of like size."
+    if rtol is None:
+        rtol = 1e-12 if weights.dtype == jnp.float64 else 1e-5
+    with own_arithmetic():
+        out, arrived = _balance(weights, as_positive("rtol", rtol), as_count("max_steps", max_steps))
+    message = (
+        "the factors are not balanced after max_steps: raise it, or loosen rtol. The number of steps grows with the "
+        "square of the condition number of a factor."
+    )
     return require(out, ~arrived, message)
 
 
 @eqx.filter_jit
-def _balance(weights, rtol, max_steps):
-    # In units in which the factors are of size 1, and so is the fastest rate.
-    scale = jnp.max(jnp.linalg.norm(weights, axis=(1, 2)))
+def _balance(weights: Any, rtol: Any, max_steps: Any):
+    # In units in which every factor is of norm 1, and so is the fastest rate. The product of the units is put back
+    # evenly, as the mean of their logarithms: it may be beyond the floats where its root is not.
+    unit = _sizes(weights)
+    common = jnp.exp(jnp.mean(jnp.log(unit)))
 
-    def velocity(t, weights, args):
+    def velocity(t, weights: Any, args: Any):
         g = jnp.pad(balancedness(weights), ((1, 1), (0, 0), (0, 0)))
         return weights @ g[:-1] - g[1:] @ weights
 
-    def balanced(t, weights, args, **kwargs):
-        return jnp.linalg.norm(balancedness(weights)) <= rtol * jnp.sum(weights**2)
+    def balanced(t, weights: Any, args: Any, **kwargs):
+        return norm(balancedness(weights)) <= rtol * jnp.sum(weights**2)
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(velocity),
@@ -190,11 +287,11 @@ def _balance(weights, rtol, max_steps):
         t0=0.0,
         t1=1e12,
         dt0=None,
-        y0=weights / scale,
+        y0=weights / unit,
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol),
         event=diffrax.Event(balanced),
         max_steps=max_steps,
         throw=False,
     )
     last: Any = solution.ys
-    return scale * last[0], balanced(0.0, last[0], None)
+    return common * last[0], balanced(0.0, last[0], None)

@@ -1,4 +1,4 @@
-"""The map phi upstairs: its differential, the spaces it splits a tangent vector into, and lifts."""
+"""The map phi from the factors to their product: horizontal lifts, and the two parts of a motion of the factors."""
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,12 @@ def horizontal_lift(weights: Weights, z: Float[Array, "d d"]) -> Weights:
     if z.shape != weights.shape[1:]:
         raise ValueError(f"z must have the shape of a factor, {weights.shape[1:]}, got {z.shape}.")
     _, pull = jax.vjp(product, weights)
+    # A factor without inverse makes d phi d phi^T singular. The sign of its determinant is 0 only if elimination meets
+    # a pivot of exactly 0, so that small factors are not refused.
     singular = jnp.any(jnp.linalg.slogdet(weights)[0] == 0)
     message = "weights must have a product of full rank: the determinant of a factor is 0, and not every Z has a lift."
     weights = require(weights, singular, message)
+    # d phi d phi^T is d^2 by d^2, and dense where the factors are not balanced: its columns are made one by one.
     unit = jnp.eye(z.size, dtype=z.dtype).reshape(-1, *z.shape)
     push = lambda p: jax.jvp(product, (weights,), (pull(p)[0],))[1]
     operator = jax.vmap(push)(unit).reshape(z.size, z.size)

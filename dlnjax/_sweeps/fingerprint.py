@@ -1,6 +1,7 @@
 """What makes two calls of `sweep` the same, as far as that can be told."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -8,28 +9,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlnjax._protocol import gradient
+from dlnjax._flows.problem import Options, Problem
+from dlnjax._protocol import gradient, name_of
 from dlnjax._svd import svd
+from dlnjax._sweeps.seeds import Energies
 from dlnjax._sweeps.starts import Ensemble
+from dlnjax._types import Matrix
 
 
-def identity(energy, first_energy, starts, problem, options, n: int, example) -> dict[str, Any]:
-    """Settings and arrays; and as code cannot be compared, the numbers that the energy gives for the first seed."""
-    start = example[0]
-    slope = gradient(first_energy, start)
+def identity(problem: Problem, options: Options, energies: Energies, starts: Any, start: Matrix) -> dict[str, Any]:
+    """Settings and arrays; and as code cannot be compared, numbers that the energy gives for the first seed."""
+    n, first = len(starts), energies.first
     # Of lazy starts the first and the last tell the key and the rule.
     drawn = [start, starts.take(np.array([n - 1]))[0]] if isinstance(starts, Ensemble) else [starts]
+    arrays = [x for x in jax.tree.leaves((energies.own, energies.shared)) if eqx.is_array(x)]
     return {
         "n": n,
-        "d": int(example.shape[-1]),
-        "dtype": str(example.dtype),
+        "d": int(start.shape[-1]),
+        "dtype": str(start.dtype),
         "starts": _digest(drawn),
-        "energy": [type(energy).__name__, _digest([x for x in jax.tree.leaves(energy) if eqx.is_array(x)])],
-        "energy at the first start": [float(first_energy(start)), float(jnp.linalg.norm(slope))],
+        "energy": [name_of(first), _digest(arrays)],
+        "energy at the first start": [float(first(start)), float(jnp.linalg.norm(gradient(first, start)))],
         "depth": [type(problem.kernel).__name__, _digest(jax.tree.leaves(problem.kernel))],
         "ts": _digest([problem.ts]),
         "rtol": float(options.rtol),
-        "atol": float(options.atol),
+        "atol": None if options.atol is None else float(options.atol),
         "stop": None if options.steady is None else float(options.steady),
         "max_steps": int(options.max_steps),
         "solver": repr(options.solver),
@@ -38,7 +42,7 @@ def identity(energy, first_energy, starts, problem, options, n: int, example) ->
     }
 
 
-def _observed(observe, start) -> list[float] | None:
+def _observed(observe: Callable | None, start: Matrix) -> list[float] | None:
     if observe is None:
         return None
     # Sums with different weights, so that an order of entries is told from another.
@@ -46,7 +50,7 @@ def _observed(observe, start) -> list[float] | None:
     return [float(x @ jnp.cos(jnp.arange(len(x), dtype=x.dtype))) for x in leaves]
 
 
-def _digest(arrays) -> str:
+def _digest(arrays: list[Any]) -> str:
     total = hashlib.sha256()
     for array in arrays:
         array = np.ascontiguousarray(array)

@@ -4,39 +4,79 @@
     folder/data.zarr    the solution, as `FlowSolution.to_xarray` lays it out
 
 A part counts once its checksum stands in `call.json`, which is replaced in one motion: killed at any moment, the sweep
-goes on from the last finished part.
+goes on from the last finished part. While a process writes, it holds the lock `call.lock`, and `call.holder` says which
+process it is.
 """
 
 import json
 import math
 import os
+import socket
 import zlib
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
 from dlnjax._checks import as_path
-from dlnjax._results import NAMES
+from dlnjax._saved import coded, solution_of
 
 if TYPE_CHECKING:
     import xarray
 
-FORMAT = "dlnjax.sweep/1"
+LOCK_FILES = ("call.lock", "call.holder")
+FORMAT = "dlnjax.sweep/2"
+
+
+class Lock:
+    """The lock of a folder. The operating system releases it when the process that holds it ends, however it ends."""
+
+    def __init__(self, folder: Path):
+        import filelock
+
+        self.lock = filelock.FileLock(folder / LOCK_FILES[0], timeout=0, thread_local=False)
+        self.holder = folder / LOCK_FILES[1]
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        **Raises:** `ValueError`, with the process that holds it, if another does.
+        """
+        import filelock
+
+        try:
+            self.lock.acquire()
+        except filelock.Timeout as error:
+            raise ValueError(
+                f"{self.holder.parent} is being written by {self._whose()}. Wait until that sweep has ended and repeat "
+                "the call, or name another folder."
+            ) from error
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        self.holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", encoding="utf-8")
+
+    def _whose(self) -> str:
+        try:
+            return self.holder.read_text(encoding="utf-8") or "another process"
+        except OSError:
+            return "another process"
+
+    def release(self) -> None:
+        """Give the lock back, if it is held."""
+        if self.lock.is_locked:
+            self.holder.unlink(missing_ok=True)
+            self.lock.release()
 
 
 class Store:
-    """The folder of one sweep; `done` seeds of it are finished.
+    """The folder of one sweep; `done` seeds of it are finished. It is a context, and locked until the end of it.
 
-    **Raises:** `ValueError` if the folder belongs to another call or another version, is damaged or cannot be written;
-    `ImportError` without zarr.
+    **Raises:** `ValueError` if the folder belongs to another call or another version, is damaged, cannot be written or
+    is being written by another process; `ImportError` without zarr or filelock.
     """
 
-    def __init__(self, folder: str | os.PathLike, call: dict[str, Any], chunk: int | None):
-        try:
-            import zarr  # noqa: F401
-        except ImportError as error:
-            raise ImportError("a sweep into a folder needs zarr: pip install 'zarr>=3'.") from error
+    def __init__(self, folder: str | os.PathLike[str], call: dict[str, Any], chunk: int | None):
+        _require_packages()
         self.folder = as_path("folder", folder)
         self.data = self.folder / "data.zarr"
         self.record = self.folder / "call.json"
@@ -44,25 +84,45 @@ class Store:
         self.call = call
         self.parts: list[int] = []
         self.chunk = chunk
+        self.lock = Lock(self.folder)
         if self.record.exists():
             self._resume(chunk)
-            return
+            # A finished folder is only read, by as many processes as like.
+            if self.done == call["n"]:
+                return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # A first record that was cut off is no work to lose.
-            if any(path.name != self.fresh.name for path in self.folder.iterdir()):
-                raise ValueError(
-                    f"{self.folder} is not empty and holds no sweep. Name a new folder, or empty this one."
-                )
-            self._write_record()
+            self._require_own()
+            self.lock.acquire()
+            # Another process may have begun, or gone on, before the lock was free.
+            if self.record.exists():
+                self._resume(chunk)
+            else:
+                self._write_record()
         except OSError as error:
+            self.lock.release()
             raise ValueError(f"cannot write to {self.folder}: {error.strerror}. Name another folder.") from error
+        except ValueError:
+            self.lock.release()
+            raise
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.lock.release()
 
     @property
     def done(self) -> int:
         return min(len(self.parts) * (self.chunk or 0), self.call["n"])
 
-    def _resume(self, chunk):
+    def _require_own(self) -> None:
+        # A process that was killed while it wrote its first record leaves `call.new` alone, and has computed nothing.
+        names = {path.name for path in self.folder.iterdir()} - {self.fresh.name, *LOCK_FILES}
+        if names and self.record.name not in names:
+            raise ValueError(f"{self.folder} is not empty and holds no sweep. Name a new folder, or empty this one.")
+
+    def _resume(self, chunk: int | None) -> None:
         record = read_record(self.folder)
         theirs = record["call"]
         differ = [key for key in self.call if not _same(self.call[key], theirs.get(key))]
@@ -81,33 +141,33 @@ class Store:
 
     def write(self, part: "xarray.Dataset", n: int, chunk: int) -> None:
         """Add the next part."""
-
-        part = _coded(part)
+        part = coded(part)
         self.chunk = chunk
         if not self.parts:
             self._make_room(part, n, chunk)
         first = len(self.parts) * chunk
         region = {"seed": slice(first, first + part.sizes["seed"])}
-        part.drop_vars("time").to_zarr(self.data, region=region, consolidated=False)
+        part.drop_vars(set(part.variables) - set(_seeded(part))).to_zarr(self.data, region=region, consolidated=False)
         self.parts.append(_checksum(part))
         self._write_record()
 
     def _make_room(self, part: "xarray.Dataset", n: int, chunk: int) -> None:
         """Arrays of `n` seeds that take no memory: what is not written yet is missing, and is stored nowhere."""
-        import xarray
         import zarr
 
-        blank = {name: (v.dims, np.full_like(v.values, _missing(v.dtype)), v.attrs) for name, v in part.items()}
-        template = xarray.Dataset(blank, coords={"time": part["time"]}, attrs=part.attrs)
+        seeded = _seeded(part)
+        blank = {name: (v.dims, np.full_like(v.values, _missing(v.dtype)), v.attrs) for name, v in seeded.items()}
+        # `assign` leaves a coordinate a coordinate.
+        template = part.assign(blank)
         encoding = {
-            name: {"chunks": (chunk, *v.shape[1:]), "fill_value": _missing(v.dtype)} for name, v in part.items()
+            name: {"chunks": (chunk, *v.shape[1:]), "fill_value": _missing(v.dtype)} for name, v in seeded.items()
         }
         template.to_zarr(self.data, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
         for name in blank:
             array = zarr.open_array(self.data / str(name), mode="r+")
             array.resize((n, *array.shape[1:]))
 
-    def _write_record(self):
+    def _write_record(self) -> None:
         record = {"format": FORMAT, "call": self.call, "chunk": self.chunk, "parts": self.parts}
         self.fresh.write_text(json.dumps(record), encoding="utf-8")
         os.replace(self.fresh, self.record)
@@ -116,13 +176,51 @@ class Store:
         return open_data(self.folder)
 
 
-def open_data(folder: Path) -> "xarray.Dataset":
-    """The data, read only where they are looked at."""
+def load(path: str | os.PathLike[str]) -> Any:
+    """A solution that its `save` wrote, or the `FlowSolution` in the folder of a finished `sweep`. Reading runs nothing
+    of it.
+
+    **Returns:** the solution, of the class that was saved: a `FlowSolution`, `GeodesicSolution`, `ExponentialSolution`,
+    `NetworkSolution` or `Training`.
+
+    **Raises:** `ValueError` if it is missing, is no such solution, or is a sweep that has not come to its end. A file
+    of float64 is loaded as float32 with a warning where JAX has float64 switched off.
+
+    **Example:**
+
+        >>> energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
+        >>> sol = dln.gradient_flow(energy, x0, ts=[0.0, 2.0, 20.0], stop=dln.Steady(1e-6))
+        >>> sol.save("flow.nc")
+        >>> bool(jnp.all(dln.load("flow.nc").x == sol.x))
+        True
+    """
+    path = as_path("path", path)
+    try:
+        with _open(path) as dataset:
+            data = dataset.load()
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot read {str(path)!r} as a saved solution: {error}") from error
+    return solution_of(data, repr(str(path)))
+
+
+def _open(path: Path) -> "xarray.Dataset":
+    import xarray
+
+    if not path.is_dir():
+        return xarray.open_dataset(path, engine="scipy")
+    return _open_zarr(path) if (path / "zarr.json").is_file() else open_folder(path)
+
+
+def _open_zarr(path: Path) -> "xarray.Dataset":
     import xarray
 
     # The format that is written, and no older one, which could hold pickled objects.
-    options = {"consolidated": False, "chunks": None, "mask_and_scale": False, "zarr_format": 3}
-    return xarray.open_zarr(folder / "data.zarr", **options)
+    return xarray.open_zarr(path, consolidated=False, chunks=None, mask_and_scale=False, zarr_format=3)
+
+
+def open_data(folder: Path) -> "xarray.Dataset":
+    """The data, read only where they are looked at."""
+    return _open_zarr(folder / "data.zarr")
 
 
 def open_folder(folder: Path) -> "xarray.Dataset":
@@ -167,25 +265,31 @@ def check_parts(folder: Path, record: dict[str, Any]) -> None:
             )
 
 
-def _coded(part: "xarray.Dataset") -> "xarray.Dataset":
-    """With the results as numbers, which zarr can hold in any version, and their names beside them."""
-    codes = np.array([NAMES.index(name) for name in part["result"].values], np.int8)
-    attrs = part["result"].attrs | {"flag_values": list(range(len(NAMES))), "flag_meanings": " ".join(NAMES)}
-    return part.assign(result=("seed", codes, attrs))
+def _require_packages() -> None:
+    try:
+        import filelock  # noqa: F401
+        import zarr  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"a sweep into a folder needs {error.name}: pip install filelock 'zarr>=3'.") from error
 
 
-def _missing(dtype):
+def _missing(dtype: Any) -> np.ndarray:
     return np.array(np.nan if np.issubdtype(dtype, np.floating) else -1, dtype)
 
 
 def _checksum(part: "xarray.Dataset") -> int:
     total = 0
-    for name in sorted(map(str, part.data_vars)):
-        total = zlib.crc32(np.ascontiguousarray(part[name].values).tobytes(), total)
+    for _, variable in sorted(_seeded(part).items()):
+        total = zlib.crc32(np.ascontiguousarray(variable.values).tobytes(), total)
     return total
 
 
-def _same(a, b) -> bool:
+def _seeded(part: "xarray.Dataset") -> dict[str, Any]:
+    """The arrays and the coordinates that have the seeds in front."""
+    return {str(name): variable for name, variable in part.variables.items() if "seed" in variable.dims}
+
+
+def _same(a: Any, b: Any) -> bool:
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return all(_same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, float) and isinstance(b, float):

@@ -1,136 +1,138 @@
-"""How the rows of a sweep are worked off: in chunks, by workers, on devices, in lanes.
+"""How the flows of a sweep are worked off: chunk by chunk, by the workers and devices of the plan."""
 
-On a CPU the products of one flow are too small to be shared between cores, so each core takes a chunk of its own.
-"""
-
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, PyTree
 
-from dlnjax._flows.gradient_flow import solve_many, start_many
+from dlnjax._flows.gradient_flow import solution_of, solve_many, start_many
 from dlnjax._flows.problem import Options, Problem
 from dlnjax._flows.solution import FlowSolution
-from dlnjax._protocol import pullback
-from dlnjax._svd import SVD
+from dlnjax._geometry.kernel import Kernel
+from dlnjax._sweeps.plan import Plan
+from dlnjax._sweeps.seeds import Energies
+from dlnjax._types import State
+
+
+class Chunk(eqx.Module):
+    """Some flows. `rows` has what is their own: the arrays of the energy, the start and the kernel; `y0`, the state
+    from which each begins; `wanted`, which of them are to run: those that only fill up the chunk are not.
+    """
+
+    rows: PyTree
+    y0: State
+    wanted: Bool[Array | np.ndarray, " rows"]
+
+
+class Common(eqx.Module):
+    """What all flows of a sweep share: the rest of the energy, the times and the options."""
+
+    energy: Callable | PyTree
+    ts: Any
+    options: Options
+
+    def problem(self, row: PyTree) -> Problem:
+        seeded, start, kernel = row
+        return Problem(eqx.combine(seeded, self.energy), start, kernel, self.ts)
 
 
 @eqx.filter_jit
-def start_chunk(rows, shared, ts, options: Options):
+def start_chunk(rows: PyTree, common: Common) -> State:
     """The states from which the flows of a chunk start, with all the decompositions that they need."""
-    return start_many(_of_row(shared, ts), rows, options)
-
-
-def _of_row(shared, ts):
-    def of_row(row) -> Problem:
-        seeded, start, kernel = row
-        return Problem(eqx.combine(seeded, shared), start, kernel, ts)
-
-    return of_row
+    return start_many(common.problem, rows, common.options)
 
 
 @partial(eqx.filter_jit, compiler_options={"xla_cpu_multi_thread_eigen": False})  # pyright: ignore[reportCallIssue]
-def solve_chunk(rows, y0, shared, ts, options: Options, devices, lanes: int) -> FlowSolution:
-    """Rows are shared out to the devices, each of which goes its own way."""
+def solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: int):
+    """The trajectories of a chunk, and the energies along them. Its rows are shared out to the devices, each of which
+    works off its own.
+    """
 
-    def solve(own, common):
-        rows, y0 = eqx.combine(own, own_static)
-        shared, ts, options = eqx.combine(common, common_static)
-        sol = solve_many(_of_row(shared, ts), rows, y0, ts, options, lanes)
-        return eqx.tree_at(lambda s: s.ts, sol, None)
+    def solve(own: PyTree, shared: PyTree):
+        chunk, common = eqx.combine(own, own_static), eqx.combine(shared, shared_static)
+        args = (common.problem, chunk.rows, chunk.y0, common.ts, common.options)
+        return solve_many(*args, lanes=lanes, wanted=chunk.wanted)
 
-    own, own_static = eqx.partition((rows, y0), eqx.is_array)
-    common, common_static = eqx.partition((shared, ts, options), eqx.is_array)
+    own, own_static = eqx.partition(chunk, eqx.is_array)
+    shared, shared_static = eqx.partition(common, eqx.is_array)
     mesh, seeds, whole = Mesh(np.asarray(devices), ("seeds",)), PartitionSpec("seeds"), PartitionSpec()
-    return jax.shard_map(solve, mesh=mesh, in_specs=(seeds, whole), out_specs=seeds, check_vma=False)(own, common)
+    return jax.shard_map(solve, mesh=mesh, in_specs=(seeds, whole), out_specs=seeds, check_vma=False)(own, shared)
 
 
-def in_order(begin, solve, firsts: range, workers: int) -> Iterator[tuple[int, FlowSolution]]:
-    """solve(*begin(first)) for each in order, `workers` at a time.
+class Run(eqx.Module):
+    """All flows of one sweep: `take` gives the starts of some seeds, and `problem` and `options` are as in a flow."""
 
-    They begin while nothing else is under way: two LAPACK batches at once wait for each other's threads in jaxlib.
+    n: int
+    take: Callable
+    energies: Energies
+    problem: Problem
+    options: Options
+    plan: Plan
+
+    def parts(self, done: int) -> Iterator[FlowSolution]:
+        """The solutions of the chunks after the first `done` seeds, in order."""
+        firsts = range(done, self.n, self.plan.chunk)
+        for first, part in in_order(self._begin, self._solve, firsts, self.plan.workers):
+            yield part[: min(self.plan.chunk, self.n - first)]
+
+    def _common(self) -> Common:
+        return Common(self.energies.shared, self.problem.ts, self.options)
+
+    def _seeds(self, first: int) -> np.ndarray:
+        # Every call has the same shape, and with it the same compilation: the last start fills up the last chunk.
+        return np.minimum(np.arange(first, first + self.plan.rows), self.n - 1)
+
+    def _kernels(self, seeds: np.ndarray) -> Kernel:
+        """The kernels of some seeds, indexed in NumPy, which does not compile for each shape."""
+        return jax.tree.map(lambda x: np.broadcast_to(x, (self.n,))[seeds], self.problem.kernel)
+
+    def _begin(self, first: int) -> Chunk:
+        seeds = self._seeds(first)
+        own = jax.tree.map(itemgetter(seeds), self.energies.own)
+        rows = (own, np.asarray(self.take(seeds)), self._kernels(seeds))
+        wanted = np.arange(first, first + self.plan.rows) < min(first + self.plan.chunk, self.n)
+        return Chunk(rows, start_chunk(rows, self._common()), wanted)
+
+    def _solve(self, first: int, chunk: Chunk) -> FlowSolution:
+        common, plan, kernel = self._common(), self.plan, self.problem.kernel
+        out, energy = solve_chunk(chunk, common, plan.devices, plan.lanes)  # pyright: ignore[reportCallIssue]
+        if any(np.ndim(leaf) for leaf in jax.tree.leaves(kernel)):
+            kernel = jax.tree.map(jnp.asarray, self._kernels(self._seeds(first)))
+        problem = Problem(self.problem.energy, self.problem.start, kernel, self.problem.ts)
+        return solution_of(problem, self.options, out, energy)
+
+
+def in_order(
+    begin: Callable[[int], Chunk],
+    solve: Callable[[int, Chunk], FlowSolution],
+    firsts: range,
+    workers: int,
+) -> Iterator[tuple[int, FlowSolution]]:
+    """solve(first, begin(first)) for each in order, `workers` at a time, in the memory of the host.
+
+    They begin while nothing else runs, since `begin` decomposes matrices: see `calls_lapack`.
     """
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
-    def work(arguments):
+    def work(first: int, chunk: Chunk) -> FlowSolution:
+        # The setting belongs to a thread, and a new thread has the one that the process began with.
         with jax.enable_x64(x64):
-            return jax.device_get(solve(*arguments))
+            return jax.device_get(solve(first, chunk))
 
     with ThreadPoolExecutor(workers) as pool:
         for k in range(0, len(firsts), workers):
             batch = firsts[k : k + workers]
             ready = jax.block_until_ready([begin(first) for first in batch])
             if k == 0 and len(batch) > 1:
-                # Starts that are NaN end at once: this compiles, where all of them would at the same time.
-                rows, y0 = ready[0]
-                jax.block_until_ready(solve(rows, jax.tree.map(lambda y: y * jnp.nan, y0)))
-            yield from zip(batch, pool.map(work, ready), strict=True)
-
-
-_LAPACK = {
-    *("svd", "eigh", "eig", "cholesky", "qr", "lu", "geqrf", "geqp3", "householder_product", "triangular_solve"),
-    *("schur", "hessenberg", "tridiagonal", "tridiagonal_solve", "pure_callback", "io_callback", "ffi_call"),
-}
-
-
-def calls_lapack(energy, example, options: Options) -> bool:
-    """Whether the energy, its gradient or what is observed decomposes matrices."""
-    if options.coordinates == "matrix":
-        return True
-
-    def used(x):
-        eye = jnp.eye(x.shape[-1], dtype=x.dtype)
-        point = SVD(eye, eye[0], eye)
-        seen = energy(x) if options.observe is None else options.observe(point)
-        return pullback(energy, point), seen
-
-    def primitives(jaxpr):
-        for equation in jaxpr.eqns:
-            yield equation.primitive.name
-            inner = [getattr(leaf, "jaxpr", leaf) for leaf in jax.tree.leaves(equation.params)]
-            for each in filter(lambda leaf: isinstance(leaf, Jaxpr), inner):
-                yield from primitives(each)
-
-    return not _LAPACK.isdisjoint(primitives(jax.make_jaxpr(used)(example[0]).jaxpr))
-
-
-def as_devices(devices) -> tuple[Any, ...]:
-    if devices is None:
-        return tuple(jax.local_devices())
-    if isinstance(devices, str) or not isinstance(devices, Sequence) or not devices:
-        raise TypeError(f"devices must be a list of some of jax.devices(), got {devices!r}.")
-    if not all(isinstance(device, jax.Device) for device in devices):
-        raise TypeError(f"devices must be a list of some of jax.devices(), got {devices!r}.")
-    return tuple(devices)
-
-
-def worker_count(devices, n: int) -> int:
-    """Calls under way at a time. A flow's small products keep one core of a CPU busy, not several."""
-    if devices[0].platform != "cpu":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // len(devices), n))
-
-
-def chunk_size(n: int, workers: int, devices, times: int, d: int, observed: bool) -> int:
-    """Large enough that lanes are rarely idle, and small enough for the memory, for all workers to have as much."""
-    per_seed = 8 * times * (d if observed else 2 * d * d + d)
-    most = 256 if devices[0].platform == "cpu" else 2**16
-    most = len(devices) * int(max(1, min(most, 2**28 // per_seed)))
-    rounds = -(-n // (workers * most))
-    return -(-n // (workers * rounds))
-
-
-def lane_count(device, rows: int, d: int) -> int:
-    """Flows in work at a time: on a CPU as many as stay in its cache, elsewhere as many as it takes to fill it."""
-    if device.platform == "cpu":
-        return min(rows, max(2, min(32, 5000 // d**2)))
-    return min(rows, max(256, 2**23 // (d * d)))
+                # A chunk of which nothing is wanted ends at once. It compiles here, where all workers would at once.
+                nothing = eqx.tree_at(lambda chunk: chunk.wanted, ready[0], np.zeros_like(ready[0].wanted))
+                jax.block_until_ready(solve(batch[0], nothing))
+            yield from zip(batch, pool.map(work, batch, ready), strict=True)

@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from operator import itemgetter
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, overload, TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
 import diffrax
@@ -13,26 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_count, as_square, check_energy, shape_of
-from dlnjax._energies.spectral import FreeEnergy
-from dlnjax._flows.problem import prepare, Steady
+from dlnjax._checks import as_square, refuse_tracing, shape_of
+from dlnjax._flows.problem import Options, prepare, Steady
 from dlnjax._flows.solution import FlowSolution
-from dlnjax._geometry.kernel import as_kernel, Depths
+from dlnjax._geometry.kernel import as_kernel, Depths, Kernel
 from dlnjax._svd import SVD
 from dlnjax._sweeps.fingerprint import identity
 from dlnjax._sweeps.folder import Store
-from dlnjax._sweeps.run import (
-    as_devices,
-    calls_lapack,
-    chunk_size,
-    in_order,
-    lane_count,
-    solve_chunk,
-    start_chunk,
-    worker_count,
-)
+from dlnjax._sweeps.plan import as_chunk, make_plan
+from dlnjax._sweeps.run import Run
+from dlnjax._sweeps.seeds import Energies, split
 from dlnjax._sweeps.starts import Ensemble
 from dlnjax._terminal import console
+from dlnjax._traced import traced_energies
 from dlnjax._types import Energy, Number, Numbers
 
 if TYPE_CHECKING:
@@ -46,7 +38,7 @@ class _Options(TypedDict, total=False):
     depth: Depths
     solver: diffrax.AbstractSolver[Any] | None
     rtol: Number
-    atol: Number
+    atol: Number | None
     coordinates: Literal["svd", "matrix"]
     stop: Steady | None
     observe: Callable[[SVD], Any] | None
@@ -76,7 +68,7 @@ def sweep(
     ts: Numbers,
     solver: diffrax.AbstractSolver[Any] | None = None,
     rtol: Number = 1e-6,
-    atol: Number = 1e-8,
+    atol: Number | None = None,
     coordinates: Literal["svd", "matrix"] = "svd",
     stop: Steady | None = None,
     observe: Callable[[SVD], Any] | None = None,
@@ -88,12 +80,13 @@ def sweep(
 ) -> "FlowSolution | xarray.Dataset":
     """The flow of `gradient_flow` from each of many starts, with a result code for each seed and none lost.
 
-    A seed that fails ends with its code and its last good state; the others do not notice. Nothing is raised for it.
+    A seed that fails ends with its code and its last good state, and nothing is raised for it. The others are as they
+    are without it.
 
     **Main arguments:**
 
-    - `energy`: as in `gradient_flow`. Its arrays may carry the seeds in front: labels `n d d` give each seed its own.
-      For an energy of your own, either no array carries the seeds, or every array with a first axis of length n does.
+    - `energy`: as in `gradient_flow`. The arrays of an energy of this library may have the seeds in front: labels
+      `n d d` give each seed its own. Of an energy of your own `PerSeed` says which arrays have them.
     - `starts`: `n d d`, or an `Ensemble`.
     - `depth`: one number for all, or `n` of them.
     - `ts`: as in `gradient_flow`, the same for all.
@@ -111,8 +104,9 @@ def sweep(
     result. Another chunk or number of devices is another compilation, which may round differently: far within the
     tolerance, and below 1e-9 at the default one.
 
-    **Raises:** `ValueError` or `TypeError` for bad input, before anything runs; `ValueError` for a folder that belongs
-    to another call or is damaged. NaN in a start is no bad input but that seed's result, `non_finite`.
+    **Raises:** `ValueError` or `TypeError` for bad input, before anything runs, under `jax.jit`, `grad` and `vmap` too,
+    where a sweep cannot be; `ValueError` for a folder that belongs to another call, is damaged, or is being written by
+    another process. NaN in a start is no bad input but that seed's result, `non_finite`.
 
     **Example:**
 
@@ -122,61 +116,53 @@ def sweep(
         >>> sol.effective_rank.shape, bool(jnp.all(sol.result == dln.RESULTS.steady))
         ((10, 3), True)
     """
+    refuse_tracing("a sweep", (energy, starts, depth, ts, rtol, atol, stop), "dlnjax.gradient_flow with jax.vmap")
     n, take = _count_and_take(starts)
     example = jnp.asarray(take(np.arange(1)))
-    kernel = as_kernel(depth, example.dtype, many="")
+    kernel = _kernels(depth, n, example.dtype)
+    options = Options(
+        solver=solver,
+        rtol=rtol,
+        atol=atol,
+        coordinates=coordinates,
+        stop=stop,
+        observe=observe,
+        max_steps=max_steps,
+    )
+    problem, options = prepare(energy, example, kernel, ts, options, many=True)
+    energies = split(energy, n, example.shape[-1], example.dtype)
+    problem = eqx.tree_at(lambda p: p.energy, problem, energies.first)
+    chunk = as_chunk(chunk, n)
+    store = None
+    if folder is not None:
+        store = Store(folder, identity(problem, options, energies, starts, example[0]), chunk)
+        chunk = store.chunk or chunk
+    with store or nullcontext():
+        times, first = len(problem.ts), example[0]
+        plan = make_plan(n, first, times, options, energy=energies.first, devices=devices, chunk=chunk)
+        own, shared = traced_energies(energies.own, energies.shared, first.shape[-1], first.dtype)
+        run = Run(n, take, Energies(own, shared, energies.first), problem, options, plan)
+        done, parts = 0 if store is None else store.done, []
+        with _progress(n, progress, done) as advance:
+            for part in run.parts(done):
+                if store is None:
+                    parts.append(part)
+                else:
+                    store.write(part.to_xarray(), n, plan.chunk)
+                advance(len(part))
+        return FlowSolution.joined(parts) if store is None else store.open()
+
+
+def _kernels(depth: Depths, n: int, dtype: Any) -> Kernel:
+    """The kernel of all starts, or those of each."""
+    kernel = as_kernel(depth, dtype, many="")
     for numbers in jax.tree.leaves(kernel):
         if numbers.shape not in ((), (n,)):
             raise ValueError(f"depth must be one number or one for each of the {n} starts, got shape {numbers.shape}.")
-    problem, options = prepare(
-        energy, example, kernel, ts, solver, rtol, atol, coordinates, stop, observe, max_steps, many=True
-    )
-    d = example.shape[-1]
-    seeded, shared, first_energy = _split_energy(energy, n, d, example.dtype)
-    seeded = jax.tree.map(np.asarray, seeded)
-    kernels = jax.tree.map(lambda numbers: np.broadcast_to(numbers, (n,)), problem.kernel)
-    devices = as_devices(devices)
-    workers = worker_count(devices, n)
-    if devices[0].platform == "cpu" and calls_lapack(first_energy, example, options):
-        devices, workers = devices[:1], 1
-    if chunk is not None:
-        chunk = min(as_count("chunk", chunk), n)
-    store = None
-    if folder is not None:
-        call = identity(energy, first_energy, starts, problem, options, n, example)
-        store = Store(folder, call, chunk)
-        chunk = store.chunk or chunk
-    chunk = chunk or chunk_size(n, workers, devices, len(problem.ts), d, observe is not None)
-    # Every call has the same shape, and with it the same compilation: what is missing is filled up with NaN.
-    rows = -(-chunk // len(devices)) * len(devices)
-    lanes = lane_count(devices[0], rows // len(devices), d)
-
-    def begin(first: int):
-        index = np.minimum(np.arange(first, first + rows), n - 1)
-        real = np.arange(rows) < n - first
-        # In NumPy, which does not compile for each shape.
-        points = np.where(real[:, None, None], take(index), np.nan)
-        own = (jax.tree.map(itemgetter(index), seeded), points, jax.tree.map(itemgetter(index), kernels))
-        return own, start_chunk(own, shared, problem.ts, options)
-
-    def solve(own, y0) -> FlowSolution:
-        return solve_chunk(own, y0, shared, problem.ts, options, devices, lanes)  # pyright: ignore[reportCallIssue]
-
-    parts = []
-    done = 0 if store is None else store.done
-    with _progress(n, progress, done) as advance:
-        for first, part in in_order(begin, solve, range(done, n, chunk), workers):
-            part = jax.tree.map(itemgetter(slice(min(chunk, n - first))), part)
-            part = eqx.tree_at(lambda s: s.ts, part, np.asarray(problem.ts), is_leaf=lambda x: x is None)
-            if store is None:
-                parts.append(part)
-            else:
-                store.write(part.to_xarray(), n, chunk)
-            advance(min(chunk, n - first))
-    return _join(parts, problem.ts) if store is None else store.open()
+    return kernel
 
 
-def _count_and_take(starts) -> tuple[int, Callable]:
+def _count_and_take(starts: Starts) -> tuple[int, Callable]:
     """How many starts, and the callable that gives those of some seeds."""
     if isinstance(starts, Ensemble):
         shape = shape_of("init", starts.init, starts.key)
@@ -189,37 +175,6 @@ def _count_and_take(starts) -> tuple[int, Callable]:
     if len(starts) == 0:
         raise ValueError("starts is empty: a sweep needs at least one.")
     return len(starts), np.asarray(starts).__getitem__
-
-
-def _split_energy(energy, n: int, d: int, dtype):
-    """The arrays of the energy that carry the seeds in front, the rest of it, and the energy of the first seed."""
-    own, shared = eqx.partition(energy, _carries_seeds(energy, n, d, dtype))
-    one = eqx.combine(jax.tree.map(lambda x: x[0], own), shared)
-    check_energy(one, d, dtype, f"Does it need a jnp.sum? To give each seed its own, its arrays have {n} in front.")
-    return own, shared, one
-
-
-def _carries_seeds(energy, n: int, d: int, dtype):
-    """Of each array of the energy, whether it does."""
-    seeded = jax.tree.map(lambda x: eqx.is_array(x) and x.ndim > 0 and len(x) == n, energy)
-    if isinstance(energy, FreeEnergy):
-        return eqx.tree_at(lambda e: e.energy, seeded, _carries_seeds(energy.energy, n, d, dtype))
-    if _shape(energy, d, dtype) == ():
-        return jax.tree.map(lambda _: False, seeded)
-    return seeded
-
-
-def _shape(energy, d, dtype):
-    try:
-        return getattr(jax.eval_shape(energy, jax.ShapeDtypeStruct((d, d), dtype)), "shape", None)
-    except (TypeError, ValueError):
-        return None  # it cannot take one matrix as it is, so its arrays carry the seeds
-
-
-def _join(parts: list[FlowSolution], ts) -> FlowSolution:
-    parts = [eqx.tree_at(lambda s: s.ts, part, None) for part in parts]
-    joined = jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)), *parts)
-    return eqx.tree_at(lambda s: s.ts, joined, ts, is_leaf=lambda x: x is None)
 
 
 @contextmanager

@@ -1,8 +1,14 @@
-"""The statements of the thesis, each a check that can fail. Public: `dlnjax.claims`, a mapping, and `dlnjax.check`."""
+"""The statements of the thesis, each a check that can fail.
 
+Public: `Claim` and `Verdict`; `dlnjax.thesis`, the mapping of all statements; and `dlnjax.check`, for one of your own.
+"""
+
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
+from types import ModuleType
+from typing import Any, NoReturn
 
 from dlnjax.claims._claim import Claim as Claim, Verdict as Verdict
 from dlnjax.claims._conjecture import check as check, Conjecture as Conjecture
@@ -10,8 +16,8 @@ from dlnjax.claims._conjecture import check as check, Conjecture as Conjecture
 _CHAPTERS = ("_chapter2", "_chapter3", "_chapter4", "_chapter5")
 
 
-class Claims(Mapping[str, Claim]):
-    """The statements by their numbers, in the thesis's order; they are loaded once asked for."""
+class Thesis(Mapping[str, Claim]):
+    """The statements by their numbers, in the thesis's order. Their modules are imported at the first access."""
 
     @cached_property
     def _claims(self) -> dict[str, Claim]:
@@ -23,7 +29,7 @@ class Claims(Mapping[str, Claim]):
             return self._claims[name]
         except KeyError:
             near = [other for other in self._claims if name and str(name).lower() in other.lower()]
-            hint = f"Did you mean {', '.join(near)}?" if near else "list(dlnjax.claims) names them all."
+            hint = f"Did you mean {', '.join(near)}?" if near else "list(dlnjax.thesis) names them all."
             raise KeyError(f"there is no claim {name!r}. {hint}") from None
 
     def __iter__(self) -> Iterator[str]:
@@ -36,4 +42,27 @@ class Claims(Mapping[str, Claim]):
         return f"<{len(self)} statements of the thesis>"
 
 
-claims: Claims = Claims()
+thesis: Thesis = Thesis()
+
+
+class _Package(ModuleType):
+    """This package. Its name was that of the mapping before, so each use as a mapping says where the mapping is now."""
+
+    def __getitem__(self, name: str) -> NoReturn:
+        raise TypeError(f"dlnjax.claims is the package of the statements; their mapping is dlnjax.thesis[{name!r}].")
+
+    def __contains__(self, name: str) -> bool:
+        return self[name]
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError("dlnjax.claims is the package of the statements; their mapping is dlnjax.thesis.")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("items", "keys", "values", "get"):
+            raise AttributeError(
+                f"dlnjax.claims is the package of the statements; their mapping is dlnjax.thesis: dlnjax.thesis.{name}."
+            )
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,4 +1,4 @@
-"""An optimiser that looks for the worst instance of an inequality, where random draws seldom go."""
+"""A global search for the worst instance of an inequality, in corners that random draws seldom reach."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +11,15 @@ from scipy.stats.qmc import Sobol
 
 from dlnjax.claims._spectra import generator
 
-# Ratios of singular values from e^NEAR, where cancellation in doubles begins to matter, to e^FAR.
+# The log-ratios of neighbouring singular values that are searched. Below NEAR, cancellation in doubles hides the sign
+# of an inequality; beyond FAR, all terms but the largest are below rounding.
 NEAR, FAR = 1e-3, 40.0
-# The error of a strict inequality is minus its room: it holds with some to spare, and is false without.
+# The error of an inequality is minus its room. As a claim, a strict one holds if the error is at most STRICT, so that
+# it has room to spare, and is violated above VIOLATED.
 STRICT, VIOLATED = -1e-6, -1e-9
 _DIGITS = 60
-# 2^_SPREAD points; of those the best, a tenth of the box apart, are polished.
+# The search begins with 2^_SPREAD points of a Sobol sequence. The best _STARTS of them, which differ by at least the
+# share _APART of the box in some coordinate, are starts of L-BFGS.
 _SPREAD, _STARTS, _APART = 12, 6, 0.1
 _POPULATION, _GENERATIONS, _CORNERS = 40, 60, 6
 
@@ -64,7 +67,7 @@ def worst(
 
 
 def _apart(points, count, distance) -> list[np.ndarray]:
-    """The first of them that are that far from all before, in some coordinate."""
+    """The first `count` points that are further than `distance` from all chosen before them, in some coordinate."""
     chosen = []
     for x in points:
         if all(np.any(np.abs(x - other) > distance) for other in chosen):
@@ -75,7 +78,7 @@ def _apart(points, count, distance) -> list[np.ndarray]:
 
 
 def confirm(room: Callable[[Sequence[Any], Any], Any], x: Sequence[float]) -> Worst:
-    """`room` at one point, with 60 digits."""
+    """`room` at one point, evaluated with 60 digits."""
     with mpmath.workdps(_DIGITS):
         value = room([mpmath.mpf(float(t)) for t in x], mpmath)
     return Worst(float(value), tuple(float(t) for t in x))
@@ -86,7 +89,7 @@ def least(values: Sequence[Any], m) -> Any:
 
 
 def largest_eigenvalue(h: Sequence[Sequence[Any]], m) -> Any:
-    """Of a symmetric matrix given by its entries: arrays of many matrices for NumPy, numbers for mpmath."""
+    """The largest eigenvalue of a symmetric matrix of entries: arrays for many at once in NumPy, numbers in mpmath."""
     if m is mpmath:
         return max(mpmath.eigsy(mpmath.matrix(h), eigvals_only=True))
     entries = np.stack(np.broadcast_arrays(*(entry for row in h for entry in row)), axis=-1)

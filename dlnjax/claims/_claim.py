@@ -15,10 +15,11 @@ from jaxtyping import PRNGKeyArray
 
 from dlnjax._checks import as_key
 
-Instance = (
-    Any  # what a statement speaks of: a pytree, best a NamedTuple or a dictionary. It prints as its `shown`, if any
-)
-Error = Callable[[Instance], Any]  # 0 where the statement is true of the instance
+# The quantities that a statement is about: any pytree, best a NamedTuple or a dictionary. If it has an attribute
+# `shown`, that is printed in its place.
+Instance = Any
+# The error of a statement on an instance, 0 where the statement is true of it.
+Error = Callable[[Instance], Any]
 Word = Literal["holds", "corrected", "fails", "undecided"]
 
 NO_DEPTH = (None,)
@@ -76,7 +77,7 @@ class Claim:
 
     @property
     def chapter(self) -> int:
-        """The chapter in which it is."""
+        """The number of the chapter, read off `where`."""
         found = re.search(r"\d+", self.where)
         assert found, f"{self.name}: `where` must name a section, got {self.where!r}"
         return int(found.group())
@@ -104,7 +105,7 @@ class Claim:
         return Verdict(claim=self, printed=printed, true=true, attacked=worst, seconds=time.perf_counter() - began)
 
     def tampers(self) -> Iterator[tuple[str, "Claim"]]:
-        """Each tampered version, and what was changed in it."""
+        """Pairs (what was changed, the claim with that change)."""
         place = "corrected" if self.corrected else "instead" if self.instead else "printed"
         for changed, error in self.tampered:
             yield changed, replace(self, **{place: error}, attack=None)
@@ -122,7 +123,8 @@ class Claim:
             warnings.warn(f"{self.name}: an error is NaN, at {describe(bad)}", RuntimeWarning, stacklevel=3)
             return Measure(math.nan, bad, math.nan, bad, len(tried))
         worst = int(np.argmax(errors))
-        # To be checked by hand: an example that refutes it, else the simplest instance that does, the worst if none.
+        # The instance that is shown should be easy to check by hand: first comes an example that refutes the statement,
+        # then the instance that does with the fewest and shortest numbers, and the worst one if none refutes it.
         refuting = [i for i, e in enumerate(errors) if e > self.floor]
         simple = min(refuting, key=lambda i: (i >= len(self.examples), size(tried[i])), default=worst)
         return Measure(errors[worst], tried[worst], errors[simple], tried[simple], len(tried))
@@ -155,7 +157,7 @@ class Verdict:
 
     @property
     def word(self) -> Word:
-        """The verdict: computed from the errors, never stored."""
+        """The verdict, computed from the errors at each access."""
         claim, true = self.claim, self.true
         if self.printed.error <= claim.tolerance:
             return "holds"
@@ -169,7 +171,7 @@ class Verdict:
 
     @property
     def as_expected(self) -> bool:
-        """Whether it is the verdict that is known."""
+        """Whether the verdict is the expected one."""
         return self.word == self.claim.expected
 
     @property
@@ -206,11 +208,11 @@ def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, jax.Array)) and np.ndim(value) > 0):
         return "[" + ", ".join(map(_plain, value)) + "]"
     if isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) and not isinstance(value, bool):
-        return f"{float(value) + 0.0:.6g}"  # no -0
+        return f"{float(value) + 0.0:.6g}"  # + 0.0 makes 0 of -0
     return str(value)
 
 
 def size(instance: Instance) -> tuple[int, int]:
-    """How much there is to check by hand: numbers, and their digits."""
+    """(how many numbers an instance has, how long it is in print): the order of what is easy to check by hand."""
     text = describe(instance)
     return text.count(",") + 1, len(text)

@@ -1,4 +1,4 @@
-"""Verdicts for a reader: as data, and as the errata of the thesis."""
+"""Verdicts written out: as plain data, and as the errata of the thesis."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -48,7 +48,7 @@ def _number(x: float) -> float | str:
 
 
 def errata(verdicts: Iterable[Verdict]) -> str:
-    """The errata in Markdown: only what does not depend on random draws, so that it is the same each time."""
+    """The errata in Markdown. Nothing in them depends on random draws, so that every run writes the same file."""
     parts, chapter = [HEADER], None
     for verdict in verdicts:
         claim = verdict.claim
@@ -72,11 +72,11 @@ def _entry(verdict: Verdict) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Text in which Markdown is to see nothing but text."""
-    return text.replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;")
+    """The text with every sign escaped that Markdown would read as emphasis, a tag or a link."""
+    return text.replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;").replace("[", r"\[")
 
 
 def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """How many statements got each verdict, in the order of the words; none that is 0."""
+    """How many statements have each verdict, in a fixed order, without those that none has."""
     words = [verdict.word for verdict in verdicts]
     return {word: words.count(word) for word in ("holds", "corrected", "fails", "undecided") if word in words}

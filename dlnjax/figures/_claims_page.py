@@ -1,4 +1,4 @@
-"""One page with every statement of the thesis, what is true of it and how that was measured."""
+"""The page of all statements of the thesis: each with its verdict, and the errors that it was measured by."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ KINDS = {"holds": "good", "corrected": "mixed", "fails": "bad", "undecided": "ba
 
 
 def write_claims(folder: Path, verdicts: Sequence[dict[str, Any]], *, seed: int, command: str) -> Path:
-    """Write claims.html, which needs no other file, and the data of it, claims.json, from which the report counts."""
+    """Write claims.html, which needs no other file, and its data, claims.json, from which the report has its counts."""
     with replacing(folder / "claims.json") as fresh:
         fresh.write_text(json.dumps(list(verdicts), indent=1), encoding="utf-8")
     path = folder / "claims.html"
@@ -39,7 +39,7 @@ def write_claims(folder: Path, verdicts: Sequence[dict[str, Any]], *, seed: int,
 
 
 def count(verdicts: Sequence[dict[str, Any]]) -> list[tuple[str, str, int]]:
-    """(verdict, how it is marked, how many), for each that there is."""
+    """(verdict, its CSS class, how many statements have it), for each verdict that occurs."""
     words = [verdict["verdict"] for verdict in verdicts]
     return [(word, kind, words.count(word)) for word, kind in KINDS.items() if word in words]
 

@@ -38,7 +38,6 @@ def compute(key, seeds: int) -> xarray.Dataset:
         depth=np.repeat(depths, seeds),
         gradient=1e-12,
         rtol=1e-10,
-        atol=1e-12,
     )
     flows = np.asarray(sol.final.matrix).reshape(len(depths), seeds, D, D)
     networks = np.stack([[_trained(starts, depth, steps) for steps in STEPS] for depth in DEPTHS])

@@ -1,4 +1,4 @@
-"""What a figure of the report is made of."""
+"""The parts of a figure of the report, and the statistics that its numbers are made by."""
 
 import math
 from collections.abc import Callable
@@ -57,7 +57,11 @@ def mean(values) -> tuple[float, float]:
 
 
 def share(values) -> tuple[float, float]:
-    """The share of seeds for which it is true. Its standard error is by Laplace's rule: all of n are not 1 +- 0."""
+    """The share of seeds for which a value is true, and its standard error.
+
+    The error uses Laplace's rule of succession. The usual formula gives 1 with an error of 0 if all of n are true.
+    """
+
     values = np.asarray(values, dtype=bool)
     likely = (values.sum() + 1) / (len(values) + 2)
     return float(values.mean()), float(np.sqrt(likely * (1 - likely) / len(values)))
@@ -76,7 +80,7 @@ def two_errors(values: "xarray.DataArray") -> "xarray.DataArray":
 
 
 def shown_depth(depth: float) -> str:
-    """A depth, for matplotlib's mathematics."""
+    """A depth in the mathematical notation of matplotlib."""
     return r"\infty" if math.isinf(depth) else f"{depth:g}"
 
 
@@ -85,7 +89,7 @@ def verdict(agrees: bool, otherwise: str = "disagrees") -> str:
 
 
 def half_digit(expected: float) -> float:
-    """Half of the last digit that it is given to: 0.05 for 1.3."""
+    """Half of the last decimal that a number is given to: 0.05 for 1.3."""
     exponent = Decimal(str(expected)).as_tuple().exponent
     assert isinstance(exponent, int)
     return 0.5 * 10.0**exponent

@@ -1,4 +1,4 @@
-"""What a reader gets: one page with every figure beside the thesis's claims, and one table of all numbers."""
+"""The report: one page with every figure beside what the thesis says, and one table of all numbers."""
 
 import base64
 import csv
@@ -13,11 +13,12 @@ from dlnjax.figures._figure import Number
 from dlnjax.figures._run import draw, is_drawn, replacing, Run
 
 COLUMNS = ("figure", "quantity", "thesis", "expected", "measured", "standard_error", "verdict", "note")
-_SCALE = 1.6  # of a drawing on the page: its letters are then as large as those of the text
+# By this factor a drawing is enlarged on the page, so that its letters are as large as those of the text.
+_SCALE = 1.6
 
 
 def write_numbers(path: Path, runs: Sequence[Run]) -> None:
-    """Write a csv file with a row for each number; an expected value or an error that there is not is left empty."""
+    """Write a csv file with a row for each number. The field of a missing expected value or error is empty."""
     with replacing(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
@@ -29,7 +30,7 @@ def write_numbers(path: Path, runs: Sequence[Run]) -> None:
 
 
 def templates():
-    """The pages, to be filled in."""
+    """The templates of the pages."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
@@ -121,7 +122,7 @@ def _row(n: Number) -> dict[str, str]:
 
 
 def kind(verdict: str) -> str:
-    """How a verdict is to be marked: good, bad, plain where the thesis gives no number, or else mixed."""
+    """The CSS class of a verdict: good, bad, plain where there is nothing to compare with, and mixed for all others."""
     return {"agrees": "good", "disagrees": "bad", "measured": "plain"}.get(verdict, "mixed")
 
 

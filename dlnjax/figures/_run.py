@@ -1,4 +1,4 @@
-"""A figure on disk: its data, NAME.nc, whole or not there at all, and what is made from them, drawings and numbers."""
+"""A figure on disk: its data, NAME.nc, which are complete or absent, and the drawings and numbers made from them."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ FORMAT = "dlnjax.figure/1"
 
 
 class Run(NamedTuple):
-    """A figure and its data, as they lie at `path`."""
+    """A figure, and the data of it that were read from `path`."""
 
     figure: Figure
     path: Path
@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
 
 def identity(name: str, *, seed: int, seeds: int, quick: bool) -> dict[str, str | int]:
-    """What decides the numbers of a figure: two runs that share it have the same data."""
+    """The attributes that determine the data of a figure: two runs with the same ones have the same data."""
     return {
         "format": FORMAT,
         "dlnjax": dlnjax.__version__,
@@ -51,7 +51,7 @@ def identity(name: str, *, seed: int, seeds: int, quick: bool) -> dict[str, str 
 
 
 def is_kept(path: Path, wanted: dict[str, str | int]) -> bool:
-    """Whether `path` holds the data of that very run."""
+    """Whether `path` holds the data of a run with these attributes."""
     try:
         attrs = read(path).data.attrs
     except ValueError:
@@ -60,7 +60,7 @@ def is_kept(path: Path, wanted: dict[str, str | int]) -> bool:
 
 
 def key_of(name: str, seed: int) -> PRNGKeyArray:
-    """The key of a figure: for each its own."""
+    """The key of a figure, which differs from figure to figure."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
@@ -100,7 +100,7 @@ def read(path: Path) -> Run:
 def draw(run: Run) -> Path:
     """Draw a figure from its data, beside them: NAME.png and NAME.svg. Returns the path of the latter."""
     fresh = run.path.with_name(f".{run.figure.name}.part")
-    # Letters as outlines: the same on every machine, whatever its fonts.
+    # Letters are drawn as outlines, so that the picture does not depend on the fonts of the machine.
     with plot.style(), matplotlib.rc_context({"svg.fonttype": "path"}):
         plot.save(run.figure.draw(run.data), fresh)
     for kind in ("png", "svg"):
@@ -109,7 +109,7 @@ def draw(run: Run) -> Path:
 
 
 def is_drawn(run: Run) -> bool:
-    """Whether there is a drawing, and one that is not older than the data."""
+    """Whether there is a drawing that is not older than the data."""
     return run.drawing.exists() and run.drawing.stat().st_mtime_ns >= run.path.stat().st_mtime_ns
 
 
@@ -134,7 +134,7 @@ def _group(name: str) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` once all is written: killed before, nothing has changed."""
+    """A temporary path, which is renamed to `path` at the end. A process killed before leaves `path` as it was."""
     fresh = path.with_name(f".{path.name}.part")
     yield fresh
     os.replace(fresh, path)

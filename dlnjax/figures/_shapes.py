@@ -1,6 +1,6 @@
-"""Sweeps that many figures share: always of the same shapes, and so with one compilation for all."""
+"""Sweeps that many figures share. All have the same shapes, so that one compilation serves them all."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -17,10 +17,11 @@ SIZE, TIMES, CHUNK = 25, 49, 50
 class PaddedDiagonal(eqx.Module):
     """(4.21) of the leading d x d block: E(X) = sum_{i <= d} (X_ii - 1)^2.
 
-    Padded by zeros, a matrix of size d is one of rank d, on which the flow stays: so all dimensions share a shape.
+    A d x d matrix padded by zeros has rank d, and the flow keeps the rank. So flows of all sizes d have one shape.
     """
 
     inside: Float[Array, "*n size"]
+    array_axes: ClassVar[dict[str, int]] = {"inside": 1}
 
     def _residual(self, diagonal):
         return self.inside * (diagonal - 1)
@@ -62,13 +63,13 @@ def diagonal_flows(keys, d, std, ts, *, depth: Any = jnp.inf, gradient=1e-4, siz
 
 
 def completion_flows(
-    energy: MatrixCompletion, starts, ts, *, depth: Any = jnp.inf, gradient, rtol=1e-6, atol=1e-8, chunk: int = 1000
+    energy: MatrixCompletion, starts, ts, *, depth: Any = jnp.inf, gradient, rtol=1e-6, chunk: int = 1000
 ) -> FlowSolution:
     """A sweep of completions with labels and masks of their own, `n d d`, to rest, |dE| <= gradient; sigma is kept.
 
     **Arguments:** `starts`, `n d d`; `ts`, three times.
     """
-    options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "rtol": rtol, "atol": atol, "chunk": chunk}
+    options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "rtol": rtol, "chunk": chunk}
     return dealt_sweep(energy, starts, depth, **options)
 
 
@@ -80,21 +81,19 @@ def small_flows(energy, starts, ts, *, gradient) -> FlowSolution:
 
 def dealt_sweep(energy, starts, depth, *, chunk: int, **options) -> FlowSolution:
     """`sweep`, in chunks of one size that cost about the same. **Arguments:** slow flows come first."""
-    # Dealt out like cards, so that every chunk has its share of the slow flows, and those that come first begin first.
-    # A sweep smaller than a chunk would have a shape of its own: it is filled up with starts that end at once.
+    # Flow i goes to chunk i modulo their number: every chunk gets its share of the slow flows, and begins with them.
+    # A sweep smaller than a chunk would have a shape of its own and compile again, so it is filled up with starts of
+    # NaN, which end at once.
     n = len(starts)
     hands = -(-n // chunk)
     rows = np.append(np.argsort(np.arange(n) % hands, kind="stable"), np.full(max(0, chunk - n), -1))
-    # In NumPy: JAX would compile each of these, and for each shape again.
+    # The rows are chosen by NumPy: JAX would compile each indexing, and for each shape again.
     starts = np.where(rows[:, None, None] < 0, np.nan, np.asarray(starts)[rows])
     energy = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[rows]) if np.ndim(a) and len(a) == n else a, energy)
     sol = sweep(energy, starts, depth=np.broadcast_to(depth, n)[rows], chunk=chunk, **options)
-    back = np.argsort(rows[:n])
-    of_seeds = eqx.tree_at(lambda s: s.ts, sol, None)
-    dealt_back = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[back]), of_seeds)
-    return eqx.tree_at(lambda s: s.ts, dealt_back, sol.ts, is_leaf=lambda x: x is None)
+    return jax.tree.map(jnp.asarray, jax.device_get(sol)[np.argsort(rows[:n])])
 
 
 def sigma_of(point: SVD) -> Float[Array, "*n d"]:
-    """What the sweeps observe."""
+    """The singular values, which the sweeps of figures observe in place of the states."""
     return point.sigma

@@ -1,4 +1,4 @@
-"""Distributions over seeds."""
+"""Pictures of distributions over seeds."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from dlnjax.plot._flow import as_dataset
+from dlnjax.plot._flow import ranks
 from dlnjax.plot._style import ink, new_axes
 
 
@@ -39,7 +39,7 @@ def effective_rank_violins(
         raise TypeError(f"sols must be a mapping such as {{0.1: sol, 1.0: other}}, got {type(sols).__name__}.")
     if not sols:
         raise ValueError("effective_rank_violins got no solutions: pass a mapping such as {0.1: sol, 1.0: other}.")
-    values = [_at(as_dataset(sol)["effective_rank"], time) for sol in sols.values()]
+    values = [_at(ranks(sol), time) for sol in sols.values()]
     color, ax = ink(color, ax), new_axes(ax)
     places = np.arange(len(values))
     parts = ax.violinplot(values, places, widths=0.85, showextrema=False, side=side)

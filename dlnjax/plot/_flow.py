@@ -1,26 +1,27 @@
-"""Flows in time."""
+"""Pictures of flows over time."""
 
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from dlnjax._flows.solution import FLOW_TIME, FlowSolution
 from dlnjax._geometry.spectrum import effective_rank_or_nan
-from dlnjax._show import Curves, Shown
+from dlnjax._show import Curves, FLOW_TIME, Shown
 from dlnjax.plot._style import ink, new_axes
 
 if TYPE_CHECKING:
     import xarray
 
 
-def as_dataset(sol: "FlowSolution | xarray.Dataset") -> "xarray.Dataset":
-    if not (isinstance(sol, FlowSolution) or hasattr(sol, "data_vars")):
+def ranks(sol: "Shown | xarray.Dataset") -> "xarray.DataArray":
+    """The effective ranks of the flows of a sweep, or of its xarray form, with their times."""
+    data: Any = sol if hasattr(sol, "data_vars") else getattr(sol, "to_xarray", lambda: ())()
+    if "effective_rank" not in data or "time" not in getattr(data, "dims", ()):
         raise TypeError(f"expected a FlowSolution or its xarray form, got {type(sol).__name__}.")
-    return sol.to_xarray() if isinstance(sol, FlowSolution) else sol
+    return data["effective_rank"]
 
 
-def _along(sol, name: str) -> Curves:
+def _along(sol: "Shown | xarray.Dataset", name: str) -> Curves:
     """Singular values, or effective ranks, along a solution or the xarray form of a flow."""
     if not isinstance(sol, Shown):
         if not hasattr(sol, "data_vars") or name not in sol:
@@ -31,7 +32,8 @@ def _along(sol, name: str) -> Curves:
 
 
 def _time_axis(ax: Axes, times, label: str) -> None:
-    # Flows start at 0 and rest for decades: logarithmic from the first positive time, linear before it.
+    # A flow starts at 0 and is at rest for the last decades of its times, so neither a linear nor a logarithmic axis
+    # shows all of it. This one is logarithmic from the first positive time on, and linear before it.
     positive = times[times > 0]
     if len(positive) > 2 and positive[-1] / positive[0] > 50 and np.ptp(np.diff(times)) > 1e-9 * times[-1]:
         ax.set_xscale("symlog", linthresh=positive[0], linscale=0.7)
@@ -95,9 +97,9 @@ def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) ->
     _time_axis(ax, times, label)
     low, high = np.log(ax.get_ylim())
     place = np.inf
-    # What is zero is on no logarithmic axis.
+    # A singular value of zero has no place on a logarithmic axis, and no label.
     for k, end in enumerate(np.log(sigma[-1][sigma[-1] > 0])):
-        # Of those that end together the largest is labelled.
+        # Labels of values that end together would cover each other: only the largest of them has one.
         if end < place - 0.05 * (high - low):
             place, label = end, rf"$\sigma_{{{k + 1}}}$"
             at = {"textcoords": "offset points", "va": "center", "fontsize": 7}

@@ -52,7 +52,7 @@ def ellipses(
     for k, state in enumerate(states):
         x, y = size * state @ circle
         ax.plot(k + x, row + y, color=color, linestyle=linestyle, lw=0.9)
-        # Where the first axis goes: it tells a rotation that the outline does not show.
+        # The image of the first axis shows a rotation, of which the outline alone says nothing.
         ax.plot([k, k + x[0]], [row, row + y[0]], color=color, lw=0.8, marker="o", markersize=2, markevery=[1])
     ax.set_aspect("equal")
     ax.set_xticks([0, (count - 1) / 2, count - 1], ["0", "1/2", "1"])

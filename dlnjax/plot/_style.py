@@ -27,13 +27,14 @@ def style() -> Iterator[None]:
         try:
             yield
         finally:
-            # The first figure of a notebook turns it on: were that undone here, no later figure would be shown.
+            # The first figure of a notebook turns interactive drawing on. The context of the style would turn it off
+            # again on its way out, and no later figure would be shown.
             interactive = matplotlib.is_interactive()
     matplotlib.interactive(interactive)
 
 
 def new_figure(width: float = 3.4, height: float = 2.6) -> Figure:
-    """An empty figure, sizes in inches; 3.4 is a column of print.
+    """An empty figure of a size in inches; a column of print is 3.4 wide.
 
     **Example:**
 
@@ -64,13 +65,17 @@ def new_axes(ax: Axes | None) -> Axes:
 
 
 def ink(color: str, ax: Axes | None) -> str:
-    """What "C0" stands for now, in the project's style where the axes are new: a line asks only when it is drawn."""
+    """The colour as a number, read in the project's style where the axes are new.
+
+    matplotlib resolves "C0" when a line is drawn, which may be after the style has ended.
+    """
+
     with style() if ax is None else nullcontext():
         return to_hex(color, keep_alpha=True)
 
 
 def save(figure: Figure, stem: Any) -> None:
-    """Write `stem`.png and `stem`.svg, free of dates.
+    """Write `stem`.png and `stem`.svg, without the dates that would make two runs differ.
 
     **Example:**
 

@@ -22,7 +22,7 @@ from dlnjax.claims._claim import NO_DEPTH
 from dlnjax.claims._verdicts import errata
 
 ROOT = Path(dln.__file__).parents[1]
-NAMES = list(dln.claims)
+NAMES = list(dln.thesis)
 # These compile a flow or a geodesic, or search long: `make long` has them.
 SLOW = {
     *("Theorem 3.1.2", "Theorem 2.2.2", "(3.37)", "Theorem 3.3.2", "Corollary 4.1.3.1, X stays diagonal"),
@@ -34,13 +34,13 @@ QUICK = [name for name in NAMES if name not in SLOW]
 
 
 def test_verdicts_are_those_that_are_known(module_key):
-    verdicts = [dln.claims[name].check(module_key, draws=1) for name in QUICK]
+    verdicts = [dln.thesis[name].check(module_key, draws=1) for name in QUICK]
     assert not [str(verdict) for verdict in verdicts if not verdict.as_expected]
 
 
 @pytest.mark.long
 def test_all_verdicts_are_those_that_are_known(key):
-    verdicts = [claim.check(key) for claim in dln.claims.values()]
+    verdicts = [claim.check(key) for claim in dln.thesis.values()]
     assert not [str(verdict) for verdict in verdicts if not verdict.as_expected]
 
 
@@ -49,28 +49,28 @@ def test_all_verdicts_are_those_that_are_known(key):
 def test_verdicts_are_the_same_for_other_keys_and_depths(seed):
     key = jax.random.fold_in(jax.random.key(2026), seed)
     depths = (4.0, 7.0, 31.5) if seed % 2 else None
-    verdicts = [claim.check(key, draws=1, depths=depths) for claim in dln.claims.values()]
+    verdicts = [claim.check(key, draws=1, depths=depths) for claim in dln.thesis.values()]
     assert not [str(verdict) for verdict in verdicts if not verdict.as_expected]
 
 
 def test_every_claim_has_a_tampered_version():
-    assert not [name for name, claim in dln.claims.items() if not claim.tampered]
+    assert not [name for name, claim in dln.thesis.items() if not claim.tampered]
 
 
 def test_tampered_versions_of_chapter_2_turn_the_verdict(module_key):
-    rows = tamper_table(module_key, [dln.claims[name] for name in QUICK if dln.claims[name].chapter <= 2], draws=1)
+    rows = tamper_table(module_key, [dln.thesis[name] for name in QUICK if dln.thesis[name].chapter <= 2], draws=1)
     assert not [row for row in rows if not row.caught]
 
 
 @pytest.mark.long
 def test_every_tampered_version_turns_the_verdict(module_key):
-    rows = tamper_table(module_key, dln.claims.values())
+    rows = tamper_table(module_key, dln.thesis.values())
     assert len(rows) > len(NAMES)
     assert not [row for row in rows if not row.caught]
 
 
 def test_names_follow_the_thesis():
-    chapters = [claim.chapter for claim in dln.claims.values()]
+    chapters = [claim.chapter for claim in dln.thesis.values()]
     assert chapters == sorted(chapters)
     assert len(NAMES) == len(set(NAMES))
     numbered = {"(2.10)", "Theorem 2.2.1", "Lemma 2.2.7", "(3.37)", "Theorem 3.4.2 (2)", "Theorem 4.3.7, (4.70)"}
@@ -78,13 +78,24 @@ def test_names_follow_the_thesis():
     ordered = ["(4.26)", "(4.27)", "Section 4.3, high volume", "Lemma 4.3.2, (4.31)-(4.32)", "(4.53)", "(4.54)-(4.55)"]
     ordered += ["Lemma 4.3.6 (1)", "Theorem 4.3.7, (4.70)", "(4.71)", "Remark 4.3.8, (4.78)"]
     assert sorted(ordered, key=NAMES.index) == ordered
-    assert all(claim.statement and claim.where for claim in dln.claims.values())
-    assert all(claim.note for claim in dln.claims.values() if claim.expected != "holds")
+    assert all(claim.statement and claim.where for claim in dln.thesis.values())
+    assert all(claim.note for claim in dln.thesis.values() if claim.expected != "holds")
 
 
 def test_a_name_that_is_not_there_says_what_is():
     with pytest.raises(KeyError, match=r"Theorem 2.2.1"):
-        dln.claims["theorem 2.2.1"]
+        dln.thesis["theorem 2.2.1"]
+
+
+def test_the_package_says_where_its_mapping_is_now():
+    with pytest.raises(TypeError, match=r"dlnjax\.thesis\['\(2\.10\)'\]"):
+        dln.claims["(2.10)"]
+    for use in (list, lambda claims: "(2.10)" in claims):
+        with pytest.raises(TypeError, match=r"their mapping is dlnjax\.thesis"):
+            use(dln.claims)
+    with pytest.raises(AttributeError, match=r"dlnjax\.thesis\.values"):
+        dln.claims.values()
+    assert not hasattr(dln.claims, "nothing")
 
 
 def square(key, depth):
@@ -147,14 +158,14 @@ def test_a_key_that_is_none_is_refused():
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         with pytest.raises(TypeError, match=r"jax\.random\.key"):
-            dln.claims["(2.6)"].check(0)
+            dln.thesis["(2.6)"].check(0)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_errata_are_not_stale(key):
     """The page does not depend on draws: the examples alone give it, where there are any."""
-    wrong = (claim for claim in dln.claims.values() if claim.expected != "holds")
+    wrong = (claim for claim in dln.thesis.values() if claim.expected != "holds")
     verdicts = [claim.check(key, draws=0 if claim.examples else 1) for claim in wrong]
     assert errata(verdicts) == (ROOT / "docs" / "errata.md").read_text(), "dlnjax claims --errata docs/errata.md"
 
@@ -257,9 +268,9 @@ def test_command_prints_a_table_and_json(capsys):
 
 
 def test_command_fails_where_a_verdict_is_not_expected(capsys, monkeypatch):
-    claim = dln.claims["(2.10)"]
+    claim = dln.thesis["(2.10)"]
     (_, tampered), *_ = claim.tampers()
-    monkeypatch.setitem(dln.claims._claims, "(2.10)", tampered)
+    monkeypatch.setitem(dln.thesis._claims, "(2.10)", tampered)
     assert run("--only", "(2.10)") == 1
     assert "corrected is expected" in capsys.readouterr().err
 

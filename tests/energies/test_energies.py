@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
+from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRATION
 
 import dlnjax as dln
 from dlnjax._protocol import gradient, pullback
@@ -130,3 +130,56 @@ def test_callable_of_the_user_needs_nothing_else(points):
         assert_close(gradient(energy, x), jnp.cos(x), ALGEBRA)
         point = dln.svd(x)
         assert_close(pullback(energy, point), point.u.T @ jnp.cos(x) @ point.v, ALGEBRA)
+
+
+# Homogeneous energies and their degrees, in the units of X.
+HOMOGENEOUS = {
+    "completion": (2.0, lambda c, e: dln.MatrixCompletion(c * e["completion"].labels, e["completion"].mask)),
+    "sensing": (2.0, lambda c, e: dln.MatrixSensing(e["sensing"].measurements, c * e["sensing"].values)),
+    "Schatten 1.5": (1.5, lambda c, e: e["Schatten 1.5"]),
+    "square": (2.0, lambda c, e: dln.SpectralEnergy(lambda s: s**2 / 2)),
+    "entropy": (0.0, lambda c, e: dln.FreeEnergy(lambda x: 0 * jnp.sum(x), 1.0, 3.0)),
+}
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-75, 1e75, 1e150])
+@pytest.mark.parametrize("name", HOMOGENEOUS)
+def test_energies_of_any_size_are_those_of_size_one(energies, points, name, scale):
+    degree, make = HOMOGENEOUS[name]
+    small, energy = make(1.0, energies), make(scale, energies)
+    with np.errstate(over="ignore", under="ignore"):
+        unit, slope = np.float64(scale) ** degree, np.float64(scale) ** (degree - 1)
+    for x, dx in zip(*(a[:4] for a in points), strict=True):
+        expected = gradient(small, x)
+        assert_close(gradient(energy, scale * x) / slope, expected, ALGEBRA)
+        assert_close(jax.grad(energy)(scale * x) / slope, expected, ALGEBRA)
+        point, seen = dln.svd(scale * x), gradient(energy, scale * x) / slope
+        assert_close(pullback(energy, point) / slope, point.u.T @ seen @ point.v, ALGEBRA)
+        turned = lambda energy, x, dx: jax.jvp(lambda x: gradient(energy, x), (x,), (dx,))[1]
+        # The smallest gap of these is 1e-6, and no digit of it is to be lost.
+        assert_close(turned(energy, scale * x, scale * dx) / slope, turned(small, x, dx), INTEGRATION)
+        if degree and 1e-300 < unit < 1e300:
+            assert_close(energy(scale * x) / unit, small(x), ALGEBRA)
+
+
+@pytest.mark.parametrize("entry", [np.nan, np.inf])
+def test_what_is_not_finite_gives_no_number_and_comes_back(energies, entry):
+    x = jnp.eye(D).at[0, 1].set(entry)
+    for name in KEY_NAMES:
+        if name != "diagonal":
+            assert not jnp.all(jnp.isfinite(gradient(energies[name], x))) or name == "completion"
+        assert jnp.shape(energies[name](x)) == ()
+    # An entry that is not seen is not read.
+    assert energies["diagonal"](x) == 0 and jnp.all(energies["diagonal"].gradient(x) == 0)
+
+
+@pytest.mark.parametrize("strict", [jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")])
+def test_no_types_or_ranks_are_promoted_in_silence(energies, points, strict):
+    x, dx = (a[0] for a in points)
+    point = dln.svd(x)
+    with strict:
+        for energy in energies.values():
+            energy(x), pullback(energy, point)
+            jax.jvp(lambda x, energy=energy: gradient(energy, x), (x,), (dx,))
+        dln.MatrixCompletion(np.eye(D), np.ones((D, D)), weight=2), dln.FreeEnergy(dln.Schatten(2), 2, 3)
+        dln.Ensemble(lambda key: dln.gaussian(key, D, 1), jax.random.key(0), 3).take(np.array([0, 2]))

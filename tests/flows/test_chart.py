@@ -8,7 +8,7 @@ import pytest
 from support.tolerances import ALGEBRA, assert_close
 
 import dlnjax as dln
-from dlnjax._flows.coordinates import Chart, Coupled, FrameCoordinates, partners
+from dlnjax._flows.frame import Chart, Coupled, FrameCoordinates, partners
 
 D = 6
 SIGMA = jnp.array([0.3, 2.0, 2.0, 0.29, 1.0, 1e-3])
@@ -38,7 +38,7 @@ def point(key):
 
 
 def chart_of(energy, depth):
-    numbers = (jnp.array(x) for x in (1e-6, 1e-8, 1e-7))
+    numbers = (jnp.array(x) for x in (1e-6, 1e-8, 1e-7, 1e-8))
     return Chart(FrameCoordinates(energy, dln.Balanced(depth), *numbers), jnp.asarray(PARTNER))
 
 

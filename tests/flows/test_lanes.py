@@ -37,7 +37,7 @@ def starts(module_key):
 
 def run(starts, stiffness=STIFFNESS, **options):
     options = {"ts": TS, "progress": False, "chunk": N} | options
-    return dln.sweep(Well(stiffness), starts, **options)
+    return dln.sweep(dln.PerSeed(Well(stiffness)), starts, **options)
 
 
 @pytest.fixture(scope="module")

@@ -302,6 +302,21 @@ WRONG = [
     (sweep(energy=lambda x: x), ValueError, ["energy", "scalar"]),
     (sweep(energy=dln.MatrixCompletion.diagonal(4)), ValueError, ["(3, 3)", "(4, 4)"]),
     (sweep(energy=dln.MatrixCompletion(np.ones((2, 3, 3)), FULL)), ValueError, ["energy", "scalar", "have 1 in front"]),
+    (lambda: dln.PerSeed(3.0), TypeError, ["energy", "callable", "3.0"]),
+    (lambda: dln.PerSeed(dln.Schatten), TypeError, ["energy", "callable", "Schatten"]),
+    (lambda: dln.PerSeed(ENERGY, where=3), TypeError, ["where", "callable", "3"]),
+    # what NumPy has and JAX has not, or not to compute with
+    (flow(x0=EYE.astype(np.longdouble)), TypeError, ["x0", str(np.dtype(np.longdouble)), "x0.astype(float)"]),
+    (flow(x0=EYE.astype(object)), TypeError, ["x0", "object", "x0.astype(float)"]),
+    (flow(x0=EYE.astype(np.float16)), TypeError, ["x0", "float32 or float64", "float16", "x0.astype(float)"]),
+    (flow(x0=jnp.eye(3, dtype=jnp.bfloat16)), TypeError, ["x0", "bfloat16", "x0.astype(float)"]),
+    (flow(x0=EYE.astype("M8[s]")), TypeError, ["x0", "datetime64"]),
+    (flow(x0=[[10**20, 0], [0, 1]]), TypeError, ["x0", "too large for an integer", "floating-point"]),
+    (flow(rtol=np.longdouble(1e-6)), TypeError, ["rtol", "rtol.astype(float)"]),
+    (flow(depth=10**400), TypeError, ["depth", "too large"]),
+    (flow(max_steps=2**70), ValueError, ["max_steps", "at most", str(2**70)]),
+    (lambda: dln.MatrixCompletion.diagonal(np.array([3])), TypeError, ["d", "whole"]),
+    (lambda: jax.eval_shape(lambda d: dln.MatrixCompletion.diagonal(d)(EYE), 3), TypeError, ["d", "whole", "traced"]),
     # files and pictures
     (lambda: dln.load(None), TypeError, ["path", "str", "NoneType"]),
     (lambda: plot.effective_rank("run.nc"), TypeError, ["sol", "solution", "str"]),
@@ -327,6 +342,15 @@ def test_wrong_input_is_refused_with_a_message_that_helps(call, kind, words):
     assert isinstance(raised.value, kind) and type(raised.value) is kind
     for word in words:
         assert word in str(raised.value)
+
+
+def test_numbers_in_other_forms_are_taken():
+    assert dln.metric_eigenvalues(EYE[0] + 1, 10**20).tolist() == dln.metric_eigenvalues(EYE[0] + 1, 1e20).tolist()
+    for entries in (EYE.astype(">f8"), EYE.astype(">f4")):
+        assert dln.svd(entries).sigma.tolist() == [1.0, 1.0, 1.0]
+    for d in (jnp.asarray(3), np.int8(3), np.array(3), 3.0):
+        assert dln.MatrixCompletion.diagonal(d).labels.shape == (3, 3)
+    assert dln.entropy(jnp.ones(2, jnp.float16), np.float16(2)) == dln.entropy(jnp.ones(2), 2)
 
 
 @pytest.mark.parametrize("depth", [0.5, NAN])
@@ -366,5 +390,5 @@ def test_unreadable_files_are_refused(tmp_path):
 
 def test_netcdf_of_something_else_is_refused(tmp_path):
     xarray.Dataset({"a": ("x", [1.0])}).to_netcdf(tmp_path / "other.nc", engine="scipy")
-    with pytest.raises(ValueError, match=r"no dlnjax.FlowSolution/2 file"):
+    with pytest.raises(ValueError, match="no saved solution of this version"):
         dln.load(tmp_path / "other.nc")

@@ -11,15 +11,15 @@ import pytest
 
 import dlnjax as dln
 from dlnjax import plot
-from dlnjax._networks.factors import Training
 from dlnjax._networks.flow import NetworkSolution
+from dlnjax._networks.training import Training
 from dlnjax._results import RESULTS
 
 SPREAD = np.exp(-np.outer(np.linspace(0, 1, 5), [0, 1, 2]))
 
 
 def codes(*values):
-    return eqx.tree_at(lambda r: r._value, RESULTS.successful, jnp.asarray(values if values else 0))
+    return RESULTS(jnp.asarray(values if values else 0))
 
 
 def flow(sigma, *result):
@@ -35,6 +35,10 @@ def flow(sigma, *result):
         result=codes(*result),
         stats={"steps": each, "rejected": each, "evaluations": each},
         observed=None,
+        depth=dln.Balanced(jnp.inf),
+        rtol=jnp.asarray(1e-6),
+        atol=jnp.asarray(1e-8),
+        energy_name="Schatten",
         _svd=None,
         _energy=None,
     )
@@ -45,7 +49,7 @@ def geodesic():
     """exp(t) I at infinite depth, with the covector I."""
     a, zero = jnp.eye(2), jnp.zeros(())
     return dln.GeodesicSolution(
-        a, jnp.e * a, jnp.asarray(jnp.inf), a, a / jnp.e, jnp.sqrt(2.0), zero, zero, codes(), {"shots": jnp.asarray(1)}
+        a, jnp.e * a, dln.Balanced(jnp.inf), a, a / jnp.e, jnp.sqrt(2.0), zero, zero, codes(), {"shots": jnp.asarray(1)}
     )
 
 

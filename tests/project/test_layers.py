@@ -1,6 +1,7 @@
 """The shape of the package: who may import whom, and what every public name owes its reader."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import dlnjax
 
 ROOT = Path(dlnjax.__file__).parent
-GROUND = {"_types", "_checks", "_results", "_svd", "_tree", "_protocol", "_show", "_terminal"}
+GROUND = {"_types", "_checks", "_results", "_svd", "_tree", "_protocol", "_traced", "_show", "_saved", "_terminal"}
 # Which packages each may import, besides the ground and itself.
 MAY_IMPORT = {
     "_geometry": set(),
@@ -87,10 +88,18 @@ def test_every_public_name_has_a_docstring():
         assert value.__doc__, f"{name} has no docstring"
         for attribute, member in vars(value).items() if isinstance(value, type) else ():
             if callable(member) and not attribute.startswith("_") and attribute not in ("gradient", "pullback"):
-                assert member.__doc__, f"{name}.{attribute} has no docstring"
+                # A method that implements one of a base class is documented there.
+                assert inspect.getdoc(getattr(value, attribute)), f"{name}.{attribute} has no docstring"
 
 
 def test_import_is_light():
     code = "import sys, dlnjax; print([m for m in ('matplotlib', 'xarray', 'rich', 'pandas') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_plot_is_imported_at_its_first_use():
+    code = "import sys, dlnjax; assert 'plot' in dir(dlnjax); dlnjax.plot.style; print('matplotlib' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=True)
+    assert run.stdout.strip() == "True"
+    assert not hasattr(dlnjax, "plots")

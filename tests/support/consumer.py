@@ -1,7 +1,7 @@
 """A program that uses dlnjax as others do: checked by pyright, strictly, against the wheel. It is never run."""
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
 
-from typing import assert_type
+from typing import Any, assert_type
 
 import diffrax
 import equinox as eqx
@@ -30,8 +30,10 @@ def flows() -> dln.FlowSolution:
     assert_type(sol, dln.FlowSolution)
     assert_type(sol.effective_rank, Array)
     assert_type(dln.gradient_flow(Quartic(jnp.ones(())), dln.svd(x0), depth=2, ts=jnp.arange(3.0)).svd, dln.SVD)
-    assert_type(dln.load("flow.nc"), dln.FlowSolution)
-    return sol
+    assert_type(sol[0], dln.FlowSolution)
+    assert_type(sol.result == "steady", Any)
+    saved: dln.FlowSolution = dln.load("flow.nc")
+    return saved
 
 
 def sweeps() -> xarray.Dataset:

@@ -36,7 +36,7 @@ def tamper_table(key, claims: Iterable[Claim], draws=None) -> list[Row]:
 
 if __name__ == "__main__":
     start = sys.argv[1] if len(sys.argv) > 1 else ""
-    chosen = [claim for claim in dlnjax.claims.values() if claim.name.startswith(start)]
+    chosen = [claim for claim in dlnjax.thesis.values() if claim.name.startswith(start)]
     rows = tamper_table(jax.random.key(0), chosen)
     for row in rows:
         mark = "caught" if row.caught else "MISSED"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import diffrax
@@ -108,6 +109,75 @@ def test_seeds_that_fail_keep_their_codes(tmp_path):
     assert_same_data(sweep(tmp_path / "run", starts=starts), dataset)
 
 
+def test_folder_may_begin_with_a_tilde(tmp_path, monkeypatch, finished):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert_same_data(sweep("~/run"), sweep(finished))
+    assert {path.name for path in tmp_path.iterdir()} == {"run"} and dln.load("~/run").t_end.shape == (N,)
+
+
+def test_depths_of_the_seeds_are_coordinates_and_are_checked(tmp_path, solution):
+    depths = np.linspace(1.0, 5.0, N)
+    dataset = sweep(tmp_path / "run", depth=depths)
+    assert dataset.coords["depth"].dims == ("seed",) and "depth" not in dataset.attrs
+    np.testing.assert_allclose(dataset["depth"], depths, rtol=1e-15)
+    assert dln.load(tmp_path / "run").depth.inverse_depth.tolist() == (1 / depths).tolist()
+    assert solution.to_xarray().attrs["depth"] == 2.0
+    flip(next(path for path in chunks_of(tmp_path / "run", 1) if "kernel_inverse_depth" in path.parts))
+    with pytest.raises(ValueError, match="damaged: seeds 4 to"):
+        dln.load(tmp_path / "run")
+
+
+# A process that writes to the folder
+
+HOLDER = """
+import sys
+from dlnjax._sweeps.folder import Store
+
+store = Store(sys.argv[1], {"n": 3}, 1)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held(folder):
+    """Another process holds the lock of the folder, until it is killed."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], **pipes) as child:
+        try:
+            assert child.stdout.readline() == "held\n"
+            yield child
+        finally:
+            child.kill()
+
+
+@pytest.mark.slow
+def test_a_folder_that_another_process_writes_to_is_refused(tmp_path):
+    folder = tmp_path / "run"
+    with held(folder) as child:
+        message = rf"{folder} is being written by process {child.pid} on .* since 20\d\d-.*Wait until .* name another"
+        with pytest.raises(ValueError, match=message):
+            Store(folder, {"n": 3}, 1)
+    # The process was killed, and nothing of it is in the way.
+    with Store(folder, {"n": 3}, 1) as store:
+        assert store.done == 0
+        with pytest.raises(ValueError, match=rf"being written by process {os.getpid()} "):
+            Store(folder, {"n": 3}, 1)
+    Store(folder, {"n": 3}, 1).lock.release()
+
+
+def test_a_call_that_fails_leaves_the_folder_unlocked(folder, monkeypatch):
+    write_record(folder, parts=record_of(folder)["parts"][:2])
+    with pytest.raises(ValueError, match="another call"):
+        sweep(folder, rtol=1e-7)
+    with monkeypatch.context() as patch:
+        patch.setattr("dlnjax._sweeps.run.solve_chunk", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            sweep(folder)
+    assert len(sweep(folder)["seed"]) == N
+
+
 # A process that is killed
 
 CHILD = """
@@ -180,7 +250,7 @@ def test_killed_sweep_goes_on_where_it_stopped_and_ends_the_same(whole, cache, t
 
 
 def test_finished_folder_computes_nothing(folder, finished, monkeypatch):
-    monkeypatch.setattr("dlnjax._sweeps.sweep.solve_chunk", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr("dlnjax._sweeps.run.solve_chunk", lambda *args: pytest.fail("computed again"))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert_same_data(sweep(folder), sweep(finished))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
@@ -260,7 +330,7 @@ def test_folder_of_another_version_is_refused(folder):
             call(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"call": {}}', '{"format": "dlnjax.sweep/1"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"call": {}}', '{"format": "dlnjax.sweep/2"}'])
 def test_damaged_record_is_refused(folder, text):
     (folder / "call.json").write_text(text)
     for call in (sweep, dln.load):

@@ -1,0 +1,154 @@
+"""The gradient flow in the frame of the singular value decomposition, (4.17)-(4.19), and a chart for near-crossings.
+
+Where two singular values nearly meet, U and V turn together at a rate that grows as the gap closes, and X does not move
+by it. From 16 singular values on such near-crossings are frequent, and each step is taken in a `Chart`, in which the
+two may cross.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dlnjax._flows.coordinates import Coordinates
+from dlnjax._geometry.kernel import Kernel
+from dlnjax._protocol import pullback
+from dlnjax._svd import orthogonalise, SVD
+from dlnjax._tree import norm
+from dlnjax._types import Scalar
+
+# With fewer singular values than this, the way through the chart costs more than it saves.
+CHARTED = 16
+# Two neighbouring singular values are partners, which may cross within a step, only if their logarithms differ by less
+# than this. For values farther apart, the squared coupling would cost the smaller one its digits.
+NEAR = 0.5
+
+
+def frame_velocity(
+    sigma: Float[Array, " d"],
+    pullback: Float[Array, "d d"],
+    kernel: Kernel,
+    gap: Scalar,
+    partner: Int[Array, " d"] | None = None,
+) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"]]:
+    """(U^T dU/dt, dsigma/dt, V^T dV/dt) of the flow, (4.17)-(4.19), for G = U^T dE V.
+
+    Partners, if given, have no common rotation.
+
+    A singular value may be negative on the way, since depth 1 crosses zero. Its sign is moved to V for the rates, and
+    back.
+    """
+    sign = jnp.where(sigma < 0, -1.0, 1.0).astype(sigma.dtype)
+    g = pullback * sign
+    common, relative = kernel.rotation_rates(jnp.abs(sigma), gap)
+    if partner is not None:
+        common = jnp.where(partner[:, None] == jnp.arange(len(sigma)), 0.0, common)
+    symmetric, antisymmetric = common * (g + g.T) / 2, relative * (g - g.T) / 2
+    left = symmetric - antisymmetric
+    right = (symmetric + antisymmetric) * sign * sign[:, None]
+    return left, -kernel.speed(sigma) * jnp.diagonal(pullback), right
+
+
+class FrameCoordinates(Coordinates):
+    """(4.17)-(4.19): no decomposition along the way, and a cost that does not depend on the depth."""
+
+    # Below this relative gap the common rotation of two singular vectors is regularised.
+    gap: Scalar
+    # The absolute tolerance of the columns of U and V, which are of length 1.
+    column_atol: Scalar
+
+    def velocity(self, y: SVD) -> tuple[SVD, Scalar]:
+        g = pullback(self.energy, y)
+        left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap)
+        return SVD(y.u @ left, dsigma, y.v @ right), norm(g)
+
+    def gauge(self, y: SVD) -> Int[Array, " d"] | None:
+        return partners(y.sigma) if len(y.sigma) >= CHARTED else None
+
+    def chart(self, gauge: Int[Array, " d"] | None) -> "FrameCoordinates | Chart":
+        return self if gauge is None else Chart(self, gauge)
+
+    def project(self, y: SVD) -> SVD:
+        return SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v))
+
+    def error(self, y0: SVD, y1: SVD, error: "SVD | Coupled") -> Scalar:
+        sigma = jnp.maximum(jnp.abs(y0.sigma), jnp.abs(y1.sigma))
+        wrong = jnp.abs(error.sigma)
+        if isinstance(error, Coupled):
+            wrong = jnp.maximum(wrong, jnp.abs(error.coupling))
+        # A singular value that is zero and stays zero has no tolerance, and no error.
+        allowed = self.atol + self.rtol * sigma
+        values = jnp.max(wrong / jnp.where(allowed > 0, allowed, 1.0))
+        columns = jnp.max(jnp.sum(error.u**2 + error.v**2, axis=0)) ** 0.5 / (self.column_atol + self.rtol)
+        return jnp.maximum(values, columns)
+
+    def size(self, y: SVD) -> Scalar:
+        return norm(y.sigma)
+
+    def loses_rank(self, y0: SVD, y1: SVD) -> Bool[Array, ""]:
+        return (jnp.asarray(self.kernel.order) > 0) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
+
+
+class Coupled(eqx.Module):
+    """X = u K v^T, where K has `sigma` on its diagonal and `coupling` between partners, and is zero elsewhere."""
+
+    u: Float[Array, "d d"]
+    sigma: Float[Array, " d"]
+    v: Float[Array, "d d"]
+    coupling: Float[Array, " d"]
+
+
+class Chart(eqx.Module):
+    """The flow for the length of a step, in which two neighbouring singular values may cross.
+
+    Between partners the common rotation of U and V is left out, and K leaves the diagonal instead: there the flow is as
+    smooth as in X. K is diagonalised, two by two in closed form, wherever the velocity is evaluated.
+    """
+
+    flow: FrameCoordinates
+    partner: Int[Array, " d"]
+
+    def enter(self, y: SVD) -> Coupled:
+        return Coupled(y.u, y.sigma, y.v, jnp.zeros_like(y.sigma))
+
+    def leave(self, z: Coupled, dz: Coupled) -> tuple[SVD, Coupled]:
+        t = self._tangent(z)
+        turned = self._turn(z, t)
+        return SVD(turned.u, turned.sigma, turned.v), self._turn(dz, t)
+
+    def _tangent(self, z: Coupled) -> Float[Array, " d"]:
+        """Of the angle by which each column turns towards its partner where K becomes diagonal."""
+        half = (z.sigma - z.sigma[self.partner]) / 2
+        # At equal values one turns to +1 and the other to -1.
+        order = jnp.sign(self.partner - jnp.arange(len(half))).astype(half.dtype)
+        width = jnp.abs(half) + jnp.sqrt(half**2 + z.coupling**2)
+        return jnp.where(half == 0, order, jnp.sign(half)) * z.coupling / jnp.where(width > 0, width, 1.0)
+
+    def _turn(self, z: Coupled, t: Float[Array, " d"]) -> Coupled:
+        """The same matrix (or, of a velocity, the same motion) in columns turned by angles of tangent t."""
+        p, c = self.partner, 1 / jnp.sqrt(1 + t * t)
+        columns = lambda q: c * (q + t * q[:, p])
+        values = c * c * (z.sigma + t * t * z.sigma[p] + 2 * t * z.coupling)
+        coupling = c * c * ((1 - t * t) * z.coupling - t * (z.sigma - z.sigma[p]))
+        return Coupled(columns(z.u), values, columns(z.v), coupling)
+
+    def velocity(self, z: Coupled) -> tuple[Coupled, Scalar]:
+        t = self._tangent(z)
+        y = self._turn(z, t)
+        p, kernel = self.partner, self.flow.kernel
+        g = pullback(self.flow.energy, SVD(y.u, y.sigma, y.v))
+        left, dsigma, right = frame_velocity(y.sigma, g, kernel, self.flow.gap, p)
+        i = jnp.arange(len(p))
+        pull = kernel.partner_eigenvalues(jnp.abs(y.sigma), p) * (g[i, p] + g[p, i]) / 2
+        dy = Coupled(y.u @ left, dsigma, y.v @ right, jnp.where(p == i, 0.0, -pull))
+        return self._turn(dy, -t), norm(g)
+
+
+def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
+    """For each singular value the one that is nearest to it, if that is mutual and near; otherwise itself."""
+    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))
+    i = jnp.arange(len(sigma))
+    gap = jnp.abs(log[:, None] - log)
+    near = (gap < NEAR) & (sigma > 0) & (sigma > 0)[:, None] & (i != i[:, None])
+    nearest = jnp.argmin(jnp.where(near, gap, jnp.inf), axis=1)
+    mutual = (nearest[nearest] == i) & near[i, nearest]
+    return jnp.where(mutual, nearest, i)

@@ -1,0 +1,195 @@
+"""A flow under way: its state, the record of one attempted step, and what is done with it.
+
+A method proposes an `Attempt`; `conclude` accepts or rejects it and says whether the flow ends. The methods stand in
+`explicit` and `stabilised`, and the coordinates in which a flow is written stand in `coordinates` and `frame`.
+"""
+
+from collections.abc import Callable
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from dlnjax._flows.coordinates import Coordinates
+from dlnjax._results import code_of, RESULTS
+from dlnjax._tree import all_finite, combine, norm, power_of_two, where
+from dlnjax._types import Scalar, State
+
+# A first step moves the state by this many tolerances; the controller grows it from there.
+FIRST_MOVE = 10.0
+# A rejected step without a usable error estimate counts as this many tolerances: the controller then shortens the
+# step by the most that it may.
+REFUSED = 1e6
+# A step counts as the shortest possible when it is this many roundings of the time.
+SHORTEST = 16
+# A flow that is stuck has blown up if |X| still grows by more than this share in the shortest step. At a singular
+# gradient it grows by less.
+GROWTH = 1e-4
+# With a stop at rest, the error of a step is held to this share of the way that the step goes. Near rest the tolerance
+# alone would be larger than what is left of the way, and |dE| would be the error of the solver.
+SHARE_OF_MOVE = 0.01
+# The running mean of h * radius keeps this share at each step.
+MEMORY = 0.8
+# A flow takes at least this many steps in the explicit method before it may leave it.
+PATIENCE = 10
+# A step so short that its move is this many roundings cannot be told from rest.
+ROUNDINGS = 100
+
+
+class Choice(eqx.Module):
+    """Which method a flow is in, and what speaks for another."""
+
+    method: Int[Array, "*n"]
+    # A running mean of h times the spectral radius. Dopri5 is stable up to about 3.3.
+    reach: Float[Array, "*n"]
+    # The accepted steps in this method, and how many it takes to leave the explicit one: twice as many at each return.
+    stay: Int[Array, "*n"]
+    patience: Int[Array, "*n"]
+
+
+class Flow(eqx.Module):
+    """A flow under way: `y` at `t` is the last good state, `h` the next step, `memory` what the solver carries."""
+
+    t: Float[Array, "*n"]
+    h: Float[Array, "*n"]
+    y: State
+    memory: PyTree
+    gradient_norm: Float[Array, "*n"]
+    controller_state: PyTree
+    # The first of the times that is not saved yet.
+    index: Int[Array, "*n"]
+    accepted: Int[Array, "*n"]
+    rejected: Int[Array, "*n"]
+    evaluations: Int[Array, "*n"]
+    active: Bool[Array, "*n"]
+    code: RESULTS
+    choice: Choice
+
+
+class Rules(eqx.Module):
+    """When to save and when to end. The first of `ts` is 0: a gradient flow does not depend on the time itself."""
+
+    ts: Float[Array, " ts"]
+    steady: Scalar | None
+    max_steps: Int[Array, ""]
+
+    def at_rest(self, gradient_norm: Scalar) -> Bool[Array, ""]:
+        return jnp.asarray(False) if self.steady is None else gradient_norm <= self.steady
+
+
+class Attempt(eqx.Module):
+    """One step of length `h` that a method has tried, from the state of the flow to `y1` at `t1`."""
+
+    h: Scalar
+    t1: Scalar
+    y1: State
+    # The estimate of the error, a state or its chart's; the order to which it vanishes is the method's.
+    error: PyTree
+    # |dE|_F at `y1`.
+    gradient_norm: Scalar
+    memory: PyTree = None
+
+
+# The error comes as one number in units of the tolerance, so the controller's own scaling is the identity.
+_CONTROLLER = diffrax.PIDController(rtol=0.0, atol=1.0, pcoeff=0.2, icoeff=0.4, norm=jnp.abs)
+NO_TERMS = diffrax.ODETerm(lambda t, y, args: y)
+
+
+def clip(h: Scalar, left: Scalar) -> tuple[Scalar, Bool[Array, ""]]:
+    """(step, whether it ends there) for `left` to go; a step that would leave a sliver goes half of the way instead."""
+    last = h >= left * (1 - 1e-12)
+    return jnp.where(last, left, jnp.where(2 * h > left, left / 2, h)), last
+
+
+def start_flow(coordinates: Coordinates, y0: State, rules: Rules, order: float, memory: Callable) -> Flow:
+    """The flow at its start, in the first method: `order` is that of its error, and memory(t, h, y) what it keeps."""
+    ts = rules.ts
+    velocity, gradient_norm = coordinates.velocity(y0)
+    start_ok = all_finite((y0, velocity))
+    # The velocity is scaled, since its square may overflow; the error is homogeneous in its last argument.
+    scale = jnp.where(start_ok, power_of_two(norm(velocity)), 1.0)
+    moved = coordinates.error(y0, y0, jax.tree.map(lambda v: v / scale, velocity)) * scale
+    h0 = jnp.where(moved > 0, jnp.minimum(FIRST_MOVE / jnp.where(moved > 0, moved, 1.0), ts[-1]), ts[-1])
+    zero = jnp.zeros_like(h0)
+    controller_state = _CONTROLLER.init(NO_TERMS, ts[0], ts[-1], zero, h0, None, lambda *args: None, order)[1]
+    at_rest = rules.at_rest(gradient_norm)
+    none = jnp.array(0)
+    return Flow(
+        t=ts[0],
+        h=h0,
+        y=y0,
+        memory=memory(ts[0], h0, y0),
+        gradient_norm=gradient_norm,
+        controller_state=controller_state,
+        index=jnp.array(1),
+        accepted=none,
+        rejected=none,
+        evaluations=jnp.array(1),
+        active=start_ok & ~at_rest,
+        code=code_of((~start_ok, RESULTS.non_finite), (at_rest, RESULTS.steady)),
+        choice=Choice(none, zero, none, jnp.array(PATIENCE)),
+    )
+
+
+def conclude(
+    coordinates: Coordinates, rules: Rules, s: Flow, attempt: Attempt, order: float
+) -> tuple[Flow, Bool[Array, ""]]:
+    """Accept or reject the attempt; (the flow after it, whether it was accepted).
+
+    All but `index`, `evaluations` and `choice`, which the method advances.
+    """
+    zero = jnp.zeros_like(attempt.h)
+    t1, y1 = attempt.t1, attempt.y1
+    ratio = _error_ratio(coordinates, rules, s, attempt)
+    finite = all_finite((y1, ratio))
+    collapsed = coordinates.loses_rank(s.y, y1)
+    ratio = jnp.where(finite & ~collapsed, ratio, REFUSED)
+    keep, _, t2, _, controller_state, _ = _CONTROLLER.adapt_step_size(
+        s.t, t1, zero, zero, None, ratio, order, s.controller_state
+    )
+    keep = jnp.asarray(keep)
+    proposed = t2 - jnp.where(keep, t1, s.t)
+    # A step that was cut short, to end on a time or for stability, says little of how long the next may be.
+    next_h = jnp.where(keep & (attempt.h < s.h), jnp.maximum(proposed, s.h), proposed)
+    # Relative to the time alone: how long `ts` is must not decide when a flow is stuck.
+    shortest = SHORTEST * jnp.finfo(zero.dtype).eps * jnp.abs(s.t) + jnp.finfo(zero.dtype).tiny
+    stuck = ~keep & (next_h <= shortest)
+    grows = finite & (coordinates.size(y1) > (1 + GROWTH) * coordinates.size(s.y))
+    exhausted = s.accepted + s.rejected + 1 >= rules.max_steps
+    at_rest = keep & rules.at_rest(attempt.gradient_norm)
+    done = keep & (t1 >= rules.ts[-1])
+    after = Flow(
+        t=jnp.where(keep, t1, s.t),
+        h=next_h,
+        y=where(keep, coordinates.project(y1), s.y),
+        memory=where(keep, attempt.memory, s.memory),
+        gradient_norm=jnp.where(keep, attempt.gradient_norm, s.gradient_norm),
+        controller_state=controller_state,
+        index=s.index,
+        accepted=s.accepted + keep.astype(int),
+        rejected=s.rejected + (~keep).astype(int),
+        evaluations=s.evaluations,
+        active=jnp.logical_not(done | stuck | exhausted | at_rest),
+        code=code_of(
+            (at_rest, RESULTS.steady),
+            (done, RESULTS.successful),
+            (stuck & collapsed, RESULTS.rank_lost),
+            (stuck & grows, RESULTS.diverged),
+            (stuck, RESULTS.non_finite),
+            (exhausted, RESULTS.max_steps_reached),
+        ),
+        choice=s.choice,
+    )
+    return after, keep
+
+
+def _error_ratio(coordinates: Coordinates, rules: Rules, s: Flow, attempt: Attempt) -> Scalar:
+    """The error of the step in units of the tolerance and, with a stop at rest, of the way that the step goes."""
+    ratio = coordinates.error(s.y, attempt.y1, attempt.error)
+    if rules.steady is None:
+        return ratio
+    move = coordinates.error(s.y, attempt.y1, combine((1.0, attempt.y1), (-1.0, s.y)))
+    rounding = ROUNDINGS * jnp.finfo(ratio.dtype).eps / coordinates.rtol
+    return ratio * jnp.maximum(1.0, 1 / (SHARE_OF_MOVE * jnp.maximum(move, rounding)))

@@ -1,0 +1,330 @@
+"""What all solutions share: the axis of seeds, and the way to NumPy, xarray and a file, and back.
+
+A solution is a Module whose fields are arrays, with four that every solution writes alike: `result`, the codes;
+`stats`, numbers of the solver; `depth`, a kernel; and an `SVD`. Each class adds a `Layout`: what its axes are called,
+and what its numbers mean. A file holds numbers and names alone, and nothing of it is run when it is read.
+"""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TYPE_CHECKING, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlnjax._checks import as_path
+from dlnjax._results import NAMES, RESULTS
+from dlnjax._show import Shown
+from dlnjax._svd import SVD
+
+if TYPE_CHECKING:
+    import xarray
+
+# Names in the file begin so: the frames of a flow are u and v, those of its last state final_u and final_v.
+_PREFIXES = {"svd": "", "final": "final_", "depth": "kernel_"}
+_SETTINGS = ("depth", "rtol", "atol")
+# SciPy writes the size of a variable as a signed integer of 32 bits, in either format that it can write.
+_LARGEST = 2**31 - 4
+# The attribute of an array of integers that had 64 bits.
+_LONG = "before_netcdf"
+_NOTES = {
+    "result": "how it ended, a code of dlnjax.RESULTS",
+    "steps": "accepted steps of the solver",
+    "rejected": "rejected steps of the solver",
+    "evaluations": "evaluations of the right-hand side; of a solver that does not say, 0",
+}
+
+
+S = TypeVar("S", bound="Solution")
+
+
+class Layout(NamedTuple):
+    """What the file of a solution is called and how its arrays lie in it.
+
+    `lead` names the axes in front, those of a sweep or of `jax.vmap`; `sized`, an array that has these axes alone;
+    `axes`, the further axes of each array that has more; `notes`, what an array means; `attrs`, what else to write.
+    """
+
+    format: str
+    lead: str
+    sized: str
+    axes: dict[str, str]
+    notes: dict[str, str]
+    attrs: dict[str, str] = {}  # noqa: RUF012
+
+
+class Solution(Shown):
+    """A solution that can be indexed along its seeds, saved, and read again by `dlnjax.load`."""
+
+    layout: ClassVar[Layout]
+
+    def _derived(self) -> dict[str, Any]:
+        """Further arrays to write, which follow from the others and are not read back."""
+        return {}
+
+    @property
+    def _lead(self) -> tuple[int, ...]:
+        """The sizes of the axes in front."""
+        return tuple(np.shape(getattr(self, self.layout.sized)))
+
+    def _carries_lead(self, name: str, leaf: Any) -> bool:
+        if name.startswith("observed"):
+            return bool(self._lead)
+        own = len(self.layout.axes.get(name, "").split())
+        return np.ndim(leaf) > own and np.shape(leaf)[: len(self._lead)] == self._lead
+
+    @classmethod
+    def joined(cls: type[S], parts: Sequence[S]) -> S:
+        """One solution of several along the axis of seeds. What they share is taken from the first."""
+
+        def join(path: Any, first: Any, *rest):
+            if not parts[0]._carries_lead(_name(path), first):
+                return jnp.asarray(first)
+            return jnp.asarray(np.concatenate((first, *rest)))
+
+        return jax.tree_util.tree_map_with_path(join, *parts)
+
+    def __len__(self) -> int:
+        if not self._lead:
+            raise TypeError(
+                f"this {type(self).__name__} is of one matrix and has no axis of {self.layout.lead}s. Index its arrays."
+            )
+        return self._lead[0]
+
+    def __getitem__(self: S, index: int | slice | np.ndarray | jax.Array | list[int]) -> S:
+        """The solution of one seed, or of some: what all seeds share, such as `ts`, is left as it is."""
+        n = len(self)
+        if isinstance(index, (int, np.integer)) and not -n <= index < n:
+            raise IndexError(f"there is no {self.layout.lead} {index} among {n}.")
+        index = np.asarray(index) if isinstance(index, list) else index
+
+        def take(path: Any, leaf: Any):
+            return leaf[index] if self._carries_lead(_name(path), leaf) else leaf
+
+        return jax.tree_util.tree_map_with_path(take, self)
+
+    def __iter__(self: S) -> Iterator[S]:
+        return (self[i] for i in range(len(self)))
+
+    def to_numpy(self) -> dict[str, Any]:
+        """Everything as NumPy arrays, by name; `result` as the names of the codes."""
+        leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(self)}
+        kernel = getattr(self, "depth", None)
+        # In JAX, where 1/0 is the infinite depth, also of a solution that lies in the memory of the host.
+        if (number := getattr(jax.tree.map(jnp.asarray, kernel), "depth", None)) is not None:
+            leaves["depth"] = np.asarray(number)
+        leaves |= {name: np.asarray(value) for name, value in self._derived().items()}
+        result: RESULTS = getattr(self, "result")  # noqa: B009
+        return leaves | {"result": result.names}
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """An xarray `Dataset` with named dimensions, and units or conventions in the attributes.
+
+        Dimensions: `seed` (of a sweep), `time`, `mode` (singular values, descending), `row` and `column`. What all
+        seeds share of the depth and the tolerances is an attribute, and a coordinate where the seeds differ in it.
+        """
+        import xarray
+
+        layout, lead = self.layout, _numbered(self.layout.lead, len(self._lead))
+        notes = _NOTES | layout.notes
+        data, coords, attrs = {}, {}, {"format": layout.format, "written_by": f"dlnjax {_version()}", **layout.attrs}
+        for name, value in self.to_numpy().items():
+            setting = name in _SETTINGS or name.startswith(_PREFIXES["depth"])
+            own = ("time", *_numbered(name, 9)) if name.startswith("observed") else layout.axes.get(name, "").split()
+            front = lead if self._carries_lead(name, value) else []
+            axes = [*front, *own][: value.ndim]
+            axes += _numbered(f"{name}_axis", value.ndim - len(axes))
+            if setting and not front and value.ndim == 0:
+                attrs[name] = value.item()
+            elif name == "ts" and not front:
+                coords["time"] = ("time", value, {"long_name": "time", "units": "1", **layout.attrs})
+            else:
+                about = {"long_name": notes[name]} if name in notes else {}
+                (coords if setting else data)[name] = (tuple(axes), value, about)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str):
+                attrs[field.name] = value
+            elif field.name == "atol" and value is None:
+                attrs["absolute tolerance"] = "a hundredth of rtol of the size of the start"
+            elif field.name == "depth":
+                attrs["kernel"] = type(value).__name__
+            elif isinstance(value, dict):
+                attrs[field.name] = " ".join(value)
+        return xarray.Dataset(data, coords=coords, attrs=attrs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one file, to be read by `dlnjax.load`: netCDF 3, which any netCDF tool reads, or for a path that ends
+        in `.zarr` a zarr group, which has no limit of size and needs zarr.
+
+        **Raises:** `ValueError` for a path that cannot be written, an array above 2 GiB or of a type that netCDF 3 has
+        not, or an `observe` that returned more than one array.
+        """
+        path = as_path("path", path)
+        observed = getattr(self, "observed", None)
+        if observed is not None and not eqx.is_array(observed):
+            raise ValueError("save needs observe to return one array, not a tuple or dict: use to_numpy or to_xarray.")
+        data = self.to_xarray()
+        if path.suffix == ".zarr":
+            _write_zarr(data, path)
+        else:
+            _write_netcdf(data, path)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """The name in a file of the leaf at `path`: `ts`, `final_u`, `steps`, `kernel_inverse_depth`, `observed['a']`."""
+    first, *rest = path
+    field = first.name.lstrip("_")
+    if field == "observed":
+        return field + jax.tree_util.keystr(tuple(rest))
+    if field in _PREFIXES:
+        return _PREFIXES[field] + rest[-1].name
+    return str(rest[-1].key) if field == "stats" else field
+
+
+def _numbered(name: str, n: int) -> list[str]:
+    return [name] if n == 1 else [f"{name}_{k}" for k in range(n)]
+
+
+def _version() -> str:
+    try:
+        return version("dlnjax")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _write_netcdf(data: "xarray.Dataset", path: Path) -> None:
+    large = {str(name): value.nbytes for name, value in data.variables.items() if value.nbytes > _LARGEST}
+    if large:
+        name, size = max(large.items(), key=lambda item: item[1])
+        raise ValueError(
+            f"{name} has {size / 2**30:.1f} GiB, and netCDF 3 holds 2 GiB of each array: "
+            f"save it as {str(path.with_suffix('.zarr'))!r}, which needs zarr, or use to_numpy."
+        )
+    # netCDF 3 has no integers of 64 bits: xarray writes them in 32 if they fit, and refuses them if not.
+    long = {name: v.assign_attrs({_LONG: "int64"}) for name, v in data.data_vars.items() if v.dtype == np.int64}
+    data = data.assign(long)
+    # A file by the name of `path` is replaced in one motion, so that it is whole whatever happens.
+    fresh = path.with_name(path.name + ".new")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        data.to_netcdf(fresh, engine="scipy", format="NETCDF3_64BIT")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise ValueError(f"cannot write {str(path)!r}: {error}. Name a file in a folder that exists.") from error
+    except (TypeError, ValueError) as error:
+        zarr = str(path.with_suffix(".zarr"))
+        raise ValueError(f"netCDF 3 cannot hold this: {error}. Save it as {zarr!r}, which needs zarr.") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _write_zarr(data: "xarray.Dataset", path: Path) -> None:
+    try:
+        import zarr  # noqa: F401
+    except ImportError as error:
+        raise ImportError("a file that ends in .zarr needs zarr: pip install 'zarr>=3'.") from error
+    if path.exists() and not (path / "zarr.json").is_file():
+        raise ValueError(f"cannot write {str(path)!r}: it is something else than a zarr group. Name another.")
+    try:
+        coded(data).to_zarr(path, mode="w", consolidated=False, zarr_format=3)
+    except OSError as error:
+        raise ValueError(f"cannot write {str(path)!r}: {error}. Name a file in a folder that exists.") from error
+
+
+def solution_of(data: "xarray.Dataset", source: str) -> Any:
+    """The solution that `to_xarray` made `data` of.
+
+    **Raises:** `ValueError` for what is no such dataset, or one whose kernel is defined nowhere in this program.
+    """
+    formats = {cls.layout.format: cls for cls in reversed(_subclasses(Solution)) if hasattr(cls, "layout")}
+    cls = formats.get(data.attrs.get("format", ""))
+    if cls is None:
+        raise ValueError(
+            f"{source} is no saved solution of this version: its format is {data.attrs.get('format')!r}, "
+            f"and not one of {', '.join(sorted(formats))}."
+        )
+    if any(str(name).startswith("observed") and name != "observed" for name in data):
+        raise ValueError(f"{source} holds several observed arrays, which only xarray can open: xarray.open_zarr.")
+    _tell_of_float64(data, source)
+
+    def get(name: str) -> Any:
+        name = "time" if name == "ts" and "ts" not in data else name
+        if name not in data.variables:
+            return jnp.asarray(data.attrs[name])
+        values = data[name].values
+        return jnp.asarray(values.astype(data[name].attrs.get(_LONG, values.dtype)))
+
+    fields = {field.name: _field(field, data, get, source) for field in dataclasses.fields(cls)}
+    return cls(**fields)
+
+
+def _field(field: Any, data: "xarray.Dataset", get: Callable[[str], Any], source: str) -> Any:
+    name = field.name.lstrip("_")
+    if name == "result":
+        return _result(data[name], source)
+    if name == "stats":
+        return {key: get(key) for key in data.attrs.get(name, "").split()}
+    if name == "depth":
+        return _kernel(field.type, data.attrs["kernel"], get, source)
+    if name in _PREFIXES:
+        parts = [_PREFIXES[name] + part for part in ("u", "sigma", "v")]
+        return SVD(*map(get, parts)) if set(parts) <= set(data) else None
+    if field.type is str:
+        return data.attrs[name]
+    return get(name) if name in data.variables or name in data.attrs or name == "ts" else None
+
+
+def coded(data: "xarray.Dataset") -> "xarray.Dataset":
+    """With the results as numbers, which zarr can hold in any version, and their names beside them."""
+    result = data["result"]
+    codes = RESULTS.named(result.values).code.astype(np.int8)
+    attrs = result.attrs | {"flag_values": list(range(len(NAMES))), "flag_meanings": " ".join(NAMES)}
+    return data.assign(result=(result.dims, codes, attrs))
+
+
+def _result(result: "xarray.DataArray", source: str) -> RESULTS:
+    """The codes by their names, since another version may number them otherwise. Beside numbers, the names stand in the
+    attributes.
+    """
+    names = result.astype(str).values
+    if result.dtype.kind == "i":
+        meanings = dict(enumerate(result.attrs["flag_meanings"].split()))
+        names = np.vectorize(lambda code: meanings.get(code, str(code)), otypes=[str])(result.values)
+    if unknown := sorted({str(name) for name in names.ravel()} - set(NAMES)):
+        raise ValueError(f"{source} has results that are no codes of RESULTS: {', '.join(unknown)}.")
+    return RESULTS.named(names)
+
+
+def _kernel(base: type, name: str, get: Callable[[str], Any], source: str) -> Any:
+    """A kernel of the class by this name, among those that are defined: a file names a class, and brings none."""
+    found = [cls for cls in _subclasses(base) if cls.__name__ == name]
+    if not found:
+        raise ValueError(
+            f"{source} was computed with the kernel {name!r}, which is defined nowhere here. "
+            "Import its class, or define it, before the call."
+        )
+    kernel = object.__new__(found[0])
+    for field in dataclasses.fields(found[0]):
+        object.__setattr__(kernel, field.name, get(_PREFIXES["depth"] + field.name))
+    return kernel
+
+
+def _subclasses(cls: type) -> list[Any]:
+    return [each for child in cls.__subclasses__() for each in (child, *_subclasses(child))]
+
+
+def _tell_of_float64(data: "xarray.Dataset", source: str) -> None:
+    if jnp.asarray(0.0).dtype == jnp.float32 and any(v.dtype == np.float64 for v in data.variables.values()):
+        warnings.warn(
+            f"{source} is float64 and is loaded as float32, since JAX has float64 switched off. Enable it before the "
+            'first array is made, jax.config.update("jax_enable_x64", True), or read it with xarray.',
+            stacklevel=4,
+        )

@@ -1,0 +1,137 @@
+"""How a sweep is shared out: to which devices, to how many workers, in which chunks, on how many lanes.
+
+On a CPU the products of one flow are too small to be shared between cores, so each core takes a chunk of its own.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Jaxpr
+
+from dlnjax._checks import as_count, is_concrete
+from dlnjax._flows.problem import Options
+from dlnjax._protocol import pullback
+from dlnjax._svd import SVD
+from dlnjax._types import Matrix
+
+# Bytes of saved states in one chunk: a few hundred megabytes, of which a machine holds one for each worker.
+_MOST_BYTES = 2**28
+# Flows in one chunk. On a CPU a chunk of 256 keeps the lanes busy; elsewhere one call costs more.
+_MOST_ROWS = {"cpu": 256}
+_MOST_ROWS_ELSEWHERE = 2**16
+
+
+class Plan(NamedTuple):
+    """`rows` is the chunk, rounded up to as many for each device; `lanes` are those of one device."""
+
+    devices: tuple[Any, ...]
+    workers: int
+    chunk: int
+    rows: int
+    lanes: int
+
+
+def make_plan(
+    n: int, example: Matrix, times: int, options: Options, *, energy: Callable, devices: Any, chunk: int | None
+) -> Plan:
+    """The plan for `n` flows of matrices like `example`, with the caller's `devices` and `chunk` where they are given.
+
+    **Raises:** `TypeError` for what is no list of devices, or an energy that depends on a value traced by JAX.
+    """
+    d = example.shape[-1]
+    devices = as_devices(devices)
+    workers = worker_count(devices, n)
+    decomposes = calls_lapack(energy, example, options)
+    if devices[0].platform == "cpu" and decomposes:
+        devices, workers = devices[:1], 1
+    chunk = chunk or chunk_size(n, workers, devices, per_seed(times, d, options.observe is not None))
+    rows = -(-chunk // len(devices)) * len(devices)
+    return Plan(devices, workers, chunk, rows, lane_count(devices[0], rows // len(devices), d))
+
+
+def as_chunk(chunk: Any, n: int) -> int | None:
+    """The caller's chunk, at most `n`."""
+    return None if chunk is None else min(as_count("chunk", chunk), n)
+
+
+def as_devices(devices: Any) -> tuple[Any, ...]:
+    """The devices to use: by default all of this process."""
+    if devices is None:
+        return tuple(jax.local_devices())
+    some = isinstance(devices, Sequence) and not isinstance(devices, str) and len(devices) > 0
+    if not some or not all(isinstance(device, jax.Device) for device in devices):
+        raise TypeError(f"devices must be a list of some of jax.devices(), got {devices!r}.")
+    return tuple(devices)
+
+
+def worker_count(devices: tuple[Any, ...], n: int) -> int:
+    """Calls under way at a time. A flow's small products keep one core of a CPU busy, not several."""
+    if devices[0].platform != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // len(devices), n))
+
+
+def per_seed(times: int, d: int, observed: bool) -> int:
+    """Bytes that are saved of one flow: singular values, and the frames unless something is observed in their place."""
+    return 8 * times * (d if observed else 2 * d * d + d)
+
+
+def chunk_size(n: int, workers: int, devices: tuple[Any, ...], seed_bytes: int) -> int:
+    """Large enough that lanes are rarely idle, and small enough for the memory, with as much for every worker."""
+    most = _MOST_ROWS.get(devices[0].platform, _MOST_ROWS_ELSEWHERE)
+    most = len(devices) * int(max(1, min(most, _MOST_BYTES // seed_bytes)))
+    rounds = -(-n // (workers * most))
+    return -(-n // (workers * rounds))
+
+
+def lane_count(device: Any, rows: int, d: int) -> int:
+    """Flows in work at a time: on a CPU as many as stay in its cache, elsewhere as many as it takes to fill it."""
+    if device.platform == "cpu":
+        return min(rows, max(2, min(32, 5000 // d**2)))
+    return min(rows, max(256, 2**23 // (d * d)))
+
+
+_LAPACK = {
+    *("svd", "eigh", "eig", "cholesky", "qr", "lu", "geqrf", "geqp3", "householder_product", "triangular_solve"),
+    *("schur", "hessenberg", "tridiagonal", "tridiagonal_solve", "pure_callback", "io_callback", "ffi_call"),
+}
+
+
+def calls_lapack(energy: Callable, example: Matrix, options: Options) -> bool:
+    """Whether a flow decomposes matrices along its way, and so may not share a CPU with another call.
+
+    Two programs with batched decompositions that run at once on a CPU can hang for ever: every thread of them waits,
+    and none works. `tests/stress/lapack.py` shows it within seconds, without this library, on jaxlib 0.10.2. We know of
+    no public report of it; jax-ml/jax#39292 is of the same pool of threads. The sweep therefore computes all
+    decompositions of the starts while nothing else runs (`in_order`), and has one worker on one device where the flows
+    need some themselves.
+
+    **Raises:** `TypeError` if the energy or what is observed depends on a value that JAX traces outside of it.
+    """
+
+    def used(x: Any):
+        eye = jnp.eye(x.shape[-1], dtype=x.dtype)
+        point = SVD(eye, eye[0], eye)
+        seen = energy(x) if options.observe is None else options.observe(point)
+        return pullback(energy, point), seen
+
+    closed = jax.make_jaxpr(used)(example)
+    if not all(map(is_concrete, closed.consts)):
+        raise TypeError(
+            "energy or observe depends on a value that JAX traces, and a sweep cannot be traced by jax.jit, jax.grad "
+            "or jax.vmap. Use dlnjax.gradient_flow with jax.vmap there."
+        )
+    return options.coordinates == "matrix" or not _LAPACK.isdisjoint(_primitives(closed.jaxpr))
+
+
+def _primitives(jaxpr: Jaxpr) -> Iterator[str]:
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        inner = [getattr(leaf, "jaxpr", leaf) for leaf in jax.tree.leaves(equation.params)]
+        for each in inner:
+            if isinstance(each, Jaxpr):
+                yield from _primitives(each)

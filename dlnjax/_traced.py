@@ -1,0 +1,129 @@
+"""A user's function as the program that it is now, so that a number it closes over is never an old one.
+
+`jax.jit` compiles a function once and reads the globals, attributes and arrays that it closes over only then: a number
+that changes afterwards is not seen. Here the function is traced anew at each call, which runs nothing. What it closes
+over as arrays becomes an argument of the compiled code; what it closes over as a Python number stands in the text of
+the program, by which two programs are compared. So a changed number is seen, a tracer that the function closes over
+has its derivative, and the same lambda typed again is no reason to compile.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jaxtyping import PyTree
+
+from dlnjax._checks import is_concrete
+from dlnjax._protocol import gradient, name_of, pullback
+from dlnjax._svd import SVD, svd
+from dlnjax._types import Matrix
+
+
+class Program:
+    """The instructions of a function. Two are equal if their texts are, constants of inner functions included."""
+
+    def __init__(self, jaxpr: Jaxpr, returns: Any):
+        self.jaxpr = jaxpr
+        self.returns = returns
+        # An address in the text tells two equal functions apart.
+        self.text = re.sub(r" at 0x[0-9a-f]+", "", str(jaxpr)), str(returns), tuple(_inner_constants(jaxpr))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def _inner_constants(jaxpr: Jaxpr):
+    """The constants of the functions called inside, as bytes; a tracer among them equals nothing but itself."""
+    for equation in jaxpr.eqns:
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: isinstance(leaf, ClosedJaxpr)):
+            if isinstance(inner, ClosedJaxpr):
+                for constant in inner.consts:
+                    yield np.asarray(constant).tobytes() if is_concrete(constant) else id(constant)
+                yield from _inner_constants(inner.jaxpr)
+            elif isinstance(inner, Jaxpr):
+                yield from _inner_constants(inner)
+
+
+class Traced(eqx.Module):
+    """A function as its program and the arrays that it closes over."""
+
+    constants: tuple[Any, ...]
+    program: Program = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, f: Callable[..., Any], *arguments: PyTree) -> "Traced":
+        """The function `f`, for arguments of the shapes of these."""
+        # A new function object at each call, as JAX keeps what it traced by the identity of the function.
+        closed, shape = jax.make_jaxpr(lambda *arguments: f(*arguments), return_shape=True)(*arguments)
+        return cls(tuple(map(jnp.asarray, closed.consts)), Program(closed.jaxpr, jax.tree.structure(shape)))
+
+    def __call__(self, *arguments: PyTree) -> Any:
+        run = jaxpr_as_fun(ClosedJaxpr(self.program.jaxpr, self.constants))
+        return jax.tree.unflatten(self.program.returns, run(*jax.tree.leaves(arguments)))
+
+
+class TracedEnergy(eqx.Module):
+    """An energy as programs: its value, its gradient and, where it offers one, the gradient in the frame of X."""
+
+    arrays: PyTree
+    value: Traced
+    slope: Traced
+    slope_in_frame: Traced | None
+    # By which a solution calls it.
+    energy_name: str = eqx.field(static=True)
+
+    def __call__(self, x: Matrix):
+        return self.value(self.arrays, x)
+
+    def gradient(self, x: Matrix):
+        return self.slope(self.arrays, x)
+
+    def pullback(self, point: SVD):
+        if self.slope_in_frame is None:
+            return point.u.T @ self.gradient(point.matrix) @ point.v
+        return self.slope_in_frame(self.arrays, point)
+
+
+def traced_energy(energy: Callable, d: int, dtype: Any) -> Callable:
+    """The energy as it is now, for matrices `d d`; one that closes over nothing, as all of ours, is returned itself."""
+    if _closes_over_nothing(energy):
+        return energy
+    arrays, rest = eqx.partition(energy, eqx.is_array)
+    x = jax.ShapeDtypeStruct((d, d), dtype)
+    point = jax.eval_shape(svd, x)
+    whole = lambda arrays: eqx.combine(arrays, rest)
+    offered = hasattr(energy, "pullback")
+    return TracedEnergy(
+        arrays,
+        Traced.of(lambda arrays, x: whole(arrays)(x), arrays, x),
+        # Traced for itself: the rule of a custom derivative does not show in the text of the value.
+        Traced.of(lambda arrays, x: gradient(whole(arrays), x), arrays, x),
+        Traced.of(lambda arrays, point: pullback(whole(arrays), point), arrays, point) if offered else None,
+        name_of(energy),
+    )
+
+
+def traced_energies(own: PyTree, shared: PyTree, d: int, dtype: Any) -> tuple[PyTree, PyTree]:
+    """(own, shared) of an energy as it is now, where each flow has its own row of the arrays in `own`."""
+    first = traced_energy(eqx.combine(jax.tree.map(lambda x: x[0], own), shared), d, dtype)
+    if not isinstance(first, TracedEnergy):
+        return own, shared
+    arrays = lambda tree: eqx.filter(tree, eqx.is_array)
+    none = lambda leaf: leaf is None
+    nothing = jax.tree.map(lambda _: None, first)
+    with_rows = eqx.tree_at(lambda e: e.arrays, nothing, arrays(own), is_leaf=none)
+    return with_rows, eqx.tree_at(lambda e: e.arrays, first, arrays(shared), is_leaf=none)
+
+
+def _closes_over_nothing(energy: Any) -> bool:
+    """Whether all that an energy depends on are its arrays: the class is of this package, and each leaf an array."""
+    own = type(energy).__module__.partition(".")[0] == __name__.partition(".")[0]
+    return own and all(eqx.is_array(leaf) for leaf in jax.tree.leaves(energy))
