@@ -79,8 +79,8 @@ def _divide(x, y, where):
 def frame_tangent(point: SVD, dx: Float[Array, "*n d d"]):
     """The motion (du, dsigma, dv) of the decomposition when X moves by dx: (4.2)-(4.4).
 
-    Inside a block of equal singular values (to the root of rounding) no such motion exists. There the frame does not
-    turn, and du takes what moves X: of `matrix` the derivative is exact all the same.
+    Where singular values agree, to the root of rounding, (4.2) divides by zero: the decomposition has no derivative.
+    There the frame is not turned, and the rest of dX is put into du, so that `matrix` still has its exact derivative.
     """
     u, sigma, v = point.u, point.sigma, point.v
     m = jnp.swapaxes(u, -1, -2) @ dx @ v
@@ -134,23 +134,24 @@ def orthogonalise(q: Float[Array, "d d"]) -> Float[Array, "d d"]:
 def turn(point: SVD, pullback: Float[Array, "d d"], gap: Float[Array, ""]) -> SVD:
     """X to within a relative `gap`, in the frame along which the flow leaves it.
 
-    Where singular values repeat, the frame in their block is free, but the flow leaves along the one that makes the
-    symmetric part of U^T dE V diagonal there (degenerate perturbation theory); in another frame no gap ever opens.
-    What that part does not tell apart gets a generic frame, so that a later splitting finds no diagonal to rest on.
+    Where singular values repeat, any frame of their block is a decomposition of X. The flow leaves along the frame in
+    which the symmetric part of U^T dE V is diagonal (degenerate perturbation theory); in any other, the equations of
+    the frame keep the values equal for ever. Where that part has equal eigenvalues itself, a fixed generic frame is
+    taken: a special one, such as the identity, may solve the equations and still not be followed by nearby flows.
 
     **Arguments:** `point`, descending; `pullback`, U^T dE(X) V, `d d`; `gap`, below which neighbours count as equal.
     """
     sigma, d = point.sigma, point.sigma.shape[-1]
     block = jnp.cumsum(jnp.append(jnp.zeros(1, bool), sigma[:-1] - sigma[1:] > gap * sigma[:-1]))
     same = block[:, None] == block[None, :]
-    # A gradient that is not finite turns nothing: the start is still a good state.
+    # A gradient that is not finite says nothing about the frame, and the start itself is still a good state.
     symmetric = jnp.where(same & jnp.all(jnp.isfinite(pullback)), pullback + pullback.T, 0.0)
     size = jnp.max(jnp.abs(symmetric))
     i = jnp.arange(d, dtype=sigma.dtype)
     generic = jnp.cos(jnp.add.outer(i, i) + 0.7 * jnp.multiply.outer(i, i))
     tiny = 64 * d * jnp.finfo(sigma.dtype).eps
     within = symmetric / jnp.where(size > 0, size, 1.0) + jnp.where(same, tiny * generic, 0.0)
-    # The shift keeps the blocks apart and in order, so that the eigenvectors are block diagonal.
+    # A shift of each block keeps their eigenvalues apart and in order: the eigenvectors are then block diagonal.
     w = jnp.where(same, eigh(within + jnp.diag(4.0 * d * block.astype(sigma.dtype)))[1], 0.0)
     w = jnp.where(jnp.any(jnp.triu(same, 1)), w, jnp.eye(d, dtype=sigma.dtype))
     return SVD(point.u @ w, sigma @ (w * w), point.v @ w)

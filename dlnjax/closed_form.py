@@ -1,10 +1,11 @@
-"""Geodesics in closed form, where there is one, and the line of (3.76) where it is none.
+"""Geodesics in closed form, for the ends that have one; and the line of (3.76), which is not always a geodesic.
 
-Each takes the ends and returns a callable of t, which gives X(t) for a number, or for an array of times. Each refuses
-ends that it does not fit, and says by how much.
+Each function takes the ends and returns a callable of t, which gives X(t) for a number, or for an array of times. Ends
+for which the form does not hold are refused, with the number by which they fail.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -17,17 +18,18 @@ from dlnjax._types import Matrix, Numbers
 
 Curve = Callable[[Numbers], Array]
 
+# How far ends may be from what a form asks: more than rounding in products of a few matrices.
 _FITS = 1e-10
 
 
-def _ends(a, b):
+def _ends(a: Any, b: Any) -> tuple[Matrix, Matrix]:
     a, b = as_square("a", a), as_square("b", b)
     if a.shape != b.shape:
         raise ValueError(f"a and b must have one shape, got {a.shape} and {b.shape}.")
     return _end("a", a), _end("b", b)
 
 
-def _end(name, z):
+def _end(name: str, z: Array) -> Array:
     z = require_finite(name, z)
     return require(z, jnp.linalg.slogdet(z)[0] == 0, f"{name} must have full rank, got a matrix of determinant 0.")
 
@@ -42,7 +44,7 @@ def _over(curve: Callable[[Array], Array]) -> Curve:
     return lambda t: jnp.vectorize(curve, signature="()->(d,d)")(as_real("t", t, "It is a time, or an array of them."))
 
 
-def _mix(t, a, b):
+def _mix(t: Array, a: Array, b: Array) -> Array:
     return (1 - t) * a + t * b
 
 

@@ -66,12 +66,12 @@ class ExponentialSolution(Solution):
         return f"ExponentialSolution(d = {shape[-1]}, {shape[-3]} times, {codes})"
 
 
-def orthonormal(x, p, kernel):
+def orthonormal(x: Matrix, p: Matrix, kernel: Kernel) -> Matrix:
     """W = A_X^{1/2}(P), whose norm is the speed."""
     return apply_metric_operator(x, p, kernel, power=0.5)
 
 
-def covector(x, w, kernel):
+def covector(x: Matrix, w: Matrix, kernel: Kernel) -> Matrix:
     """P = A_X^{-1/2}(W)."""
     return apply_metric_operator(x, w, kernel, power=-0.5)
 
@@ -162,7 +162,7 @@ def _exponential(x, p, kernel, *, ts, rtol, max_steps) -> ExponentialSolution:
 
 @_exponential.def_jvp
 def _exponential_jvp(primals, tangents, *, ts, rtol, max_steps):
-    """By Jacobi fields, as matrices, so that it has a transpose."""
+    """By Jacobi fields, as matrices that multiply the tangents: so the rule has a transpose, for reverse mode."""
     x, p, kernel = primals
     out = _exponential(*primals, ts=ts, rtol=rtol, max_steps=max_steps)
     until = jnp.minimum(ts, out.t_end)

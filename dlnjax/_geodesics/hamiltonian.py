@@ -1,7 +1,7 @@
 """The Hamiltonian flow of the metric, (3.46), in the point X and the orthonormal momentum W = A_X^{1/2}(P).
 
-|W| is the speed of the geodesic, constant along it, and each entry of W in the frame of X counts alike, however
-small the singular values: a momentum P spans the square of their range.
+|W| is the constant speed of the geodesic, and an error in any entry of W, in the frame of X, changes the length alike.
+In P it would not: its entries are those of W over the roots of lambda, which span the range of the singular values.
 """
 
 from typing import Any, ClassVar
@@ -17,6 +17,15 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import densities, form_gradient, in_x, into, moved, out_of, turned
 from dlnjax._svd import singular_values, svd
 from dlnjax._types import Matrix, Scalar
+
+# Rank is lost where the smallest singular value over the largest falls by the first factor below that of the start, or
+# below it of the second if the start is better conditioned; and where no more than these roundings are left of it.
+_FALL, _ORDINARY, _ROUNDINGS = 1e-3, 1e-5, 4
+# Where the solver has stalled, a smaller fall is enough; and rounding alone spoils its steps once the ratio is below
+# eps / rtol, with a margin.
+_STALLED_FALL, _UNRESOLVED = 0.1, 1e3
+# The shortest step, of a geodesic that lasts 1: below it the time of a step is lost in rounding.
+_SHORTEST = 1e-12
 
 
 def velocity(x: Matrix, p: Matrix, kernel: Kernel) -> tuple[Matrix, Matrix]:
@@ -50,7 +59,10 @@ class Path(eqx.Module):
 
 
 class BlockDopri8(diffrax.AbstractAdaptiveSolver[Any]):
-    """Dopri8, with errors relative to the norm of each block of the state, not to each entry: a zero may stay one."""
+    """Dopri8, with errors relative to the norm of each block of the state.
+
+    Errors relative to each entry would ask for the smallest steps where an entry is zero or crosses it.
+    """
 
     solver: diffrax.Dopri8 = diffrax.Dopri8(scan_kind="lax")
     term_structure: ClassVar = diffrax.AbstractTerm
@@ -72,13 +84,14 @@ class BlockDopri8(diffrax.AbstractAdaptiveSolver[Any]):
         error = jax.tree.map(relative, error, y0, y1)
         too_long = ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(z)) for z in jax.tree.leaves((y1, error))]))
         if args is not None:
-            # So is one over the boundary, to the other sign of the determinant.
+            # A step that changes the sign of the determinant has crossed the boundary, which no geodesic does.
             too_long |= args & (jnp.linalg.slogdet(y0[0])[0] * jnp.linalg.slogdet(y1[0])[0] < 0)
         error = jax.tree.map(lambda e: jnp.where(too_long, 1.0, e), error)
         return y1, error, dense, state, result
 
 
-def largest(error):
+def largest(error: Any) -> Scalar:
+    """The largest of the errors of the blocks."""
     return jnp.max(jnp.stack([jnp.sqrt(jnp.max(jnp.sum(e * e, axis=(-2, -1)))) for e in jax.tree.leaves(error)]))
 
 
@@ -88,12 +101,16 @@ def ratio(x: Matrix) -> Scalar:
     return jnp.where(jnp.isnan(sigma[0]), 1.0, sigma[-1] / sigma[0])
 
 
-def integrate(x, w, kernel, ts, rtol, *, max_steps=4096) -> Path:
-    """The flow from (X, W) at the first of `ts`: the states at each, infinite where it did not come, and the last."""
-    # Rank is lost where a singular value is small beside the start and cannot be told from rounding to `rtol`.
+def integrate(
+    x: Matrix, w: Matrix, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar, *, max_steps: int = 4096
+) -> Path:
+    """The flow from (X, W) at the first of `ts`: the states at each time, then the last state.
+
+    States at times that it does not reach are infinite.
+    """
     eps, start = jnp.finfo(x.dtype).eps, ratio(x)
-    floor = jnp.maximum(1e-3 * jnp.minimum(1e-5, start), 4 * eps)
-    stalled = jnp.maximum(jnp.minimum(1e3 * eps / rtol, 0.1 * start), floor)
+    floor = jnp.maximum(_FALL * jnp.minimum(_ORDINARY, start), _ROUNDINGS * eps)
+    stalled = jnp.maximum(jnp.minimum(_UNRESOLVED * eps / rtol, _STALLED_FALL * start), floor)
     order = jnp.asarray(kernel.order)
     bounded = (order > 0) & (order < 2)
 
@@ -112,7 +129,9 @@ def integrate(x, w, kernel, ts, rtol, *, max_steps=4096) -> Path:
         y0=(x, w),
         args=bounded,
         saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts), diffrax.SubSaveAt(t1=True)]),
-        stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest, dtmin=1e-12, force_dtmin=False),
+        stepsize_controller=diffrax.PIDController(
+            rtol=0.0, atol=rtol, norm=largest, dtmin=_SHORTEST, force_dtmin=False
+        ),
         event=diffrax.Event(lost),
         adjoint=diffrax.ForwardMode(),
         max_steps=max_steps,

@@ -90,7 +90,7 @@ class Kernel(eqx.Module):
         """
         log, u = _log_ratio(sigma)
         row, column = log[:, None], log[None, :]
-        # Two zeros are told apart by no frame, and do not turn.
+        # A pair of zeros has no frame of its own, and is not turned.
         turns = self.moves(sigma) & ((sigma > 0)[:, None] | (sigma > 0)[None, :])
         log_eigenvalues = jnp.where(turns, self.log_eigenvalue(row, column), -jnp.inf)
         # sigma_i - sigma_j = sqrt(sigma_i sigma_j) u shc(u/2), so that all that is singular is 1/u.
@@ -307,7 +307,7 @@ def regularised_inverse(u: Float[Array, "*s"], gap: Scalar) -> Float[Array, "*s"
 
 
 def _log(sigma):
-    # Zero is replaced by the smallest normal number; `Kernel.moves` decides what becomes of it.
+    # The logarithm of 0 would make NaN of every difference. Callers replace what is computed from this value.
     return jnp.log(jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny))
 
 

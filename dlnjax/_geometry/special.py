@@ -20,7 +20,7 @@ def _polynomial(coefficients: Any, x: Array):
 
 def shc_small(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """sinh(x)/x for |x| <= 1/2, by its series: no division, no transcendental. Beyond, finite and wrong."""
-    # Eight terms are exact to rounding there; the bound keeps what nobody reads from overflowing.
+    # Eight terms are exact to rounding there. Beyond, callers take another form; the bound keeps this one finite.
     return _polynomial(_SHC[:8], jnp.minimum(x * x, 1.0))
 
 
