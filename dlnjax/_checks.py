@@ -167,7 +167,7 @@ def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) ->
             f"sigma must be finite and nonnegative, got entries from {values.min():g} to {values.max():g}. "
             "Singular values come from dlnjax.svd(x).sigma."
         )
-    if positive and np.any(values == 0):
+    if positive and np.any(values < jnp.finfo(sigma.dtype).tiny):
         raise ValueError("sigma must be positive: the entropy has no gradient at a singular matrix.")
     # XLA takes subnormal numbers for zero.
     if nonzero and np.any(np.all(values < np.finfo(values.dtype).tiny, axis=-1)):

@@ -58,6 +58,15 @@ def eigh(x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> tuple[Array, A
     return _of_finite(lambda x: tuple(jnp.linalg.eigh(x)), x)
 
 
+def plain_svd(x: Float[Array, "d d"]) -> tuple[Array, Array, Array]:
+    """(sigma, U, V) of one matrix, with the derivative of JAX, which is NaN where singular values repeat.
+
+    It is for functions of U and V apart, which the rule of `frame_tangent` does not keep right there.
+    """
+    u, sigma, vt = _of_finite(lambda x: tuple(jnp.linalg.svd(x, full_matrices=False)), x)
+    return sigma, u, vt.T
+
+
 @jax.custom_jvp
 def _decompose(x):
     u, sigma, vt = _of_finite(lambda x: tuple(jnp.linalg.svd(x, full_matrices=False)), x)
@@ -80,7 +89,9 @@ def frame_tangent(point: SVD, dx: Float[Array, "*n d d"]):
     """The motion (du, dsigma, dv) of the decomposition when X moves by dx: (4.2)-(4.4).
 
     Where singular values agree, to the root of rounding, (4.2) divides by zero: the decomposition has no derivative.
-    There the frame is not turned, and the rest of dX is put into du, so that `matrix` still has its exact derivative.
+    There the frame is not turned, and the rest of dX is put into du, so that `matrix` still has its exact derivative,
+    unless two or more of the values are zero. Between those no motion of the factors moves X, since diag(sigma) is 0 on
+    either side: of that part of dX only the diagonal is kept.
     """
     u, sigma, v = point.u, point.sigma, point.v
     m = jnp.swapaxes(u, -1, -2) @ dx @ v
@@ -101,7 +112,8 @@ def svd(x: Float[Array, "*n d d"]) -> SVD:
     """Singular value decomposition, singular values descending.
 
     Differentiable by (4.2)-(4.4), and finite at repeated singular values, where the frame is a matter of choice and
-    `svd(x).matrix` still has its derivative.
+    `svd(x).matrix` still has its derivative, if at most one singular value is 0. Where two or more are, that of
+    `svd(x).matrix` lacks what is off the diagonal between their singular vectors.
 
     **Arguments:** `x`, `d d`, or with leading axes.
 

@@ -12,7 +12,8 @@ from jaxtyping import Array
 
 from dlnjax._checks import as_real, as_square, is_concrete, require, require_finite
 from dlnjax._geometry.kernel import as_kernel, Depth
-from dlnjax._svd import svd
+from dlnjax._geometry.scale import exponent, scaled
+from dlnjax._svd import plain_svd
 from dlnjax._tree import norm
 from dlnjax._types import Matrix, Numbers
 
@@ -31,7 +32,9 @@ def _ends(a: Any, b: Any) -> tuple[Matrix, Matrix]:
 
 def _end(name: str, z: Array) -> Array:
     z = require_finite(name, z)
-    return require(z, jnp.linalg.slogdet(z)[0] == 0, f"{name} must have full rank, got a matrix of determinant 0.")
+    # Of two rows the sign is 0 also where their product leaves the range of the floats, and at size one where z does.
+    singular = (jnp.linalg.slogdet(z)[0] == 0) & (jnp.linalg.slogdet(_unit(z))[0] == 0)
+    return require(z, singular, f"{name} must have full rank, got a matrix of determinant 0.")
 
 
 def _fit(x, defect, what: str):
@@ -67,14 +70,14 @@ def diagonal(a: Matrix, b: Matrix, depth: Depth) -> Curve:
     """
     a, b = _ends(a, b)
     x, y, kernel = _diagonal("a", a), _diagonal("b", b), as_kernel(depth, a.dtype)
-    shown = f", got the products {x * y}" if is_concrete(x * y) else ""
-    x = require(x, jnp.any(x * y <= 0), f"a and b must have equal signs on the diagonal{shown}.")
-    flat_x, flat_y = kernel.straighten(jnp.abs(x)), kernel.straighten(jnp.abs(y))
-    return _over(lambda t: jnp.diag(jnp.sign(x) * kernel.unstraighten(_mix(t, flat_x, flat_y))))
+    shown = f", got {x} and {y}" if is_concrete(x * y) else ""
+    x = require(x, jnp.any(jnp.sign(x) * jnp.sign(y) <= 0), f"a and b must have equal signs on the diagonal{shown}.")
+    return _over(lambda t: jnp.diag(jnp.sign(x) * kernel.mix(t, jnp.abs(x), jnp.abs(y))))
 
 
 def _diagonal(name, z):
-    off = norm(z - jnp.diag(jnp.diagonal(z))) / norm(z)
+    unit = _unit(z)
+    off = norm(unit - jnp.diag(jnp.diagonal(unit))) / norm(unit)
     return _fit(jnp.diagonal(z), off, f"{name} must be diagonal: relative to its norm it is off")
 
 
@@ -99,10 +102,17 @@ def bures_wasserstein(a: Matrix, b: Matrix) -> Curve:
          [0.789118 1.592805]]
     """
     a, b = _ends(a, b)
-    (_, sa, o), sb, eye = _polar(a), _same_polar(a, b), jnp.eye(a.shape[0], dtype=a.dtype)
-    root, back = _power(sa, 0.5), _power(sa, -0.5)
-    m = back @ _power(root @ sb @ root, 0.5) @ back
-    return _over(lambda t: _mix(t, eye, m) @ sa @ _mix(t, eye, m) @ o)
+    (s, u, o), (r, w) = _polar(a), _same_polar(a, b)
+    root_a, root_b = _positive(jnp.sqrt(s), u), _positive(jnp.sqrt(r), w)
+    # M S_A^(1/2) = S_B^(1/2) Q, where Q is the orthogonal polar factor of S_B^(1/2) S_A^(1/2). No inverse is taken, and
+    # the condition number is not squared.
+    q = _polar(_unit(root_b) @ _unit(root_a))[-1]
+
+    def at(t):
+        factor = _mix(t, root_a, root_b @ q)
+        return factor @ factor.T @ o
+
+    return _over(at)
 
 
 def commuting(a: Matrix, b: Matrix, depth: Depth) -> Curve:
@@ -124,8 +134,8 @@ def commuting(a: Matrix, b: Matrix, depth: Depth) -> Curve:
          [0.5 1.5]]
     """
     a, b = _ends(a, b)
-    _, sa, _ = _polar(a)
-    sb = _same_polar(a, b)
+    (s, u, _), (r, w) = _polar(a), _same_polar(a, b)
+    sa, sb = _unit(_positive(s, u)), _unit(_positive(r, w))
     defect = norm(sa @ sb - sb @ sa) / (norm(sa) * norm(sb))
     a = _fit(a, defect, "the positive factors of a and b must commute: relative to their norms they fail")
     return printed_line(a, b, depth)
@@ -151,26 +161,29 @@ def printed_line(a: Matrix, b: Matrix, depth: Depth) -> Curve:
     """
     a, b = _ends(a, b)
     kernel = as_kernel(depth, a.dtype)
-    (_, sa, o), sb = _polar(a), _same_polar(a, b)
-    flat_a, flat_b = (_function(s, lambda x: kernel.straighten(x)) for s in (sa, sb))
-    return _over(lambda t: _function(_mix(t, flat_a, flat_b), lambda y: kernel.unstraighten(y)) @ o)
+    (s, u, o), end = _polar(a), _same_polar(a, b)
+    return _over(lambda t: kernel.mix_symmetric(t, (s, u), end) @ o)
 
 
 def _polar(x):
-    point = svd(x)
-    return point, (point.u * point.sigma[None, :]) @ point.u.T, point.u @ point.v.T
+    """(sigma, U, O) with X = U diag(sigma) U^T O.
+
+    An eigenvalue decomposition of the positive factor would lose its small eigenvalues, perhaps their sign.
+    """
+    sigma, u, v = plain_svd(x)
+    return sigma, u, u @ v.T
 
 
 def _same_polar(a, b):
-    """The positive factor of B, if its orthogonal one is that of A."""
-    (_, _, oa), (_, sb, ob) = _polar(a), _polar(b)
-    return _fit(sb, norm(oa - ob), "a and b must have the same polar factor U V^T: they differ")
+    """(sigma, U) of B, if its orthogonal factor is that of A."""
+    (_, _, oa), (sigma, u, ob) = _polar(a), _polar(b)
+    return _fit(sigma, norm(oa - ob), "a and b must have the same polar factor U V^T: they differ"), u
 
 
-def _function(s, f):
-    values, vectors = jnp.linalg.eigh(s)
-    return (vectors * f(values)[None, :]) @ vectors.T
+def _positive(sigma, u):
+    return (u * sigma[None, :]) @ u.T
 
 
-def _power(s, power):
-    return _function(s, lambda x: x**power)
+def _unit(x):
+    """x at size one, by a power of two."""
+    return scaled(x, -exponent(x))

@@ -20,6 +20,9 @@ from dlnjax._checks import as_depth, is_concrete
 from dlnjax._geometry.special import bose, langevin, log_shc, shc_small
 from dlnjax._types import Number, Numbers, Scalar
 
+Symmetric: TypeAlias = tuple[Float[Array, " d"], Float[Array, "d d"]]
+"""The eigenvalues and the eigenvectors of a symmetric matrix."""
+
 
 class Kernel(eqx.Module):
     """How two singular values weigh a motion between their singular vectors: lambda(s, t), and what follows from it.
@@ -56,6 +59,17 @@ class Kernel(eqx.Module):
     @abc.abstractmethod
     def unstraighten(self, y: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The inverse of `straighten`."""
+
+    def mix(self, t: Scalar, x: Float[Array, "*s"], y: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """The point at t of the line in `straighten` from x to y, elementwise."""
+        return self.unstraighten((1 - t) * self.straighten(x) + t * self.straighten(y))
+
+    def mix_symmetric(self, t: Scalar, a: Symmetric, b: Symmetric) -> Float[Array, "d d"]:
+        """The same line, (3.76), between positive definite matrices, each given as (eigenvalues, eigenvectors)."""
+        (x, u), (y, v) = a, b
+        return _function(
+            (1 - t) * _symmetric(self.straighten(x), u) + t * _symmetric(self.straighten(y), v), self.unstraighten
+        )
 
     @property
     def degree(self) -> Scalar | float | None:
@@ -226,6 +240,51 @@ class Balanced(Kernel):
         scaled = jnp.log1p(a * y) / jnp.where(a > 0, a, 1.0)
         return jnp.exp(jnp.where(jnp.abs(a * y) < 1e-12, y, scaled))
 
+    def mix(self, t: Scalar, x: Float[Array, "*s"], y: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """((1-t) x^(1/N) + t y^(1/N))^N, x^(1-t) y^t at infinite depth, with the relative accuracy of the floats.
+
+        The default loses what is below rounding beside 1. Here the larger summand is taken out: with z that of x or y,
+        p its weight, q the other and L the log of the ratio of the other to z, it is z (p + q e^(L/N))^N.
+        """
+        a, ahead = self.inverse_depth, jnp.log(y) - jnp.log(x)
+        # Each side is the square root of the range of the floats at most, and cannot be infinite.
+        from_x = t * jnp.exp(a * ahead / 2) <= (1 - t) * jnp.exp(-a * ahead / 2)
+        z, p, q = (jnp.where(from_x, one, other) for one, other in ((x, y), (1 - t, t), (t, 1 - t)))
+        log = jnp.where(from_x, ahead, -ahead)
+        half, small = jnp.exp(a * log / 2), jnp.abs(a * log) < 0.5
+        share = (q * half) * half
+        # p + q e^(L/N) - 1, without the cancellation of near values.
+        excess = jnp.where(small, q * jnp.expm1(a * jnp.where(small, log, 0.0)), share - q)
+        little = excess > -0.5
+        power = jnp.where(little, jnp.log1p(jnp.where(little, excess, 0.0)), jnp.log(jnp.where(little, 1.0, p + share)))
+        flat = jnp.abs(a * log) < jnp.finfo(log.dtype).eps
+        power = jnp.where(flat, q * log, power / jnp.where(flat, 1.0, a))
+        # The factor alone may leave the range of the floats, which its root does not.
+        return z * jnp.exp(power / 2) * jnp.exp(power / 2)
+
+    def mix_symmetric(self, t: Scalar, a: Symmetric, b: Symmetric) -> Float[Array, "d d"]:
+        """((1-t) A^(1/N) + t B^(1/N))^N, exp((1-t) log A + t log B) at infinite depth.
+
+        The powers are mixed as they are. Where N is so large that they are all near 1, their difference from 1 is,
+        N (A^(1/N) - 1), which has the logarithm as its limit.
+        """
+        (x, u), (y, v) = a, b
+        both = jnp.concatenate([x, y])
+        size, least = jnp.max(both), jnp.min(both)
+        differ = self.inverse_depth * (jnp.log(size) - jnp.log(least)) < jnp.log(2.0)
+        # A power of 0 has no derivative, so that the depth of the form not taken is 1.
+        power = jnp.where(differ, 1.0, self.inverse_depth)
+        flat = lambda z: jnp.where(differ, self.straighten(z / size), (z / size) ** power)
+        mixed = (1 - t) * _symmetric(flat(x), u) + t * _symmetric(flat(y), v)
+
+        def back(z):
+            # A negative eigenvalue of the size of rounding is 0: powers of positive matrices are positive.
+            rounding = len(z) * jnp.finfo(z.dtype).eps * jnp.max(jnp.abs(z))
+            powers = jnp.where((z < 0) & (z > -rounding), 0.0, z)
+            return jnp.where(differ, self.unstraighten(jnp.where(differ, z, 0.0)), powers ** (1 / power))
+
+        return size * _function(mixed, back)
+
     def speed(self, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
         """|sigma|^(2-2/N)."""
         return jnp.abs(sigma) ** (2 - 2 * self.inverse_depth)
@@ -304,6 +363,15 @@ def as_kernel(depth: Depth | Depths, dtype: Any, many: str = "jax.vmap") -> Kern
 def regularised_inverse(u: Float[Array, "*s"], gap: Scalar) -> Float[Array, "*s"]:
     """u/(u^2 + gap^2), which is 1/u away from u = 0."""
     return u / (u * u + gap * gap)
+
+
+def _symmetric(values, vectors):
+    return (vectors * values[None, :]) @ vectors.T
+
+
+def _function(s, f):
+    values, vectors = jnp.linalg.eigh(s)
+    return _symmetric(f(values), vectors)
 
 
 def _log(sigma):

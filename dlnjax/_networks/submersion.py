@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_float, as_square, require
+from dlnjax._geometry.scale import exponent, scaled
 from dlnjax._networks.factors import as_weights, product
 from dlnjax._types import Weights
 
@@ -33,17 +34,39 @@ def horizontal_lift(weights: Weights, z: Float[Array, "d d"]) -> Weights:
     weights, z = as_finite("weights", as_weights(weights)), as_finite("z", as_square("z", z))
     if z.shape != weights.shape[1:]:
         raise ValueError(f"z must have the shape of a factor, {weights.shape[1:]}, got {z.shape}.")
-    _, pull = jax.vjp(product, weights)
+    k, _, lift = _at_size_one(_of_full_rank(weights))
+    return lift(scaled(z, -k))
+
+
+def _of_full_rank(weights):
     # A factor without inverse makes d phi d phi^T singular. The sign of its determinant is 0 only if elimination meets
-    # a pivot of exactly 0, so that small factors are not refused.
-    singular = jnp.any(jnp.linalg.slogdet(weights)[0] == 0)
+    # a pivot of exactly 0, so that small factors are not refused. Of two rows it is 0 also where their product leaves
+    # the range of the floats: then the factor at size one decides.
+    unit = jax.vmap(lambda w: scaled(w, -exponent(w)))(weights)
+    singular = jnp.any((jnp.linalg.slogdet(weights)[0] == 0) & (jnp.linalg.slogdet(unit)[0] == 0))
     message = "weights must have a product of full rank: the determinant of a factor is 0, and not every Z has a lift."
-    weights = require(weights, singular, message)
-    # d phi d phi^T is d^2 by d^2, and dense where the factors are not balanced: its columns are made one by one.
-    unit = jnp.eye(z.size, dtype=z.dtype).reshape(-1, *z.shape)
-    push = lambda p: jax.jvp(product, (weights,), (pull(p)[0],))[1]
-    operator = jax.vmap(push)(unit).reshape(z.size, z.size)
-    return pull(jnp.linalg.solve(operator, z.ravel()).reshape(z.shape))[0]
+    return require(weights, singular, message)
+
+
+def _at_size_one(weights):
+    """(k, push, lift), d phi / 2^k and the lift of what it gives, neither of which leaves the range of the floats.
+
+    With factors W_p = 2^(k_p) w_p, d phi at W is 2^(sum k) times the sum over p of 2^(-k_p) d_p phi at w. The largest
+    of these powers is taken out, 2^k; what is left of each, at most 1, is `share`.
+    """
+    each = jax.vmap(exponent)(weights)
+    unit, least = jax.vmap(scaled)(weights, -each), jnp.min(each)
+    share = lambda w: jax.vmap(scaled)(w, least - each)
+    push = lambda w: jax.jvp(product, (unit,), (share(w),))[1]
+    pull = lambda z: share(jax.vjp(product, unit)[1](z)[0])
+
+    def lift(z):
+        # d phi d phi^T is d^2 by d^2, and dense where the factors are not balanced: its columns are made one by one.
+        basis = jnp.eye(z.size, dtype=z.dtype).reshape(-1, *z.shape)
+        operator = jax.vmap(lambda p: push(pull(p)))(basis).reshape(z.size, z.size)
+        return pull(jnp.linalg.solve(operator, z.ravel()).reshape(z.shape))
+
+    return jnp.sum(each) - least, push, lift
 
 
 def horizontal_projection(weights: Weights, velocity: Weights) -> Weights:
@@ -66,10 +89,11 @@ def horizontal_projection(weights: Weights, velocity: Weights) -> Weights:
         >>> bool(jnp.max(jnp.abs(dln.horizontal_projection(weights, along_fibre))) < 1e-12)
         True
     """
-    weights, velocity = as_weights(weights), as_finite("velocity", as_float("velocity", velocity))
+    weights, velocity = as_finite("weights", as_weights(weights)), as_finite("velocity", as_float("velocity", velocity))
     if velocity.shape != weights.shape:
         raise ValueError(f"velocity must have the shape of weights, {weights.shape}, got {velocity.shape}.")
-    return horizontal_lift(weights, jax.jvp(product, (weights,), (velocity,))[1])
+    _, push, lift = _at_size_one(_of_full_rank(weights))
+    return lift(push(velocity))
 
 
 def vertical_projection(weights: Weights, velocity: Weights) -> Weights:

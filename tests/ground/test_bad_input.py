@@ -204,6 +204,7 @@ WRONG = [
     (lambda: dln.schatten_norm(jnp.ones(3), 0.0), ValueError, ["p", "above 0"]),
     (lambda: dln.entropy(jnp.array([1j, 1.0])), TypeError, ["sigma", "real"]),
     (lambda: dln.entropy_gradient(jnp.array([1.0, 0.0])), ValueError, ["sigma", "positive"]),
+    (lambda: dln.entropy_gradient(np.array([1.0, 1e-310])), ValueError, ["sigma", "positive"]),
     (lambda: dln.svd(jnp.ones((2, 3))), ValueError, ["x", "square", "(2, 3)"]),
     # the network
     (lambda: dln.product(EYE), ValueError, ["weights", "(N, d, d)", "(3, 3)"]),

@@ -55,6 +55,23 @@ def test_projections_split_a_motion(weights, key):
     assert_close(dln.horizontal_projection(weights, horizontal), horizontal, 100 * ALGEBRA)
 
 
+@pytest.mark.parametrize("powers", [(-266,) * N, (332,) * N, (-400, 300, 20), (-800, -5, 0)])
+def test_lift_and_projection_of_factors_of_any_size(powers, weights, key):
+    z, v = jax.random.normal(key, (D, D)), jax.random.normal(key, weights.shape)
+    factors = 2.0 ** jnp.array(powers)[:, None, None]
+    # Each factor's share of d phi: the lift of z is that of the largest where the sizes differ that much.
+    lift = dln.horizontal_lift(factors * weights, z)
+    others = jnp.array([sum(powers) - k for k in powers])
+    moved = [push(weights, jnp.zeros_like(lift).at[i].set(lift[i] * 2.0 ** others[i])) for i in range(N)]
+    assert_close(sum(moved), z, 100 * ALGEBRA)
+    horizontal = dln.horizontal_projection(factors * weights, v)
+    again = dln.horizontal_projection(factors * weights, horizontal)
+    assert jnp.max(jnp.abs(horizontal)) > 1e-3
+    assert_close(again, horizontal, 100 * ALGEBRA)
+    if len(set(powers)) == 1:
+        assert_close(horizontal, dln.horizontal_projection(weights, v), 100 * ALGEBRA)
+
+
 def acceleration(x, p, depth, force):
     """W'' of the horizontal lift of the curve X' = A_X(P), P' = force(X, P), in closed form."""
     weights = dln.balanced_factors(x, depth)

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "_energies": {"_geometry"},
     "_flows": {"_geometry"},
     "_geodesics": {"_geometry"},
-    "_networks": set(),
+    "_networks": {"_geometry"},
     "_sweeps": {"_geometry", "_flows"},
     "closed_form": {"_geometry"},
     "plot": {"_geometry"},
