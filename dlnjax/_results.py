@@ -25,6 +25,36 @@ class _Code:
         return owner(np.asarray(NAMES.index(self.name), np.int32))
 
 
+def as_index(index: Any, shape: tuple[int, ...], what: str) -> Any:
+    """`index`, if NumPy takes it for an array of this shape: JAX itself moves an index outside of one to its edge.
+
+    **Raises:** `IndexError` for an index outside, and for None or a single boolean, which would add an axis.
+    """
+    if isinstance(index, tuple):
+        index = tuple(map(_as_integers, index))
+    else:
+        index = _as_integers(index)
+    parts = index if isinstance(index, tuple) else (index,)
+    if not all(map(is_concrete, parts)):
+        return index
+    if any(part is None or (np.ndim(part) == 0 and np.asarray(part).dtype == bool) for part in parts):
+        raise IndexError(f"a {what} is found by whole numbers, a slice, or a boolean for each, got {index}.")
+    try:
+        # One byte stands for the whole array, so that this costs nothing.
+        np.broadcast_to(np.int8(0), shape)[index]
+    except IndexError as error:
+        raise IndexError(f"there is no {what} {index} among {shape[0] if shape else 'one'}: {error}.") from error
+    return index
+
+
+def _as_integers(index: Any) -> Any:
+    """Arrays and lists of integers in the widest type: JAX counts from the end in the type that they have."""
+    if isinstance(index, list) or (eqx.is_array_like(index) and not isinstance(index, (bool, int, jax.core.Tracer))):
+        index = np.asarray(index, int if isinstance(index, list) and not index else None)
+        return index.astype(int) if index.dtype.kind in "iu" else index
+    return index
+
+
 def _as_code(code: Any) -> Any:
     # An index into a NumPy array gives a scalar, which is no array and no leaf to `eqx.is_array`.
     return code if isinstance(code, jax.Array) else np.asarray(code, np.int32)
@@ -112,7 +142,8 @@ class RESULTS(eqx.Module):
             if not np.any(failed):
                 return tree
             raise RuntimeError(_SENTENCES[np.max(self.code, where=np.asarray(failed), initial=0)])
-        return eqx.branched_error_if(tree, failed, self.code, list(_SENTENCES))
+        # Of no seeds, as `jax.vmap` makes them of an empty stack, none failed, and there is no largest code to say.
+        return eqx.branched_error_if(tree, failed, self.code, list(_SENTENCES)) if np.size(failed) else tree
 
     def __eq__(self, other: object) -> Any:
         if not isinstance(other, RESULTS):
@@ -130,7 +161,7 @@ class RESULTS(eqx.Module):
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __getitem__(self, index: Any) -> "RESULTS":
-        return RESULTS(self.code[index])
+        return RESULTS(self.code[as_index(index, np.shape(self.code), "result")])
 
     def __len__(self) -> int:
         return len(self.code)

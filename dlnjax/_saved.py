@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlnjax._checks import as_path
-from dlnjax._results import NAMES, RESULTS
+from dlnjax._results import as_index, NAMES, RESULTS
 from dlnjax._show import Shown
 from dlnjax._svd import SVD
 
@@ -99,13 +99,11 @@ class Solution(Shown):
 
     def __getitem__(self: S, index: int | slice | np.ndarray | jax.Array | list[int]) -> S:
         """The solution of one seed, or of some: what all seeds share, such as `ts`, is left as it is."""
-        n = len(self)
-        if isinstance(index, (int, np.integer)) and not -n <= index < n:
-            raise IndexError(f"there is no {self.layout.lead} {index} among {n}.")
-        index = np.asarray(index) if isinstance(index, list) else index
+        len(self)
+        chosen = as_index(index, self._lead, self.layout.lead)
 
         def take(path: Any, leaf: Any):
-            return leaf[index] if self._carries_lead(_name(path), leaf) else leaf
+            return leaf[chosen] if self._carries_lead(_name(path), leaf) else leaf
 
         return jax.tree_util.tree_map_with_path(take, self)
 

@@ -133,6 +133,29 @@ def test_seeds_are_indexed(kind):
             sol[index]
 
 
+OUTSIDE = ([N], [-N - 1], np.asarray(N), jnp.array(N), jnp.array([0, N]), np.ones(N + 1, bool))
+
+
+@pytest.mark.parametrize("index", [*OUTSIDE, True, np.asarray(True)], ids=repr)
+def test_an_index_that_finds_no_seed_is_refused(index):
+    sol = flow(N)
+    for part in (sol, sol.result):
+        with pytest.raises(IndexError, match=r"there is no \w+ .* among 5|found by whole numbers"):
+            part[index]
+    for other in (None, [0.5]):
+        with pytest.raises(IndexError, match=r"there is no result .* among 5|found by whole numbers"):
+            sol.result[other]
+
+
+def test_indices_of_every_kind_find_the_same_seeds():
+    sol = flow(200)
+    for index in ([-1], np.int8([-1]), jnp.int8([-1]), np.uint8([199]), np.arange(200) == 199):
+        assert_same(sol[index], sol[199:])
+        assert_same(sol.result[index], sol.result[199:])
+    assert_same(sol[[]], sol[:0])
+    assert len(sol.result[[]]) == 0 and jax.jit(lambda s, i: s[i])(sol, 3).t_end == sol.t_end[3]
+
+
 @pytest.mark.parametrize("kind", MADE)
 def test_one_matrix_has_no_seeds(kind):
     sol = MADE[kind]()
