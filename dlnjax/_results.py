@@ -30,11 +30,8 @@ def as_index(index: Any, shape: tuple[int, ...], what: str) -> Any:
 
     **Raises:** `IndexError` for an index outside, and for None or a single boolean, which would add an axis.
     """
-    if isinstance(index, tuple):
-        index = tuple(map(_as_integers, index))
-    else:
-        index = _as_integers(index)
-    parts = index if isinstance(index, tuple) else (index,)
+    parts = tuple(map(_as_integers, index if isinstance(index, tuple) else (index,)))
+    index = parts if isinstance(index, tuple) else parts[0]
     if not all(map(is_concrete, parts)):
         return index
     if any(part is None or (np.ndim(part) == 0 and np.asarray(part).dtype == bool) for part in parts):
@@ -49,10 +46,10 @@ def as_index(index: Any, shape: tuple[int, ...], what: str) -> Any:
 
 def _as_integers(index: Any) -> Any:
     """Arrays and lists of integers in the widest type: JAX counts from the end in the type that they have."""
-    if isinstance(index, list) or (eqx.is_array_like(index) and not isinstance(index, (bool, int, jax.core.Tracer))):
-        index = np.asarray(index, int if isinstance(index, list) and not index else None)
-        return index.astype(int) if index.dtype.kind in "iu" else index
-    return index
+    if not isinstance(index, (list, np.ndarray, np.generic, jax.Array)) or not is_concrete(index):
+        return index
+    index = np.asarray(index, int if isinstance(index, list) and not index else None)
+    return index.astype(int) if index.dtype.kind in "iu" else index
 
 
 def _as_code(code: Any) -> Any:

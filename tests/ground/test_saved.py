@@ -228,6 +228,21 @@ def test_what_netcdf_cannot_hold_is_told_and_nothing_is_left(tmp_path, monkeypat
     assert path.read_text() == "what was there before" and {p.name for p in tmp_path.iterdir()} == {"a.nc", "a.zarr"}
 
 
+def test_what_no_file_holds_is_told_before_anything_is_written(tmp_path):
+    for name in ("a.nc", "a.zarr"):
+        with pytest.raises(ValueError, match=r"cannot hold the types of \{'observed': 'bfloat16'\}: convert them"):
+            flow(N, observed=jnp.ones((N, T), jnp.bfloat16)).save(tmp_path / name)
+    nothing = flow(N, observed=jnp.ones((N, T, 0)))
+    with pytest.raises(ValueError, match=r"observed has the shape \(5, 4, 0\), .*save it as '.*a\.zarr'"):
+        nothing.save(tmp_path / "a.nc")
+    assert not list(tmp_path.iterdir())
+    nothing.save(tmp_path / "a.zarr")
+    assert_same(dln.load(tmp_path / "a.zarr"), nothing)
+    for name in ("b.nc", "b.zarr"):
+        flow(N)[:0].save(tmp_path / name)
+        assert_same(dln.load(tmp_path / name), flow(N)[:0])
+
+
 def test_a_folder_that_is_no_group_is_not_overwritten(tmp_path):
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "a.zarr" / "letter.txt").write_text("Dear reader")
