@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.custom_batching
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
@@ -139,8 +140,8 @@ class RESULTS(eqx.Module):
             if not np.any(failed):
                 return tree
             raise RuntimeError(_SENTENCES[np.max(self.code, where=np.asarray(failed), initial=0)])
-        # Of no seeds, as `jax.vmap` makes them of an empty stack, none failed, and there is no largest code to say.
-        return eqx.branched_error_if(tree, failed, self.code, list(_SENTENCES)) if np.size(failed) else tree
+        code = _largest(jnp.max(jnp.where(failed, self.code, 0), initial=0))
+        return eqx.branched_error_if(tree, failed, code, list(_SENTENCES))
 
     def __eq__(self, other: object) -> Any:
         if not isinstance(other, RESULTS):
@@ -175,6 +176,17 @@ class RESULTS(eqx.Module):
         if is_concrete(self.code) and np.ndim(self.code) == 0:
             return f"<RESULTS.{self.names}: {RESULTS[self]}>"
         return f"RESULTS({self})"
+
+
+@jax.custom_batching.custom_vmap
+def _largest(code: Any) -> Any:
+    """The largest code of all that `jax.vmap` runs at once. Equinox takes it without a start, which fails for none."""
+    return code
+
+
+@_largest.def_vmap
+def _largest_of_many(_size: int, _batched: list[bool], code: Any) -> tuple[Any, bool]:
+    return _largest(jnp.max(code, axis=0, initial=0)), False
 
 
 NAMES = [name for name, value in vars(RESULTS).items() if isinstance(value, _Code)]

@@ -74,6 +74,10 @@ def test_of_no_seeds_none_failed():
     tree = {"x": jnp.zeros(0)}
     run = jax.jit(lambda code: code.error_if(tree, code != "steady"))
     assert CODES[:0].error_if(tree, np.zeros(0, bool)) is tree and run(CODES[:0])["x"].shape == (0,)
+    vmapped = jax.vmap(lambda code: code.error_if(code.code, code != "steady"))
+    assert vmapped(CODES[:0]).shape == (0,)
+    with pytest.raises(RuntimeError, match="was NaN or infinite"):
+        jax.block_until_ready(vmapped(CODES))
 
 
 def test_a_traced_code_has_no_name_yet():
