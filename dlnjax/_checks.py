@@ -175,17 +175,20 @@ def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) ->
     return sigma
 
 
-def as_times(ts: Any) -> Array:
-    """At least two strictly increasing, finite times; the first is the time of the start."""
+def as_times(ts: Any, dtype: Any) -> Array:
+    """At least two strictly increasing, finite times in the precision of the start; the first is its time."""
     ts = as_real("ts", ts, "It is a list of times such as [0.0, 10.0].")
     if ts.ndim != 1 or ts.shape[0] < 2:
         raise ValueError(
             f"ts must hold at least two times, the first being that of x0, got shape {ts.shape}. "
             "For the end alone pass ts=[0., t_end]."
         )
-    bad = ~(jnp.all(jnp.isfinite(ts)) & jnp.all(ts[1:] > ts[:-1]))
+    times, increase = ts.astype(dtype), lambda t: jnp.all(jnp.isfinite(t)) & jnp.all(t[1:] > t[:-1])
     shown = f", got {np.array2string(np.asarray(ts), threshold=6)}" if is_concrete(ts) else ""
-    return require(ts, bad, f"ts must be finite and strictly increasing{shown}. Sort it and remove repeated times.")
+    hint = "Sort it and remove repeated times."
+    if is_concrete(ts) and increase(ts):
+        hint = f"In {times.dtype}, the precision of x0, it is not: give x0 in float64, or other times."
+    return require(times, ~increase(times), f"ts must be finite and strictly increasing{shown}. {hint}")
 
 
 def as_path(name: str, path: Any) -> Path:

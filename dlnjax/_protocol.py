@@ -2,6 +2,7 @@
 
 - `energy.gradient(x)`: the Euclidean gradient dE(X), `d d`, in closed form. Without it, autodiff.
 - `energy.pullback(point)`: U^T dE(X) V for an `SVD`, where that is cheaper than the two products.
+- `energy.at_start()`: the energy that a flow runs with, for what is found once in its arrays before they are traced.
 - `energy.array_axes`: how many axes each of its arrays has for one matrix, by the name of the field. In a sweep, an
   array with one axis more has the seeds in front. A field that is not named, but can be called, is an energy, or a
   function, that this one is made of.
@@ -27,6 +28,12 @@ def pullback(energy: Callable, point: SVD) -> Float[Array, "d d"]:
     if in_frame is not None:
         return in_frame(point).astype(point.sigma.dtype)
     return point.u.T @ gradient(energy, point.matrix) @ point.v
+
+
+def at_start(energy: Any) -> Any:
+    """The energy, and each energy in it, as a flow runs with it."""
+    offers = lambda part: hasattr(part, "at_start")
+    return jax.tree.map(lambda part: part.at_start() if offers(part) else part, energy, is_leaf=offers)
 
 
 def axes_of(energy: Any) -> dict[str, int] | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.custom_batching
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
@@ -23,6 +24,33 @@ class _Code:
 
     def __get__(self, instance: Any, owner: "type[RESULTS]") -> "RESULTS":
         return owner(np.asarray(NAMES.index(self.name), np.int32))
+
+
+def as_index(index: Any, shape: tuple[int, ...], what: str) -> Any:
+    """`index`, if NumPy takes it for an array of this shape: JAX itself moves an index outside of one to its edge.
+
+    **Raises:** `IndexError` for an index outside, and for None or a single boolean, which would add an axis.
+    """
+    parts = tuple(map(_as_integers, index if isinstance(index, tuple) else (index,)))
+    index = parts if isinstance(index, tuple) else parts[0]
+    if not all(map(is_concrete, parts)):
+        return index
+    if any(part is None or (np.ndim(part) == 0 and np.asarray(part).dtype == bool) for part in parts):
+        raise IndexError(f"a {what} is found by whole numbers, a slice, or a boolean for each, got {index}.")
+    try:
+        # One byte stands for the whole array, so that this costs nothing.
+        np.broadcast_to(np.int8(0), shape)[index]
+    except IndexError as error:
+        raise IndexError(f"there is no {what} {index} among {shape[0] if shape else 'one'}: {error}.") from error
+    return index
+
+
+def _as_integers(index: Any) -> Any:
+    """Arrays and lists of integers in the widest type: JAX counts from the end in the type that they have."""
+    if not isinstance(index, (list, np.ndarray, np.generic, jax.Array)) or not is_concrete(index):
+        return index
+    index = np.asarray(index, int if isinstance(index, list) and not index else None)
+    return index.astype(int) if index.dtype.kind in "iu" else index
 
 
 def _as_code(code: Any) -> Any:
@@ -112,7 +140,8 @@ class RESULTS(eqx.Module):
             if not np.any(failed):
                 return tree
             raise RuntimeError(_SENTENCES[np.max(self.code, where=np.asarray(failed), initial=0)])
-        return eqx.branched_error_if(tree, failed, self.code, list(_SENTENCES))
+        code = _largest(jnp.max(jnp.where(failed, self.code, 0), initial=0))
+        return eqx.branched_error_if(tree, failed, code, list(_SENTENCES))
 
     def __eq__(self, other: object) -> Any:
         if not isinstance(other, RESULTS):
@@ -130,7 +159,7 @@ class RESULTS(eqx.Module):
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __getitem__(self, index: Any) -> "RESULTS":
-        return RESULTS(self.code[index])
+        return RESULTS(self.code[as_index(index, np.shape(self.code), "result")])
 
     def __len__(self) -> int:
         return len(self.code)
@@ -147,6 +176,17 @@ class RESULTS(eqx.Module):
         if is_concrete(self.code) and np.ndim(self.code) == 0:
             return f"<RESULTS.{self.names}: {RESULTS[self]}>"
         return f"RESULTS({self})"
+
+
+@jax.custom_batching.custom_vmap
+def _largest(code: Any) -> Any:
+    """The largest code of all that `jax.vmap` runs at once. Equinox takes it without a start, which fails for none."""
+    return code
+
+
+@_largest.def_vmap
+def _largest_of_many(_size: int, _batched: list[bool], code: Any) -> tuple[Any, bool]:
+    return _largest(jnp.max(code, axis=0, initial=0)), False
 
 
 NAMES = [name for name, value in vars(RESULTS).items() if isinstance(value, _Code)]

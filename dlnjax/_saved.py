@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlnjax._checks import as_path
-from dlnjax._results import NAMES, RESULTS
+from dlnjax._results import as_index, NAMES, RESULTS
 from dlnjax._show import Shown
 from dlnjax._svd import SVD
 
@@ -99,13 +99,11 @@ class Solution(Shown):
 
     def __getitem__(self: S, index: int | slice | np.ndarray | jax.Array | list[int]) -> S:
         """The solution of one seed, or of some: what all seeds share, such as `ts`, is left as it is."""
-        n = len(self)
-        if isinstance(index, (int, np.integer)) and not -n <= index < n:
-            raise IndexError(f"there is no {self.layout.lead} {index} among {n}.")
-        index = np.asarray(index) if isinstance(index, list) else index
+        len(self)
+        chosen = as_index(index, self._lead, self.layout.lead)
 
         def take(path: Any, leaf: Any):
-            return leaf[index] if self._carries_lead(_name(path), leaf) else leaf
+            return leaf[chosen] if self._carries_lead(_name(path), leaf) else leaf
 
         return jax.tree_util.tree_map_with_path(take, self)
 
@@ -171,6 +169,9 @@ class Solution(Shown):
         if observed is not None and not eqx.is_array(observed):
             raise ValueError("save needs observe to return one array, not a tuple or dict: use to_numpy or to_xarray.")
         data = self.to_xarray()
+        unknown = {str(name): str(v.dtype) for name, v in data.variables.items() if v.dtype.kind == "V"}
+        if unknown:
+            raise ValueError(f"a file cannot hold the types of {unknown}: convert them, as by .astype(jnp.float32).")
         if path.suffix == ".zarr":
             _write_zarr(data, path)
         else:
@@ -207,6 +208,12 @@ def _write_netcdf(data: "xarray.Dataset", path: Path) -> None:
             f"{name} has {size / 2**30:.1f} GiB, and netCDF 3 holds 2 GiB of each array: "
             f"save it as {str(path.with_suffix('.zarr'))!r}, which needs zarr, or use to_numpy."
         )
+    # Of netCDF 3 the first axis alone may be empty: SciPy writes another, and cannot read it.
+    if empty := [str(name) for name, value in data.variables.items() if 0 in value.shape[1:]]:
+        raise ValueError(
+            f"{empty[0]} has the shape {data[empty[0]].shape}, and netCDF 3 holds no array without entries: "
+            f"save it as {str(path.with_suffix('.zarr'))!r}, which needs zarr, or use to_numpy."
+        )
     # netCDF 3 has no integers of 64 bits: xarray writes them in 32 if they fit, and refuses them if not.
     long = {name: v.assign_attrs({_LONG: "int64"}) for name, v in data.data_vars.items() if v.dtype == np.int64}
     data = data.assign(long)
@@ -237,6 +244,8 @@ def _write_zarr(data: "xarray.Dataset", path: Path) -> None:
         coded(data).to_zarr(path, mode="w", consolidated=False, zarr_format=3)
     except OSError as error:
         raise ValueError(f"cannot write {str(path)!r}: {error}. Name a file in a folder that exists.") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"zarr cannot hold this: {error}. Use to_numpy.") from error
 
 
 def solution_of(data: "xarray.Dataset", source: str) -> Any:

@@ -1,8 +1,9 @@
 """How a solution shows itself: a line of text, a small picture in a notebook, and the figure to draw first."""
 
 import abc
+import dataclasses
 import html
-from typing import Any, NamedTuple
+from typing import Any, get_args, NamedTuple
 
 import equinox as eqx
 import jax
@@ -26,6 +27,8 @@ class Curves(NamedTuple):
     def of(cls, along: Any, sigma: Any, label: str) -> "Curves":
         """From arrays with any leading axes, those of `vmap` included."""
         along, sigma = np.asarray(along), np.asarray(sigma)
+        if sigma.size == 0:
+            raise ValueError("there are 0 seeds, and nothing to draw.")
         flat = sigma.reshape(-1, *sigma.shape[-2:]) if sigma.ndim > 2 else sigma
         return cls(along.reshape(-1, along.shape[-1])[0], flat, label)
 
@@ -54,16 +57,32 @@ class Shown(eqx.Module):
         return plot.effective_rank(self, ax=ax) if many else plot.singular_values(self, ax=ax)
 
     def __repr__(self) -> str:
-        traced = not all(is_concrete(leaf) for leaf in jax.tree.leaves(self))
-        return f"{type(self).__name__}(traced)" if traced else self._describe()
+        if not all(is_concrete(leaf) for leaf in jax.tree.leaves(self)):
+            return f"{type(self).__name__}(traced)"
+        return self._describe() if _has_values(self) else type(self).__name__
 
     def _repr_html_(self) -> str:
         text = f"<pre>{html.escape(repr(self))}</pre>"
+        if not _has_values(self):
+            return text
         row = "display:flex;flex-wrap:wrap;gap:0 2em;align-items:center"
         try:
             return f'<div style="{row}">{text}{sparkline(self._curves())}</div>'
         except (ValueError, jax.errors.TracerArrayConversionError):
             return text
+
+
+def _has_values(part: Any) -> bool:
+    """Whether each leaf is an array and each field is there: not so after `jax.eval_shape` and `eqx.filter`."""
+    if dataclasses.is_dataclass(part):
+        fields = [(getattr(part, field.name), field.type) for field in dataclasses.fields(part)]
+        return all(_has_values(value) or (value is None and _may_be_none(kind)) for value, kind in fields)
+    leaves = jax.tree.leaves(part, is_leaf=lambda leaf: leaf is None)
+    return all(isinstance(leaf, str) or eqx.is_array_like(leaf) for leaf in leaves)
+
+
+def _may_be_none(kind: Any) -> bool:
+    return kind is Any or type(None) in get_args(kind)
 
 
 def singular_values_of(x: Any) -> np.ndarray:

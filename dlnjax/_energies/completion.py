@@ -35,7 +35,7 @@ class MatrixCompletion(eqx.Module):
     labels: Float[Array, "*n d d"]
     mask: Bool[Array, "*n d d"]
     weight: Float[Array, "*n"]
-    entries: tuple[Int[Array, " d"], Int[Array, " d"], Float[Array, " d"]] | None
+    entries: Int[Array, "3 d"] | None
 
     array_axes: ClassVar[dict[str, int]] = {"labels": 2, "mask": 2, "weight": 0}
 
@@ -58,7 +58,7 @@ class MatrixCompletion(eqx.Module):
         self.labels = require(labels, unknown, "labels must be finite on the mask, got NaN or infinity there.")
         self.mask = mask
         self.weight = weight
-        self.entries = _few_entries(mask, labels.dtype)
+        self.entries = None
 
     @classmethod
     def diagonal(cls, d: int) -> "MatrixCompletion":
@@ -72,11 +72,17 @@ class MatrixCompletion(eqx.Module):
             raise ValueError(f"X has shape {x.shape}, but the labels have shape {self.labels.shape}.")
         return jnp.where(self.mask, x - self.labels, 0.0)
 
-    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
+    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, "*n"]:
         return self.weight * jnp.sum(self._residual(x) ** 2, axis=(-2, -1))
 
-    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
-        return 2 * self.weight * self._residual(x)
+    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "*n d d"]:
+        return 2 * self.weight[..., None, None] * self._residual(x)
+
+    def at_start(self) -> "MatrixCompletion":
+        """The energy with the `entries` of its mask as it is now. Found any earlier, they would be those of an old mask
+        after `eqx.tree_at`, and would have no seeds of their own in a stack of energies.
+        """
+        return eqx.tree_at(lambda e: e.entries, self, _few_entries(self.mask), is_leaf=lambda leaf: leaf is None)
 
     def pullback(self, point: SVD) -> Float[Array, "d d"]:
         """U^T dE V. With at most d entries seen, X is computed at these alone, by one product in place of three."""
@@ -85,16 +91,14 @@ class MatrixCompletion(eqx.Module):
         rows, columns, seen = self.entries
         u, v = point.u[rows], point.v[columns]
         labels = jnp.where(seen > 0, self.labels[rows, columns], 0.0)
-        residual = seen * (jnp.sum(u * point.sigma[None, :] * v, axis=1) - labels)
+        residual = seen.astype(u.dtype) * (jnp.sum(u * point.sigma[None, :] * v, axis=1) - labels)
         return (2 * self.weight * residual[:, None] * u).T @ v
 
 
-def _few_entries(mask: Any, dtype: Any):
+def _few_entries(mask: Any) -> Array | None:
     """(rows, columns, 1 or 0 for those that count) of a mask of at most d entries; None if it has more."""
-    if not is_concrete(mask) or mask.ndim != 2 or jnp.sum(mask) > len(mask):
+    if mask is None or not is_concrete(mask) or mask.ndim != 2 or np.count_nonzero(mask) > len(mask):
         return None
     rows, columns = np.nonzero(np.asarray(mask))
     # There are always d of them, so that masks of other sizes are not compiled again.
-    rest = (0, len(mask) - len(rows))
-    pad = lambda index: jnp.asarray(np.pad(index, rest))
-    return pad(rows), pad(columns), jnp.asarray(np.pad(np.ones(len(rows)), rest), dtype)
+    return jnp.asarray(np.pad([rows, columns, np.ones_like(rows)], ((0, 0), (0, len(mask) - len(rows)))))

@@ -50,8 +50,8 @@ class MatrixSensing(eqx.Module):
             raise ValueError(f"X has shape {x.shape}, but the measurements have shape {self.measurements.shape}.")
         return jnp.einsum("...mij,...ij->...m", self.measurements, x) - self.values
 
-    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
+    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, "*n"]:
         return jnp.sum(self._residual(x) ** 2, axis=-1) / 2
 
-    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "*n d d"]:
         return jnp.einsum("...m,...mij->...ij", self._residual(x), self.measurements)

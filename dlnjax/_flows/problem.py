@@ -23,6 +23,7 @@ from dlnjax._checks import (
     shape_of,
 )
 from dlnjax._geometry.kernel import as_kernel, Kernel
+from dlnjax._protocol import at_start
 from dlnjax._svd import SVD, svd
 from dlnjax._traced import Traced, traced_energy
 from dlnjax._types import Number
@@ -139,15 +140,16 @@ def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: b
 
     With `many`, the energy and the starts carry the seeds in front, and the caller checks and reads the energy.
     """
-    start, ts = _as_start(x0, many), as_times(ts)
+    start = _as_start(x0, many)
     some = start.sigma if isinstance(start, SVD) else start
     d, dtype = some.shape[-1], some.dtype
+    ts = as_times(ts, dtype)
     kernel = as_kernel(depth, dtype, many="" if many else "dlnjax.sweep or jax.vmap")
     if not many:
         check_energy(energy, d, dtype)
         _check_rank(start, kernel, options.coordinates)
-        energy = traced_energy(energy, d, dtype)
-    return Problem(energy, start, kernel, ts.astype(dtype)), options.of(d, dtype)
+        energy = traced_energy(at_start(energy), d, dtype)
+    return Problem(energy, start, kernel, ts), options.of(d, dtype)
 
 
 def _as_start(x0: Any, many: bool):
@@ -158,7 +160,9 @@ def _as_start(x0: Any, many: bool):
     u, v, sigma = as_square("x0.u", x0.u, many), as_square("x0.v", x0.v, many), as_float("x0.sigma", x0.sigma)
     if u.shape != v.shape or sigma.shape != u.shape[:-1]:
         raise ValueError(f"x0 must be an SVD of one square matrix, got shapes {u.shape}, {sigma.shape}, {v.shape}.")
-    eye, t = jnp.eye(u.shape[-1]), lambda a: jnp.swapaxes(a, -1, -2)
+    dtype = np.result_type(u.dtype, v.dtype, sigma.dtype)
+    u, v, sigma = u.astype(dtype), v.astype(dtype), sigma.astype(dtype)
+    eye, t = jnp.eye(u.shape[-1], dtype=dtype), lambda a: jnp.swapaxes(a, -1, -2)
     defect = jnp.maximum(jnp.max(jnp.abs(t(u) @ u - eye)), jnp.max(jnp.abs(t(v) @ v - eye)))
     bad = ~(jnp.all(jnp.isfinite(sigma)) & (defect < 1e3 * jnp.finfo(u.dtype).eps ** 0.75))
     return SVD(

@@ -132,6 +132,8 @@ class FlowSolution(Solution):
 def _describe(sol: FlowSolution) -> str:
     *seeds, times, d = sol.sigma.shape
     many = bool(seeds)
+    if math.prod(seeds) == 0:
+        return f"FlowSolution: 0 seeds, d = {d}, {times} times"
     ts, sigma = np.asarray(sol.ts).reshape(-1, times)[0], np.asarray(sol.sigma)
     rank = np.asarray(sol.effective_rank)
     steps = np.asarray(sol.stats["steps"])

@@ -5,6 +5,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import as_count, as_positive, as_square, as_times, require, require_finite
@@ -117,11 +118,13 @@ def exponential(
     x, p = as_square("x", x), as_square("p", p)
     if x.shape != p.shape:
         raise ValueError(f"p must be a covector at x, of the shape {x.shape}, got {p.shape}. For many use jax.vmap.")
+    dtype = np.result_type(x.dtype, p.dtype)
+    x, p = x.astype(dtype), p.astype(dtype)
     x, p = require_finite("x", x), require_finite("p", p)
     message = "x must have full rank: its determinant is 0, and the metric of depth > 1 ends there."
     x = require(x, jnp.linalg.slogdet(x)[0] == 0, message)
     rtol = as_positive("rtol", rtol).astype(x.dtype)
-    kernel, ts = as_kernel(depth, x.dtype), as_times(ts).astype(x.dtype)
+    kernel, ts = as_kernel(depth, x.dtype), as_times(ts, x.dtype)
     solution = _solve(x, p, kernel, ts, rtol, as_count("max_steps", max_steps))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 

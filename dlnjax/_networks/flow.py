@@ -121,7 +121,7 @@ def network_flow(
     """
     weights = require_finite("weights", as_weights(weights))
     check_energy(energy, weights.shape[-1], weights.dtype)
-    ts, rtol = as_times(ts).astype(weights.dtype), as_positive("rtol", rtol).astype(weights.dtype)
+    ts, rtol = as_times(ts, weights.dtype), as_positive("rtol", rtol).astype(weights.dtype)
     _warn_of_precision(weights, rtol)
     if atol is None:
         unit, atol = _sizes(weights), ATOL_SHARE * rtol

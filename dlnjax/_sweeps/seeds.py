@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import check_energy
-from dlnjax._protocol import axes_of
+from dlnjax._protocol import at_start, axes_of
 from dlnjax._types import Energy
 
 # What is said of an array, and what stands for the axes of one that follows from the others.
@@ -77,7 +77,8 @@ def split(energy: Energy, n: int, d: int, dtype: Any) -> Energies:
     _require_seeds(energy, seeded, n)
     _require_said(energy, said, n, jax.ShapeDtypeStruct((d, d), dtype))
     own, shared = eqx.partition(energy, seeded)
-    first = _first(energy, seeded)
+    shared = at_start(shared)
+    first = eqx.combine(jax.tree.map(lambda x: x[0], own), shared)
     check_energy(first, d, dtype, f"Does it need a jnp.sum? To give each seed its own, its arrays have {n} in front.")
     return Energies(jax.tree.map(np.asarray, own), shared, first)
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from dlnjax._checks import as_array, as_count, as_key, as_positive, require
 from dlnjax._types import Number
@@ -31,12 +31,16 @@ def gaussian(key: PRNGKeyArray, d: int, scale: Number) -> Float[Array, "d d"]:
     return as_positive("scale", scale) * jax.random.normal(as_key(key), (d, d))
 
 
+# `fold_in` takes an integer of 32 bits: seed 2^32 would have the key of seed 0.
+_MOST = 2**32
+
+
 class Ensemble(eqx.Module):
     """`n` random starts that exist only when they are asked for: seed i is init(fold_in(key, i)), whatever the chunk.
 
     **Arguments:** `init`, a callable key -> `d d`; `key`; `n`, how many.
 
-    **Raises:** `ValueError` if n < 1; `TypeError` if `init` is not callable, or `key` no key.
+    **Raises:** `ValueError` if n < 1 or n > 2^32; `TypeError` if `init` is not callable, or `key` no key.
 
     **Example:**
 
@@ -53,16 +57,20 @@ class Ensemble(eqx.Module):
         if not callable(self.init):
             raise TypeError(f"init must be a callable key -> matrix, got {type(self.init).__name__}.")
         as_key(self.key)
+        if self.n > _MOST:
+            raise ValueError(f"n must be at most 2^32, as many seeds as a key has of its own, got {self.n}.")
 
     def __len__(self) -> int:
         return self.n
 
-    def take(self, index: Int[Array | np.ndarray, " m"]) -> Float[Array, "m d d"]:
+    def take(self, index: Integer[Array | np.ndarray, " m"]) -> Float[Array, "m d d"]:
         """The starts of the seeds in `index`, `m d d`; `ValueError` for what is no seed of this ensemble."""
-        index = as_array("index", index, "It is a list of seeds such as [0, 1].")
+        given, index = index, as_array("index", index, "It is a list of seeds such as [0, 1].")
         if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
             raise ValueError(f"index must be whole numbers of shape (m,), got {index.dtype}{list(index.shape)}.")
-        outside = jnp.any((index < 0) | (index >= self.n))
+        # In a narrower type n itself could not be written, and JAX cuts wider ones.
+        wide = np.asarray(given, np.int64) if isinstance(given, np.ndarray) else index.astype(jnp.asarray(0).dtype)
+        outside = (wide < 0) | (wide >= self.n)
         index = require(index, outside, f"index must be seeds of this ensemble, from 0 to {self.n - 1}.")
         keys = jax.vmap(lambda i: jax.random.fold_in(self.key, i))(index)
         return jax.vmap(self.init)(keys)

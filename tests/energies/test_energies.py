@@ -1,5 +1,6 @@
 """Energies: their gradients and Hessians, in closed form, by autodiff and by differences."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRATION
 
 import dlnjax as dln
-from dlnjax._protocol import gradient, pullback
+from dlnjax._protocol import at_start, gradient, pullback
 
 D = 3
 KEY_NAMES = ["completion", "diagonal", "sensing", "Schatten 1.5", "Schatten 4", "spectral", "free", "free completion"]
@@ -114,6 +115,23 @@ def test_values_are_the_printed_formulas(energies, points):
     assert_close(energies["Schatten 4"](x), np.sum(s**4) / 4, ALGEBRA)
     assert_close(energies["spectral"](x), np.sum(softplus(s)), ALGEBRA)
     assert_close(energies["free"](x), s @ s / 2 - dln.entropy(jnp.asarray(s), 3.5) / 0.7, ALGEBRA)
+
+
+def test_weights_of_many_matrices_are_theirs():
+    energy = dln.MatrixCompletion(jnp.zeros((2, 2, 2)), jnp.ones((2, 2)), weight=jnp.array([1.0, 10.0]))
+    np.testing.assert_array_equal(energy.gradient(jnp.ones((2, 2))), np.full((2, 2, 2), [[[2.0]], [[20.0]]]))
+
+
+def test_a_mask_put_in_later_is_the_mask_of_the_flow():
+    off = dln.MatrixCompletion(jnp.eye(2), 1 - jnp.eye(2), weight=1.0)
+    put = eqx.tree_at(lambda e: e.mask, dln.MatrixCompletion.diagonal(2), 1 - jnp.eye(2) == 1)
+    point = dln.svd(jnp.array([[0.2, 0.1], [-0.1, 0.3]]))
+    for energy in (off, put, at_start(off), at_start(put), at_start(dln.FreeEnergy(put, 1.0)).energy):
+        assert_close(pullback(energy, point), point.u.T @ off.gradient(point.matrix) @ point.v, ALGEBRA)
+    # At most d entries cost one product in place of three, which is found where a flow starts.
+    assert at_start(put).entries is not None and at_start(dln.FreeEnergy(off, 1.0)).energy.entries is not None
+    sol = dln.gradient_flow(put, point.matrix, ts=[0.0, 30.0], depth=2)
+    assert_close(sol.x[-1][[0, 1], [1, 0]], np.zeros(2), FINITE_DIFFERENCE)
 
 
 def test_labels_outside_the_mask_are_not_read(points):

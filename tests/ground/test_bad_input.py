@@ -11,6 +11,7 @@ import xarray
 
 import dlnjax as dln
 from dlnjax import plot
+from dlnjax._flows.problem import Options, prepare
 
 EYE, TS = np.eye(3), [0.0, 1.0]
 FULL = np.ones((3, 3), bool)
@@ -288,6 +289,7 @@ WRONG = [
     (taken(1), ValueError, ["index", "(m,)", "int64[]"]),
     (taken("all"), TypeError, ["index", "seeds", "str"]),
     (lambda: dln.Ensemble(3, KEY, 4), TypeError, ["init", "callable"]),
+    (lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 2**32 + 1), ValueError, ["n", "at most 2^32", "4294967297"]),
     (lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 0), ValueError, ["n", "at least 1"]),
     (sweep(starts=dln.Ensemble(lambda k: jnp.ones(3), KEY, 4)), ValueError, ["init", "square"]),
     (sweep(starts=EYE), ValueError, ["starts", "(n, d, d)", "gradient_flow"]),
@@ -343,6 +345,33 @@ def test_wrong_input_is_refused_with_a_message_that_helps(call, kind, words):
     assert isinstance(raised.value, kind) and type(raised.value) is kind
     for word in words:
         assert word in str(raised.value)
+
+
+FLOAT32 = [[0.0, 1.0, 1.0 + 1e-9], [0.0, 1e300], [0.0, 1e-50]]
+
+
+@pytest.mark.parametrize("ts", FLOAT32, ids=str)
+def test_times_that_the_precision_of_the_start_cannot_tell_apart_are_refused(ts):
+    eye = np.eye(2, dtype=np.float32)
+    weights, energy = np.stack([eye, eye]), dln.MatrixCompletion.diagonal(2)
+    doors = (
+        flow(energy, eye, ts, rtol=1e-5),
+        sweep(energy, eye[None], ts, rtol=1e-5),
+        lambda: dln.exponential(eye, eye, 2.0, ts=ts),
+        lambda: dln.network_flow(energy, weights, ts=ts),
+    )
+    for call in doors:
+        with pytest.raises(ValueError, match=r"ts must be finite and strictly increasing.*In float32, the precision"):
+            call()
+
+
+def test_a_start_in_two_precisions_is_taken_in_the_wider():
+    eye, short = jnp.eye(2), jnp.ones(2, jnp.float32)
+    problem, _ = prepare(dln.MatrixCompletion.diagonal(2), dln.SVD(eye, short, eye), 2.0, TS, Options())
+    assert {leaf.dtype for leaf in jax.tree.leaves(problem.start)} == {jnp.dtype("float64")}
+    out = dln.exponential(eye.astype(jnp.float32), eye, jnp.inf)
+    assert out.x.dtype == jnp.float64
+    np.testing.assert_allclose(out.x[-1], np.e * np.eye(2), rtol=1e-8)
 
 
 def test_numbers_in_other_forms_are_taken():

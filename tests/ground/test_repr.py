@@ -134,6 +134,23 @@ def test_traced_solutions_have_a_name():
     assert said == [("FlowSolution(traced)", "<pre>FlowSolution(traced)</pre>")]
 
 
+def test_no_seeds_are_said_and_not_drawn():
+    sol = flow([SPREAD, SPREAD], 0, 0)
+    for none in (sol[:0], eqx.tree_at(lambda s: s.ts, sol, jnp.stack([sol.ts, sol.ts]))[:0]):
+        assert repr(none) == "FlowSolution: 0 seeds, d = 3, 5 times"
+        assert none._repr_html_() == f"<pre>{none!r}</pre>"
+        with pytest.raises(ValueError, match="0 seeds, and nothing to draw"):
+            none.plot()
+
+
+@pytest.mark.parametrize("sol", [s[0] for s in SHOWN], ids=[type(s[0]).__name__ for s in SHOWN])
+def test_a_solution_in_part_has_a_name(sol):
+    # The arrays of a solution in part are shapes, or gone.
+    floats = eqx.filter(sol, eqx.is_inexact_array)
+    for part in (floats, eqx.filter(sol, eqx.is_inexact_array, inverse=True), jax.eval_shape(lambda s: s, sol)):
+        assert repr(part) == type(sol).__name__ and part._repr_html_() == f"<pre>{type(sol).__name__}</pre>"
+
+
 def test_vmapped_flows_and_xarray_forms_are_drawn_alike():
     sol = flow([SPREAD, SPREAD], 0, 0)
     both = eqx.tree_at(lambda s: s.ts, sol, jnp.stack([sol.ts, sol.ts]))

@@ -70,6 +70,16 @@ def test_an_error_says_the_sentence_of_the_code_that_failed():
             jax.block_until_ready(run(CODES))
 
 
+def test_of_no_seeds_none_failed():
+    tree = {"x": jnp.zeros(0)}
+    run = jax.jit(lambda code: code.error_if(tree, code != "steady"))
+    assert CODES[:0].error_if(tree, np.zeros(0, bool)) is tree and run(CODES[:0])["x"].shape == (0,)
+    vmapped = jax.vmap(lambda code: code.error_if(code.code, code != "steady"))
+    assert vmapped(CODES[:0]).shape == (0,)
+    with pytest.raises(RuntimeError, match="was NaN or infinite"):
+        jax.block_until_ready(vmapped(CODES))
+
+
 def test_a_traced_code_has_no_name_yet():
     said = []
     jax.eval_shape(lambda code: said.append((repr(code), str(code))), CODES)

@@ -133,6 +133,29 @@ def test_seeds_are_indexed(kind):
             sol[index]
 
 
+OUTSIDE = ([N], [-N - 1], np.asarray(N), jnp.array(N), jnp.array([0, N]), np.ones(N + 1, bool))
+
+
+@pytest.mark.parametrize("index", [*OUTSIDE, True, np.asarray(True)], ids=repr)
+def test_an_index_that_finds_no_seed_is_refused(index):
+    sol = flow(N)
+    for part in (sol, sol.result):
+        with pytest.raises(IndexError, match=r"there is no \w+ .* among 5|found by whole numbers"):
+            part[index]
+    for other in (None, [0.5]):
+        with pytest.raises(IndexError, match=r"there is no result .* among 5|found by whole numbers"):
+            sol.result[other]
+
+
+def test_indices_of_every_kind_find_the_same_seeds():
+    sol = flow(200)
+    for index in ([-1], np.int8([-1]), jnp.int8([-1]), np.uint8([199]), np.arange(200) == 199):
+        assert_same(sol[index], sol[199:])
+        assert_same(sol.result[index], sol.result[199:])
+    assert_same(sol[[]], sol[:0])
+    assert len(sol.result[[]]) == 0 and jax.jit(lambda s, i: s[i])(sol, 3).t_end == sol.t_end[3]
+
+
 @pytest.mark.parametrize("kind", MADE)
 def test_one_matrix_has_no_seeds(kind):
     sol = MADE[kind]()
@@ -203,6 +226,21 @@ def test_what_netcdf_cannot_hold_is_told_and_nothing_is_left(tmp_path, monkeypat
         sol.save(tmp_path / "a.zarr")
         assert_same(dln.load(tmp_path / "a.zarr"), sol)
     assert path.read_text() == "what was there before" and {p.name for p in tmp_path.iterdir()} == {"a.nc", "a.zarr"}
+
+
+def test_what_no_file_holds_is_told_before_anything_is_written(tmp_path):
+    for name in ("a.nc", "a.zarr"):
+        with pytest.raises(ValueError, match=r"cannot hold the types of \{'observed': 'bfloat16'\}: convert them"):
+            flow(N, observed=jnp.ones((N, T), jnp.bfloat16)).save(tmp_path / name)
+    nothing = flow(N, observed=jnp.ones((N, T, 0)))
+    with pytest.raises(ValueError, match=r"observed has the shape \(5, 4, 0\), .*save it as '.*a\.zarr'"):
+        nothing.save(tmp_path / "a.nc")
+    assert not list(tmp_path.iterdir())
+    nothing.save(tmp_path / "a.zarr")
+    assert_same(dln.load(tmp_path / "a.zarr"), nothing)
+    for name in ("b.nc", "b.zarr"):
+        flow(N)[:0].save(tmp_path / name)
+        assert_same(dln.load(tmp_path / name), flow(N)[:0])
 
 
 def test_a_folder_that_is_no_group_is_not_overwritten(tmp_path):

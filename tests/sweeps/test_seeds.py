@@ -115,6 +115,16 @@ def test_each_seed_rests_at_its_own_labels(n):
     assert_close(sol.x[:, -1], labels_of(n, 2), FINITE_DIFFERENCE)
 
 
+def test_energies_that_are_stacked_have_their_own_masks():
+    masks = [jnp.eye(2), 1 - jnp.eye(2)]
+    energy = jax.tree.map(lambda *e: jnp.stack(e), *[dln.MatrixCompletion(jnp.ones((2, 2)) / 2, m) for m in masks])
+    whole = dln.MatrixCompletion(jnp.ones((2, 2)) / 2, jnp.stack(masks))
+    how = {"depth": 2, "ts": [0.0, 40.0], "chunk": 2, "solver": diffrax.Dopri5(), "progress": False}
+    sol, same = (dln.sweep(e, jnp.stack([jnp.eye(2) / 3 + 0.1] * 2), **how) for e in (energy, whole))
+    np.testing.assert_array_equal(sol.x, same.x)
+    assert_close(jnp.where(jnp.stack(masks) == 1, sol.x[:, -1], 0.5), jnp.full((2, 2, 2), 0.5), FINITE_DIFFERENCE)
+
+
 WRONG = {
     "an array with another first axis": (None, r"have 4 in front: width has shape \(\)\. Pick those .* where="),
     "no array": (lambda energy: energy.labels[0], "where must pick arrays of the energy, .*energy.labels: "),

@@ -94,6 +94,14 @@ def test_seeds_of_an_ensemble_depend_on_their_number_alone(module_key, arrays):
     assert len(ensemble) == N
 
 
+def test_seeds_are_found_by_integers_of_any_width(module_key):
+    for n, index in ((300, np.uint8([50])), (200, np.int8([50])), (2**32, np.int32([50])), (300, jnp.uint8([50]))):
+        ensemble = dln.Ensemble(draw, module_key, n)
+        np.testing.assert_array_equal(ensemble.take(index), ensemble.take(jnp.array([50])))
+    with pytest.raises(ValueError, match="from 0 to 199"):
+        dln.Ensemble(draw, module_key, 200).take(np.uint64([2**64 - 1]))
+
+
 def test_start_that_is_nan_is_its_own_affair(solution, arrays, starts):
     broken = sweep(dln.MatrixCompletion(*arrays), starts.at[2, 0, 1].set(jnp.nan))
     assert ended(broken) == ["successful"] * 2 + ["non_finite"] + ["successful"] * 2
