@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from dlnjax._checks import as_real, as_square, is_concrete, require, require_finite
 from dlnjax._geometry.kernel import as_kernel, Depth
-from dlnjax._geometry.scale import exponent, scaled
+from dlnjax._scale import exponent, scaled
 from dlnjax._svd import plain_svd
 from dlnjax._tree import norm
 from dlnjax._types import Matrix, Numbers

@@ -15,10 +15,10 @@ from dlnjax._geodesics.exponential import covector, orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geodesics.shooting import candidates, Shot
-from dlnjax._geometry.kernel import Kernel
+from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._geometry.operator import form_by_kernel, operator_at
-from dlnjax._geometry.scale import degree_of, scale_exponent, scaled
 from dlnjax._results import code_of, RESULTS
+from dlnjax._scale import scaled
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate, is_perturbed, norm, ravel, tangent_at
 from dlnjax._types import Matrix, Scalar

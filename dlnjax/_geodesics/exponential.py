@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Int
 from dlnjax._checks import as_count, as_positive, as_square, as_times, require, require_finite
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
-from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
+from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
 from dlnjax._geometry.operator import apply_metric_operator
-from dlnjax._geometry.scale import degree_of, scale_exponent, scaled
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
+from dlnjax._scale import scaled
 from dlnjax._show import Curves, singular_values_of
 from dlnjax._tree import instantiate, ravel, tangent_at
 from dlnjax._types import Matrix, Number, Numbers, Scalar

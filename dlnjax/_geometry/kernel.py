@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._checks import as_depth, is_concrete
 from dlnjax._geometry.special import bose, langevin, log_shc, shc_small
+from dlnjax._scale import exponent
 from dlnjax._types import Number, Numbers, Scalar
 
 Symmetric: TypeAlias = tuple[Float[Array, " d"], Float[Array, "d d"]]
@@ -358,6 +359,16 @@ def as_kernel(depth: Depth | Depths, dtype: Any, many: str = "jax.vmap") -> Kern
     """
     kernel = depth if isinstance(depth, Kernel) else Balanced(as_depth(depth, many=many))
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, kernel)
+
+
+def scale_exponent(x: Float[Array, "d d"], kernel: Kernel) -> Scalar:
+    """`exponent`, and 0 where the kernel has no degree and nothing can be put back."""
+    return jnp.zeros((), x.dtype) if kernel.degree is None else exponent(x)
+
+
+def degree_of(kernel: Kernel) -> Scalar | float:
+    """The degree of homogeneity, 0 where there is none."""
+    return 0.0 if kernel.degree is None else kernel.degree
 
 
 def regularised_inverse(u: Float[Array, "*s"], gap: Scalar) -> Float[Array, "*s"]:

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_spectrum, as_square, check_energy, require
-from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
+from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
 from dlnjax._geometry.operator import apply_metric_operator, form, form_gradient
-from dlnjax._geometry.scale import along_slope, degree_of, exponent, scale_exponent, scaled
 from dlnjax._protocol import gradient
+from dlnjax._scale import along_slope, exponent, scaled
 from dlnjax._svd import singular_values
 from dlnjax._tree import is_perturbed
 from dlnjax._types import Energy, Scalar

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from dlnjax._checks import as_positive, as_spectrum
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
-from dlnjax._geometry.scale import along_slope, exponent, scaled
+from dlnjax._scale import along_slope, exponent, scaled
 from dlnjax._tree import is_perturbed
 from dlnjax._types import Number, Scalar
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_float, as_square, require
-from dlnjax._geometry.scale import exponent, scaled
 from dlnjax._networks.factors import as_weights, product
+from dlnjax._scale import exponent, scaled
 from dlnjax._types import Weights
 
 

@@ -7,7 +7,7 @@ import pytest
 from support.tolerances import ALGEBRA, assert_close
 
 import dlnjax as dln
-from dlnjax._geometry.scale import exponent, scaled
+from dlnjax._scale import exponent, scaled
 
 X = jnp.array([[2.0, 0.3, -0.5], [0.1, 1.0, 0.7], [0.4, -0.2, 0.6]])
 Z = jnp.array([[0.3, 1.1, -0.2], [-0.6, 0.5, 0.9], [1.2, -0.4, 0.8]])

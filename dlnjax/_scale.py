@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._geometry.kernel import Kernel
 from dlnjax._types import Scalar
 
 
@@ -20,16 +19,6 @@ def exponent(x: Float[Array, "..."]) -> Scalar:
     size = jnp.max(jnp.abs(jax.lax.stop_gradient(x)))
     k = jnp.frexp(jnp.where(jnp.isfinite(size), size, 0.0))[1]
     return jnp.clip(k.astype(x.dtype), -_largest(x), _largest(x))
-
-
-def scale_exponent(x: Float[Array, "d d"], kernel: Kernel) -> Scalar:
-    """`exponent`, and 0 where the kernel has no degree and nothing can be put back."""
-    return jnp.zeros((), x.dtype) if kernel.degree is None else exponent(x)
-
-
-def degree_of(kernel: Kernel) -> Scalar | float:
-    """The degree of homogeneity, 0 where there is none."""
-    return 0.0 if kernel.degree is None else kernel.degree
 
 
 def scaled(x: Float[Array, "*s"], e: Scalar | float) -> Float[Array, "*s"]:
