@@ -1,7 +1,7 @@
 """How a flow, or the search for a geodesic, can end."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -19,11 +19,13 @@ class _Code:
     def __init__(self, sentence: str):
         self.sentence = sentence
 
-    def __set_name__(self, owner: type, name: str):
+    def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, instance: Any, owner: "type[RESULTS]") -> "RESULTS":
-        return owner(np.asarray(NAMES.index(self.name), np.int32))
+        # `dataclass` reads what is annotated while it makes the class, of which there are no codes yet.
+        made = "__dataclass_fields__" in vars(owner)
+        return owner(np.asarray(NAMES.index(self.name), np.int32)) if made else self  # pyright: ignore[reportReturnType]
 
 
 def as_index(index: Any, shape: tuple[int, ...], what: str) -> Any:
@@ -80,30 +82,30 @@ class RESULTS(eqx.Module):
     code: Int[Array | np.ndarray, "*n"] = eqx.field(converter=_as_code)
 
     # The codes that are no failure come first: of many, `error_if` says the sentence of the largest.
-    successful = _Code("The flow reached the last of `ts`.")
-    steady = _Code("The gradient fell below the tolerance of `Steady`; later times repeat that state.")
-    max_steps_reached = _Code(
+    successful: ClassVar[_Code] = _Code("The flow reached the last of `ts`.")
+    steady: ClassVar[_Code] = _Code("The gradient fell below the tolerance of `Steady`; later times repeat that state.")
+    max_steps_reached: ClassVar[_Code] = _Code(
         "The step limit came first. Raise `max_steps`, loosen `rtol`, or pass stop=dlnjax.Steady(...) "
         "if the flow has long converged. A flow that is too stiff for 200 stages needs solver=diffrax.Kvaerno5(). "
         "The last good state and its time are in the solution."
     )
-    diverged = _Code(
+    diverged: ClassVar[_Code] = _Code(
         "The flow blew up in finite time: is the energy bounded below? Or the geodesic left the range of the floats. "
         "The last good state and its time, `t_end`, are in the solution."
     )
-    rank_lost = _Code(
+    rank_lost: ClassVar[_Code] = _Code(
         "A singular value reached zero, where the geometry of depth > 1 ends. "
         "The last good state and its time are in the solution; depth = 1 alone flows through."
     )
-    non_finite = _Code(
+    non_finite: ClassVar[_Code] = _Code(
         "The start, or the energy's gradient along the way, was NaN or infinite. Check both there: "
         "the last good state, if any, and its time are in the solution. In `train`, lower the learning rate."
     )
-    not_arrived = _Code(
+    not_arrived: ClassVar[_Code] = _Code(
         "The search for a geodesic did not come within 1e-8 of the end: `endpoint_error` says how near. "
         "Go through a matrix in between, or loosen what is asked of endpoints as ill-conditioned as these."
     )
-    other_component = _Code(
+    other_component: ClassVar[_Code] = _Code(
         "The endpoints have determinants of opposite sign, or one is singular: no path of full rank joins them. "
         "Change the sign of one row of one of them, or choose endpoints of full rank."
     )
@@ -156,7 +158,8 @@ class RESULTS(eqx.Module):
         return ~(self == other)
 
     # A code compares entry by entry, as arrays do, and like them it has no hash.
-    __hash__ = None  # pyright: ignore[reportAssignmentType]
+    def __hash__(self) -> int:
+        raise TypeError("codes have no hash: compare them, or take their names.")
 
     def __getitem__(self, index: Any) -> "RESULTS":
         return RESULTS(self.code[as_index(index, np.shape(self.code), "result")])
