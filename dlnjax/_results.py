@@ -210,11 +210,6 @@ def code_of(*cases: tuple[Any, RESULTS]) -> RESULTS:
     return code
 
 
-def result_names(result: RESULTS) -> np.ndarray:
-    """The names of the codes, an array of strings of the shape of `result`."""
-    return result.names
-
-
 def result_counts(result: RESULTS) -> str:
     """The name of one code, or of many how often each came."""
     if np.ndim(result.code) == 0:

@@ -18,7 +18,7 @@ from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import conjugate_time
 from dlnjax._geodesics.shooting import SEGMENTS
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
-from dlnjax._results import result_counts, result_names, RESULTS
+from dlnjax._results import result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves, singular_values_of
 from dlnjax._svd import svd
@@ -104,7 +104,7 @@ class GeodesicSolution(Solution):
         return g(self.a, self.b, self.momentum, self.depth)
 
     def _curves(self) -> Curves:
-        if not np.all(result_names(self.result) == "successful"):
+        if not np.all(self.result.names == "successful"):
             raise ValueError("a geodesic that did not arrive is no curve between its ends: see result, endpoint_error.")
         times = np.linspace(0, 1, 33)
         return Curves.of(times, singular_values_of(self.evaluate(times)), r"$t$")
@@ -114,7 +114,7 @@ class GeodesicSolution(Solution):
             return f"GeodesicSolution({self.length.size} pairs, d = {self.a.shape[-1]}: {result_counts(self.result)})"
         return (
             f"GeodesicSolution(d = {self.a.shape[-1]}, {self.depth}, length {float(self.length):.10g}, "
-            f"endpoint error {float(self.endpoint_error):.1e}, {result_names(self.result)})"
+            f"endpoint error {float(self.endpoint_error):.1e}, {self.result.names})"
         )
 
 

@@ -255,6 +255,6 @@ def test_ends_that_cannot_be_joined_have_a_code(pair):
     for name, b in [(name, b) for name, some in ends.items() for b in some]:
         # What `geodesic` finds where the ends are traced, and not refused.
         found = connect(a, b, dln.Balanced(3.0), rtol=jnp.asarray(1e-11))
-        assert dln._results.result_names(found.result) == name
+        assert found.result.names == name
         assert not any(bool(jnp.any(jnp.isnan(z))) for z in (found.length, found.p, found.p_end, found.error))
         assert bool(jnp.isfinite(found.length)) == (name == "successful")

@@ -134,12 +134,12 @@ def test_flows_of_many_networks_are_one_call(x0):
 def test_flow_that_blows_up_ends_at_its_time_with_a_code():
     # w = (1 - 4t/3)^(-1/4): Theorem 2.1.1 "for all t" fails.
     out = dln.network_flow(lambda x: -(x[0, 0] ** 2) / 2, jnp.ones((3, 1, 1)), ts=[0.0, 0.3, 1.0], throw=False)
-    assert dln._results.result_names(out.result) == "diverged"
+    assert out.result.names == "diverged"
     assert_close(out.t_end, 0.75, 1e-7)
     assert_close(out.weights[1], np.full((3, 1, 1), 0.6**-0.25), 1e-7)
     assert jnp.all(jnp.isfinite(out.weights))
     few = dln.network_flow(ENERGY, 5.0 * jnp.ones((3, D, D)), ts=[0.0, 1.0], max_steps=5, throw=False)
-    assert dln._results.result_names(few.result) == "max_steps_reached" and jnp.all(jnp.isfinite(few.weights))
+    assert few.result.names == "max_steps_reached" and jnp.all(jnp.isfinite(few.weights))
 
 
 def test_balancing_keeps_the_product_and_ends_at_least_norm(x0, key):

@@ -79,7 +79,7 @@ def run_cell(kind: str, d: int, depth: float, pairs: int, seed: int) -> Iterator
             kind,
             d,
             depth,
-            str(dln._results.result_names(found.result)),
+            str(found.result.names),
             float(found.endpoint_error),
             int(found.stats["guess"]),
             seconds,
