@@ -20,6 +20,14 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
+def known(x: Any) -> Any:
+    """`x` in NumPy where it is concrete, for a condition written with operators and methods alone.
+
+    An operation of JAX on a concrete array is traced inside of `jax.jit`, and elsewhere compiles a program of its own.
+    """
+    return np.asarray(x) if is_concrete(x) else x
+
+
 def require(x: Array, bad: Any, message: str) -> Array:
     """`x`, if not `bad`; otherwise a `ValueError` with `message`, at once where `bad` is known, or when it is."""
     if not is_concrete(bad):
@@ -98,7 +106,20 @@ def as_square(name: str, x: Any, leading: bool = False) -> Array:
 
 
 def require_finite(name: str, x: Array) -> Array:
-    return require(x, ~jnp.all(jnp.isfinite(x)), f"{name} must be finite, got NaN or infinity.")
+    return require(x, ~(abs(known(x)) < np.inf).all(), f"{name} must be finite, got NaN or infinity.")
+
+
+def require_full_rank(name: str, x: Array, message: str) -> Array:
+    """`x`, one square matrix or a stack of them, if elimination meets no pivot of exactly 0.
+
+    The sign of a determinant, unlike the determinant, is right for matrices of any size. Of two rows it is 0 also where
+    the product of two entries leaves the range of the floats: then the matrix at size one decides.
+    """
+    linalg = np.linalg if is_concrete(x) else jnp.linalg
+    size = abs(known(x)).max((-2, -1), keepdims=True)
+    unit = known(x) / (size + (size == 0))
+    singular = ((linalg.slogdet(known(x))[0] == 0) & (linalg.slogdet(unit)[0] == 0)).any()
+    return require(x, singular, f"{name} must have full rank: {message}")
 
 
 def as_finite(name: str, x: Array) -> Array:
@@ -123,7 +144,7 @@ def as_depth(depth: Any, many: str = "") -> Array:
         raise ValueError(f"depth must be one number, got shape {depth.shape}. For many use {many}.")
     shown = f", got {depth}" if is_concrete(depth) else ""
     message = f"depth must be a number N with 1 <= N <= inf{shown}. Infinite depth is depth=jnp.inf."
-    return require(depth, ~jnp.all(depth >= 1), message)
+    return require(depth, ~(known(depth) >= 1).all(), message)
 
 
 def as_positive(name: str, value: Any, hint: str = "", finite: bool = True, many: bool = False) -> Array:
@@ -135,7 +156,8 @@ def as_positive(name: str, value: Any, hint: str = "", finite: bool = True, many
         raise ValueError(f"{name} must be one number, got shape {value.shape}. {hint}".rstrip())
     shown = f", got {value}" if is_concrete(value) else ""
     message = f"{name} must be a {'finite ' * finite}number above 0{shown}. {hint}".rstrip()
-    return require(value, ~jnp.all((value > 0) & (jnp.isfinite(value) | (not finite))), message)
+    positive = (known(value) > 0) & ((known(value) < np.inf) | (not finite))
+    return require(value, ~positive.all(), message)
 
 
 def as_count(name: str, value: Any) -> int:
@@ -183,12 +205,19 @@ def as_times(ts: Any, dtype: Any) -> Array:
             f"ts must hold at least two times, the first being that of x0, got shape {ts.shape}. "
             "For the end alone pass ts=[0., t_end]."
         )
-    times, increase = ts.astype(dtype), lambda t: jnp.all(jnp.isfinite(t)) & jnp.all(t[1:] > t[:-1])
-    shown = f", got {np.array2string(np.asarray(ts), threshold=6)}" if is_concrete(ts) else ""
+    # A time that the precision of x0 does not reach becomes infinite, and is refused below.
+    with np.errstate(over="ignore"):
+        times = known(ts).astype(dtype)
+    shown = f", got {np.array2string(known(ts), threshold=6)}" if is_concrete(ts) else ""
     hint = "Sort it and remove repeated times."
-    if is_concrete(ts) and increase(ts):
+    if is_concrete(ts) and _increase(known(ts)):
         hint = f"In {times.dtype}, the precision of x0, it is not: give x0 in float64, or other times."
-    return require(times, ~increase(times), f"ts must be finite and strictly increasing{shown}. {hint}")
+    message = f"ts must be finite and strictly increasing{shown}. {hint}"
+    return require(jnp.asarray(times), ~_increase(times), message)
+
+
+def _increase(t: Any) -> Any:
+    return (abs(t) < np.inf).all() & (t[1:] > t[:-1]).all()
 
 
 def as_path(name: str, path: Any) -> Path:

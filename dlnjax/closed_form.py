@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from dlnjax._checks import as_real, as_square, is_concrete, require, require_finite
+from dlnjax._checks import as_real, as_square, is_concrete, known, require, require_finite, require_full_rank
 from dlnjax._geometry.kernel import as_kernel, Depth
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import plain_svd
@@ -31,10 +31,7 @@ def _ends(a: Any, b: Any) -> tuple[Matrix, Matrix]:
 
 
 def _end(name: str, z: Array) -> Array:
-    z = require_finite(name, z)
-    # Of two rows the sign is 0 also where their product leaves the range of the floats, and at size one where z does.
-    singular = (jnp.linalg.slogdet(z)[0] == 0) & (jnp.linalg.slogdet(_unit(z))[0] == 0)
-    return require(z, singular, f"{name} must have full rank, got a matrix of determinant 0.")
+    return require_full_rank(name, require_finite(name, z), "its determinant is 0.")
 
 
 def _fit(x, defect, what: str):
@@ -70,8 +67,9 @@ def diagonal(a: Matrix, b: Matrix, depth: Depth) -> Curve:
     """
     a, b = _ends(a, b)
     x, y, kernel = _diagonal("a", a), _diagonal("b", b), as_kernel(depth, a.dtype)
-    shown = f", got {x} and {y}" if is_concrete(x * y) else ""
-    x = require(x, jnp.any(jnp.sign(x) * jnp.sign(y) <= 0), f"a and b must have equal signs on the diagonal{shown}.")
+    equal = ((known(x) > 0) & (known(y) > 0)) | ((known(x) < 0) & (known(y) < 0))
+    shown = f", got {x} and {y}" if is_concrete(x) and is_concrete(y) else ""
+    x = require(x, ~equal.all(), f"a and b must have equal signs on the diagonal{shown}.")
     return _over(lambda t: jnp.diag(jnp.sign(x) * kernel.mix(t, jnp.abs(x), jnp.abs(y))))
 
 

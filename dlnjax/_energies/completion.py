@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax._checks import as_array, as_count, as_positive, as_square, broadcast, is_concrete, require
+from dlnjax._checks import as_array, as_count, as_positive, as_square, broadcast, is_concrete, known, require
 from dlnjax._svd import SVD
 from dlnjax._types import Number
 
@@ -45,16 +45,15 @@ class MatrixCompletion(eqx.Module):
         if mask.shape[-2:] != labels.shape[-2:]:
             raise ValueError(f"mask must have the shape of labels, {labels.shape}, got {mask.shape}.")
         if mask.dtype != bool:
-            mask = require(
-                mask, jnp.any((mask != 0) & (mask != 1)), "mask must be boolean or 0/1: which entries are seen."
-            ).astype(bool)
+            other = ((known(mask) != 0) & (known(mask) != 1)).any()
+            mask = require(mask, other, "mask must be boolean or 0/1: which entries are seen.").astype(bool)
         weight = as_positive("weight", weight, many=True).astype(labels.dtype)
         lead = broadcast("labels and mask", labels.shape, mask.shape)
         if weight.ndim:
             # A weight for each seed is broadcast to all: labels of as many rows as there are seeds are one matrix.
             lead = broadcast("labels, mask and weight", lead, (*weight.shape, 1, 1))
         labels, mask = jnp.broadcast_to(labels, lead), jnp.broadcast_to(mask, lead)
-        unknown = jnp.any(mask & ~jnp.isfinite(labels))
+        unknown = (known(mask) & ~(abs(known(labels)) < jnp.inf)).any()
         self.labels = require(labels, unknown, "labels must be finite on the mask, got NaN or infinity there.")
         self.mask = mask
         self.weight = weight

@@ -19,7 +19,9 @@ from dlnjax._checks import (
     as_times,
     check_energy,
     is_concrete,
+    known,
     require,
+    require_finite,
     shape_of,
 )
 from dlnjax._geometry.kernel import as_kernel, Kernel
@@ -155,21 +157,21 @@ def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: b
 def _as_start(x0: Any, many: bool):
     if not isinstance(x0, SVD):
         x0 = as_square("x0", x0, leading=many)
-        bad = jnp.asarray(False) if many else ~jnp.all(jnp.isfinite(x0))
-        return require(x0, bad, "x0 must be finite, got NaN or infinity.")
+        return x0 if many else require_finite("x0", x0)
     u, v, sigma = as_square("x0.u", x0.u, many), as_square("x0.v", x0.v, many), as_float("x0.sigma", x0.sigma)
     if u.shape != v.shape or sigma.shape != u.shape[:-1]:
         raise ValueError(f"x0 must be an SVD of one square matrix, got shapes {u.shape}, {sigma.shape}, {v.shape}.")
     dtype = np.result_type(u.dtype, v.dtype, sigma.dtype)
     u, v, sigma = u.astype(dtype), v.astype(dtype), sigma.astype(dtype)
-    eye, t = jnp.eye(u.shape[-1], dtype=dtype), lambda a: jnp.swapaxes(a, -1, -2)
-    defect = jnp.maximum(jnp.max(jnp.abs(t(u) @ u - eye)), jnp.max(jnp.abs(t(v) @ v - eye)))
-    bad = ~(jnp.all(jnp.isfinite(sigma)) & (defect < 1e3 * jnp.finfo(u.dtype).eps ** 0.75))
-    return SVD(
-        require(u, bad, "x0 must be finite with orthogonal u and v. Pass the matrix itself, or dlnjax.svd(x)."),
-        sigma,
-        v,
-    )
+    finite = (abs(known(sigma)) < np.inf).all()
+    bad = ~(finite & _orthogonal(known(u)) & _orthogonal(known(v)))
+    message = "x0 must be finite with orthogonal u and v. Pass the matrix itself, or dlnjax.svd(x)."
+    return SVD(require(u, bad, message), sigma, v)
+
+
+def _orthogonal(u: Any) -> Any:
+    defect = abs(u.swapaxes(-1, -2) @ u - np.eye(u.shape[-1], dtype=u.dtype)).max()
+    return defect < 1e3 * np.finfo(u.dtype).eps ** 0.75
 
 
 def _check_rank(start: Any, kernel: Kernel, coordinates: str):

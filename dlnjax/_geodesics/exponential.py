@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_count, as_positive, as_square, as_times, require, require_finite
+from dlnjax._checks import as_count, as_positive, as_square, as_times, require_finite, require_full_rank
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
@@ -121,8 +121,7 @@ def exponential(
     dtype = np.result_type(x.dtype, p.dtype)
     x, p = x.astype(dtype), p.astype(dtype)
     x, p = require_finite("x", x), require_finite("p", p)
-    message = "x must have full rank: its determinant is 0, and the metric of depth > 1 ends there."
-    x = require(x, jnp.linalg.slogdet(x)[0] == 0, message)
+    x = require_full_rank("x", x, "its determinant is 0, and the metric of depth > 1 ends there.")
     rtol = as_positive("rtol", rtol).astype(x.dtype)
     kernel, ts = as_kernel(depth, x.dtype), as_times(ts, x.dtype)
     solution = _solve(x, p, kernel, ts, rtol, as_count("max_steps", max_steps))

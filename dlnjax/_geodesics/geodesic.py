@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_positive, as_real, as_square, is_concrete, require, require_finite
+from dlnjax._checks import as_positive, as_real, as_square, is_concrete, known, require, require_finite
 from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import hessian, respond, segments
 from dlnjax._geodesics.connection import connect, connect_all, Connection, Frame, measure, sign_of
@@ -79,7 +79,11 @@ class GeodesicSolution(Solution):
     def evaluate(self, t: Numbers) -> Float[Array, "*nt d d"]:
         """X at times in [0, 1]: one, or an array of them in any order."""
         t = as_real("t", t, "It is a time in [0, 1], or an array of them.").astype(self.a.dtype)
-        t = require(t, ~jnp.all((t >= 0) & (t <= 1)), "t must lie in [0, 1]: beyond the ends use dlnjax.exponential.")
+        t = require(
+            t,
+            ~((known(t) >= 0) & (known(t) <= 1)).all(),
+            "t must lie in [0, 1]: beyond the ends use dlnjax.exponential.",
+        )
         states = self._each(lambda a, b, p, kernel: _states(a, b, p, kernel, t.ravel()))
         return states.reshape(self.a.shape[:-2] + t.shape + self.a.shape[-2:])
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_finite, as_spectrum, as_square, check_energy, require
+from dlnjax._checks import as_finite, as_spectrum, as_square, check_energy, known, require
 from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
 from dlnjax._geometry.operator import apply_metric_operator, form, form_gradient
 from dlnjax._protocol import gradient
@@ -82,7 +82,7 @@ def _full_rank(x):
         "x must have full rank: at a singular matrix the metric of depth > 1 is infinite or has no inverse. "
         "The operator itself, metric_operator, is defined there."
     )
-    return require(x, ~(sigma[-1] > 0), message)
+    return require(x, ~(known(sigma)[-1] > 0), message)
 
 
 def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Depth) -> Float[Array, "d d"]:

@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_count, as_positive, as_times, check_energy, is_concrete, require, require_finite
+from dlnjax._checks import (
+    as_count,
+    as_positive,
+    as_times,
+    check_energy,
+    is_concrete,
+    require,
+    require_finite,
+    require_full_rank,
+)
 from dlnjax._networks.factors import as_weights, balancedness, product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
@@ -254,8 +263,7 @@ def balance(weights: Weights, *, rtol: Number | None = None, max_steps: int = 10
         [[[2.0, 0.0], [0.0, 2.0]], [[2.0, 0.0], [0.0, 2.0]]]
     """
     weights = require_finite("weights", as_weights(weights))
-    singular = jnp.any(jnp.linalg.slogdet(weights)[0] == 0)
-    weights = require(weights, singular, "weights must have full rank: the determinant of a factor is 0.")
+    weights = require_full_rank("weights", weights, "the determinant of a factor is 0.")
     if rtol is None:
         rtol = 1e-12 if weights.dtype == jnp.float64 else 1e-5
     with own_arithmetic():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_finite, as_float, as_square, require
+from dlnjax._checks import as_finite, as_float, as_square, require_full_rank
 from dlnjax._networks.factors import as_weights, product
 from dlnjax._scale import exponent, scaled
 from dlnjax._types import Weights
@@ -39,13 +39,9 @@ def horizontal_lift(weights: Weights, z: Float[Array, "d d"]) -> Weights:
 
 
 def _of_full_rank(weights):
-    # A factor without inverse makes d phi d phi^T singular. The sign of its determinant is 0 only if elimination meets
-    # a pivot of exactly 0, so that small factors are not refused. Of two rows it is 0 also where their product leaves
-    # the range of the floats: then the factor at size one decides.
-    unit = jax.vmap(lambda w: scaled(w, -exponent(w)))(weights)
-    singular = jnp.any((jnp.linalg.slogdet(weights)[0] == 0) & (jnp.linalg.slogdet(unit)[0] == 0))
-    message = "weights must have a product of full rank: the determinant of a factor is 0, and not every Z has a lift."
-    return require(weights, singular, message)
+    # A factor without inverse makes d phi d phi^T singular.
+    message = "the determinant of a factor of the product is 0, and not every Z has a lift."
+    return require_full_rank("weights", weights, message)
 
 
 def _at_size_one(weights):

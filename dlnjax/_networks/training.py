@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from dlnjax._checks import as_array, check_energy, is_concrete, require, require_finite
+from dlnjax._checks import as_array, check_energy, is_concrete, known, require, require_finite
 from dlnjax._networks.factors import as_weights, chain_product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
@@ -146,8 +146,8 @@ def _as_steps(steps: Any) -> Int[Array, "*saved"]:
     counts = as_array("steps", steps, "It is a whole number, or a list of them.")
     if counts.ndim > 1 or counts.size == 0 or not jnp.issubdtype(counts.dtype, jnp.integer):
         raise ValueError(f"steps must be a whole number, or some that increase, got {steps!r}.")
-    listed = jnp.atleast_1d(counts)
-    bad = (listed[0] < 0) | jnp.any(listed[1:] <= listed[:-1])
+    listed = known(counts).reshape(-1)
+    bad = (listed[0] < 0) | (listed[1:] <= listed[:-1]).any()
     shown = f", got {steps!r}" if is_concrete(counts) else ""
     return require(counts, bad, f"steps must be at least 0, and increase where there are several{shown}.")
 

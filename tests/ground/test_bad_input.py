@@ -10,7 +10,7 @@ import pytest
 import xarray
 
 import dlnjax as dln
-from dlnjax import plot
+from dlnjax import _checks, plot
 from dlnjax._flows.problem import Options, prepare
 
 EYE, TS = np.eye(3), [0.0, 1.0]
@@ -422,3 +422,21 @@ def test_netcdf_of_something_else_is_refused(tmp_path):
     xarray.Dataset({"a": ("x", [1.0])}).to_netcdf(tmp_path / "other.nc", engine="scipy")
     with pytest.raises(ValueError, match="no saved solution of this version"):
         dln.load(tmp_path / "other.nc")
+
+
+@pytest.mark.parametrize(
+    ("check", "good", "bad"),
+    [
+        (lambda z: _checks.as_depth(z), 2.0, 0.5),
+        (lambda z: _checks.as_positive("rtol", z), 1e-3, 0.0),
+        (lambda z: _checks.as_times(z, jnp.float64), [0.0, 1.0], [1.0, 0.0]),
+        (lambda z: _checks.require_finite("x", z), np.eye(2), np.full((2, 2), np.nan)),
+        (lambda z: _checks.require_full_rank("x", z, "no inverse."), np.diag([1e-200, 1e-200]), np.ones((2, 2))),
+        (lambda z: dln.MatrixCompletion(z, np.eye(2)).labels, np.eye(2), np.full((2, 2), np.nan)),
+    ],
+)
+def test_what_is_known_inside_of_jit_is_checked_there_at_once(check, good, bad):
+    good, bad = jnp.asarray(good), jnp.asarray(bad)
+    assert jax.jit(lambda: jnp.asarray(check(good)))().shape == good.shape
+    with pytest.raises(ValueError, match="must"):
+        jax.eval_shape(lambda: check(bad))
