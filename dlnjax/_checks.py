@@ -45,13 +45,20 @@ def refuse_tracing(what: str, values: Any, instead: str) -> None:
 
 
 def as_array(name: str, x: Any, hint: str = "") -> Array:
-    """`x` as an array of JAX, in the byte order of the machine."""
+    """`x` as an array of JAX, in the byte order of the machine; a concrete one, if `x` is, also inside of `jax.jit`."""
     try:
         if x is None or isinstance(x, str):
             raise TypeError
-        if isinstance(x, (np.ndarray, np.generic)):
-            return jnp.asarray(_known_to_jax(name, np.asarray(x), hint))
-        return jnp.asarray(x)
+        if not all(map(is_concrete, jax.tree.leaves(x))):
+            return jnp.asarray(x)
+        if isinstance(x, (list, tuple)) and np.asarray(x).dtype.kind in "biuf":
+            x = np.asarray(x)
+        # Inside of `jit` an array that is made of NumPy's is traced, unless it is made at once.
+        with jax.ensure_compile_time_eval():
+            if isinstance(x, (np.ndarray, np.generic)):
+                # `jnp.asarray` compiles a copy for each new shape.
+                return jax.device_put(_known_to_jax(name, np.asarray(x), hint))
+            return jnp.asarray(x)
     except (TypeError, ValueError, OverflowError) as error:
         if str(error).startswith(name):
             raise
@@ -66,10 +73,15 @@ def _known_to_jax(name: str, x: np.ndarray, hint: str) -> np.ndarray:
     """`x`, as files such as netCDF hold it with the bytes in the other order, in the order that JAX takes."""
     longest = 16 if x.dtype.kind == "c" else 8
     # Key types and the short floats of ml_dtypes are no kind of NumPy's own, and JAX has them.
-    if x.dtype.kind == "V" or (x.dtype.kind in "biufc" and x.dtype.itemsize <= longest):
-        return x.astype(x.dtype.newbyteorder("="), copy=False)
-    hint = f"Convert it: {name}.astype(float)." if x.dtype.kind in "fcO" else hint
-    raise TypeError(f"{name} must be an array of numbers that JAX has, got {x.dtype}. {hint}".rstrip())
+    if x.dtype.kind != "V" and (x.dtype.kind not in "biufc" or x.dtype.itemsize > longest):
+        hint = f"Convert it: {name}.astype(float)." if x.dtype.kind in "fcO" else hint
+        raise TypeError(f"{name} must be an array of numbers that JAX has, got {x.dtype}. {hint}".rstrip())
+    if x.dtype.kind in "iu" and x.size:
+        # JAX without float64 has integers of 32 bits, and cuts what is longer.
+        kept = np.iinfo(jax.dtypes.canonicalize_dtype(x.dtype))
+        if x.min() < kept.min or x.max() > kept.max:
+            raise OverflowError
+    return x.astype(x.dtype.newbyteorder("="), copy=False)
 
 
 def as_real(name: str, x: Any, hint: str = "") -> Array:
@@ -81,7 +93,10 @@ def as_real(name: str, x: Any, hint: str = "") -> Array:
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"{name} must be real numbers, got {x.dtype}. {hint}".rstrip())
     wide = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
-    return x.astype(x.dtype if wide else jnp.asarray(0.0).dtype)
+    dtype = x.dtype if wide else jax.dtypes.canonicalize_dtype(float)
+    if not is_concrete(x):
+        return x.astype(dtype)
+    return as_array(name, np.asarray(x, dtype)) if x.weak_type or x.dtype != dtype else x
 
 
 def as_float(name: str, x: Any) -> Array:
@@ -213,7 +228,7 @@ def as_times(ts: Any, dtype: Any) -> Array:
     if is_concrete(ts) and _increase(known(ts)):
         hint = f"In {times.dtype}, the precision of x0, it is not: give x0 in float64, or other times."
     message = f"ts must be finite and strictly increasing{shown}. {hint}"
-    return require(jnp.asarray(times), ~_increase(times), message)
+    return require(as_array("ts", times), ~_increase(times), message)
 
 
 def _increase(t: Any) -> Any:

@@ -46,16 +46,16 @@ class MatrixCompletion(eqx.Module):
             raise ValueError(f"mask must have the shape of labels, {labels.shape}, got {mask.shape}.")
         if mask.dtype != bool:
             other = ((known(mask) != 0) & (known(mask) != 1)).any()
-            mask = require(mask, other, "mask must be boolean or 0/1: which entries are seen.").astype(bool)
+            mask = require(mask, other, "mask must be boolean or 0/1: which entries are seen.")
+            mask = as_array("mask", known(mask) != 0)
         weight = as_positive("weight", weight, many=True).astype(labels.dtype)
         lead = broadcast("labels and mask", labels.shape, mask.shape)
         if weight.ndim:
             # A weight for each seed is broadcast to all: labels of as many rows as there are seeds are one matrix.
             lead = broadcast("labels, mask and weight", lead, (*weight.shape, 1, 1))
-        labels, mask = jnp.broadcast_to(labels, lead), jnp.broadcast_to(mask, lead)
         unknown = (known(mask) & ~(abs(known(labels)) < jnp.inf)).any()
-        self.labels = require(labels, unknown, "labels must be finite on the mask, got NaN or infinity there.")
-        self.mask = mask
+        labels = require(labels, unknown, "labels must be finite on the mask, got NaN or infinity there.")
+        self.labels, self.mask = jnp.broadcast_to(labels, lead), jnp.broadcast_to(mask, lead)
         self.weight = weight
         self.entries = None
 
