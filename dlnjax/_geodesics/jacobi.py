@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax._geodesics.hamiltonian import BlockDopri8, largest, velocity
+from dlnjax._compile import compiled
+from dlnjax._geodesics.dopri8 import solve
+from dlnjax._geodesics.hamiltonian import velocity
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._svd import singular_values
@@ -42,7 +43,7 @@ def _varied(state, kernel):
     return *moved, *rates
 
 
-@eqx.filter_jit
+@compiled
 def jacobians(x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar):
     """The derivatives of X and P at each time in X and P at the start and the numbers of the kernel, as vectors.
 
@@ -79,22 +80,8 @@ def fields(
     return _integrate(lambda state: _varied(state, kernel), (x, p, dx, dp), ts, rtol)
 
 
-def _integrate(varied, start, ts, rtol) -> Fields:
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, args: varied(y)),
-        BlockDopri8(),
-        t0=ts[0],
-        t1=ts[-1],
-        dt0=None,
-        y0=start,
-        saveat=diffrax.SaveAt(ts=ts),
-        stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest),
-        adjoint=diffrax.ForwardMode(),
-        max_steps=_MOST_STEPS,
-        throw=False,
-    )
-    states: Any = solution.ys
-    return Fields(*states)
+def _integrate(varied: Callable, start: Any, ts: Float[Array, " times"], rtol: Scalar) -> Fields:
+    return Fields(*solve(varied, start, ts, rtol, max_steps=_MOST_STEPS).saved)
 
 
 def conjugate_time(x: Matrix, p: Matrix, kernel: Kernel, rtol: Scalar) -> Scalar:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_spectrum, as_square, check_energy, known, require
+from dlnjax._compile import compiled
 from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
 from dlnjax._geometry.operator import apply_metric_operator, form, form_gradient
 from dlnjax._protocol import gradient
@@ -22,7 +23,7 @@ def _as_pair(x, name: str, p):
     return x, p
 
 
-@eqx.filter_jit
+@compiled
 def _apply(
     x: Float[Array, "d d"], p: Float[Array, "d d"], kernel: Kernel, *, power: int | float = 1
 ) -> Float[Array, "d d"]:
@@ -32,7 +33,7 @@ def _apply(
     return scaled(out, k * degree_of(kernel) * power + kp)
 
 
-@eqx.filter_jit
+@compiled
 def _form(
     x: Float[Array, "d d"], p: Float[Array, "d d"], q: Float[Array, "d d"], kernel: Kernel, *, power: int | float
 ) -> Scalar:
@@ -67,7 +68,7 @@ def _scaled_form_jvp(primals, tangents, *, power):
     return _scaled_form(x, p, q, kernel, power=power), tangent
 
 
-@eqx.filter_jit
+@compiled
 def _root(x: Float[Array, "d d"], z: Float[Array, "d d"], kernel: Kernel) -> Scalar:
     """The root of Tr(Z^T A_X^{-1}(Z)), whose square may leave the range of the floats."""
     (x, z, w), _, e = _at_size_one(x, z, z, kernel, -1)
@@ -154,7 +155,7 @@ def metric_eigenvalues(sigma: Float[Array, " d"], depth: Depth) -> Float[Array, 
     return _eigenvalues(sigma, as_kernel(depth, sigma.dtype))
 
 
-@eqx.filter_jit
+@compiled
 def _eigenvalues(sigma: Float[Array, " d"], kernel: Kernel) -> Float[Array, "d d"]:
     k = jnp.zeros((), sigma.dtype) if kernel.degree is None else exponent(sigma)
     return scaled(_eigenvalues_at_size_one(scaled(sigma, -k), kernel), k * degree_of(kernel))

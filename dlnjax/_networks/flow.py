@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +20,7 @@ from dlnjax._checks import (
     require_finite,
     require_full_rank,
 )
+from dlnjax._compile import compiled
 from dlnjax._networks.factors import as_weights, balancedness, product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
@@ -189,7 +189,7 @@ def _shortest(t: Scalar) -> Scalar:
     return SHORTEST * jnp.maximum(eps * jnp.abs(t), tiny)
 
 
-@eqx.filter_jit
+@compiled
 def _network_flow(
     energy: Callable, weights: Any, unit: Any, ts: Any, rtol: Any, atol: Any, *, max_steps: Any
 ) -> NetworkSolution:
@@ -275,7 +275,7 @@ def balance(weights: Weights, *, rtol: Number | None = None, max_steps: int = 10
     return require(out, ~arrived, message)
 
 
-@eqx.filter_jit
+@compiled
 def _balance(weights: Any, rtol: Any, max_steps: Any):
     # In units in which every factor is of norm 1, and so is the fastest rate. The product of the units is put back
     # evenly, as the mean of their logarithms: it may be beyond the floats where its root is not.
