@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from dlnjax._checks import as_count, as_positive, as_square, as_times, require_finite, require_full_rank
 from dlnjax._geodesics.hamiltonian import integrate
@@ -141,9 +141,13 @@ def _solve(
 
 
 @eqx.filter_custom_jvp
-def _exponential(x, p, kernel, *, ts, rtol, max_steps) -> ExponentialSolution:
+def _exponential(
+    x: Matrix, p: Matrix, kernel: Kernel, *, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
+) -> ExponentialSolution:
+    """The flow (3.46) in (X, W), and at each time the covector that belongs to W."""
     w = orthonormal(x, p, kernel)
     path = integrate(x, w, kernel, ts, rtol, max_steps=max_steps)
+    # The last of the states of `path` is that at its end, which stands at all times that were not reached.
     came = (ts <= path.t_end)[:, None, None]
     xs, ws = jnp.where(came, path.x[:-1], path.x[-1]), jnp.where(came, path.w[:-1], path.w[-1])
     energy, end = jnp.sum(w * w), jnp.sum(path.w[-1] ** 2)
@@ -163,8 +167,19 @@ def _exponential(x, p, kernel, *, ts, rtol, max_steps) -> ExponentialSolution:
 
 
 @_exponential.def_jvp
-def _exponential_jvp(primals, tangents, *, ts, rtol, max_steps):
-    """By Jacobi fields, as matrices that multiply the tangents: so the rule has a transpose, for reverse mode."""
+def _exponential_jvp(
+    primals: tuple[Matrix, Matrix, Kernel],
+    tangents: tuple[Matrix | None, Matrix | None, PyTree],
+    *,
+    ts: Float[Array, " ts"],
+    rtol: Scalar,
+    max_steps: int,
+):
+    """By Jacobi fields, as matrices that multiply the tangents.
+
+    The product is linear in the tangents and has a transpose, by which reverse mode works. The loop of a solver that
+    carried the tangents would have none.
+    """
     x, p, kernel = primals
     out = _exponential(*primals, ts=ts, rtol=rtol, max_steps=max_steps)
     until = jnp.minimum(ts, out.t_end)
