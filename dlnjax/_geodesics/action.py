@@ -6,6 +6,7 @@ to it, as in the method of Levenberg and Marquardt. Plain Newton converges to an
 step that raises the action: what it finds is a minimum, and no geodesic with a conjugate point inside.
 """
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -93,7 +94,7 @@ def segments(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kerne
     discrete time a path may jump over them at a finite cost.
     """
     x, v = (xs[1:] + xs[:-1]) / 2, (xs[1:] - xs[:-1]) / h[:, None, None]
-    part = jax.vmap(lambda x, v: segment(x, v, kernel))(x, v)
+    part = jax.vmap(partial(segment, kernel=kernel))(x, v)
     action = jnp.sum(h * jnp.sum(part.by_v * v.reshape(part.by_v.shape), axis=1)) / 2
     # JAX gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. The
     # matrices need not be brought to size one for that: their squares in `squares` leave the range before.
@@ -139,7 +140,7 @@ def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kerne
             ~now.settled & (now.step < most) & (now.damping < _LARGEST_DAMPING) & (~started | jnp.isfinite(now.action))
         )
 
-    part = iterate(lambda now: _newton_step(now, h, kernel), go_on, _before_the_first_step(xs)).part
+    part = iterate(partial(_newton_step, h=h, kernel=kernel), go_on, _before_the_first_step(xs)).part
     blocks = hessian(part, h)
     response, _ = respond(blocks)
     p = (part.by_v[0] - h[0] * part.by_x[0] / 2).reshape(d, d)

@@ -3,6 +3,7 @@
 Each end is decomposed once, where it comes in; the search goes on with the decompositions.
 """
 
+from functools import partial
 from typing import TypeAlias
 
 import equinox as eqx
@@ -36,12 +37,12 @@ EndsTangents: TypeAlias = tuple[Matrix | None, Matrix | None, PyTree]
 
 
 class Frame(eqx.Module):
-    """The isometry X = c U X' V^T, under which A' is diagonal and the norms of A' and B' have the product 1.
+    """The isometry and the scale, X = c U X' V^T, for which A' is diagonal and |A'| |B'| = 1.
 
     Where lambda is homogeneous of degree p, X -> cX takes geodesics to geodesics, and multiplies their momenta by
     c^(1-p) and their lengths by c^(1-p/2). Where it is not homogeneous, the scale is 1.
 
-    **Attributes:** `u`, `v`, `scale`, `kernel`; `first` and `last`, A and B as they look from here.
+    **Attributes:** `u`, `v`, `scale`, `kernel`; `first` and `last`, A' and B'.
     """
 
     u: Matrix
@@ -130,7 +131,7 @@ def connect_all(a: Matrix, b: Matrix, kernel: Kernel, rtol: Scalar, descend: Boo
     ends = Ends.of(a, b)
     frame = Frame.of(ends.first, ends.last, kernel)
     shots = candidates(frame.first, frame.last, kernel, rtol, descend)
-    return jax.vmap(lambda shot: _connection(shot, ends, frame))(shots)
+    return jax.vmap(partial(_connection, ends=ends, frame=frame))(shots)
 
 
 def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:

@@ -1,6 +1,7 @@
 """The exponential map: the geodesic from a point with a momentum."""
 
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -137,7 +138,11 @@ def _solve(
     p = scaled(p, k * (degree - 1))
     out = _exponential(scaled(x, -k), p, kernel, ts=ts, rtol=rtol, max_steps=max_steps)
     moved = scaled(out.x, k), scaled(out.momentum, k * (1 - degree))
-    return eqx.tree_at(lambda o: (o.x, o.momentum), out, moved)
+    return eqx.tree_at(_states, out, moved)
+
+
+def _states(out: ExponentialSolution) -> tuple[Any, Any]:
+    return out.x, out.momentum
 
 
 @eqx.filter_custom_jvp
@@ -154,7 +159,7 @@ def _exponential(
     return ExponentialSolution(
         ts=ts,
         x=xs,
-        momentum=jax.vmap(lambda x, w: covector(x, w, kernel))(xs, ws),
+        momentum=jax.vmap(partial(covector, kernel=kernel))(xs, ws),
         t_end=path.t_end,
         hamiltonian_drift=jnp.where(energy > 0, jnp.abs(end - energy) / jnp.where(energy > 0, energy, 1.0), 0.0),
         result=code_of(
@@ -185,4 +190,4 @@ def _exponential_jvp(
     until = jnp.minimum(ts, out.t_end)
     moved, _ = ravel(instantiate(tangents, primals))
     dx, dp = ((j @ moved).reshape(len(ts), *x.shape) for j in jacobians(x, p, kernel, until, rtol))
-    return out, tangent_at(lambda o: (o.x, o.momentum), out, (dx, dp))
+    return out, tangent_at(_states, out, (dx, dp))

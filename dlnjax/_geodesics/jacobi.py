@@ -1,6 +1,7 @@
 """Jacobi fields: the derivative of the exponential, integrated along with it, and the times at which it is singular."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import diffrax
@@ -96,7 +97,7 @@ def fields(
     rtol: Scalar,
 ) -> Fields:
     """The flow (3.46) and its derivative along each variation (dX, dP) of the start."""
-    return _integrate(lambda state: _varied(state, kernel), (x, p, dx, dp), ts, rtol)
+    return _integrate(partial(_varied, kernel=kernel), (x, p, dx, dp), ts, rtol)
 
 
 def _integrate(varied: Callable[[State], State], start: State, ts: Float[Array, " times"], rtol: Scalar) -> Fields:
@@ -125,7 +126,7 @@ def conjugate_time(x: Matrix, p: Matrix, kernel: Kernel, rtol: Scalar) -> Scalar
     """
     d = x.shape[0]
     basis = jnp.eye(d * d, dtype=x.dtype).reshape(d * d, d, d)
-    dp = jax.vmap(lambda z: _orthonormal(x, z, kernel))(basis)
+    dp = _orthonormal(x, basis, kernel)
     ts = jnp.linspace(0.0, 1.0, _CELLS + 1, dtype=x.dtype)
     found = fields(x, p, jnp.zeros_like(dp), dp, kernel, ts, rtol=rtol)
     rates = jax.vmap(lambda y: _varied((y.x, y.p, y.dx, y.dp), kernel)[2])(found)
@@ -137,16 +138,16 @@ def conjugate_time(x: Matrix, p: Matrix, kernel: Kernel, rtol: Scalar) -> Scalar
     return jnp.where(jnp.all(jnp.isfinite(found.dx)), t, jnp.nan)
 
 
-def _orthonormal(x: Matrix, z: Matrix, kernel: Kernel) -> Matrix:
-    """A_X^{-1/2}(Z), whose Frobenius norm is the length of Z."""
-    return apply_metric_operator(x, z, kernel, power=-0.5)
+def _orthonormal(x: Matrix, zs: Float[Array, "n d d"], kernel: Kernel) -> Float[Array, "n d d"]:
+    """A_X^{-1/2}(Z) of each Z, whose Frobenius norm is the length of Z."""
+    return jax.vmap(lambda z: apply_metric_operator(x, z, kernel, power=-0.5))(zs)
 
 
 def _singular(x: Matrix, dx: Float[Array, "n d d"], kernel: Kernel) -> tuple[Scalar, Scalar]:
     """(the smallest singular value of the Jacobian in orthonormal coordinates, the sign of its determinant)."""
     n = x.size
     # Its size is n = d^2, and never 2: of a 2 x 2 matrix JAX gives a wrong sign outside of the range of the floats.
-    j = jax.vmap(lambda z: _orthonormal(x, z, kernel))(dx).reshape(n, n)
+    j = _orthonormal(x, dx, kernel).reshape(n, n)
     return singular_values(j)[-1], jnp.linalg.slogdet(j)[0]
 
 
@@ -156,7 +157,7 @@ def _suspects(found: Fields, ts: Float[Array, " times"], kernel: Kernel) -> Bool
     A change of sign of the determinant shows zeros of odd multiplicity alone; the others are where the smallest
     singular value has a local minimum that its slope may carry to zero.
     """
-    smallest, sign = jax.vmap(lambda x, dx: _singular(x, dx, kernel))(found.x[1:], found.dx[1:])
+    smallest, sign = jax.vmap(partial(_singular, kernel=kernel))(found.x[1:], found.dx[1:])
     # The fields are 0 at the start. Over the time they are 1 there, in orthonormal coordinates.
     s, sign = jnp.append(1.0, smallest / ts[1:]), jnp.append(1.0, sign)
     left, right = jnp.append(jnp.inf, s[:-1]), jnp.append(s[1:], jnp.inf)
@@ -199,7 +200,7 @@ def _first_zero(
     def look(state: tuple[Int[Array, ""], Scalar]) -> tuple[Int[Array, ""], Scalar]:
         i, _ = state
         i = jnp.argmax((cells > i) & suspects)
-        t = _minimise(lambda t: curve(i, t), ts[i], ts[i + 1])
+        t = _minimise(partial(curve, i), ts[i], ts[i + 1])
         return i, jnp.where(curve(i, t) < _ZERO, t, jnp.inf)
 
     def go_on(state: tuple[Int[Array, ""], Scalar]) -> Bool[Array, ""]:

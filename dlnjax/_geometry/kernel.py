@@ -23,6 +23,8 @@ from dlnjax._scale import exponent
 from dlnjax._svd import eigh
 from dlnjax._types import Number, Numbers, Scalar
 
+_FLAT = 1e-12  # Below this y/N, N log(1 + y/N) is taken for y: it is to half of that.
+
 Symmetric: TypeAlias = tuple[Float[Array, " d"], Float[Array, "d d"]]
 """The eigenvalues and the eigenvectors of a symmetric matrix."""
 
@@ -241,13 +243,13 @@ class Balanced(Kernel):
         """(1 + y/N)^N, which is exp(y) at infinite depth."""
         a = self.inverse_depth
         scaled = jnp.log1p(a * y) / jnp.where(a > 0, a, 1.0)
-        return jnp.exp(jnp.where(jnp.abs(a * y) < 1e-12, y, scaled))
+        return jnp.exp(jnp.where(jnp.abs(a * y) < _FLAT, y, scaled))
 
     def mix(self, t: Scalar, x: Float[Array, "*s"], y: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """((1-t) x^(1/N) + t y^(1/N))^N, x^(1-t) y^t at infinite depth, with the relative accuracy of the floats.
 
-        The default loses what is below rounding beside 1. Here the larger summand is taken out: with z that of x or y,
-        p its weight, q the other and L the log of the ratio of the other to z, it is z (p + q e^(L/N))^N.
+        The default loses values whose x^(1/N) is below rounding beside 1. Here the end z of the larger summand is taken
+        out: with p its weight, q that of the other end and L = log(other/z), the point is z (p + q e^(L/N))^N.
         """
         a, ahead = self.inverse_depth, jnp.log(y) - jnp.log(x)
         # The powers are split between the two sides: neither leaves the range of the floats, as their ratio may.

@@ -6,6 +6,7 @@ which does not exist where singular values repeat.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -65,7 +66,7 @@ def _apply_metric_operator_jvp(
     if dp is not None:
         tangent += kernel.eigenvalues(point.sigma) ** power * into(point, dp)
     if is_perturbed(dkernel):
-        tangent += _along_kernel(lambda k: values(s, k, power), kernel, dkernel) * g
+        tangent += _along_kernel(partial(values, s, power=power), kernel, dkernel) * g
     if dx is not None:
         tangent += turned(first_difference(s, kernel, power), g, *moved(into(point, dx), point.sigma))
     return out, out_of(point, tangent)
@@ -145,7 +146,7 @@ def _form_gradient_jvp(primals: FormPrimals, tangents: FormTangents, *, power: i
         by_x += in_x(sigma, *densities(first, p, dq))
         by_p += f * dq
     if is_perturbed(dkernel):
-        slopes = _along_kernel(lambda k: _gradients(sigma, p, q, k, power), kernel, dkernel)
+        slopes = _along_kernel(partial(_gradients, sigma, p, q, power=power), kernel, dkernel)
         by_x, by_p, by_q = (z + w for z, w in zip((by_x, by_p, by_q), slopes, strict=True))
     if dx is not None:
         m = into(point, dx)
@@ -197,8 +198,8 @@ def _form_by_kernel_jvp(primals: FormPrimals, tangents: FormTangents, *, power: 
         gradients = _gradients(sigma, frame_p, frame_q, k, power)
         total = sum(jnp.sum(g * dz) for g, dz in zip(gradients, moves, strict=True) if dz is not None)
         if is_perturbed(dkernel):
-            square = squares(sigma)
-            total += jnp.sum(frame_p * frame_q * _along_kernel(lambda k: values(square, k, power), k, dkernel))
+            slope = _along_kernel(partial(values, squares(sigma), power=power), k, dkernel)
+            total += jnp.sum(frame_p * frame_q * slope)
         return jnp.asarray(total)
 
     return out, eqx.filter_grad(along)(kernel)

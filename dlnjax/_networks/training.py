@@ -155,11 +155,11 @@ def _as_steps(steps: Any) -> Int[Array, "*saved"]:
 
 def _check_optimizer(energy: Energy, weights: Weights, optimizer: optax.GradientTransformation) -> None:
     """Trace one step, so that an optimiser of another kind of parameters is refused by one sentence."""
-    eqx.filter_eval_shape(lambda w: _evaluate(energy, w), weights)
+    eqx.filter_eval_shape(partial(_evaluate, energy), weights)
     must = "optimizer must turn the gradient by (W_1, ..., W_N), a tuple of matrices, into updates of the same shapes"
     try:
-        start = eqx.filter_eval_shape(lambda w: _start(energy, w, optimizer), weights)
-        updates, _ = eqx.filter_eval_shape(lambda at: _update(energy, optimizer, at), start)
+        start = eqx.filter_eval_shape(partial(_start, energy, optimizer=optimizer), weights)
+        updates, _ = eqx.filter_eval_shape(partial(_update, energy, optimizer), start)
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TypeError(f"{must}. It says: {said}") from error
