@@ -1,7 +1,8 @@
 """The Hamiltonian flow of the metric, (3.46), in the point X and the orthonormal momentum W = A_X^{1/2}(P).
 
-|W| is the constant speed of the geodesic, and an error in any entry of W, in the frame of X, changes the length alike.
-In P it would not: its entries are those of W over the roots of lambda, which span the range of the singular values.
+|W| is the constant speed of the geodesic, and an error of one size in any entry of W, in the frame of X, changes the
+speed by as much. The entries of P are those of W over the roots of lambda. Their sizes differ by as much as the
+singular values do, and no single tolerance suits them all.
 """
 
 import equinox as eqx
@@ -15,11 +16,11 @@ from dlnjax._geometry.operator import densities, form_gradient, in_x, into, move
 from dlnjax._svd import singular_values, svd
 from dlnjax._types import Matrix, Scalar
 
-# Rank is lost where the smallest singular value over the largest falls by the first factor below that of the start, or
-# below it of the second if the start is better conditioned; and where no more than these roundings are left of it.
+# Rank counts as lost once the ratio of the smallest singular value to the largest has fallen by the factor _FALL, from
+# its value at the start or from _ORDINARY, whichever is less. It also does where the ratio is _ROUNDINGS roundings.
 _FALL, _ORDINARY, _ROUNDINGS = 1e-3, 1e-5, 4
-# Where the solver has stalled, a smaller fall is enough; and rounding alone spoils its steps once the ratio is below
-# eps / rtol, with a margin.
+# Where the solver has stalled, a fall by _STALLED_FALL is enough if the ratio is below _UNRESOLVED eps/rtol, where
+# rounding alone makes the error of a step larger than its tolerance.
 _STALLED_FALL, _UNRESOLVED = 0.1, 1e3
 
 
@@ -30,7 +31,10 @@ def velocity(x: Matrix, p: Matrix, kernel: Kernel) -> tuple[Matrix, Matrix]:
 
 
 def orthonormal_velocity(x: Matrix, w: Matrix, kernel: Kernel) -> tuple[Matrix, Matrix]:
-    """(dX/dt, dW/dt): W moves with P, and with the root of the operator."""
+    """(dX/dt, dW/dt) of (3.46) for W = A_X^{1/2}(P): dW/dt = A_X^{1/2}(dP/dt) + (d/dt A_X^{1/2})(P).
+
+    All is computed in the frame of X, with one decomposition; the derivative of the root is that of Daleckii and Krein.
+    """
     point = svd(x)
     sigma, s = point.sigma, squares(point.sigma)
     root = jnp.sqrt(values(s, kernel, 1))
@@ -54,8 +58,9 @@ class Path(eqx.Module):
 
 
 def ratio(x: Matrix) -> Scalar:
-    """Of the smallest singular value to the largest; 1 for what is not finite."""
+    """The ratio of the smallest singular value to the largest; 1 for what is not finite."""
     sigma = singular_values(x)
+    # States at times that were not reached are infinite: they have lost no rank.
     return jnp.where(jnp.isnan(sigma[0]), 1.0, sigma[-1] / sigma[0])
 
 
@@ -69,13 +74,17 @@ def integrate(
     eps, start = jnp.finfo(x.dtype).eps, ratio(x)
     floor = jnp.maximum(_FALL * jnp.minimum(_ORDINARY, start), _ROUNDINGS * eps)
     stalled = jnp.maximum(jnp.minimum(_UNRESOLVED * eps / rtol, _STALLED_FALL * start), floor)
+    # At order 0 the kernel does not vanish at singular matrices, and geodesics cross them. From order 2 on singular
+    # matrices are infinitely far away.
     order = jnp.asarray(kernel.order)
     bounded = (order > 0) & (order < 2)
 
     sign = jnp.linalg.slogdet(x)[0]
 
     def crosses(y: tuple[Matrix, Matrix]) -> Bool[Array, ""]:
-        # A step that changes the sign of the determinant has crossed the boundary, which no geodesic does.
+        # A step that changes the sign of the determinant has crossed the boundary, which no geodesic does. JAX gives a
+        # 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. X need not
+        # be brought to size one for that: the squares of its singular values leave the range before.
         return bounded & (sign * jnp.linalg.slogdet(y[0])[0] < 0)
 
     walk = solve(
