@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from dlnjax._compile import compiled
 from dlnjax._geodesics.exponential import covector, orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
@@ -125,7 +126,7 @@ def sign_of(point: SVD) -> Scalar:
     return jnp.where(sigma[-1] > rounding, jnp.linalg.slogdet(point.u @ point.v.T)[0], 0.0)
 
 
-@eqx.filter_jit
+@compiled
 def connect_all(a: Matrix, b: Matrix, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Connection:
     """What was found from each of the two first guesses, polar and frames, which are the leading axis."""
     ends = Ends.of(a, b)
@@ -170,7 +171,7 @@ def connect(a: Matrix, b: Matrix, kernel: Kernel, *, rtol: Scalar) -> Connection
     return _shortest(connect_all(a, b, kernel, rtol, jnp.asarray(True)))
 
 
-@eqx.filter_jit
+@compiled
 def _shortest(every: Connection) -> Connection:
     arrived = every.result == RESULTS.successful
     length = jnp.where(arrived, every.length, jnp.inf)
@@ -263,7 +264,7 @@ def _kernel_variation(
     return _by_kernel(a, b, kernel, found, rtol) @ ravel(instantiate(dkernel, kernel))[0]
 
 
-@eqx.filter_jit
+@compiled
 def _by_kernel(a: Matrix, b: Matrix, kernel: Kernel, found: Connection, rtol: Scalar) -> Float[Array, " k"]:
     """The derivative of the length in each number of the kernel.
 

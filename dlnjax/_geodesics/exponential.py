@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from dlnjax._checks import as_count, as_positive, as_square, as_times, require_finite, require_full_rank
+from dlnjax._compile import compiled
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
@@ -129,7 +130,7 @@ def exponential(
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 
 
-@eqx.filter_jit
+@compiled
 def _solve(
     x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
 ) -> ExponentialSolution:

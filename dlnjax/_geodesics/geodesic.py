@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import as_positive, as_real, as_square, is_concrete, known, require, require_finite
+from dlnjax._compile import compiled
 from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import hessian, respond, segments
 from dlnjax._geodesics.connection import connect, connect_all, Connection, Frame, measure, sign_of
@@ -125,7 +126,7 @@ class GeodesicSolution(Solution):
         )
 
 
-@eqx.filter_jit
+@compiled
 def _states(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel, t: Float[Array, " t"]) -> Float[Array, "t d d"]:
     frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
@@ -135,14 +136,14 @@ def _states(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel, t: Float[Array, " t
     return jax.vmap(frame.out_of)(path.x[1:-2])[jnp.argsort(order)]
 
 
-@eqx.filter_jit
+@compiled
 def _conjugate_time(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel) -> Scalar:
     frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
     return conjugate_time(x, frame.momentum_into(p), kernel, 10 * _rtol(x))
 
 
-@eqx.filter_jit
+@compiled
 def _index(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel) -> Int[Array, ""]:
     """How many eigenvalues of the Hessian of the discrete action are negative: by Sylvester's law, those of the pivots.
 
@@ -382,7 +383,7 @@ def distance_bounds(a: Matrix, b: Matrix, depth: Depth) -> tuple[Float[Array, ""
     return _bounds(a, b, as_kernel(depth, a.dtype))
 
 
-@eqx.filter_jit
+@compiled
 def _bounds(a: Matrix, b: Matrix, kernel: Kernel) -> tuple[Scalar, Scalar]:
     first, last = svd(a), svd(b)
     lower, upper = guesses.bounds(first, last, kernel)

@@ -5,19 +5,15 @@ speed by as much. The entries of P are those of W over the roots of lambda. Thei
 singular values do, and no single tolerance suits them all.
 """
 
-from typing import Any, ClassVar
-
-import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geometry.differences import first_difference, squares, values
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import densities, form_gradient, in_x, into, moved, out_of, turned
 from dlnjax._svd import singular_values, svd
-from dlnjax._tree import all_finite
 from dlnjax._types import Matrix, Scalar
 
 # Rank counts as lost once the ratio of the smallest singular value to the largest has fallen by the factor _FALL, from
@@ -26,8 +22,6 @@ _FALL, _ORDINARY, _ROUNDINGS = 1e-3, 1e-5, 4
 # Where the solver has stalled, a fall by _STALLED_FALL is enough if the ratio is below _UNRESOLVED eps/rtol, where
 # rounding alone makes the error of a step larger than its tolerance.
 _STALLED_FALL, _UNRESOLVED = 0.1, 1e3
-# The shortest step, of a geodesic that lasts 1: below it the time of a step is lost in rounding.
-_SHORTEST = 1e-12
 
 
 def velocity(x: Matrix, p: Matrix, kernel: Kernel) -> tuple[Matrix, Matrix]:
@@ -63,56 +57,6 @@ class Path(eqx.Module):
     steps: Int[Array, ""]
 
 
-class BlockDopri8(diffrax.AbstractAdaptiveSolver[Any]):
-    """Dopri8, with errors relative to the norm of each block of the state.
-
-    Errors relative to each entry would ask for the smallest steps where an entry is zero or crosses it.
-    """
-
-    solver: diffrax.Dopri8 = diffrax.Dopri8(scan_kind="lax")
-    term_structure: ClassVar = diffrax.AbstractTerm
-    interpolation_cls: ClassVar = diffrax.Dopri8.interpolation_cls
-
-    # The types of these arguments are diffrax's own: of times, of its terms, and of its state.
-
-    def order(self, terms: Any) -> int | None:
-        return self.solver.order(terms)
-
-    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
-        return self.solver.init(terms, t0, t1, y0, args)
-
-    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
-        return self.solver.func(terms, t0, y0, args)
-
-    def step(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any) -> Any:
-        y1, error, dense, state, result = self.solver.step(terms, t0, t1, y0, args, solver_state, made_jump)
-        error = jax.tree.map(_relative, error, y0, y1)
-        too_long = ~all_finite((y1, error))
-        if args is not None:
-            # A step that changes the sign of the determinant has crossed the boundary, which no geodesic does. JAX
-            # gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the
-            # floats. X need not be brought to size one for that: their squares in `squares` leave the range before.
-            too_long |= args & (jnp.linalg.slogdet(y0[0])[0] * jnp.linalg.slogdet(y1[0])[0] < 0)
-        # An error of 1 is far above any tolerance: the step is refused, and the next one is shorter.
-        error = jax.tree.map(lambda e: jnp.where(too_long, 1.0, e), error)
-        return y1, error, dense, state, result
-
-
-def _relative(error: Float[Array, "*n d d"], y0: Float[Array, "*n d d"], y1: Float[Array, "*n d d"]) -> Array:
-    """The error of a block over the larger of its norms before and after the step."""
-    size = jnp.maximum(_norms(y0), _norms(y1))
-    return error / jnp.maximum(size, jnp.finfo(error.dtype).tiny)
-
-
-def _norms(y: Float[Array, "*n d d"]) -> Float[Array, "*n 1 1"]:
-    return jnp.sqrt(jnp.sum(y * y, axis=(-2, -1), keepdims=True))
-
-
-def largest(error: Any) -> Scalar:
-    """The largest of the errors of the blocks, each its Frobenius norm."""
-    return jnp.max(jnp.stack([jnp.max(_norms(e)) for e in jax.tree.leaves(error)]))
-
-
 def ratio(x: Matrix) -> Scalar:
     """The ratio of the smallest singular value to the largest; 1 for what is not finite."""
     sigma = singular_values(x)
@@ -135,40 +79,35 @@ def integrate(
     order = jnp.asarray(kernel.order)
     bounded = (order > 0) & (order < 2)
 
-    def field(t: Any, y: tuple[Matrix, Matrix], args: Any) -> tuple[Matrix, Matrix]:
-        return orthonormal_velocity(y[0], y[1], kernel)
+    def crosses(y: tuple[Matrix, Matrix]) -> Bool[Array, ""]:
+        # A step that changes the sign of the determinant has crossed the boundary, which no geodesic does. JAX gives a
+        # 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. X need not
+        # be brought to size one for that: their squares in `squares` leave the range before.
+        return bounded & (sign * jnp.linalg.slogdet(y[0])[0] < 0)
 
-    def lost(t: Any, y: tuple[Matrix, Matrix], args: Any, **kwargs: Any) -> Bool[Array, ""]:
+    def lost(y: tuple[Matrix, Matrix]) -> Bool[Array, ""]:
         return bounded & (ratio(y[0]) <= floor)
 
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
-        BlockDopri8(),
-        t0=ts[0],
-        t1=ts[-1],
-        dt0=None,
-        y0=(x, w),
-        args=bounded,
-        saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts), diffrax.SubSaveAt(t1=True)]),
-        stepsize_controller=diffrax.PIDController(
-            rtol=0.0, atol=rtol, norm=largest, dtmin=_SHORTEST, force_dtmin=False
-        ),
-        event=diffrax.Event(lost),
-        adjoint=diffrax.ForwardMode(),
+    sign = jnp.linalg.slogdet(x)[0]
+
+    walk = solve(
+        lambda y: orthonormal_velocity(y[0], y[1], kernel),
+        (x, w),
+        ts,
+        rtol,
         max_steps=max_steps,
-        throw=False,
+        refuses=crosses,
+        leaves=lost,
     )
-    states: Any = solution.ys
-    times: Any = solution.ts
-    x, w = (jnp.concatenate(z) for z in zip(*states, strict=True))
-    reached = solution.result == diffrax.RESULTS.successful
-    lost_rank = bounded & (ratio(x[-1]) <= jnp.where(reached, floor, stalled))
+    (xs, ws), (x, w) = walk.saved, walk.y
+    reached = (walk.index == len(ts)) & ~walk.left
+    lost_rank = bounded & (ratio(x) <= jnp.where(reached, floor, stalled))
     return Path(
-        x=x,
-        w=w,
-        t_end=times[1][-1],
+        x=jnp.concatenate([xs, x[None]]),
+        w=jnp.concatenate([ws, w[None]]),
+        t_end=jnp.where(reached, ts[-1], ts[0] + walk.t),
         lost_rank=lost_rank,
         finished=reached & ~lost_rank,
-        exhausted=solution.result == diffrax.RESULTS.max_steps_reached,
-        steps=solution.stats["num_steps"],
+        exhausted=~reached & ~walk.left & ~walk.stuck,
+        steps=walk.steps,
     )

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax._geodesics.hamiltonian import BlockDopri8, largest, velocity
+from dlnjax._compile import compiled
+from dlnjax._geodesics.dopri8 import solve
+from dlnjax._geodesics.hamiltonian import velocity
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._svd import singular_values
@@ -51,7 +52,7 @@ def _varied(state: State, kernel: Kernel) -> State:
     return *moved, *rates
 
 
-@eqx.filter_jit
+@compiled
 def jacobians(
     x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar
 ) -> tuple[Float[Array, "times n m"], Float[Array, "times n m"]]:
@@ -101,21 +102,7 @@ def fields(
 
 
 def _integrate(varied: Callable[[State], State], start: State, ts: Float[Array, " times"], rtol: Scalar) -> Fields:
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, args: varied(y)),
-        BlockDopri8(),
-        t0=ts[0],
-        t1=ts[-1],
-        dt0=None,
-        y0=start,
-        saveat=diffrax.SaveAt(ts=ts),
-        stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest),
-        adjoint=diffrax.ForwardMode(),
-        max_steps=_MOST_STEPS,
-        throw=False,
-    )
-    states: Any = solution.ys
-    return Fields(*states)
+    return Fields(*solve(varied, start, ts, rtol, max_steps=_MOST_STEPS).saved)
 
 
 def conjugate_time(x: Matrix, p: Matrix, kernel: Kernel, rtol: Scalar) -> Scalar:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_finite, as_spectrum, as_square, check_energy, known, require
+from dlnjax._compile import compiled
 from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
 from dlnjax._geometry.operator import apply_metric_operator, form, form_gradient, FormPrimals, FormTangents, Gradients
 from dlnjax._protocol import gradient
@@ -24,7 +25,7 @@ def _as_pair(x: Any, name: str, p: Any) -> tuple[Matrix, Matrix]:
     return x, p
 
 
-@eqx.filter_jit
+@compiled
 def _apply(x: Matrix, p: Matrix, kernel: Kernel, *, power: int | float = 1) -> Matrix:
     """A_X^power(P), computed at size one."""
     k, kp = scale_exponent(x, kernel), exponent(p)
@@ -32,7 +33,7 @@ def _apply(x: Matrix, p: Matrix, kernel: Kernel, *, power: int | float = 1) -> M
     return scaled(out, k * degree_of(kernel) * power + kp)
 
 
-@eqx.filter_jit
+@compiled
 def _form(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int | float) -> Scalar:
     """Tr(P^T A_X^power(Q)), computed at size one."""
     return _scaled_form(x, p, q, kernel, power=power)
@@ -73,7 +74,7 @@ def _scaled_form_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int
     return _scaled_form(x, p, q, kernel, power=power), tangent
 
 
-@eqx.filter_jit
+@compiled
 def _root(x: Matrix, z: Matrix, kernel: Kernel) -> Scalar:
     """The root of Tr(Z^T A_X^{-1}(Z)), whose square may leave the range of the floats."""
     (x, z, w), _, e = _at_size_one(x, z, z, kernel, -1)
@@ -160,7 +161,7 @@ def metric_eigenvalues(sigma: Float[Array, " d"], depth: Depth) -> Matrix:
     return _eigenvalues(sigma, as_kernel(depth, sigma.dtype))
 
 
-@eqx.filter_jit
+@compiled
 def _eigenvalues(sigma: Float[Array, " d"], kernel: Kernel) -> Matrix:
     k = jnp.zeros((), sigma.dtype) if kernel.degree is None else exponent(sigma)
     return scaled(_eigenvalues_at_size_one(scaled(sigma, -k), kernel), k * degree_of(kernel))

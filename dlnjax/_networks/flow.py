@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +20,7 @@ from dlnjax._checks import (
     require_finite,
     require_full_rank,
 )
+from dlnjax._compile import compiled
 from dlnjax._networks.factors import as_weights, balancedness, product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
@@ -152,7 +152,7 @@ def _warn_of_precision(weights: Weights, rtol: Scalar) -> None:
         )
 
 
-@jax.jit
+@compiled
 def _sizes(weights: Weights) -> Float[Array, "N 1 1"]:
     """The Frobenius norms of the factors; in place of 0, the largest of them, or 1 where all are 0."""
     sizes = jax.vmap(norm)(weights)[:, None, None]
@@ -197,7 +197,7 @@ class _Controller(diffrax.AbstractStepSizeController):
         return keep, start, end, jump, state, failed
 
 
-@eqx.filter_jit
+@compiled
 def _network_flow(
     energy: Callable,
     weights: Weights,
@@ -291,7 +291,7 @@ def balance(weights: Weights, *, rtol: Number | None = None, max_steps: int = 10
     return require(out, ~arrived, message)
 
 
-@eqx.filter_jit
+@compiled
 def _balance(weights: Weights, rtol: Scalar, max_steps: int) -> tuple[Weights, Bool[Array, ""]]:
     # In units in which every factor is of norm 1, and so is the fastest rate. The product of the units is put back
     # evenly, as the mean of their logarithms: it may be beyond the floats where its root is not.

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._checks import as_array, check_energy, is_concrete, known, require, require_finite
+from dlnjax._compile import compiled
 from dlnjax._networks.factors import as_weights, chain_product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
@@ -179,7 +180,7 @@ class _Progress(NamedTuple):
     good: Bool[Array, ""]
 
 
-@eqx.filter_jit
+@compiled
 def _train(energy: Callable, weights: Weights, optimizer: Any, counts: Int[Array, " saved"]) -> Training:
     def until(at: _Progress, count: Int[Array, ""]) -> tuple[_Progress, tuple[Weights, Int[Array, ""]]]:
         def goes_on(at: _Progress) -> Bool[Array, ""]:
