@@ -49,6 +49,10 @@ class Walk(eqx.Module):
     left: Bool[Array, ""]
 
 
+def _never(y: PyTree) -> bool:
+    return False
+
+
 def solve(
     velocity: Callable[[PyTree], PyTree],
     y0: PyTree,
@@ -56,8 +60,8 @@ def solve(
     rtol: Scalar,
     *,
     max_steps: int,
-    refuses: Callable[[PyTree], Any] = lambda y: False,
-    leaves: Callable[[PyTree], Any] = lambda y: False,
+    refuses: Callable[[PyTree], Any] = _never,
+    leaves: Callable[[PyTree], Any] = _never,
 ) -> Walk:
     """Solve dy/dt = velocity(y) from `y0` at the first of `ts`, to the last of them, by steps that end on each.
 

@@ -79,13 +79,16 @@ def integrate(
     order = jnp.asarray(kernel.order)
     bounded = (order > 0) & (order < 2)
 
-    sign = jnp.linalg.slogdet(x)[0]
-
     def crosses(y: tuple[Matrix, Matrix]) -> Bool[Array, ""]:
         # A step that changes the sign of the determinant has crossed the boundary, which no geodesic does. JAX gives a
         # 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. X need not
-        # be brought to size one for that: the squares of its singular values leave the range before.
+        # be brought to size one for that: their squares in `squares` leave the range before.
         return bounded & (sign * jnp.linalg.slogdet(y[0])[0] < 0)
+
+    def lost(y: tuple[Matrix, Matrix]) -> Bool[Array, ""]:
+        return bounded & (ratio(y[0]) <= floor)
+
+    sign = jnp.linalg.slogdet(x)[0]
 
     walk = solve(
         lambda y: orthonormal_velocity(y[0], y[1], kernel),
@@ -94,7 +97,7 @@ def integrate(
         rtol,
         max_steps=max_steps,
         refuses=crosses,
-        leaves=lambda y: bounded & (ratio(y[0]) <= floor),
+        leaves=lost,
     )
     (xs, ws), (x, w) = walk.saved, walk.y
     reached = (walk.index == len(ts)) & ~walk.left

@@ -8,6 +8,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._checks import (
@@ -152,7 +153,7 @@ def _warn_of_precision(weights: Weights, rtol: Scalar) -> None:
         )
 
 
-@jax.jit
+@compiled
 def _sizes(weights: Weights) -> Float[Array, "N 1 1"]:
     """The Frobenius norms of the factors; in place of 0, the largest of them, or 1 where all are 0."""
     sizes = jax.vmap(norm)(weights)[:, None, None]
@@ -210,10 +211,14 @@ def _network_flow(
 ) -> NetworkSolution:
     depth = len(weights)
 
-    def velocity(t: Any, y: Weights, args: Any) -> Weights:
+    # What diffrax calls has its arrays as arguments: `jax.checking_leaks` takes those of a closure for leaks.
+    def velocity(given: tuple[Any, Any], t: Any, y: Weights, args: Any) -> Weights:
         # (1.5)-(1.6) over N, for the factors in units of `unit`; the pullback of `product` is the transpose in (1.6).
+        energy, unit = given
         x, pull = jax.vjp(product, unit * y)
         return -pull(gradient(energy, x))[0] / (depth * unit)
+
+    velocity = Partial(velocity, (energy, unit))
 
     # The flow is autonomous, and integrated from time 0: added to a late start, a short step would lose its digits.
     solution = diffrax.diffeqsolve(
@@ -302,7 +307,7 @@ def _balance(weights: Weights, rtol: Scalar, max_steps: int) -> tuple[Weights, B
         g = jnp.pad(balancedness(weights), ((1, 1), (0, 0), (0, 0)))
         return weights @ g[:-1] - g[1:] @ weights
 
-    def balanced(t: Any, weights: Weights, args: Any, **kwargs: Any) -> Bool[Array, ""]:
+    def balanced(rtol: Scalar, t: Any, weights: Weights, args: Any, **kwargs: Any) -> Bool[Array, ""]:
         return norm(balancedness(weights)) <= rtol * jnp.sum(weights**2)
 
     solution = diffrax.diffeqsolve(
@@ -313,9 +318,9 @@ def _balance(weights: Weights, rtol: Scalar, max_steps: int) -> tuple[Weights, B
         dt0=None,
         y0=weights / unit,
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol),
-        event=diffrax.Event(balanced),
+        event=diffrax.Event(Partial(balanced, rtol)),
         max_steps=max_steps,
         throw=False,
     )
     last: Any = solution.ys
-    return common * last[0], balanced(0.0, last[0], None)
+    return common * last[0], balanced(rtol, 0.0, last[0], None)
