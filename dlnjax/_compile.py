@@ -18,12 +18,12 @@ from dlnjax._checks import is_concrete
 QUICK = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 
 
-def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
-    """`f` as a program of its own, compiled with the options above where JAX takes options.
+def compiled(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
+    """`f` as a program of its own, compiled with the options above, and `more`, where JAX takes options.
 
     JAX refuses options inside of `jax.jit` and `jax.grad`, where `f` becomes a part of the caller's program.
     """
-    plain, quick = eqx.filter_jit(f), eqx.filter_jit(f, compiler_options=QUICK)  # pyright: ignore[reportCallIssue]
+    plain, quick = eqx.filter_jit(f), eqx.filter_jit(f, compiler_options=QUICK | more)  # pyright: ignore[reportCallIssue]
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -17,11 +17,12 @@ from dlnjax._sweeps.starts import Ensemble
 from dlnjax._types import Matrix
 
 
-def identity(problem: Problem, options: Options, energies: Energies, starts: Any, start: Matrix) -> dict[str, Any]:
+def identity(problem: Problem, options: Options, energies: Energies, starts: Any) -> dict[str, Any]:
     """Settings and arrays; and as code cannot be compared, numbers that the energy gives for the first seed."""
     n, first = len(starts), energies.first
     # Of lazy starts the first and the last tell the key and the rule.
-    drawn = [start, starts.take(np.array([n - 1]))[0]] if isinstance(starts, Ensemble) else [starts]
+    drawn = [starts.take(np.array([0, n - 1]))] if isinstance(starts, Ensemble) else [starts]
+    start = jnp.asarray(drawn[0][0])
     arrays = [x for x in jax.tree.leaves((energies.own, energies.shared)) if eqx.is_array(x)]
     return {
         "n": n,

@@ -22,6 +22,8 @@ _MOST_BYTES = 2**28
 # Flows in one chunk. On a CPU a chunk of 256 keeps the lanes busy; elsewhere one call costs more.
 _MOST_ROWS = {"cpu": 256}
 _MOST_ROWS_ELSEWHERE = 2**16
+# A chunk with no more entries in all its matrices than these is small.
+_SMALL = 8000
 
 
 class Plan(NamedTuple):
@@ -89,9 +91,12 @@ def chunk_size(n: int, workers: int, devices: tuple[Any, ...], seed_bytes: int) 
 
 
 def lane_count(device: Any, rows: int, d: int) -> int:
-    """Flows in work at a time: on a CPU as many as stay in its cache, elsewhere as many as it takes to fill it."""
+    """Flows in work at a time: on a CPU as many as stay in its cache, elsewhere as many as it takes to fill it.
+
+    Of a small chunk each flow has a lane: to compile the queue would take longer than it saves.
+    """
     if device.platform == "cpu":
-        return min(rows, max(2, min(32, 5000 // d**2)))
+        return rows if rows * d**2 <= _SMALL else min(rows, max(2, min(32, 5000 // d**2)))
     return min(rows, max(256, 2**23 // (d * d)))
 
 

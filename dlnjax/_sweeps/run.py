@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, PyTree
 
+from dlnjax._compile import compiled
 from dlnjax._flows.gradient_flow import solution_of, solve_many, start_many
 from dlnjax._flows.problem import Options, Problem
 from dlnjax._flows.solution import FlowSolution
@@ -44,13 +45,14 @@ class Common(eqx.Module):
         return Problem(eqx.combine(seeded, self.energy), start, kernel, self.ts)
 
 
-@eqx.filter_jit
+@compiled
 def start_chunk(rows: PyTree, common: Common) -> State:
     """The states from which the flows of a chunk start, with all the decompositions that they need."""
     return start_many(common.problem, rows, common.options)
 
 
-@partial(eqx.filter_jit, compiler_options={"xla_cpu_multi_thread_eigen": False})  # pyright: ignore[reportCallIssue]
+# The products of a flow are too small to be shared between cores, each of which has a chunk of its own.
+@partial(compiled, xla_cpu_multi_thread_eigen=False)
 def solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: int):
     """The trajectories of a chunk. Its rows are shared out to the devices, each of which
     works off its own.

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from dlnjax._checks import as_array, as_count, as_key, as_positive, require
+from dlnjax._compile import compiled
+from dlnjax._traced import Traced
 from dlnjax._types import Number
 
 
@@ -72,5 +74,9 @@ class Ensemble(eqx.Module):
         wide = np.asarray(given, np.int64) if isinstance(given, np.ndarray) else index.astype(jnp.asarray(0).dtype)
         outside = (wide < 0) | (wide >= self.n)
         index = require(index, outside, f"index must be seeds of this ensemble, from 0 to {self.n - 1}.")
-        keys = jax.vmap(lambda i: jax.random.fold_in(self.key, i))(index)
-        return jax.vmap(self.init)(keys)
+        return _draw(Traced.of(self.init, self.key), self.key, index)
+
+
+@compiled
+def _draw(init: Traced, key: PRNGKeyArray, index: Integer[Array, " m"]) -> Float[Array, "m d d"]:
+    return jax.vmap(lambda i: init(jax.random.fold_in(key, i)))(index)

@@ -117,8 +117,9 @@ def sweep(
         ((10, 3), True)
     """
     refuse_tracing("a sweep", (energy, starts, depth, ts, rtol, atol, stop), "dlnjax.gradient_flow with jax.vmap")
-    n, take = _count_and_take(starts)
-    example = jnp.asarray(take(np.arange(1)))
+    n, shape, take = _count_and_take(starts)
+    # It stands for any of the starts, of which none is drawn before its chunk.
+    example = jnp.zeros((1, *shape.shape), shape.dtype)
     kernel = _kernels(depth, n, example.dtype)
     options = Options(
         solver=solver,
@@ -135,7 +136,7 @@ def sweep(
     chunk = as_chunk(chunk, n)
     store = None
     if folder is not None:
-        store = Store(folder, identity(problem, options, energies, starts, example[0]), chunk)
+        store = Store(folder, identity(problem, options, energies, starts), chunk)
         chunk = store.chunk or chunk
     with store or nullcontext():
         times, first = len(problem.ts), example[0]
@@ -162,19 +163,19 @@ def _kernels(depth: Depths, n: int, dtype: Any) -> Kernel:
     return kernel
 
 
-def _count_and_take(starts: Starts) -> tuple[int, Callable]:
-    """How many starts, and the callable that gives those of some seeds."""
+def _count_and_take(starts: Starts) -> tuple[int, Any, Callable]:
+    """How many starts, the shape and the type of each, and the callable that gives those of some seeds."""
     if isinstance(starts, Ensemble):
         shape = shape_of("init", starts.init, starts.key)
         if getattr(shape, "ndim", None) != 2 or shape.shape[0] != shape.shape[1]:
             raise ValueError(f"init must return one square matrix (d, d) for a key, got {shape}.")
-        return starts.n, starts.take
+        return starts.n, shape, starts.take
     starts = as_square("starts", starts, leading=True)
     if starts.ndim != 3:
         raise ValueError(f"starts must be of shape (n, d, d), got {starts.shape}. For one matrix use gradient_flow.")
     if len(starts) == 0:
         raise ValueError("starts is empty: a sweep needs at least one.")
-    return len(starts), np.asarray(starts).__getitem__
+    return len(starts), jax.ShapeDtypeStruct(starts.shape[1:], starts.dtype), np.asarray(starts).__getitem__
 
 
 @contextmanager
