@@ -10,6 +10,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geometry.differences import first_difference, squares, values
@@ -114,14 +115,16 @@ def integrate(
     order = jnp.asarray(kernel.order)
     bounded = (order > 0) & (order < 2)
 
-    def field(t, y, args):
+    # What diffrax calls has its arrays as arguments: `jax.checking_leaks` takes those of a closure for leaks.
+    def field(kernel, t, y, args):
         return orthonormal_velocity(y[0], y[1], kernel)
 
-    def lost(t, y, args, **kwargs):
+    def lost(where, t, y, args, **kwargs):
+        bounded, floor = where
         return bounded & (ratio(y[0]) <= floor)
 
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
+        diffrax.ODETerm(Partial(field, kernel)),
         BlockDopri8(),
         t0=ts[0],
         t1=ts[-1],
@@ -132,7 +135,7 @@ def integrate(
         stepsize_controller=diffrax.PIDController(
             rtol=0.0, atol=rtol, norm=largest, dtmin=_SHORTEST, force_dtmin=False
         ),
-        event=diffrax.Event(lost),
+        event=diffrax.Event(Partial(lost, (bounded, floor))),
         adjoint=diffrax.ForwardMode(),
         max_steps=max_steps,
         throw=False,

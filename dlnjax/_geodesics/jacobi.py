@@ -7,6 +7,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geodesics.hamiltonian import BlockDopri8, largest, velocity
@@ -53,14 +54,14 @@ def jacobians(x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " times"], 
     basis = jnp.eye(2 * n + len(numbers), dtype=x.dtype)
     dx, dp, dk = basis[:, :n].reshape(-1, *x.shape), basis[:, n : 2 * n].reshape(-1, *x.shape), basis[:, 2 * n :]
 
-    def varied(state):
-        x, p, dx, dp = state
+    def varied(variation, state):
+        (numbers, dk), (x, p, dx, dp) = variation, state
         flow = lambda x, p, numbers: velocity(x, p, kernel_of(numbers))
         along = lambda *d: jax.jvp(flow, (x, p, numbers), d)
         moved, rates = jax.vmap(along, out_axes=(None, 0))(dx, dp, dk)
         return *moved, *rates
 
-    found = _integrate(varied, (x, p, dx, dp), ts, rtol)
+    found = _integrate(varied, (numbers, dk), (x, p, dx, dp), ts, rtol)
     columns = lambda z: jnp.swapaxes(z.reshape(len(ts), -1, n), 1, 2)
     return columns(found.dx), columns(found.dp)
 
@@ -76,12 +77,13 @@ def fields(
     rtol: Scalar,
 ) -> Fields:
     """The flow (3.46) and its derivative along each variation (dX, dP) of the start."""
-    return _integrate(lambda state: _varied(state, kernel), (x, p, dx, dp), ts, rtol)
+    return _integrate(lambda kernel, state: _varied(state, kernel), kernel, (x, p, dx, dp), ts, rtol)
 
 
-def _integrate(varied, start, ts, rtol) -> Fields:
+def _integrate(varied, given, start, ts, rtol) -> Fields:
+    """The flow varied(given, state) from `start`."""
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, args: varied(y)),
+        diffrax.ODETerm(Partial(lambda given, t, y, args: varied(given, y), given)),
         BlockDopri8(),
         t0=ts[0],
         t1=ts[-1],

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import (
@@ -195,9 +196,13 @@ def _network_flow(
 ) -> NetworkSolution:
     depth = len(weights)
 
-    def velocity(t, y, args: Any):
+    # What diffrax calls has its arrays as arguments: `jax.checking_leaks` takes those of a closure for leaks.
+    def velocity(given: Any, t: Any, y: Any, args: Any):
+        energy, unit = given
         x, pull = jax.vjp(product, unit * y)
         return -pull(gradient(energy, x))[0] / (depth * unit)
+
+    velocity = Partial(velocity, (energy, unit))
 
     # The flow is autonomous, and integrated from time 0: added to a late start, a short step would lose its digits.
     solution = diffrax.diffeqsolve(
@@ -286,7 +291,7 @@ def _balance(weights: Any, rtol: Any, max_steps: Any):
         g = jnp.pad(balancedness(weights), ((1, 1), (0, 0), (0, 0)))
         return weights @ g[:-1] - g[1:] @ weights
 
-    def balanced(t, weights: Any, args: Any, **kwargs):
+    def balanced(rtol: Any, t: Any, weights: Any, args: Any, **kwargs: Any):
         return norm(balancedness(weights)) <= rtol * jnp.sum(weights**2)
 
     solution = diffrax.diffeqsolve(
@@ -297,9 +302,9 @@ def _balance(weights: Any, rtol: Any, max_steps: Any):
         dt0=None,
         y0=weights / unit,
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol),
-        event=diffrax.Event(balanced),
+        event=diffrax.Event(Partial(balanced, rtol)),
         max_steps=max_steps,
         throw=False,
     )
     last: Any = solution.ys
-    return common * last[0], balanced(0.0, last[0], None)
+    return common * last[0], balanced(rtol, 0.0, last[0], None)
