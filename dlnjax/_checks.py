@@ -65,6 +65,14 @@ def refuse_tracing(what: str, values: Any, instead: str) -> None:
         raise TypeError(f"{what} cannot be traced by jax.jit, jax.grad or jax.vmap. Use {instead} there.")
 
 
+def require_known(what: str, values: Any) -> None:
+    """A `TypeError` where a value is traced, for what needs the numbers themselves."""
+    if not all(map(is_concrete, jax.tree.leaves(values))):
+        raise TypeError(
+            f"{what} needs numbers, and inside of jax.jit, jax.grad or jax.vmap there are none: do it outside."
+        )
+
+
 def as_array(name: str, x: Any, hint: str = "") -> Array:
     """`x` as an array of JAX, in the byte order of the machine; a concrete one, if `x` is, also inside of `jax.jit`."""
     try:
@@ -233,12 +241,12 @@ def as_count(name: str, value: Any) -> int:
 
 
 def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) -> Array:
-    """Singular values: nonnegative, with the axis of modes last."""
+    """Singular values: finite and nonnegative, with the axis of modes last. Of traced ones, what is not becomes NaN."""
     sigma = as_real("sigma", sigma, "Singular values come from dlnjax.svd(x).sigma.")
     if sigma.ndim == 0 or sigma.shape[-1] == 0:
         raise ValueError(f"sigma must be singular values of shape (..., d), got shape {sigma.shape}.")
     if not is_concrete(sigma):
-        return sigma
+        return jnp.where((sigma >= 0) & (sigma < jnp.inf), sigma, jnp.nan)
     values = np.asarray(sigma)
     if not np.all(values >= 0) or np.any(np.isinf(values)):
         raise ValueError(

@@ -114,7 +114,8 @@ class Kernel(eqx.Module):
 
     def moves(self, sigma: Float[Array, " d"]) -> Bool[Array, "d d"]:
         """Where lambda_kl > 0: where both values are nonzero; for an order below 2 one is enough; for 0, always."""
-        positive, order = sigma > 0, jnp.asarray(self.order)
+        # NaN counts as a number above 0, so that it comes out as NaN, and not as an eigenvalue of 0.
+        positive, order = ~(sigma <= 0), jnp.asarray(self.order)
         both, either = positive[:, None] & positive[None, :], positive[:, None] | positive[None, :]
         return both | (either & (order < 2)) | (order <= 0)
 
