@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.tolerances import INTEGRATION
 
 import dlnjax as dln
 
@@ -98,4 +99,10 @@ def test_call_runs_without_compilation(use, call):
     compiled = run(call)
     use("jax_disable_jit", True)
     for x, y in zip(jax.tree.leaves(run(call)), jax.tree.leaves(compiled), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-10)
+        np.testing.assert_allclose(x, y, rtol=INTEGRATION)
+
+
+@pytest.mark.long
+def test_a_search_for_leaked_tracers_passes_a_distance():
+    with jax.checking_leaks():
+        assert np.isfinite(dln.distance(*map(jnp.asarray, ENDS), 3))
