@@ -180,7 +180,7 @@ def require_full_rank(name: str, x: Array, message: str) -> Array:
     """
     linalg = np.linalg if is_concrete(x) else jnp.linalg
     size = abs(known(x)).max((-2, -1), keepdims=True)
-    unit = known(x) / (size + (size == 0))
+    unit = known(x) / (size + (size == 0).astype(size.dtype))
     singular = ((linalg.slogdet(known(x))[0] == 0) & (linalg.slogdet(unit)[0] == 0)).any()
     return require(x, singular, f"{name} must have full rank: {message}")
 

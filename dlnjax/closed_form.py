@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from dlnjax._checks import as_real, as_square, is_concrete, known, require, require_finite, require_full_rank
-from dlnjax._geometry.kernel import as_kernel, Depth
+from dlnjax._geometry.kernel import as_kernel, Depth, symmetric
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import plain_svd
 from dlnjax._tree import norm
-from dlnjax._types import Matrix, Numbers
+from dlnjax._types import Matrix, Numbers, Scalar
 
 Curve = Callable[[Numbers], Array]
 
@@ -34,18 +34,19 @@ def _end(name: str, z: Array) -> Array:
     return require_full_rank(name, require_finite(name, z), "its determinant is 0.")
 
 
-def _fit(x, defect, what: str):
+def _fit(x: Array, defect: Scalar, what: str) -> Array:
     """`x`, unless the ends are off by more than rounding."""
     shown = f" by {float(defect):.2e}" if is_concrete(defect) else ""
     return require(x, ~(defect <= _FITS), f"{what}{shown}. dlnjax.geodesic joins any two matrices of one component.")
 
 
-def _over(curve: Callable[[Array], Array]) -> Curve:
-    return lambda t: jnp.vectorize(curve, signature="()->(d,d)")(as_real("t", t, "It is a time, or an array of them."))
+def _over(curve: Callable[[Scalar], Matrix]) -> Curve:
+    """The curve at one time, or at each of an array of times."""
 
+    def at_all(t: Numbers) -> Array:
+        return jnp.vectorize(curve, signature="()->(d,d)")(as_real("t", t, "It is a time, or an array of them."))
 
-def _mix(t: Array, a: Array, b: Array) -> Array:
-    return (1 - t) * a + t * b
+    return at_all
 
 
 def diagonal(a: Matrix, b: Matrix, depth: Depth) -> Curve:
@@ -70,10 +71,15 @@ def diagonal(a: Matrix, b: Matrix, depth: Depth) -> Curve:
     equal = ((known(x) > 0) & (known(y) > 0)) | ((known(x) < 0) & (known(y) < 0))
     shown = f", got {x} and {y}" if is_concrete(x) and is_concrete(y) else ""
     x = require(x, ~equal.all(), f"a and b must have equal signs on the diagonal{shown}.")
-    return _over(lambda t: jnp.diag(jnp.sign(x) * kernel.mix(t, jnp.abs(x), jnp.abs(y))))
+
+    def at(t: Scalar) -> Matrix:
+        return jnp.diag(jnp.sign(x) * kernel.mix(t, jnp.abs(x), jnp.abs(y)))
+
+    return _over(at)
 
 
-def _diagonal(name, z):
+def _diagonal(name: str, z: Matrix) -> Float[Array, " d"]:
+    """The diagonal of an end that has nothing else."""
     unit = _unit(z)
     off = norm(unit - jnp.diag(jnp.diagonal(unit))) / norm(unit)
     return _fit(jnp.diagonal(z), off, f"{name} must be diagonal: relative to its norm it is off")
@@ -101,13 +107,14 @@ def bures_wasserstein(a: Matrix, b: Matrix) -> Curve:
     """
     a, b = _ends(a, b)
     (s, u, o), (r, w) = _polar(a), _same_polar(a, b)
-    root_a, root_b = _positive(jnp.sqrt(s), u), _positive(jnp.sqrt(r), w)
+    root_a, root_b = symmetric(jnp.sqrt(s), u), symmetric(jnp.sqrt(r), w)
     # M S_A^(1/2) = S_B^(1/2) Q, where Q is the orthogonal polar factor of S_B^(1/2) S_A^(1/2). No inverse is taken, and
     # the condition number is not squared.
     q = _polar(_unit(root_b) @ _unit(root_a))[-1]
 
-    def at(t):
-        factor = _mix(t, root_a, root_b @ q)
+    def at(t: Scalar) -> Matrix:
+        # X(t) = F F^T O, where F = ((1-t) I + t M) S_A^(1/2) moves on a straight line.
+        factor = (1 - t) * root_a + t * (root_b @ q)
         return factor @ factor.T @ o
 
     return _over(at)
@@ -133,7 +140,8 @@ def commuting(a: Matrix, b: Matrix, depth: Depth) -> Curve:
     """
     a, b = _ends(a, b)
     (s, u, _), (r, w) = _polar(a), _same_polar(a, b)
-    sa, sb = _unit(_positive(s, u)), _unit(_positive(r, w))
+    # At size one the products cannot overflow.
+    sa, sb = _unit(symmetric(s, u)), _unit(symmetric(r, w))
     defect = norm(sa @ sb - sb @ sa) / (norm(sa) * norm(sb))
     a = _fit(a, defect, "the positive factors of a and b must commute: relative to their norms they fail")
     return printed_line(a, b, depth)
@@ -160,10 +168,14 @@ def printed_line(a: Matrix, b: Matrix, depth: Depth) -> Curve:
     a, b = _ends(a, b)
     kernel = as_kernel(depth, a.dtype)
     (s, u, o), end = _polar(a), _same_polar(a, b)
-    return _over(lambda t: kernel.mix_symmetric(t, (s, u), end) @ o)
+
+    def at(t: Scalar) -> Matrix:
+        return kernel.mix_symmetric(t, (s, u), end) @ o
+
+    return _over(at)
 
 
-def _polar(x):
+def _polar(x: Matrix) -> tuple[Float[Array, " d"], Matrix, Matrix]:
     """(sigma, U, O) with X = U diag(sigma) U^T O.
 
     An eigenvalue decomposition of the positive factor would lose its small eigenvalues, perhaps their sign.
@@ -172,16 +184,12 @@ def _polar(x):
     return sigma, u, u @ v.T
 
 
-def _same_polar(a, b):
+def _same_polar(a: Matrix, b: Matrix) -> tuple[Float[Array, " d"], Matrix]:
     """(sigma, U) of B, if its orthogonal factor is that of A."""
     (_, _, oa), (sigma, u, ob) = _polar(a), _polar(b)
     return _fit(sigma, norm(oa - ob), "a and b must have the same polar factor U V^T: they differ"), u
 
 
-def _positive(sigma, u):
-    return (u * sigma[None, :]) @ u.T
-
-
-def _unit(x):
+def _unit(x: Matrix) -> Matrix:
     """x at size one, by a power of two."""
     return scaled(x, -exponent(x))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from dlnjax._checks import require
 from dlnjax._flows.coordinates import MatrixCoordinates
 from dlnjax._flows.problem import Options, Problem, rounding
-from dlnjax._flows.trajectory import start_of, trajectories, Trajectory
+from dlnjax._flows.trajectory import Trajectory, trajectory_of
 from dlnjax._svd import frame_tangent, SVD
 from dlnjax._tree import norm, own_arithmetic, tangent_at
 from dlnjax._types import Matrix, Scalar, State
@@ -26,11 +26,8 @@ MOST_STEPS = 4096
 @eqx.filter_custom_jvp
 def trajectory(problem: Problem, *, options: Options) -> Trajectory:
     """The flow of one problem."""
-    arrays, rest = eqx.partition(problem, eqx.is_array)
-    one = lambda tree: jax.tree.map(lambda x: x[None], tree)
-    of_row = lambda row: eqx.combine(row, rest)
-    out = trajectories(of_row, (one(arrays), one(start_of(problem, options))), problem.ts, options, lanes=1)
-    return jax.tree.map(lambda x: x[0], out)
+    with own_arithmetic():
+        return trajectory_of(problem, options)
 
 
 @trajectory.def_jvp
@@ -54,12 +51,15 @@ def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[T
     dsvd, dend = SVD(*frame_tangent(states.svd, dx)), SVD(*frame_tangent(states.final, dfinal))
     if options.observe is None:
         out, dpoints, dobserved = states, dsvd, None
+        along = lambda energy, x: jax.vmap(energy)(x)
+        _, denergy = eqx.filter_jvp(along, (problem.energy, states.svd.matrix), (dproblem.energy, dx))
     else:
         observed, dobserved = eqx.filter_jvp(jax.vmap(options.observe), (states.svd,), (dsvd,))
-        out = eqx.tree_at(lambda s: (s.observed, s.svd), states, (observed, None), is_leaf=lambda x: x is None)
-        dpoints = None
-    moved = (dpoints, dsvd.sigma, dobserved, dend, jnp.zeros_like(out.t_end))
-    return out, tangent_at(lambda t: (t.svd, t.sigma, t.observed, t.final, t.t_end), out, moved)
+        empty = (observed, None, None)
+        out = eqx.tree_at(lambda s: (s.observed, s.svd, s.energy), states, empty, is_leaf=lambda x: x is None)
+        dpoints, denergy = None, None
+    moved = (dpoints, dsvd.sigma, denergy, dobserved, dend, jnp.zeros_like(out.t_end))
+    return out, tangent_at(lambda t: (t.svd, t.sigma, t.energy, t.observed, t.final, t.t_end), out, moved)
 
 
 def _flow_in_x(problem: Problem, t_end: Scalar, options: Options) -> tuple[Float[Array, "ts d d"], Float[Array, "d d"]]:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
@@ -95,22 +94,15 @@ def gradient_flow(
         observe=observe,
         max_steps=max_steps,
     )
-    sol = _solve_one(*prepare(energy, x0, depth, ts, options))
+    problem, options = prepare(energy, x0, depth, ts, options)
+    sol = solution_of(problem, options, trajectory(problem, options=options))
     if throw:
         failed = (sol.result != RESULTS.successful) & (sol.result != RESULTS.steady)
         sol = sol.result.error_if(sol, failed)
     return sol
 
 
-@eqx.filter_jit
-def _solve_one(problem: Problem, options: Options) -> FlowSolution:
-    with own_arithmetic():
-        out = trajectory(problem, options=options)
-        energy = None if out.svd is None else jax.vmap(problem.energy)(out.svd.matrix)
-    return solution_of(problem, options, out, energy)
-
-
-def start_many(of_row: Callable[[Any], Problem], rows: PyTree, options: Options):
+def start_many(of_row: Callable[[Any], Problem], rows: PyTree, options: Options) -> State:
     """The state from which the flow of each row starts: all the decompositions there are, but for those in X."""
     with own_arithmetic():
         return jax.vmap(lambda row: start_of(of_row(row), options))(rows)
@@ -125,21 +117,18 @@ def solve_many(
     *,
     lanes: int,
     wanted: Bool[Array, " n"],
-) -> tuple[Trajectory, Float[Array, "n ts"] | None]:
-    """Integrate the problem `of_row(row)` of each row from `y0`, `lanes` of them at a time, and evaluate the energies
-    along each flow. A row that is not `wanted` is not integrated.
+) -> Trajectory:
+    """Integrate the problem `of_row(row)` of each row from `y0`, `lanes` of them at a time. A row that is not `wanted`
+    is not integrated.
 
     It is to be compiled by the caller, who makes a solution of it with `solution_of`.
     """
     with own_arithmetic():
-        out = trajectories(of_row, (rows, y0), ts, options, lanes=lanes, wanted=wanted)
-        energies = jax.vmap(lambda row, x: jax.vmap(of_row(row).energy)(x))
-        energy = None if out.svd is None else energies(rows, out.svd.matrix)
-    return out, energy
+        return trajectories(of_row, (rows, y0), ts, options, lanes=lanes, wanted=wanted)
 
 
-def solution_of(problem: Problem, options: Options, out: Trajectory, energy: Any) -> FlowSolution:
-    """The solution of a problem, or of the many of a sweep, from its trajectory and the energies along it."""
+def solution_of(problem: Problem, options: Options, out: Trajectory) -> FlowSolution:
+    """The solution of a problem, or of the many of a sweep, from its trajectory."""
     return FlowSolution(
         ts=problem.ts,
         sigma=out.sigma,
@@ -153,5 +142,5 @@ def solution_of(problem: Problem, options: Options, out: Trajectory, energy: Any
         atol=options.atol,
         energy_name=name_of(problem.energy),
         _svd=out.svd,
-        _energy=energy,
+        _energy=out.energy,
     )

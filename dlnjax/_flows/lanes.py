@@ -7,8 +7,8 @@ back. The result of a flow does not depend on which others share the lanes.
 Under `vmap` the conditions are taken over all batches, so that the buffers of saved states are never copied.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,110 +23,105 @@ from dlnjax._tree import any_of_batch, where, while_any
 from dlnjax._types import State
 
 
-def integrate(
-    coordinates: Callable[[PyTree], Coordinates],
-    starts: tuple[PyTree, State],
-    rules: Rules,
-    observe: Callable[[State], PyTree],
-    *,
-    methods: Sequence[Method],
-    lanes: int,
-    wanted: Bool[Array, " n"] | bool = True,
-) -> tuple[Flow, PyTree]:
-    """Integrate dy/dt = velocity(y) from ts[0] = 0 for each row of `starts`, saving `observe(y)` at `ts`.
+def begin(
+    coordinates: Callable[[PyTree], Coordinates], starts: tuple[PyTree, State], rules: Rules, first: Method
+) -> Flow:
+    """The flow of each row of `starts` before its first step, in the method `first`."""
 
-    **Arguments:** `starts`, a pair (own, y0) with one row for each flow; `coordinates` makes a flow's coordinates from
-    its row of `own`; `methods`, in the first of which a flow begins; `lanes`, how many flows are in work at a time;
-    `wanted`, which flows are to run at all.
-
-    **Returns:** the flows as they ended, and what was saved, `n ts ...`; after an early end it repeats the last state.
-    """
-    own, y0 = starts
-    n, times = len(jax.tree.leaves(y0)[0]), len(rules.ts)
-    task = Task(coordinates, rules, observe, n)
-
-    def begin(own: PyTree, y0: State):
+    def one(own: PyTree, y0: State) -> Flow:
         c = coordinates(own)
-        return start_flow(c, y0, rules, methods[0].order, methods[0].memory(c))
+        return start_flow(c, y0, rules, first.order, first.memory(c))
 
-    flows = jax.vmap(begin)(own, y0)
-    flows = eqx.tree_at(lambda flow: flow.active, flows, flows.active & wanted)
-    # As one array, flows change places by one gather and one scatter.
-    unpack = jax.vmap(ravel_pytree(_rows(flows, 0))[1])
-    pack = jax.vmap(lambda flow: ravel_pytree(flow)[0])
-    seen = jax.eval_shape(observe, _rows(y0, 0))
-    saved = jax.tree.map(lambda x: jnp.zeros((n, times, *x.shape), x.dtype), seen)
-
-    def round(state: PyTree):
-        for number, method in enumerate(methods):
-            turn = _Turn(task, own, number, method, pack, unpack)
-            state = turn(state, min(lanes, n))
-        return state
-
-    packed, saved = while_any(lambda state: jnp.any(unpack(state[0]).active), round, (pack(flows), saved))
-    flows = unpack(packed)
-    ends = jax.vmap(observe)(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y0, flows.y))
-    reached = jnp.arange(times) < flows.index[:, None]
-    fill = lambda rows, ends: where(reached, rows.at[:, 0].set(ends[:n]), ends[n:, None])
-    return flows, jax.tree.map(fill, saved, ends)
+    return jax.vmap(one)(*starts)
 
 
-class _Turn:
-    """All flows that are in one method, until each has ended or changes to another."""
+def empty(task: Task, y0: State) -> PyTree:
+    """Where the flows save what is observed of them, `n ts ...`."""
+    seen = jax.eval_shape(task.observe, _rows(y0, 0))
+    return jax.tree.map(lambda x: jnp.zeros((task.n, len(task.rules.ts), *x.shape), x.dtype), seen)
 
-    def __init__(self, task: Task, own: PyTree, number: int, method: Method, pack: Callable, unpack: Callable):
-        self.task, self.own, self.number, self.method = task, own, number, method
-        self.pack, self.unpack = pack, unpack
-        self.enter = jax.vmap(lambda own, flow: method.begin(task.coordinates(own), flow))
+
+def fill(task: Task, y0: State, flows: Flow, saved: PyTree) -> PyTree:
+    """What was saved, with the start at the first time; after an early end it repeats the last state."""
+    ends = jax.vmap(task.observe)(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y0, flows.y))
+    reached = jnp.arange(len(task.rules.ts)) < flows.index[:, None]
+    one = lambda rows, ends: where(reached, rows.at[:, 0].set(ends[: task.n]), ends[task.n :, None])
+    return jax.tree.map(one, saved, ends)
+
+
+class Turn(NamedTuple):
+    """A turn of one method: all flows that are in it, until each has ended or changes to another.
+
+    `own` has a row for each flow, of which the task makes its coordinates; `number` is the method's.
+    """
+
+    task: Task
+    own: PyTree
+    number: int
+    method: Method
+
+    def __call__(self, flows: Flow, saved: PyTree, lanes: int) -> tuple[Flow, PyTree]:
+        """The turn on that many lanes: (the flows after it, what is saved)."""
+        return self._side_by_side(flows, saved) if lanes >= self.task.n else self._in_line(flows, saved, lanes)
 
     def _in_turn(self, flow: Flow) -> Bool[Array, " n"]:
         return flow.active & (flow.choice.method == self.number)
 
-    def __call__(self, state: PyTree, lanes: int) -> PyTree:
-        packed, saved = state
-        flows, n = self.unpack(packed), self.task.n
-        wanted = self._in_turn(flows)
+    def _enter(self, own: PyTree, flow: Flow) -> PyTree:
+        return jax.vmap(lambda own, flow: self.method.begin(self.task.coordinates(own), flow))(own, flow)
+
+    def _side_by_side(self, flows: Flow, saved: PyTree) -> tuple[Flow, PyTree]:
+        """Each flow has a lane of its own: nothing is moved."""
+        n = self.task.n
+        ids = lambda flow: jnp.where(self._in_turn(flow), jnp.arange(n), n)
+
+        def body(carry: PyTree) -> PyTree:
+            work, saved = carry
+            work, saved = self.method.advance(self.task, work, saved)
+            return eqx.tree_at(lambda w: w.id, work, ids(work.flow)), saved
+
+        work = Lanes(ids(flows), flows, self.own, self._enter(self.own, flows))
+        work, saved = while_any(lambda carry: jnp.any(carry[0].id < n), body, (work, saved))
+        return work.flow, saved
+
+    def _in_line(self, flows: Flow, saved: PyTree, lanes: int) -> tuple[Flow, PyTree]:
+        """A flow whose turn is over leaves its lane to the next in the queue."""
+        n, wanted = self.task.n, self._in_turn(flows)
+        # As one array, flows change places by one gather and one scatter.
+        unpack = jax.vmap(ravel_pytree(_rows(flows, 0))[1])
+        pack = jax.vmap(lambda flow: ravel_pytree(flow)[0])
         queue, waiting = jnp.argsort(~wanted, stable=True), jnp.sum(wanted)
         front = jnp.arange(lanes)
         own, flow = _rows(self.own, front), _rows(flows, front)
-        idle = Lanes(jnp.full((lanes,), n), flow, own, self.enter(own, flow))
+        idle = Lanes(jnp.full((lanes,), n), flow, own, self._enter(own, flow))
 
-        def body(carry: PyTree):
+        def refill(packed: Array, work: Lanes, head: Int[Array, ""]) -> tuple[Array, Lanes, Int[Array, ""]]:
+            """Put back the flows whose turn is over, and take the next from the queue in their places."""
+            free = (work.id == n) | ~self._in_turn(work.flow)
+            packed = packed.at[jnp.where(free, work.id, n)].set(pack(work.flow), mode="drop")
+            place = head + jnp.cumsum(free) - 1
+            taken = free & (place < waiting)
+            id = jnp.where(taken, queue[jnp.minimum(place, n - 1)], jnp.where(free, n, work.id))
+            fresh = jnp.where(taken, id, 0)
+            flow = where(taken, unpack(packed[fresh]), work.flow)
+            own = where(taken, _rows(self.own, fresh), work.own)
+            stage = where(taken, self._enter(own, flow), work.stage)
+            return packed, Lanes(id, flow, own, stage), head + jnp.sum(taken)
+
+        def body(carry: PyTree) -> PyTree:
             packed, saved, work, head = carry
             left = (work.id < n) & ~self._in_turn(work.flow)
             wants = any_of_batch(jnp.any(left) | (head == 0))
-            refill = lambda *carry: self._refill(queue, waiting, *carry)
             packed, work, head = jax.lax.cond(wants, refill, lambda *same: same, packed, work, head)
             work, saved = self.method.advance(self.task, work, saved)
             return packed, saved, work, head
 
-        def unfinished(carry: PyTree):
+        def unfinished(carry: PyTree) -> Bool[Array, ""]:
             _, _, work, head = carry
             return jnp.any(work.id < n) | (head < waiting)
 
-        packed, saved, _, _ = while_any(unfinished, body, (packed, saved, idle, jnp.array(0)))
-        return packed, saved
-
-    def _refill(
-        self,
-        queue: Int[Array, " n"],
-        waiting: Int[Array, ""],
-        packed: PyTree,
-        work: Lanes,
-        head: Int[Array, ""],
-    ) -> tuple[PyTree, Lanes, Int[Array, ""]]:
-        """Put back the flows whose turn is over, and take the next from the queue in their places."""
-        n = self.task.n
-        free = (work.id == n) | ~self._in_turn(work.flow)
-        packed = packed.at[jnp.where(free, work.id, n)].set(self.pack(work.flow), mode="drop")
-        place = head + jnp.cumsum(free) - 1
-        taken = free & (place < waiting)
-        id = jnp.where(taken, queue[jnp.minimum(place, n - 1)], jnp.where(free, n, work.id))
-        fresh = jnp.where(taken, id, 0)
-        flow = where(taken, self.unpack(packed[fresh]), work.flow)
-        own = where(taken, _rows(self.own, fresh), work.own)
-        stage = where(taken, self.enter(own, flow), work.stage)
-        return packed, Lanes(id, flow, own, stage), head + jnp.sum(taken)
+        packed, saved, _, _ = while_any(unfinished, body, (pack(flows), saved, idle, jnp.array(0)))
+        return unpack(packed), saved
 
 
 def _rows(tree: PyTree, index: Any) -> PyTree:

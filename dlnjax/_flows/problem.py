@@ -27,6 +27,7 @@ from dlnjax._checks import (
 )
 from dlnjax._geometry.kernel import as_kernel, Kernel
 from dlnjax._protocol import at_start
+from dlnjax._scale import ATOL_SHARE
 from dlnjax._svd import SVD, svd
 from dlnjax._traced import Traced, traced_energy
 from dlnjax._types import Number
@@ -53,10 +54,6 @@ class Steady(eqx.Module):
 
     def __init__(self, gradient: Number = 1e-6):
         self.gradient = as_positive("gradient", gradient, "It is the Frobenius norm of dE below which a flow rests.")
-
-
-# By default the absolute tolerance is this share of `rtol`, relative to the size of the start.
-ATOL_SHARE = 0.01
 
 
 class Problem(eqx.Module):

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._results import code_of, RESULTS
+from dlnjax._scale import shortest_step
 from dlnjax._tree import all_finite, combine, norm, power_of_two, where
 from dlnjax._types import Scalar, State
 
@@ -22,8 +23,6 @@ FIRST_MOVE = 10.0
 # A rejected step without a usable error estimate counts as this many tolerances: the controller then shortens the
 # step by the most that it may.
 REFUSED = 1e6
-# A step counts as the shortest possible when it is this many roundings of the time.
-SHORTEST = 16
 # A flow that is stuck has blown up if |X| still grows by more than this share in the shortest step. At a singular
 # gradient it grows by less.
 GROWTH = 1e-4
@@ -153,9 +152,7 @@ def conclude(
     proposed = t2 - jnp.where(keep, t1, s.t)
     # A step that was cut short, to end on a time or for stability, says little of how long the next may be.
     next_h = jnp.where(keep & (attempt.h < s.h), jnp.maximum(proposed, s.h), proposed)
-    # Relative to the time alone: how long `ts` is must not decide when a flow is stuck.
-    shortest = SHORTEST * jnp.finfo(zero.dtype).eps * jnp.abs(s.t) + jnp.finfo(zero.dtype).tiny
-    stuck = ~keep & (next_h <= shortest)
+    stuck = ~keep & (next_h <= shortest_step(s.t))
     grows = finite & (coordinates.size(y1) > (1 + GROWTH) * coordinates.size(s.y))
     exhausted = s.accepted + s.rejected + 1 >= rules.max_steps
     at_rest = keep & rules.at_rest(attempt.gradient_norm)

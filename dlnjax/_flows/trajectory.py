@@ -9,29 +9,32 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from dlnjax._compile import compiled, runs_at_once
 from dlnjax._flows.chebyshev import RungeKuttaChebyshev
 from dlnjax._flows.coordinates import Coordinates, MatrixCoordinates
 from dlnjax._flows.explicit import Explicit
 from dlnjax._flows.frame import FrameCoordinates
-from dlnjax._flows.lanes import integrate
-from dlnjax._flows.method import Method
+from dlnjax._flows.lanes import begin, empty, fill, Turn
+from dlnjax._flows.method import Method, Task
 from dlnjax._flows.problem import Options, Problem, rounding
 from dlnjax._flows.stabilised import Stabilised
-from dlnjax._flows.step import Rules
+from dlnjax._flows.step import Flow, Rules
 from dlnjax._protocol import pullback
 from dlnjax._results import RESULTS
 from dlnjax._svd import canonical, orthogonalise, SVD, svd, turn
-from dlnjax._tree import all_finite, norm, ravel, where
+from dlnjax._tree import all_finite, norm, ravel, where, while_any
 from dlnjax._types import Scalar, State
 
 
 class Trajectory(eqx.Module):
-    """The saved states and how the flow ended. With `observe`, `svd` is None."""
+    """The saved states and how the flow ended. With `observe`, `svd` and `energy` are None."""
 
     svd: SVD | None
     sigma: Float[Array, "*n ts d"]
+    energy: Float[Array, "*n ts"] | None
     observed: Any
     final: SVD
     t_end: Float[Array, "*n"]
@@ -61,41 +64,129 @@ def trajectories(
 
     **Arguments:** `starts`, the rows and the states y0 from which their flows begin; `wanted`, which are to run at all.
     """
-    rows, y0 = starts
-    frame = options.coordinates == "svd"
-    sizes = y0.sigma if frame else jax.vmap(norm)(y0)
+    flows = _Flows(of_row, *starts, ts, options)
+    state = flows.begin()
+    state = eqx.tree_at(lambda s: s[0].active, state, state[0].active & wanted)
+    return flows.conclude(_to_the_end(flows, state, lanes))
 
-    # An interpolated or projected frame is orthogonal to the square of its error.
-    def to_svd(y: State) -> SVD:
-        return canonical(SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v))) if frame else svd(y)
 
-    def observe(y: State) -> PyTree:
-        point = to_svd(y)
-        return (point.sigma, point if options.observe is None else options.observe(point))
+def trajectory_of(problem: Problem, options: Options) -> Trajectory:
+    """The flow of one problem. Outside of `jit` each turn of a method is a program, compiled when it is needed."""
+    if not runs_at_once(problem, options):
+        return _as_one_program(problem, options)
+    y0, state = _begin(problem, options)
+    while np.asarray(state[0].active).item():
+        state = _turn(problem, options, y0, state, np.asarray(state[0].choice.method).item())
+    return _conclude(problem, options, y0, state)
 
-    # The flow does not depend on the time itself. It runs from 0, where a short step is not lost in a long time.
-    rules = Rules(ts - ts[0], options.steady, options.max_steps)
-    flows, (sigma, saved) = integrate(
-        lambda own: _coordinates(of_row(own[0]), own[1], options),
-        ((rows, sizes), y0),
-        rules,
-        observe,
-        methods=_methods(options),
-        lanes=lanes,
-        wanted=wanted,
-    )
-    kept = options.observe is None
-    return Trajectory(
-        svd=saved if kept else None,
-        sigma=sigma,
-        observed=None if kept else saved,
-        final=jax.vmap(to_svd)(flows.y),
-        t_end=jnp.where(flows.t == rules.ts[-1], ts[-1], ts[0] + flows.t),
-        code=flows.code,
-        steps=flows.accepted,
-        rejected=flows.rejected,
-        evaluations=flows.evaluations,
-    )
+
+@compiled
+def _as_one_program(problem: Problem, options: Options) -> Trajectory:
+    y0 = _one(start_of(problem, options))
+    flows = _flow_of(problem, options, y0)
+    return _alone(flows.conclude(_to_the_end(flows, flows.begin(), lanes=1)))
+
+
+@compiled
+def _begin(problem: Problem, options: Options) -> tuple[State, PyTree]:
+    y0 = _one(start_of(problem, options))
+    return y0, _flow_of(problem, options, y0).begin()
+
+
+@compiled
+def _turn(problem: Problem, options: Options, y0: State, state: PyTree, number: int) -> PyTree:
+    return _flow_of(problem, options, y0).turns[number](*state, lanes=1)
+
+
+@compiled
+def _conclude(problem: Problem, options: Options, y0: State, state: PyTree) -> Trajectory:
+    return _alone(_flow_of(problem, options, y0).conclude(state))
+
+
+def _flow_of(problem: Problem, options: Options, y0: State) -> "_Flows":
+    arrays, rest = eqx.partition(problem, eqx.is_array)
+    return _Flows(lambda row: eqx.combine(row, rest), _one(arrays), y0, problem.ts, options)
+
+
+def _one(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x[None], tree)
+
+
+def _alone(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def _to_the_end(flows: "_Flows", state: PyTree, lanes: int) -> PyTree:
+    """The flows and what is saved of them, after as many turns of each method as it takes."""
+
+    def round(state: PyTree) -> PyTree:
+        for each in flows.turns:
+            state = each(*state, lanes=lanes)
+        return state
+
+    return while_any(lambda state: jnp.any(state[0].active), round, state)
+
+
+class _Flows:
+    """The flows of the problems of some rows, from the states y0, and what is made of them when they have ended."""
+
+    def __init__(
+        self,
+        of_row: Callable[[Any], Problem],
+        rows: PyTree,
+        y0: State,
+        ts: Float[Array, " ts"],
+        options: Options,
+    ):
+        self.of_row, self.rows, self.y0, self.ts, self.options = of_row, rows, y0, ts, options
+        self.frame = options.coordinates == "svd"
+        own = rows, y0.sigma if self.frame else jax.vmap(norm)(y0)
+        # The flow does not depend on the time itself. It runs from 0, where a short step is not lost in a long time.
+        rules = Rules(ts - ts[0], options.steady, options.max_steps)
+        self.task = Task(
+            lambda own: _coordinates(of_row(own[0]), own[1], options), rules, self._seen, len(jax.tree.leaves(y0)[0])
+        )
+        self.own = own
+        self.turns = [Turn(self.task, own, number, method) for number, method in enumerate(_methods(options))]
+
+    def begin(self) -> tuple[Flow, PyTree]:
+        """The flows before their first step, and nothing saved."""
+        flows = begin(self.task.coordinates, (self.own, self.y0), self.task.rules, self.turns[0].method)
+        return flows, empty(self.task, self.y0)
+
+    def conclude(self, state: tuple[Flow, PyTree]) -> Trajectory:
+        flows, saved = state
+        saved = fill(self.task, self.y0, flows, saved)
+        svd, observed, energy = None, None, None
+        if self.options.observe is None:
+            svd = jax.vmap(jax.vmap(self._to_svd))(saved)
+            sigma = svd.sigma
+            energy = jax.vmap(lambda row, x: jax.vmap(self.of_row(row).energy)(x))(self.rows, svd.matrix)
+        else:
+            sigma, observed = saved
+        return Trajectory(
+            svd=svd,
+            sigma=sigma,
+            energy=energy,
+            observed=observed,
+            final=jax.vmap(self._to_svd)(flows.y),
+            t_end=jnp.where(flows.t == self.task.rules.ts[-1], self.ts[-1], self.ts[0] + flows.t),
+            code=flows.code,
+            steps=flows.accepted,
+            rejected=flows.rejected,
+            evaluations=flows.evaluations,
+        )
+
+    def _seen(self, y: State) -> PyTree:
+        """What is saved on the way: with `observe` that and the singular values, which are smaller than the state."""
+        if self.options.observe is None:
+            return y
+        point = self._to_svd(y)
+        return point.sigma, self.options.observe(point)
+
+    def _to_svd(self, y: State) -> SVD:
+        # An interpolated or projected frame is orthogonal to the square of its error.
+        return canonical(SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v))) if self.frame else svd(y)
 
 
 def _methods(options: Options) -> Sequence[Method]:

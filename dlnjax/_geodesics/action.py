@@ -1,10 +1,13 @@
 """A path of least action between two matrices, in discrete time: where to start shooting, and at what.
 
 The action of X_0, ..., X_K at times t_k is sum_k h_k/2 g(V_k, V_k) at the midpoints, V_k = (X_{k+1} - X_k)/h_k. Its
-Hessian is block tridiagonal. The minimiser is Newton's method, with the kinetic part of the Hessian added as in the
-method of Levenberg and Marquardt. It goes down from any path, and what it finds is therefore a minimum, and no geodesic
-beyond its first conjugate point.
+Hessian is block tridiagonal. The minimiser is Newton's method, with a multiple of the kinetic part of the Hessian added
+to it, as in the method of Levenberg and Marquardt. Plain Newton converges to any critical path. This one refuses each
+step that raises the action: what it finds is a minimum, and no geodesic with a conjugate point inside.
 """
+
+from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,18 +19,18 @@ from dlnjax._geodesics.tridiagonal import Blocks, respond, solve
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import into, out_of
 from dlnjax._svd import svd
-from dlnjax._tree import iterate
+from dlnjax._tree import iterate, where
 from dlnjax._types import Matrix, Scalar
 
-# The damping is divided by the first after an accepted step, and multiplied by the second after a refused one. Most
-# first guesses are near their minimum, so that it starts small; a search whose damping is the largest has no step left.
+# The damping is divided by _EASE after an accepted step, and multiplied by _BRAKE after a refused one. It starts small,
+# as most first guesses are near their minimum. At the largest damping a step moves nothing, and the search ends.
 _EASE, _BRAKE = 10.0, 4.0
 _FIRST_DAMPING = 1e-2
 _LARGEST_DAMPING = 1e8
-# An action that rises by less than this is one that does not rise: a few roundings of its sum.
+# An action that rises by no more than this share counts as one that does not rise: it is a few roundings of its sum.
 _SAME_ACTION = 1e-14
-# The path has settled once the expected decrease is below this part of the action. It is where shooting starts and not
-# the geodesic itself, whose error in the momentum is the error of the discrete action.
+# The path has settled once the expected decrease is below this share of the action. More digits would be of no use:
+# shooting starts from the path, and the discrete action differs from that of the geodesic by far more.
 _SETTLED = 1e-12
 
 
@@ -61,34 +64,47 @@ class Descent(eqx.Module):
 
 
 def segment(x: Matrix, v: Matrix, kernel: Kernel) -> Segment:
-    """The derivatives of the Lagrangian by Legendre's transform, from those of the Hamiltonian in X at fixed P."""
+    """The derivatives of the Lagrangian L(X, V) = g(V, V)/2 by Legendre's transform, from those of the Hamiltonian.
+
+    With P = A_X^{-1}(V): L_X = -H_X and L_V = P, so that L_VV = A_X^{-1}, L_VX = -L_VV H_PX, and
+    L_XX = -H_XX + H_XP L_VV H_PX.
+    """
     d = x.shape[0]
     n = d * d
     basis = jnp.eye(n, dtype=x.dtype).reshape(n, d, d)
     point = svd(x)
     lam = kernel.eigenvalues(point.sigma)
     p = out_of(point, into(point, v) / lam)
-    along = lambda z: jax.jvp(lambda y: velocity(y, p, kernel), (x,), (z,))
+
+    def along(z: Matrix) -> tuple[Any, Any]:
+        return jax.jvp(lambda y: velocity(y, p, kernel), (x,), (z,))
+
+    # `velocity` is (H_P, -H_X), and its derivatives in X are the rows of (H_PX, -H_XX).
     (_, force), (dx, dp) = jax.vmap(along, out_axes=(None, 0))(basis)
-    rows = lambda z: z.reshape(n, n)
+    hpx, minus_hxx = dx.reshape(n, n).T, dp.reshape(n, n).T
     frame = jnp.kron(point.u, point.v)
     vv = (frame / lam.ravel()[None, :]) @ frame.T
-    hpx = rows(dx).T
-    return Segment(force.ravel(), p.ravel(), rows(dp).T + hpx.T @ vv @ hpx, -vv @ hpx, vv)
+    return Segment(force.ravel(), p.ravel(), minus_hxx + hpx.T @ vv @ hpx, -vv @ hpx, vv)
 
 
 def segments(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kernel) -> tuple[Segment, Scalar]:
-    """The derivatives and the action, infinite where the determinant changes its sign and the kernel vanishes at 0."""
+    """The derivatives of the Lagrangian at each midpoint, and the action.
+
+    The action is infinite for a path that crosses the singular matrices, unless the kernel does not vanish there: in
+    discrete time a path may jump over them at a finite cost.
+    """
     x, v = (xs[1:] + xs[:-1]) / 2, (xs[1:] - xs[:-1]) / h[:, None, None]
-    part = jax.vmap(lambda x, v: segment(x, v, kernel))(x, v)
+    part = jax.vmap(partial(segment, kernel=kernel))(x, v)
     action = jnp.sum(h * jnp.sum(part.by_v * v.reshape(part.by_v.shape), axis=1)) / 2
+    # JAX gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. The
+    # matrices need not be brought to size one for that: their squares in `squares` leave the range before.
     signs = jnp.concatenate([jnp.linalg.slogdet(x)[0], jnp.linalg.slogdet(xs)[0]])
     inside = jnp.all(signs == signs[-1]) | (jnp.asarray(kernel.order) <= 0)
     return part, jnp.where(inside & jnp.isfinite(action), action, jnp.inf)
 
 
 def gradient(part: Segment, h: Float[Array, " k"]) -> Float[Array, "m n"]:
-    """The gradient of the action in the inner nodes."""
+    """The gradient of the action in the inner nodes. A midpoint moves by half of a node, a velocity by 1/h of it."""
     half = h[:, None] * part.by_x / 2
     return (half + part.by_v)[:-1] + (half - part.by_v)[1:]
 
@@ -109,20 +125,22 @@ def kinetic(part: Segment, h: Float[Array, " k"]) -> Blocks:
 
 
 def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kernel, most: Int[Array, ""]) -> Minimum:
-    """Down from the path `xs`, its ends kept, in at most `most` steps.
+    """The path of least action to which Newton's method with damping goes down from `xs`, its ends kept.
+
+    It takes at most `most` steps.
 
     The first step evaluates the path and moves nothing, so that one compilation serves the start and all steps; with
     `most` = 1 the answer is that of the path itself.
     """
     d = xs.shape[-1]
 
-    def go_on(now: Descent):
+    def go_on(now: Descent) -> Bool[Array, ""]:
         started = now.step > 0
         return (
             ~now.settled & (now.step < most) & (now.damping < _LARGEST_DAMPING) & (~started | jnp.isfinite(now.action))
         )
 
-    part = iterate(lambda now: _newton_step(now, h, kernel), go_on, _before_the_first_step(xs)).part
+    part = iterate(partial(_newton_step, h=h, kernel=kernel), go_on, _before_the_first_step(xs)).part
     blocks = hessian(part, h)
     response, _ = respond(blocks)
     p = (part.by_v[0] - h[0] * part.by_x[0] / 2).reshape(d, d)
@@ -155,16 +173,17 @@ def _newton_step(now: Descent, h: Float[Array, " k"], kernel: Kernel) -> Descent
     xs = now.xs.at[1:-1].add(move.reshape(now.xs[1:-1].shape))
     part, action = segments(xs, h, kernel)
     better = first | (definite & (action <= now.action * (1 + _SAME_ACTION)))
-    keep = lambda new, old: jnp.where(better, new, old)
-    # After a step that was refused the damping stays, once, where the next one was accepted.
+    # A step that is accepted right after a refused one leaves the damping as it is: a smaller one has just failed.
     eased = jnp.where(now.eased, mu / _EASE, mu)
     braked = jnp.maximum(_BRAKE * mu, _FIRST_DAMPING)
+    settled = ~first & better & (decrement <= _SETTLED * action) & (mu <= _FIRST_DAMPING)
+    xs, part, action = where(better, (xs, part, action), (now.xs, now.part, now.action))
     return Descent(
-        xs=keep(xs, now.xs),
-        part=jax.tree.map(keep, part, now.part),
-        action=keep(action, now.action),
-        damping=jnp.where(first, mu, keep(eased, braked)),
+        xs=xs,
+        part=part,
+        action=action,
+        damping=jnp.where(first, mu, jnp.where(better, eased, braked)),
         eased=better,
-        settled=~first & better & (decrement <= _SETTLED * action) & (mu <= _FIRST_DAMPING),
+        settled=settled,
         step=now.step + 1,
     )

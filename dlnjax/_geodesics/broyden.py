@@ -62,7 +62,10 @@ class Search(eqx.Module):
 
 
 def improve(f: Callable[[Float[Array, " n"]], Value], now: Search) -> Search:
-    """One call of f and what is learnt from it. The first call is at the start itself."""
+    """One call of f, a quasi-Newton step away from the best w, and the update of the inverse by what it shows.
+
+    The first call is at the start itself.
+    """
     move = -now.inverse @ now.f
     # No step is longer than w is, for beyond that the Jacobian says nothing.
     limit = jnp.minimum(1.0, norm(now.w) / jnp.maximum(norm(move), jnp.finfo(now.w.dtype).tiny))
@@ -94,7 +97,7 @@ def _rank_one(
 ) -> tuple[Float[Array, "n n"], Bool[Array, ""]]:
     """(Broyden's change of the inverse, by the formula of Sherman and Morrison; whether it is finite).
 
-    It is the change of rank one after which the inverse takes the observed change of f back to `move`.
+    Broyden's method makes the least change, of rank one, after which the inverse maps the change of f to `move`.
     """
     back = now.inverse @ (found - now.f)
     scale = move @ back

@@ -3,14 +3,16 @@
 Each end is decomposed once, where it comes in; the search goes on with the decompositions.
 """
 
-from typing import Any
+from functools import partial
+from typing import TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from dlnjax._compile import compiled
 from dlnjax._geodesics.exponential import covector, orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
@@ -20,7 +22,7 @@ from dlnjax._geometry.operator import form_by_kernel, operator_at
 from dlnjax._results import code_of, RESULTS
 from dlnjax._scale import scaled
 from dlnjax._svd import SVD, svd
-from dlnjax._tree import instantiate, is_perturbed, norm, ravel, tangent_at
+from dlnjax._tree import instantiate, is_perturbed, norm, ravel, tangent_at, where
 from dlnjax._types import Matrix, Scalar
 
 # A geodesic arrives if it ends within this of B, relative to |B|.
@@ -31,13 +33,17 @@ _SAME_LENGTH = 1e-9
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 
+# How A, B and the kernel move: None for zero, also in the leaves of the kernel.
+EndsTangents: TypeAlias = tuple[Matrix | None, Matrix | None, PyTree]
+
+
 class Frame(eqx.Module):
-    """The isometry and the scale under which A is diagonal and A and B have like norms: X = c U X' V^T.
+    """The isometry and the scale, X = c U X' V^T, for which A' is diagonal and |A'| |B'| = 1.
 
     Where lambda is homogeneous of degree p, X -> cX takes geodesics to geodesics, and multiplies their momenta by
     c^(1-p) and their lengths by c^(1-p/2). Where it is not homogeneous, the scale is 1.
 
-    **Attributes:** `u`, `v`, `scale`, `kernel`; `first` and `last`, A and B as they look from here.
+    **Attributes:** `u`, `v`, `scale`, `kernel`; `first` and `last`, A' and B'.
     """
 
     u: Matrix
@@ -49,28 +55,28 @@ class Frame(eqx.Module):
 
     @classmethod
     def of(cls, a: SVD, b: SVD, kernel: Kernel) -> "Frame":
-        # The root of the norm, by way of the largest value, whose square may overflow.
-        size = lambda sigma: jnp.sqrt(norm(sigma / sigma[0]) * sigma[0])
-        scale = jnp.ones((), a.sigma.dtype) if kernel.degree is None else size(a.sigma) * size(b.sigma)
+        # The geometric mean of the two norms, as a product of roots: the product of the norms may overflow.
+        mean = _root_of_norm(a.sigma) * _root_of_norm(b.sigma)
+        scale = jnp.ones((), a.sigma.dtype) if kernel.degree is None else mean
         eye = jnp.eye(a.sigma.shape[0], dtype=a.sigma.dtype)
         first = SVD(eye, a.sigma / scale, eye)
         return cls(a.u, a.v, scale, kernel, first, SVD(a.u.T @ b.u, b.sigma / scale, a.v.T @ b.v))
-
-    @property
-    def degree(self) -> Scalar | float:
-        return 0.0 if self.kernel.degree is None else self.kernel.degree
 
     def out_of(self, x: Matrix) -> Matrix:
         return self.scale * (self.u @ x @ self.v.T)
 
     def momentum(self, p: Matrix) -> Matrix:
-        return self.scale ** (1 - self.degree) * (self.u @ p @ self.v.T)
+        return self.scale ** (1 - degree_of(self.kernel)) * (self.u @ p @ self.v.T)
 
     def momentum_into(self, p: Matrix) -> Matrix:
-        return self.scale ** (self.degree - 1) * (self.u.T @ p @ self.v)
+        return self.scale ** (degree_of(self.kernel) - 1) * (self.u.T @ p @ self.v)
 
     def length(self, length: Float[Array, "*k"] | float) -> Float[Array, "*k"]:
-        return self.scale ** (1 - self.degree / 2) * length
+        return self.scale ** (1 - degree_of(self.kernel) / 2) * length
+
+
+def _root_of_norm(sigma: Float[Array, " d"]) -> Scalar:
+    return jnp.sqrt(norm(sigma / sigma[0]) * sigma[0])
 
 
 class Connection(eqx.Module):
@@ -88,7 +94,8 @@ class Connection(eqx.Module):
 class Ends(eqx.Module):
     """Both ends, decomposed, and what can be said of them before a search.
 
-    Ends that no path joins are replaced by the identity, and the search ends at once; `finite` and `apart` say why.
+    Ends that no path joins are replaced by the identity, and the search ends at once. `finite` is false where an entry
+    is not; `apart` is true where the determinants have no common sign; `same` where there is nothing to search for.
     """
 
     first: SVD
@@ -105,30 +112,36 @@ class Ends(eqx.Module):
         apart = finite & (sign_of(first) * sign_of(last) <= 0)
         eye = jnp.eye(a.shape[0], dtype=a.dtype)
         instead = SVD(eye, jnp.ones_like(first.sigma), eye)
-        choose = lambda point: jax.tree.map(lambda z, w: jnp.where(finite & ~apart, z, w), point, instead)
-        return cls(choose(first), choose(last), finite, apart, jnp.all(a == b) | ~finite | apart)
+        joined = finite & ~apart
+        first, last = where(joined, first, instead), where(joined, last, instead)
+        return cls(first, last, finite, apart, jnp.all(a == b) | ~joined)
 
 
 def sign_of(point: SVD) -> Scalar:
     """The sign of the determinant, 0 where the matrix is singular to rounding."""
     sigma = point.sigma
     rounding = sigma.shape[0] * jnp.finfo(sigma.dtype).eps * sigma[0]
+    # The determinant of U V^T, which is 1 or -1: that of a 2 x 2 matrix X may leave the range of the floats, and JAX
+    # then gives it a wrong sign.
     return jnp.where(sigma[-1] > rounding, jnp.linalg.slogdet(point.u @ point.v.T)[0], 0.0)
 
 
-@eqx.filter_jit
+@compiled
 def connect_all(a: Matrix, b: Matrix, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Connection:
-    """Every candidate, leading axis 2."""
+    """What was found from each of the two first guesses, polar and frames, which are the leading axis."""
     ends = Ends.of(a, b)
     frame = Frame.of(ends.first, ends.last, kernel)
     shots = candidates(frame.first, frame.last, kernel, rtol, descend)
-    return jax.vmap(lambda shot: _connection(shot, ends, frame))(shots)
+    return jax.vmap(partial(_connection, ends=ends, frame=frame))(shots)
 
 
 def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
     speed, end = norm(shot.start), norm(shot.end)
     joined = ends.finite & ~ends.apart
-    unless_same = lambda z: jnp.where(ends.same, 0.0, z)
+
+    def unless_same(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        return jnp.where(ends.same, 0.0, z)
+
     p = operator_at(frame.first, shot.start, frame.kernel, power=-0.5)
     p_end = covector(shot.x, shot.end, frame.kernel)
     drift = jnp.where(speed > 0, jnp.abs(end**2 - speed**2) / jnp.where(speed > 0, speed, 1.0) ** 2, 0.0)
@@ -150,14 +163,15 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
     )
 
 
-# It is not compiled as a whole: its derivatives, the distance and all critical paths share the one long compilation.
+# No `jit` stands here: the long compilation is that of `connect_all`, which the derivatives, the distance and all
+# critical paths share. Compiled as a whole, each of them would compile it once more.
 @eqx.filter_custom_jvp
 def connect(a: Matrix, b: Matrix, kernel: Kernel, *, rtol: Scalar) -> Connection:
     """The shortest candidate that arrives; if none does, the one that comes nearest."""
     return _shortest(connect_all(a, b, kernel, rtol, jnp.asarray(True)))
 
 
-@eqx.filter_jit
+@compiled
 def _shortest(every: Connection) -> Connection:
     arrived = every.result == RESULTS.successful
     length = jnp.where(arrived, every.length, jnp.inf)
@@ -169,8 +183,11 @@ def _shortest(every: Connection) -> Connection:
 
 
 @connect.def_jvp
-def _connect_jvp(primals, tangents, *, rtol):
-    """By Jacobi fields: dP is the solution of dB = (dX(1)/dA) dA + (dX(1)/dP) dP + (dX(1)/dkernel) dkernel."""
+def _connect_jvp(primals: tuple[Matrix, Matrix, Kernel], tangents: EndsTangents, *, rtol: Scalar):
+    """By Jacobi fields: dP is the solution of dB = (dX(1)/dA) dA + (dX(1)/dP) dP + (dX(1)/dkernel) dkernel.
+
+    Autodiff of the search would differentiate every shot, and of a loop that stops at a tolerance it is inexact.
+    """
     a, b, kernel = primals
     da, db, dkernel = tangents
     out = connect(a, b, kernel, rtol=rtol)
@@ -181,25 +198,31 @@ def _connect_jvp(primals, tangents, *, rtol):
 
 
 def _momentum_variation(
-    a: Matrix, found: Connection, kernel: Kernel, tangent: tuple[Matrix, Matrix, Any], rtol: Scalar
+    a: Matrix, found: Connection, kernel: Kernel, tangent: tuple[Matrix, Matrix, PyTree], rtol: Scalar
 ) -> tuple[Matrix, Matrix]:
     """How the momenta at both ends change with (A, B, kernel). The Jacobi fields are those at size one."""
     da, db, dkernel = tangent
     n, k = a.size, scale_exponent(a, kernel)
-    back = lambda p, kernel: scaled(p, k * (1 - degree_of(kernel)))
+
+    def back(p: Matrix, kernel: Kernel) -> Matrix:
+        return scaled(p, k * (1 - degree_of(kernel)))
+
+    def along(p: Matrix, dp: Float[Array, " n"]) -> Matrix:
+        # The power of two depends on the degree of the kernel, and is differentiated with it.
+        return eqx.filter_jvp(back, (p, kernel), (dp.reshape(a.shape), dkernel))[1]
+
     start, end = (scaled(p, k * (degree_of(kernel) - 1)) for p in (found.p, found.p_end))
     x, p = (z[-1] for z in jacobians(scaled(a, -k), start, kernel, jnp.array([0.0, 1.0], a.dtype), rtol))
     dnumbers, _ = ravel(dkernel)
     # The columns belong to the start, the momentum, and the numbers of the kernel.
-    given = lambda j: j[:, :n] @ scaled(da, -k).ravel() + j[:, 2 * n :] @ dnumbers
-    dp = jnp.linalg.solve(x[:, n : 2 * n], scaled(db, -k).ravel() - given(x))
-    dp_end = given(p) + p[:, n : 2 * n] @ dp
-    along = lambda p, dp: eqx.filter_jvp(back, (p, kernel), (dp.reshape(a.shape), dkernel))[1]
+    given = jnp.concatenate([scaled(da, -k).ravel(), jnp.zeros(n, a.dtype), dnumbers])
+    dp = jnp.linalg.solve(x[:, n : 2 * n], scaled(db, -k).ravel() - x @ given)
+    dp_end = p @ given + p[:, n : 2 * n] @ dp
     return along(start, dp), along(end, dp_end)
 
 
 def _first_variation(out: Connection, da: Matrix | None, db: Matrix | None) -> Scalar:
-    """d(length^2 / 2) = <P(1), dB> - <P(0), dA>."""
+    """The change of the length along (dA, dB), by the first variation: d(length^2 / 2) = <P(1), dB> - <P(0), dA>."""
     change = jnp.zeros_like(out.length)
     if db is not None:
         change += jnp.sum(out.p_end * db)
@@ -222,7 +245,8 @@ def measure(a: Matrix, b: Matrix, kernel: Kernel, *, rtol: Scalar) -> tuple[Scal
 
 
 @measure.def_jvp
-def _measure_jvp(primals, tangents, *, rtol):
+def _measure_jvp(primals: tuple[Matrix, Matrix, Kernel], tangents: EndsTangents, *, rtol: Scalar):
+    """By the first variation, which needs no Jacobi field: the momenta at the ends are known."""
     a, b, kernel = primals
     da, db, dkernel = tangents
     found = connect(a, b, kernel, rtol=rtol)
@@ -231,18 +255,21 @@ def _measure_jvp(primals, tangents, *, rtol):
     return out, (change, jax.tree.map(lambda _: None, found.result))
 
 
-def _kernel_variation(a, b, kernel: Kernel, dkernel, found: Connection, rtol):
+def _kernel_variation(
+    a: Matrix, b: Matrix, kernel: Kernel, dkernel: PyTree, found: Connection, rtol: Scalar
+) -> Scalar | float:
     """How the length changes as the kernel changes by `dkernel`, the ends held in place."""
     if not is_perturbed(dkernel):
         return 0.0
     return _by_kernel(a, b, kernel, found, rtol) @ ravel(instantiate(dkernel, kernel))[0]
 
 
-@eqx.filter_jit
-def _by_kernel(a, b, kernel: Kernel, found: Connection, rtol) -> Float[Array, " k"]:
-    """d(length) in each number of the kernel.
+@compiled
+def _by_kernel(a: Matrix, b: Matrix, kernel: Kernel, found: Connection, rtol: Scalar) -> Float[Array, " k"]:
+    """The derivative of the length in each number of the kernel.
 
-    At fixed ends the action changes by the integral of -dH along the geodesic, as that is stationary.
+    At fixed ends the action changes by the integral of -dH/dkernel along the geodesic: the geodesic changes too, but
+    the action is stationary in it.
     """
     frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
@@ -250,12 +277,15 @@ def _by_kernel(a, b, kernel: Kernel, found: Connection, rtol) -> Float[Array, " 
     ts = jnp.concatenate([jnp.zeros(1), (1 + jnp.asarray(_NODES)) / 2, jnp.ones(1)]).astype(a.dtype)
     path = integrate(x, w, kernel, ts, rtol)
 
-    def slope(x, w):
+    def slope(x: Matrix, w: Matrix) -> Float[Array, " k"]:
         p = covector(x, w, kernel)
         return ravel(form_by_kernel(x, p, p, kernel, power=1))[0] / 2
 
     action = -(jnp.asarray(_WEIGHTS, a.dtype) / 2) @ jax.vmap(slope)(path.x[1:-2], path.w[1:-2])
+
     # The degree of the kernel is also the power with which the scale enters the length.
-    log_factor = lambda k: jnp.log(eqx.tree_at(lambda f: f.kernel, frame, k).length(1.0))
+    def log_factor(kernel: Kernel) -> Scalar:
+        return (1 - degree_of(kernel) / 2) * jnp.log(frame.scale)
+
     by_scale, _ = ravel(eqx.filter_grad(log_factor)(kernel))
     return frame.length(_per_length(action, norm(w))) + by_scale * found.length

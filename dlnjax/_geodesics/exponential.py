@@ -1,14 +1,16 @@
 """The exponential map: the geodesic from a point with a momentum."""
 
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from dlnjax._checks import as_count, as_positive, as_square, as_times, require_finite, require_full_rank
+from dlnjax._compile import compiled
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
@@ -128,7 +130,7 @@ def exponential(
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 
 
-@eqx.filter_jit
+@compiled
 def _solve(
     x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
 ) -> ExponentialSolution:
@@ -137,20 +139,28 @@ def _solve(
     p = scaled(p, k * (degree - 1))
     out = _exponential(scaled(x, -k), p, kernel, ts=ts, rtol=rtol, max_steps=max_steps)
     moved = scaled(out.x, k), scaled(out.momentum, k * (1 - degree))
-    return eqx.tree_at(lambda o: (o.x, o.momentum), out, moved)
+    return eqx.tree_at(_states, out, moved)
+
+
+def _states(out: ExponentialSolution) -> tuple[Any, Any]:
+    return out.x, out.momentum
 
 
 @eqx.filter_custom_jvp
-def _exponential(x, p, kernel, *, ts, rtol, max_steps) -> ExponentialSolution:
+def _exponential(
+    x: Matrix, p: Matrix, kernel: Kernel, *, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
+) -> ExponentialSolution:
+    """The flow (3.46) in (X, W), and at each time the covector that belongs to W."""
     w = orthonormal(x, p, kernel)
     path = integrate(x, w, kernel, ts, rtol, max_steps=max_steps)
+    # The last of the states of `path` is that at its end, which stands at all times that were not reached.
     came = (ts <= path.t_end)[:, None, None]
     xs, ws = jnp.where(came, path.x[:-1], path.x[-1]), jnp.where(came, path.w[:-1], path.w[-1])
     energy, end = jnp.sum(w * w), jnp.sum(path.w[-1] ** 2)
     return ExponentialSolution(
         ts=ts,
         x=xs,
-        momentum=jax.vmap(lambda x, w: covector(x, w, kernel))(xs, ws),
+        momentum=jax.vmap(partial(covector, kernel=kernel))(xs, ws),
         t_end=path.t_end,
         hamiltonian_drift=jnp.where(energy > 0, jnp.abs(end - energy) / jnp.where(energy > 0, energy, 1.0), 0.0),
         result=code_of(
@@ -163,11 +173,22 @@ def _exponential(x, p, kernel, *, ts, rtol, max_steps) -> ExponentialSolution:
 
 
 @_exponential.def_jvp
-def _exponential_jvp(primals, tangents, *, ts, rtol, max_steps):
-    """By Jacobi fields, as matrices that multiply the tangents: so the rule has a transpose, for reverse mode."""
+def _exponential_jvp(
+    primals: tuple[Matrix, Matrix, Kernel],
+    tangents: tuple[Matrix | None, Matrix | None, PyTree],
+    *,
+    ts: Float[Array, " ts"],
+    rtol: Scalar,
+    max_steps: int,
+):
+    """By Jacobi fields, as matrices that multiply the tangents.
+
+    The product is linear in the tangents and has a transpose, by which reverse mode works. The loop of a solver that
+    carried the tangents would have none.
+    """
     x, p, kernel = primals
     out = _exponential(*primals, ts=ts, rtol=rtol, max_steps=max_steps)
     until = jnp.minimum(ts, out.t_end)
     moved, _ = ravel(instantiate(tangents, primals))
     dx, dp = ((j @ moved).reshape(len(ts), *x.shape) for j in jacobians(x, p, kernel, until, rtol))
-    return out, tangent_at(lambda o: (o.x, o.momentum), out, (dx, dp))
+    return out, tangent_at(_states, out, (dx, dp))

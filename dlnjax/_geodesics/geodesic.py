@@ -1,6 +1,6 @@
 """Geodesics between two matrices: the shortest that was found, its length, and how it depends on its ends."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import as_positive, as_real, as_square, is_concrete, known, require, require_finite
+from dlnjax._compile import compiled
 from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import hessian, respond, segments
 from dlnjax._geodesics.connection import connect, connect_all, Connection, Frame, measure, sign_of
@@ -24,6 +25,8 @@ from dlnjax._show import Curves, singular_values_of
 from dlnjax._svd import svd
 from dlnjax._types import Matrix, Number, Numbers, Scalar
 
+# The default of `rtol`, a thousandth of the 1e-8 to which a geodesic must arrive.
+_RTOL = 1e-11
 # Momenta that differ by less than this are of one path: far more than the error of one, far less than between two.
 _SAME_MOMENTUM = 1e-6
 
@@ -101,7 +104,8 @@ class GeodesicSolution(Solution):
         """The Morse index, the number of conjugate times before 1: 0 for a local minimum of length."""
         return self._each(_index)
 
-    def _each(self, f):
+    def _each(self, f: Callable[..., Array]) -> Array:
+        """f(a, b, momentum, kernel) for each of the pairs, over the leading axes."""
         g = f
         for _ in range(self.length.ndim):
             g = jax.vmap(g)
@@ -122,8 +126,8 @@ class GeodesicSolution(Solution):
         )
 
 
-@eqx.filter_jit
-def _states(a, b, p, kernel, t):
+@compiled
+def _states(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel, t: Float[Array, " t"]) -> Float[Array, "t d d"]:
     frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
     order = jnp.argsort(t)
@@ -132,16 +136,19 @@ def _states(a, b, p, kernel, t):
     return jax.vmap(frame.out_of)(path.x[1:-2])[jnp.argsort(order)]
 
 
-@eqx.filter_jit
-def _conjugate_time(a, b, p, kernel):
+@compiled
+def _conjugate_time(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel) -> Scalar:
     frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
     return conjugate_time(x, frame.momentum_into(p), kernel, 10 * _rtol(x))
 
 
-@eqx.filter_jit
-def _index(a, b, p, kernel):
-    """The negative eigenvalues of the Hessian of the action, by Sylvester's law those of the pivots."""
+@compiled
+def _index(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel) -> Int[Array, ""]:
+    """How many eigenvalues of the Hessian of the discrete action are negative: by Sylvester's law, those of the pivots.
+
+    By Morse's theorem there are as many as conjugate times. Counting those would count two that coincide as one.
+    """
     frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
     ts = guesses.times(frame.first, frame.last, kernel, 2 * SEGMENTS)
@@ -151,8 +158,9 @@ def _index(a, b, p, kernel):
     return jnp.sum(respond(hessian(part, h))[1])
 
 
-def _rtol(x):
-    return jnp.asarray(1e-11, x.dtype)
+def _rtol(x: Array) -> Scalar:
+    """The tolerance with which a geodesic that was found is followed again."""
+    return jnp.asarray(_RTOL, x.dtype)
 
 
 def _ends(a: Any, b: Any) -> tuple[Matrix, Matrix]:
@@ -303,8 +311,8 @@ def logarithm(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw
 
     The tangent vector is `metric_operator(a, P, depth)`. Differentiable in `a` and `b`, by Jacobi fields.
 
-    **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` and `throw` as in
-    `geodesic`.
+    **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` as in `geodesic`;
+    `throw`, raise where none arrives: otherwise the covector there is NaN.
 
     **Returns:** a covector, `d d`.
 
@@ -316,7 +324,9 @@ def logarithm(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw
         >>> (p.round(6) + 0.0).tolist()
         [[1.0, 0.0], [0.0, 0.0]]
     """
-    return geodesic(a, b, depth, rtol=rtol, throw=throw).momentum
+    line = geodesic(a, b, depth, rtol=rtol, throw=throw)
+    # The covector alone carries no code.
+    return jnp.where(jnp.asarray(line.result == RESULTS.successful), line.momentum, jnp.nan)
 
 
 def distance(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:
@@ -375,8 +385,8 @@ def distance_bounds(a: Matrix, b: Matrix, depth: Depth) -> tuple[Float[Array, ""
     return _bounds(a, b, as_kernel(depth, a.dtype))
 
 
-@eqx.filter_jit
-def _bounds(a, b, kernel):
+@compiled
+def _bounds(a: Matrix, b: Matrix, kernel: Kernel) -> tuple[Scalar, Scalar]:
     first, last = svd(a), svd(b)
     lower, upper = guesses.bounds(first, last, kernel)
     return lower, jnp.where(sign_of(first) * sign_of(last) > 0, upper, jnp.inf)

@@ -1,11 +1,13 @@
 """First guesses of a path between two matrices of one sign of the determinant, each in closed form."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
-from dlnjax._geometry.kernel import Kernel
+from dlnjax._geometry.kernel import Kernel, symmetric
 from dlnjax._geometry.operator import form
 from dlnjax._svd import eigh, singular_values, SVD
 from dlnjax._tree import norm
@@ -20,7 +22,7 @@ _BEND = 0.1
 _FINE = 257
 
 
-def _generic(d: int, dtype) -> Matrix:
+def _generic(d: int, dtype: Any) -> Matrix:
     """An antisymmetric matrix with no symmetry, the same for every call."""
     i = jnp.arange(d, dtype=dtype)
     k = jnp.cos(1.0 + jnp.add.outer(i, 2 * i) + jnp.multiply.outer(i, i))
@@ -33,7 +35,11 @@ def _imaginary(x: Float[Array, "*s"]) -> Complex[Array, "*s"]:
 
 
 class Rotation(eqx.Module):
-    """t -> Q^t for a rotation Q. Where Q has the eigenvalue -1, of which the plane is not unique, Q is first turned."""
+    """t -> Q^t for a rotation Q, by the eigenvectors of its logarithm.
+
+    Where Q has the eigenvalue -1 there are many logarithms, and near it they are ill-conditioned. There Q is turned
+    first, by a small `detour`, whose inverse `back` is added along the way.
+    """
 
     vectors: Complex[Array, "d d"]
     angles: Float[Array, " d"]
@@ -45,9 +51,11 @@ class Rotation(eqx.Module):
         eye = jnp.eye(q.shape[0], dtype=q.dtype)
         nearest = singular_values(q + eye)[-1]
         k = jnp.where(nearest < _NEAR * _TURN, _TURN, 0.0) * _generic(q.shape[0], q.dtype)
+        # Cayley's transform of an antisymmetric matrix is a rotation, near exp(k) and cheaper.
         detour = jnp.linalg.solve(eye - k / 2, eye + k / 2)
         q = q @ detour
-        # Cayley's transform is antisymmetric, with the eigenvalues i tan(angle / 2).
+        # Back by the same transform, (Q - I)(Q + I)^(-1) is antisymmetric, with the eigenvalues i tan(angle / 2). A
+        # solver for matrices that are not Hermitian, such as Q, gives no orthogonal eigenvectors where angles repeat.
         half = jnp.linalg.solve((q + eye).T, (q - eye).T).T
         tangents, vectors = eigh(_imaginary((half.T - half) / 2))
         return cls(vectors, 2 * jnp.arctan(tangents), k, detour.T)
@@ -64,20 +72,20 @@ class Rotation(eqx.Module):
 
 
 def first_guesses(a: SVD, b: SVD, kernel: Kernel, ts: Float[Array, " nodes"]) -> Float[Array, "2 nodes d d"]:
-    """Two paths: polar, (3.76) between the positive factors of A = S_A O_A and B = S_B O_B with the rotation from O_A
-    to O_B; and frames, the frames of A turned into those of B, the largest singular value into the largest."""
-    ya, yb = kernel.straighten(a.sigma), kernel.straighten(b.sigma)
+    """Two paths, at the times `ts`, each exact where the singular vectors of A and B are the same.
+
+    Polar: (3.76) between the positive factors of A = S_A O_A and B = S_B O_B, with the rotation from O_A to O_B.
+    Frames: the frames of A turned into those of B, the largest singular value into the largest.
+    """
     oa, ob = a.u @ a.v.T, b.u @ b.v.T
     left, right = a.u.T @ b.u, a.v.T @ b.v
     sign = _signs(left, right)
     turns = jax.vmap(Rotation.to)(jnp.stack([oa.T @ ob, left * sign[None, :], right * sign[None, :]]))
-    sa, sb = (a.u * ya[None, :]) @ a.u.T, (b.u * yb[None, :]) @ b.u.T
 
-    def at(t):
+    def at(t: Scalar) -> tuple[Matrix, Matrix]:
         turn, turn_left, turn_right = jax.vmap(lambda turn: turn(t))(turns)
-        y, u = eigh((1 - t) * sa + t * sb)
-        polar = (u * kernel.unstraighten(y)[None, :]) @ u.T @ oa @ turn
-        sigma = kernel.unstraighten((1 - t) * ya + t * yb)
+        polar = kernel.mix_symmetric(t, (a.sigma, a.u), (b.sigma, b.u)) @ oa @ turn
+        sigma = kernel.mix(t, a.sigma, b.sigma)
         return polar, a.u @ (turn_left * sigma[None, :]) @ (a.v @ turn_right).T
 
     return jnp.stack(jax.vmap(at)(ts)).at[:, 0].set(a.matrix).at[:, -1].set(b.matrix)
@@ -87,6 +95,7 @@ def _signs(left: Matrix, right: Matrix) -> Float[Array, " d"]:
     """The signs of the columns of U_B and V_B, together, for which both frames turn least, and by proper rotations."""
     near = jnp.diagonal(left) + jnp.diagonal(right)
     sign = jnp.where(near < 0, -1.0, 1.0).astype(left.dtype)
+    # The matrix is orthogonal, and the sign of its determinant is safe at any size.
     odd = jnp.linalg.slogdet(left * sign[None, :])[0] < 0
     return jnp.where(odd & (jnp.arange(len(near)) == jnp.argmin(jnp.abs(near))), -sign, sign)
 
@@ -95,7 +104,7 @@ def bend(xs: Float[Array, "nodes d d"], ts: Float[Array, " nodes"]) -> Float[Arr
     """The path turned a little in between: Newton's method would keep a symmetry of the path all the way down."""
     generic, eye = _generic(xs.shape[-1], xs.dtype), jnp.eye(xs.shape[-1], dtype=xs.dtype)
 
-    def at(x, t):
+    def at(x: Matrix, t: Scalar) -> Matrix:
         k = _BEND * jnp.sin(jnp.pi * t) * generic
         return (eye - k) @ x @ (eye + k)
 
@@ -107,18 +116,25 @@ def times(a: SVD, b: SVD, kernel: Kernel, segments: int) -> Float[Array, " nodes
     s = jnp.linspace(0, 1, _FINE, dtype=a.sigma.dtype)
     # A step that is flat to the second order at both ends, so that the grid is fine there too.
     fine = s * s * s * (10 - 15 * s + 6 * s * s)
-    ya, yb = kernel.straighten(a.sigma), kernel.straighten(b.sigma)
-    log = jnp.log(kernel.unstraighten((1 - fine[:, None]) * ya[None, :] + fine[:, None] * yb[None, :]))
+    log = jnp.log(jax.vmap(lambda t: kernel.mix(t, a.sigma, b.sigma))(fine))
+    # Equal parts of time and of the largest change of a logarithm between one node and the next.
     measure = fine + jnp.cumsum(jnp.append(0.0, jnp.max(jnp.abs(jnp.diff(log, axis=0)), axis=1)))
     nodes = jnp.interp(jnp.linspace(0, measure[-1], segments + 1, dtype=a.sigma.dtype), measure, fine)
     return nodes.at[0].set(0.0).at[-1].set(1.0)
 
 
 def bounds(a: SVD, b: SVD, kernel: Kernel) -> tuple[Scalar, Scalar]:
-    """(lower, upper): between the singular values; (3.76), after a rotation at either end."""
+    """(lower, upper) bounds of the distance, with y = `straighten`.
+
+    The lower one is |y(sigma_A) - y(sigma_B)|. The upper one is that of a path: the line (3.76) between the positive
+    factors, of length at most |y(S_A) - y(S_B)| by Theorem 3.4.2, and a rotation at the end where it is shorter.
+    """
     ya, yb = kernel.straighten(a.sigma), kernel.straighten(b.sigma)
-    sa, sb = (a.u * ya[None, :]) @ a.u.T, (b.u * yb[None, :]) @ b.u.T
+    sa, sb = symmetric(ya, a.u), symmetric(yb, b.u)
     turn = Rotation.to(a.v @ a.u.T @ b.u @ b.v.T)
-    speed = lambda x, k: jnp.sqrt(form(x, x @ k, x @ k, kernel, power=-1))
+
+    def speed(x: Matrix, k: Matrix) -> Scalar:
+        return jnp.sqrt(form(x, x @ k, x @ k, kernel, power=-1))
+
     far = jnp.minimum(*(speed(x, turn.rates) + speed(x, turn.detour) for x in (a.matrix, b.matrix)))
     return norm(ya - yb), norm(sa - sb) + far

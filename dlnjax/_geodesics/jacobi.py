@@ -1,16 +1,17 @@
 """Jacobi fields: the derivative of the exponential, integrated along with it, and the times at which it is singular."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax._geodesics.hamiltonian import BlockDopri8, largest, velocity
+from dlnjax._compile import compiled
+from dlnjax._geodesics.dopri8 import solve
+from dlnjax._geodesics.hamiltonian import velocity
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._svd import singular_values
@@ -36,34 +37,54 @@ class Fields(eqx.Module):
     dp: Float[Array, "times n d d"]
 
 
-def _varied(state, kernel):
+# (X, P, dX, dP): a point, its momentum, and `n` variations of both.
+State: TypeAlias = tuple[Matrix, Matrix, Float[Array, "n d d"], Float[Array, "n d d"]]
+
+
+def _varied(state: State, kernel: Kernel) -> State:
+    """The velocity of (3.46), and its derivative along each variation: the equation of Jacobi fields."""
     x, p, dx, dp = state
-    along = lambda z, q: jax.jvp(lambda x, p: velocity(x, p, kernel), (x, p), (z, q))
+
+    def along(z: Matrix, q: Matrix) -> tuple[Any, Any]:
+        return jax.jvp(lambda x, p: velocity(x, p, kernel), (x, p), (z, q))
+
     moved, rates = jax.vmap(along, out_axes=(None, 0))(dx, dp)
     return *moved, *rates
 
 
-@eqx.filter_jit
-def jacobians(x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar):
+@compiled
+def jacobians(
+    x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar
+) -> tuple[Float[Array, "times n m"], Float[Array, "times n m"]]:
     """The derivatives of X and P at each time in X and P at the start and the numbers of the kernel, as vectors.
 
-    **Returns:** two arrays `times n 2n+k`, for n = d^2 and a kernel of k numbers (one, 1/N, for `Balanced`).
+    **Returns:** two arrays `times n m`, m = 2n + k, for n = d^2 and a kernel of k numbers (one, 1/N, for `Balanced`).
     """
+    # The numbers of the kernel are constant in time, and no part of the state: their directions enter the velocity.
     n = x.size
     numbers, kernel_of = ravel(kernel)
     basis = jnp.eye(2 * n + len(numbers), dtype=x.dtype)
     dx, dp, dk = basis[:, :n].reshape(-1, *x.shape), basis[:, n : 2 * n].reshape(-1, *x.shape), basis[:, 2 * n :]
 
-    def varied(variation, state):
-        (numbers, dk), (x, p, dx, dp) = variation, state
-        flow = lambda x, p, numbers: velocity(x, p, kernel_of(numbers))
-        along = lambda *d: jax.jvp(flow, (x, p, numbers), d)
+    def flow(x: Matrix, p: Matrix, numbers: Float[Array, " k"]) -> tuple[Matrix, Matrix]:
+        return velocity(x, p, kernel_of(numbers))
+
+    def varied(state: State) -> State:
+        x, p, dx, dp = state
+
+        def along(*direction: Array) -> tuple[Any, Any]:
+            return jax.jvp(flow, (x, p, numbers), direction)
+
         moved, rates = jax.vmap(along, out_axes=(None, 0))(dx, dp, dk)
         return *moved, *rates
 
-    found = _integrate(varied, (numbers, dk), (x, p, dx, dp), ts, rtol)
-    columns = lambda z: jnp.swapaxes(z.reshape(len(ts), -1, n), 1, 2)
-    return columns(found.dx), columns(found.dp)
+    found = _integrate(varied, (x, p, dx, dp), ts, rtol)
+    return _columns(found.dx), _columns(found.dp)
+
+
+def _columns(z: Float[Array, "times m d d"]) -> Float[Array, "times n m"]:
+    """Each variation as a column."""
+    return jnp.swapaxes(z.reshape(*z.shape[:2], -1), 1, 2)
 
 
 def fields(
@@ -77,26 +98,11 @@ def fields(
     rtol: Scalar,
 ) -> Fields:
     """The flow (3.46) and its derivative along each variation (dX, dP) of the start."""
-    return _integrate(lambda kernel, state: _varied(state, kernel), kernel, (x, p, dx, dp), ts, rtol)
+    return _integrate(partial(_varied, kernel=kernel), (x, p, dx, dp), ts, rtol)
 
 
-def _integrate(varied, given, start, ts, rtol) -> Fields:
-    """The flow varied(given, state) from `start`."""
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(Partial(lambda given, t, y, args: varied(given, y), given)),
-        BlockDopri8(),
-        t0=ts[0],
-        t1=ts[-1],
-        dt0=None,
-        y0=start,
-        saveat=diffrax.SaveAt(ts=ts),
-        stepsize_controller=diffrax.PIDController(rtol=0.0, atol=rtol, norm=largest),
-        adjoint=diffrax.ForwardMode(),
-        max_steps=_MOST_STEPS,
-        throw=False,
-    )
-    states: Any = solution.ys
-    return Fields(*states)
+def _integrate(varied: Callable[[State], State], start: State, ts: Float[Array, " times"], rtol: Scalar) -> Fields:
+    return Fields(*solve(varied, start, ts, rtol, max_steps=_MOST_STEPS).saved)
 
 
 def conjugate_time(x: Matrix, p: Matrix, kernel: Kernel, rtol: Scalar) -> Scalar:
@@ -107,34 +113,44 @@ def conjugate_time(x: Matrix, p: Matrix, kernel: Kernel, rtol: Scalar) -> Scalar
     """
     d = x.shape[0]
     basis = jnp.eye(d * d, dtype=x.dtype).reshape(d * d, d, d)
-    dp = jax.vmap(lambda z: _orthonormal(x, z, kernel))(basis)
+    dp = _orthonormal(x, basis, kernel)
     ts = jnp.linspace(0.0, 1.0, _CELLS + 1, dtype=x.dtype)
     found = fields(x, p, jnp.zeros_like(dp), dp, kernel, ts, rtol=rtol)
     rates = jax.vmap(lambda y: _varied((y.x, y.p, y.dx, y.dp), kernel)[2])(found)
-    curve = lambda i, t: _smallest_inside(found, rates, ts, kernel, i, t)
+
+    def curve(i: Int[Array, ""], t: Scalar) -> Scalar:
+        return _smallest_inside(found, rates, ts, kernel, i, t)
+
     t = _first_zero(curve, _suspects(found, ts, kernel), ts)
     return jnp.where(jnp.all(jnp.isfinite(found.dx)), t, jnp.nan)
 
 
-def _orthonormal(x: Matrix, z: Matrix, kernel: Kernel) -> Matrix:
-    return apply_metric_operator(x, z, kernel, power=-0.5)
+def _orthonormal(x: Matrix, zs: Float[Array, "n d d"], kernel: Kernel) -> Float[Array, "n d d"]:
+    """A_X^{-1/2}(Z) of each Z, whose Frobenius norm is the length of Z."""
+    return jax.vmap(lambda z: apply_metric_operator(x, z, kernel, power=-0.5))(zs)
 
 
 def _singular(x: Matrix, dx: Float[Array, "n d d"], kernel: Kernel) -> tuple[Scalar, Scalar]:
     """(the smallest singular value of the Jacobian in orthonormal coordinates, the sign of its determinant)."""
     n = x.size
-    j = jax.vmap(lambda z: _orthonormal(x, z, kernel))(dx).reshape(n, n)
+    # Its size is n = d^2, and never 2: of a 2 x 2 matrix JAX gives a wrong sign outside of the range of the floats.
+    j = _orthonormal(x, dx, kernel).reshape(n, n)
     return singular_values(j)[-1], jnp.linalg.slogdet(j)[0]
 
 
 def _suspects(found: Fields, ts: Float[Array, " times"], kernel: Kernel) -> Bool[Array, " times"]:
-    """The cells of `ts` in which the smallest singular value may vanish, by their left ends."""
-    smallest, sign = jax.vmap(lambda x, dx: _singular(x, dx, kernel))(found.x[1:], found.dx[1:])
-    # Per unit of time the fields begin with the identity.
+    """The cells of `ts` in which the smallest singular value may vanish, each at the index of its left end.
+
+    A change of sign of the determinant shows zeros of odd multiplicity alone; the others are where the smallest
+    singular value has a local minimum that its slope may carry to zero.
+    """
+    smallest, sign = jax.vmap(partial(_singular, kernel=kernel))(found.x[1:], found.dx[1:])
+    # The fields are 0 at the start. Over the time they are 1 there, in orthonormal coordinates.
     s, sign = jnp.append(1.0, smallest / ts[1:]), jnp.append(1.0, sign)
     left, right = jnp.append(jnp.inf, s[:-1]), jnp.append(s[1:], jnp.inf)
     crossed = jnp.append(sign[:-1] != sign[1:], False)
-    # A zero between two times is no farther away than the slope there carries.
+    # Near a zero the smallest singular value is |t - t0| times a slope. The fall from a neighbour shows the slope:
+    # a value above twice the fall does not vanish in either cell.
     fall = jnp.minimum(left - s, jnp.where(jnp.isinf(right), left, right) - s)
     touched = (s <= left) & (s <= right) & (s <= 2 * fall)
     return (crossed | touched | jnp.append(touched[1:], False)).at[-1].set(False)
@@ -168,13 +184,13 @@ def _first_zero(
     """The first zero of the curve in any of the suspected cells, inf if there is none."""
     cells = jnp.arange(ts.shape[0])
 
-    def look(state):
+    def look(state: tuple[Int[Array, ""], Scalar]) -> tuple[Int[Array, ""], Scalar]:
         i, _ = state
         i = jnp.argmax((cells > i) & suspects)
-        t = _minimise(lambda t: curve(i, t), ts[i], ts[i + 1])
+        t = _minimise(partial(curve, i), ts[i], ts[i + 1])
         return i, jnp.where(curve(i, t) < _ZERO, t, jnp.inf)
 
-    def go_on(state):
+    def go_on(state: tuple[Int[Array, ""], Scalar]) -> Bool[Array, ""]:
         i, t = state
         return jnp.isinf(t) & jnp.any((cells > i) & suspects)
 
@@ -182,9 +198,12 @@ def _first_zero(
 
 
 def _minimise(f: Callable[[Scalar], Scalar], left: Scalar, right: Scalar) -> Scalar:
-    """Where f is smallest in an interval, by golden section: the smallest singular value has a corner at its zero."""
+    """Where f is smallest in an interval, by golden section.
 
-    def shrink(_, ends):
+    Newton's method would need a slope, and the smallest singular value has a corner at its zero.
+    """
+
+    def shrink(_: Any, ends: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
         lo, hi = ends
         inner, outer = hi - _GOLDEN * (hi - lo), lo + _GOLDEN * (hi - lo)
         lower = f(inner) < f(outer)

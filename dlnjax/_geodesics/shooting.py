@@ -5,6 +5,8 @@ a continuation in the exponent of the singular values then begins at better cond
 those of A and B to a power below 1, and goes up to the power 1.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -154,7 +156,7 @@ def shoot(a: SVD, b: SVD, guess: Minimum, power: Scalar, kernel: Kernel, rtol: S
         search=Search.at(w, left @ guess.by_end @ right.T, landing),
         more=jnp.asarray(True),
     )
-    done = iterate(lambda now: _next_target(a, b, kernel, rtol, now), _goes_on, start)
+    done = iterate(partial(_next_target, a, b, kernel, rtol), _goes_on, start)
     landed = done.search.other
     return Shot(
         start=from_frame(a, done.w),
@@ -169,10 +171,15 @@ def shoot(a: SVD, b: SVD, guess: Minimum, power: Scalar, kernel: Kernel, rtol: S
 
 def _next_target(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, now: Continuation) -> Continuation:
     """Broyden's method at one target; and the next target, further on if it was hit, and nearer if it was lost."""
-    f = lambda w: _fire(a, flattened(b, now.power), w, kernel, rtol, now.power)
-    ends = lambda search: _hit(search, now.power) | _lost(search, now) | _arrived(search, now.power)
-    go_on = lambda search: search.fresh | (_hopeful(search) & ~ends(search))
-    search = iterate(lambda search: improve(f, search), go_on, now.search.again(now.w))
+
+    def f(w: Float[Array, " n"]) -> Value:
+        return _fire(a, flattened(b, now.power), w, kernel, rtol, now.power)
+
+    def go_on(search: Search) -> Bool[Array, ""]:
+        ends = _hit(search, now.power) | _lost(search, now) | _arrived(search, now.power)
+        return search.fresh | (_hopeful(search) & ~ends)
+
+    search = iterate(partial(improve, f), go_on, now.search.again(now.w))
     hit, lost = _hit(search, now.power), _lost(search, now)
     gap = now.power - now.reached
     rate = (search.w - now.hit) / jnp.where(gap > 0, gap, 1.0)

@@ -1,4 +1,9 @@
-"""Symmetric block tridiagonal matrices: the Hessians of a discrete action."""
+"""Symmetric block tridiagonal matrices: the Hessians of a discrete action.
+
+Both eliminations run along the path, block by block, in time proportional to the number of its nodes.
+"""
+
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,14 +28,14 @@ def solve(blocks: Blocks, rhs: Float[Array, "m n"]) -> tuple[Float[Array, "m n"]
     Where the matrix is not definite the factors are NaN, and the solution is of no use.
     """
 
-    def forward(carry, row):
+    def forward(carry: tuple[Array, Array], row: tuple[Array, Array, Array]) -> tuple[Any, Any]:
         c, y = carry
         block, upper, b = row
         z = jax.scipy.linalg.cho_solve((c, True), upper)
         carry = jnp.linalg.cholesky(block - upper.T @ z), b - z.T @ y
         return carry, carry
 
-    def backward(x, row):
+    def backward(x: Float[Array, " n"], row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         c, y, upper = row
         x = jax.scipy.linalg.cho_solve((c, True), y - upper @ x)
         return x, x
@@ -51,11 +56,12 @@ def respond(blocks: Blocks) -> tuple[Float[Array, "n n"], Int[Array, " m"]]:
     """
     n = blocks.upper.shape[-1]
 
-    def forward(carry, row):
+    def forward(carry: tuple[Array, Array], row: tuple[Array, Array]) -> tuple[Any, Array]:
         pivot, response = carry
         block, upper = row
         inverse = jnp.linalg.inv(pivot)
         pivot = block - upper.T @ inverse @ upper
+        # With the nodes in between eliminated, dX_1/dX_k is the product of their -inverse @ upper.
         return (pivot, response @ -(inverse @ upper)), jnp.linalg.eigvalsh((pivot + pivot.T) / 2)
 
     first = blocks.diagonal[0]

@@ -1,74 +1,100 @@
-"""Divided differences of lambda^power in the squared singular values, descending: no limit is a special case.
+"""Divided differences of lambda^power in the squared singular values, which must descend: no limit is a special case.
 
-A difference quotient loses digits where its arguments meet. There it is the mean of the derivative over the segment
-between them (Hermite-Genocchi), by quadrature.
+They are what the derivatives of a function of X X^T and X^T X are made of (Daleckii and Krein). A difference quotient
+loses its digits where its arguments meet. There the divided difference is computed as the mean of the derivative over
+the segment between them (the formula of Hermite and Genocchi), by Gauss-Legendre quadrature.
 """
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dlnjax._geometry.kernel import Kernel
 
-# Gauss-Legendre on [0, 1]: exact to rounding for relative gaps below _CLOSE.
+# A function of two squared singular values, elementwise.
+Elementwise: TypeAlias = Callable[[Float[Array, "..."], Float[Array, "..."]], Float[Array, "..."]]
+
+# Gauss-Legendre on [0, 1] with three nodes: its error is of the sixth order in the relative gap, and below rounding for
+# gaps below _CLOSE. Beyond that gap the quotient has lost two digits at most.
 _NODES = (0.5 - 0.15**0.5, 0.5, 0.5 + 0.15**0.5)
 _WEIGHTS = (5 / 18, 8 / 18, 5 / 18)
 _CLOSE = 1e-2
+# Second differences take the derivative at the mean for gaps below this one. Its error is of the second order in the
+# gap, and about that of a quotient of first differences at the same gap.
 _CLOSE_TWICE = 1e-3
 
 
 def squares(sigma: Float[Array, " d"]) -> Float[Array, " d"]:
-    """sigma^2, where zero stands at the smallest normal number."""
+    """sigma^2, and the smallest normal number in place of zero: what follows takes logarithms and divides by it."""
     return jnp.maximum(sigma * sigma, jnp.finfo(sigma.dtype).tiny)
 
 
-def power_of_eigenvalue(s, t, kernel: Kernel, power: int | float):
-    """lambda^power at squared singular values s and t."""
+def power_of_eigenvalue(
+    s: Float[Array, "*#s"], t: Float[Array, "*#s"], kernel: Kernel, power: int | float
+) -> Float[Array, "..."]:
+    """lambda^power at the squared singular values s and t, elementwise."""
     return jnp.exp(power * kernel.log_eigenvalue(jnp.log(s) / 2, jnp.log(t) / 2))
 
 
-def _derivative(order: tuple[int, ...], kernel: Kernel, power):
-    """The derivative of the kernel, in the arguments of `order`, elementwise."""
+def _derivative(order: tuple[int, ...], kernel: Kernel, power: int | float) -> Elementwise:
+    """The partial derivative of lambda^power in the arguments that `order` lists, 0 for s and 1 for t, elementwise."""
 
-    def slope(s, t):
+    def in_s(s: Float[Array, "*s"], t: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        # By way of log lambda: its slope in log s needs no limit where s = t.
         rate = kernel.log_slope(jnp.log(s) / 2, jnp.log(t) / 2)
         return power_of_eigenvalue(s, t, kernel, power) * (power / 2) * rate / s
 
-    # The kernel is symmetric: its slope in t is that in s, with the arguments exchanged.
-    f = slope if order[0] == 0 else lambda s, t: slope(t, s)
+    def in_t(s: Float[Array, "*s"], t: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        # The kernel is symmetric: its slope in t is that in s, with the arguments exchanged.
+        return in_s(t, s)
+
+    f = in_t if order[0] else in_s
     for argument in order[1:]:
         f = _along(f, argument)
-    return lambda s, t: f(*jnp.broadcast_arrays(s, t))
+
+    def of_any_shapes(s: Float[Array, "*#s"], t: Float[Array, "*#s"]) -> Float[Array, "..."]:
+        # The tangents of `jvp` must have the shapes of its arguments, which are broadcast first for that reason.
+        return f(*jnp.broadcast_arrays(s, t))
+
+    return of_any_shapes
 
 
-def _along(f, argument):
-    def derivative(s, t):
+def _along(f: Elementwise, argument: int) -> Elementwise:
+    """The partial derivative of f in its first (0) or second (1) argument, forward through its elements."""
+
+    def derivative(s: Float[Array, "*s"], t: Float[Array, "*s"]) -> Float[Array, "*s"]:
         one, none = jnp.ones_like(s), jnp.zeros_like(s)
-        return jax.jvp(f, (s, t), (one, none) if argument == 0 else (none, one))[1]
+        return jax.jvp(f, (s, t), (none, one) if argument else (one, none))[1]
 
     return derivative
 
 
-def _quotient(above, gap, far):
+def _quotient(above: Float[Array, "*#s"], gap: Float[Array, "*#s"], far: Bool[Array, "*#s"]) -> Float[Array, "..."]:
+    """above / gap where `far` holds. Elsewhere the divisor is 1, as a NaN would pass through the `where` of callers."""
     return above / jnp.where(far, gap, 1.0)
 
 
-def _gaps(s, threshold):
+def _gaps(s: Float[Array, " d"], threshold: float) -> tuple[Float[Array, "d d"], Bool[Array, "d d"]]:
+    """(s_i - s_j, whether it is above the threshold relative to s_i + s_j)."""
     gap, total = s[:, None] - s[None, :], s[:, None] + s[None, :]
     return gap, jnp.abs(gap) > threshold * total
 
 
 def values(s: Float[Array, " d"], kernel: Kernel, power: int | float) -> Float[Array, "d d"]:
-    """[i, j]: lambda^power."""
+    """The matrix with the entries lambda^power at (s_i, s_j)."""
     return power_of_eigenvalue(s[:, None], s[None, :], kernel, power)
 
 
 def first_difference(s: Float[Array, " d"], kernel: Kernel, power: int | float) -> Float[Array, "d d d"]:
-    """[i, k, j]: the divided difference of lambda^power(., s_j) between s_i and s_k."""
+    """At [i, k, j], the divided difference of the function lambda^power(., s_j) between s_i and s_k."""
     f, slope = values(s, kernel, power), _derivative((0,), kernel, power)
     gap, far = _gaps(s, _CLOSE)
     quotient = _quotient(f[:, None, :] - f[None, :, :], gap[:, :, None], far[:, :, None])
+    # Hermite-Genocchi: the divided difference is the mean of the slope over the segment from s_i to s_k.
     along = s[:, None, None, None] - gap[:, :, None, None] * jnp.asarray(_NODES, s.dtype)[None, None, None, :]
     mean = slope(along, s[:, None]) @ jnp.asarray(_WEIGHTS, s.dtype)
     return jnp.where(far[:, :, None], quotient, mean)
@@ -77,9 +103,12 @@ def first_difference(s: Float[Array, " d"], kernel: Kernel, power: int | float) 
 def second_differences(
     s: Float[Array, " d"], first: Float[Array, "d d d"], kernel: Kernel, power: int | float
 ) -> tuple[Float[Array, "d d d d"], Float[Array, "d d d d"]]:
-    """([i, j, k, l]: that of s_i, s_j, s_k in one argument, s_l in the other; [i, k, j, m]: of s_i, s_k and s_j, s_m).
+    """The two kinds of second divided differences of lambda^power, from the first ones.
 
     Where all arguments meet they are derivatives at the mean, good to 1e-7 of their size.
+
+    **Returns:** at [i, j, k, l], the difference over s_i, s_j and s_k in one argument, with s_l in the other; and at
+    [i, k, j, m], the mixed one, between s_i and s_k in one argument and between s_j and s_m in the other.
     """
     d = len(s)
     bend, mixed = _derivative((0, 0), kernel, power), _derivative((0, 1), kernel, power)
@@ -89,8 +118,11 @@ def second_differences(
     gap, far = _gaps(s, _CLOSE_TWICE)
     wide = far[i, k][..., None]
     quotient = _quotient(first[i, j] - first[j, k], gap[i, k][..., None], wide)
+    # Where three arguments meet, the second divided difference is half of the second derivative.
     three = jnp.where(wide, quotient, bend(((s[i] + s[j] + s[k]) / 3)[..., None], s) / 2)
 
+    # The mixed one is a quotient over whichever pair is apart, and the mixed derivative where neither is. Over the
+    # left pair alone it is a quotient of slopes at the mean of the right pair.
     mean = (s[:, None] + s[None, :]) / 2
     slope = other(s[:, None, None], mean)
     left_far, right_far = far[:, :, None, None], far[None, None, :, :]

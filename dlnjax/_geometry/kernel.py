@@ -8,6 +8,7 @@ lambda_kl = lambda(sigma_k, sigma_l). A `Kernel` answers for lambda, nu and mu; 
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -17,9 +18,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._checks import as_depth, is_concrete
-from dlnjax._geometry.special import bose, langevin, log_shc, shc_small
+from dlnjax._geometry.special import bose, langevin, log_shc, regularised_inverse, shc_small
 from dlnjax._scale import exponent
+from dlnjax._svd import eigh
 from dlnjax._types import Number, Numbers, Scalar
+
+_FLAT = 1e-12  # Below this y/N, N log(1 + y/N) is taken for y: it is to half of that.
 
 Symmetric: TypeAlias = tuple[Float[Array, " d"], Float[Array, "d d"]]
 """The eigenvalues and the eigenvectors of a symmetric matrix."""
@@ -68,9 +72,8 @@ class Kernel(eqx.Module):
     def mix_symmetric(self, t: Scalar, a: Symmetric, b: Symmetric) -> Float[Array, "d d"]:
         """The same line, (3.76), between positive definite matrices, each given as (eigenvalues, eigenvectors)."""
         (x, u), (y, v) = a, b
-        return _function(
-            (1 - t) * _symmetric(self.straighten(x), u) + t * _symmetric(self.straighten(y), v), self.unstraighten
-        )
+        mixed = (1 - t) * symmetric(self.straighten(x), u) + t * symmetric(self.straighten(y), v)
+        return _function(mixed, self.unstraighten)
 
     @property
     def degree(self) -> Scalar | float | None:
@@ -95,17 +98,18 @@ class Kernel(eqx.Module):
         return jnp.where((size > 0) | (jnp.asarray(self.order) <= 0), jnp.exp(self.log_eigenvalue(log, log)), 0.0)
 
     def rotation_rates(self, sigma: Float[Array, " d"], gap: Scalar) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-        """The rates at which (4.17) and (4.19) turn the frame, split so that only one of them is singular.
+        """The rates at which (4.17) and (4.19) turn the frame, in a part of U and V alike and a relative one.
 
         With G = U^T dE V, the common rotation of U and V is lambda_ij / (sigma_i - sigma_j) (G_ij + G_ji)/2, and their
-        relative rotation lambda_ij / (sigma_i + sigma_j) (G_ij - G_ji)/2. The common rotation is a gauge where the gap
-        closes: there 1/u, u = log(sigma_i/sigma_j), is replaced by u/(u^2 + gap^2), which moves X by at most `gap`.
+        relative rotation lambda_ij / (sigma_i + sigma_j) (G_ij - G_ji)/2. The common one alone is singular as the gap
+        closes, and there it does not move X. Its 1/u, u = log(sigma_i/sigma_j), is replaced by u/(u^2 + gap^2), which
+        moves X by at most `gap`.
 
-        **Returns:** the two factors, `d d`, symmetric and antisymmetric in the order given: (common, relative).
+        **Returns:** the factors of (G_ij + G_ji)/2, antisymmetric, and of (G_ij - G_ji)/2, symmetric, `d d` each.
         """
         log, u = _log_ratio(sigma)
         row, column = log[:, None], log[None, :]
-        # A pair of zeros has no frame of its own, and is not turned.
+        # The frame of a pair of zeros is arbitrary: it is not turned.
         turns = self.moves(sigma) & ((sigma > 0)[:, None] | (sigma > 0)[None, :])
         log_eigenvalues = jnp.where(turns, self.log_eigenvalue(row, column), -jnp.inf)
         # sigma_i - sigma_j = sqrt(sigma_i sigma_j) u shc(u/2), so that all that is singular is 1/u.
@@ -113,7 +117,7 @@ class Kernel(eqx.Module):
         return common, jnp.exp(log_eigenvalues - jnp.logaddexp(row, column))
 
     def moves(self, sigma: Float[Array, " d"]) -> Bool[Array, "d d"]:
-        """Where lambda_kl > 0: where both values are nonzero; for an order below 2 one is enough; for 0, always."""
+        """Where lambda_kl > 0: both values are nonzero, or one of them at an order below 2; everywhere at order 0."""
         # NaN counts as a number above 0, so that it comes out as NaN, and not as an eigenvalue of 0.
         positive, order = ~(sigma <= 0), jnp.asarray(self.order)
         both, either = positive[:, None] & positive[None, :], positive[:, None] | positive[None, :]
@@ -138,9 +142,9 @@ class Kernel(eqx.Module):
         return jnp.sum(jnp.triu(self.log_eigenvalues(sigma), 1)) / 2
 
     def log_rates(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
-        """[k, l]: d log lambda(s, t)/ds at sigma_k, sigma_l; from above, and perhaps infinite, where sigma_k = 0.
+        """The matrix of d log lambda(s, t)/ds at (sigma_k, sigma_l); where sigma_k = 0, from above, perhaps infinite.
 
-        The slopes of log lambda in log s need no limit where values are equal.
+        They are made of the slopes in log s, which need no limit where values are equal.
         """
         log, zero = _log(sigma), sigma == 0
         slopes = self.log_slope(*jnp.broadcast_arrays(log[:, None], log[None, :]))
@@ -156,7 +160,7 @@ class Kernel(eqx.Module):
         return self.log_slope(jnp.log(s), _log(t)) / s
 
     def entropy_gradient(self, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
-        """(4.36)-(4.37)."""
+        """The gradient of `entropy` in sigma, (4.36)-(4.37), half the sum of `log_rates` over all other values."""
         rates = jnp.where(jnp.eye(len(sigma), dtype=bool), 0.0, self.log_rates(sigma))
         return jnp.sum(rates, axis=1) / 2
 
@@ -240,16 +244,16 @@ class Balanced(Kernel):
         """(1 + y/N)^N, which is exp(y) at infinite depth."""
         a = self.inverse_depth
         scaled = jnp.log1p(a * y) / jnp.where(a > 0, a, 1.0)
-        return jnp.exp(jnp.where(jnp.abs(a * y) < 1e-12, y, scaled))
+        return jnp.exp(jnp.where(jnp.abs(a * y) < _FLAT, y, scaled))
 
     def mix(self, t: Scalar, x: Float[Array, "*s"], y: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """((1-t) x^(1/N) + t y^(1/N))^N, x^(1-t) y^t at infinite depth, with the relative accuracy of the floats.
 
-        The default loses what is below rounding beside 1. Here the larger summand is taken out: with z that of x or y,
-        p its weight, q the other and L the log of the ratio of the other to z, it is z (p + q e^(L/N))^N.
+        The default loses values whose x^(1/N) is below rounding beside 1. Here the end z of the larger summand is taken
+        out: with p its weight, q that of the other end and L = log(other/z), the point is z (p + q e^(L/N))^N.
         """
         a, ahead = self.inverse_depth, jnp.log(y) - jnp.log(x)
-        # Each side is the square root of the range of the floats at most, and cannot be infinite.
+        # The powers are split between the two sides: neither leaves the range of the floats, as their ratio may.
         from_x = t * jnp.exp(a * ahead / 2) <= (1 - t) * jnp.exp(-a * ahead / 2)
         z, p, q = (jnp.where(from_x, one, other) for one, other in ((x, y), (1 - t, t), (t, 1 - t)))
         log = jnp.where(from_x, ahead, -ahead)
@@ -267,8 +271,8 @@ class Balanced(Kernel):
     def mix_symmetric(self, t: Scalar, a: Symmetric, b: Symmetric) -> Float[Array, "d d"]:
         """((1-t) A^(1/N) + t B^(1/N))^N, exp((1-t) log A + t log B) at infinite depth.
 
-        The powers are mixed as they are. Where N is so large that they are all near 1, their difference from 1 is,
-        N (A^(1/N) - 1), which has the logarithm as its limit.
+        Where N is so large that all powers are near 1, N (A^(1/N) - 1) is mixed in their place: the powers would lose
+        the digits beyond 1, and have no limit as N grows, where this has the logarithm.
         """
         (x, u), (y, v) = a, b
         both = jnp.concatenate([x, y])
@@ -276,16 +280,17 @@ class Balanced(Kernel):
         differ = self.inverse_depth * (jnp.log(size) - jnp.log(least)) < jnp.log(2.0)
         # A power of 0 has no derivative, so that the depth of the form not taken is 1.
         power = jnp.where(differ, 1.0, self.inverse_depth)
-        flat = lambda z: jnp.where(differ, self.straighten(z / size), (z / size) ** power)
-        mixed = (1 - t) * _symmetric(flat(x), u) + t * _symmetric(flat(y), v)
 
-        def back(z):
-            # A negative eigenvalue of the size of rounding is 0: powers of positive matrices are positive.
+        def flat(z: Float[Array, " d"]) -> Float[Array, " d"]:
+            return jnp.where(differ, self.straighten(z / size), (z / size) ** power)
+
+        def back(z: Float[Array, " d"]) -> Float[Array, " d"]:
+            # Powers of positive matrices are positive: a negative eigenvalue of the size of rounding is taken for 0.
             rounding = len(z) * jnp.finfo(z.dtype).eps * jnp.max(jnp.abs(z))
             powers = jnp.where((z < 0) & (z > -rounding), 0.0, z)
             return jnp.where(differ, self.unstraighten(jnp.where(differ, z, 0.0)), powers ** (1 / power))
 
-        return size * _function(mixed, back)
+        return size * _function((1 - t) * symmetric(flat(x), u) + t * symmetric(flat(y), v), back)
 
     def speed(self, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
         """|sigma|^(2-2/N)."""
@@ -320,13 +325,14 @@ class Balanced(Kernel):
 
 
 @jax.custom_jvp
-def _log_balanced(log_s, log_t, a):
+def _log_balanced(log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"], a: Scalar) -> Float[Array, "..."]:
+    """log lambda of (2.20), of which nothing overflows; autodiff of it would lose the slope where s is far below t."""
     u = log_s - log_t
     return (log_s + log_t) * (1 - a) + log_shc(u) - log_shc(a * u)
 
 
 @_log_balanced.defjvp
-def _log_balanced_jvp(primals, tangents):
+def _log_balanced_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]):
     (log_s, log_t, a), (ds, dt, da) = primals, tangents
     u = log_s - log_t
     by_a = -(log_s + log_t) - u * langevin(a * u)
@@ -334,12 +340,13 @@ def _log_balanced_jvp(primals, tangents):
     return _log_balanced(log_s, log_t, a), tangent
 
 
-def _log_balanced_slope(u, a):
-    """d log lambda / d log s at u = log(s/t), with the relative accuracy of the floats.
+def _log_balanced_slope(u: Float[Array, "*s"], a: Scalar) -> Float[Array, "*s"]:
+    """d log lambda / d log s at u = log(s/t), with a = 1/N, to the relative accuracy of the floats.
 
-    coth(u) = 1/u + langevin(u) cancels the poles of (4.36) at equal values. But for s far below t the terms of that
-    form cancel each other, to a slope of the order (s/t)^(2/N), which the derivative in s divides by s. There (4.36)
-    itself is exact, 2a/(e^(2aw) - 1) - 2/(e^(2w) - 1) with w = -u; and both slopes have the sum 2 - 2a.
+    Near equal values the two terms of (4.36) are infinite: coth(u) = 1/u + langevin(u) takes out their poles, which
+    cancel. For s far below t the terms of that form cancel in turn, to a slope of the order (s/t)^(2/N), which the
+    derivative in s divides by s. There (4.36) itself is accurate, 2a/(e^(2aw) - 1) - 2/(e^(2w) - 1) with w = -u. For s
+    far above t the slope follows from that in t, as lambda is homogeneous of degree 2 - 2a.
     """
     near = jnp.abs(u) < 1
     close, w = jnp.where(near, u, 0.0), jnp.where(near, 1.0, jnp.abs(u))
@@ -372,25 +379,23 @@ def degree_of(kernel: Kernel) -> Scalar | float:
     return 0.0 if kernel.degree is None else kernel.degree
 
 
-def regularised_inverse(u: Float[Array, "*s"], gap: Scalar) -> Float[Array, "*s"]:
-    """u/(u^2 + gap^2), which is 1/u away from u = 0."""
-    return u / (u * u + gap * gap)
-
-
-def _symmetric(values, vectors):
+def symmetric(values: Float[Array, " d"], vectors: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """The symmetric matrix with these eigenvalues and eigenvectors."""
     return (vectors * values[None, :]) @ vectors.T
 
 
-def _function(s, f):
-    values, vectors = jnp.linalg.eigh(s)
-    return _symmetric(f(values), vectors)
+def _function(s: Float[Array, "d d"], f: Callable[[Array], Array]) -> Float[Array, "d d"]:
+    """f of a symmetric matrix, on its eigenvalues."""
+    values, vectors = eigh(s)
+    return symmetric(f(values), vectors)
 
 
-def _log(sigma):
+def _log(sigma: Float[Array, "*s"]) -> Float[Array, "*s"]:
     # The logarithm of 0 would make NaN of every difference. Callers replace what is computed from this value.
     return jnp.log(jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny))
 
 
-def _log_ratio(sigma):
+def _log_ratio(sigma: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """(log sigma, u_kl = log(sigma_k/sigma_l))."""
     log = _log(sigma)
     return log, log[:, None] - log[None, :]

@@ -1,60 +1,64 @@
 """The metric g^N on full-rank matrices: the public functions, made of the operator A_X."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_finite, as_spectrum, as_square, check_energy, known, require
+from dlnjax._compile import compiled
 from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
-from dlnjax._geometry.operator import apply_metric_operator, form, form_gradient
+from dlnjax._geometry.operator import apply_metric_operator, form, form_gradient, FormPrimals, FormTangents, Gradients
 from dlnjax._protocol import gradient
 from dlnjax._scale import along_slope, exponent, scaled
 from dlnjax._svd import singular_values
 from dlnjax._tree import is_perturbed
-from dlnjax._types import Energy, Scalar
+from dlnjax._types import Energy, Matrix, Scalar
 
 
-def _as_pair(x, name: str, p):
+def _as_pair(x: Any, name: str, p: Any) -> tuple[Matrix, Matrix]:
     x, p = as_finite("x", as_square("x", x)), as_finite(name, as_square(name, p))
     if x.shape != p.shape:
         raise ValueError(f"x and {name} must have one shape, got {x.shape} and {p.shape}.")
     return x, p
 
 
-@eqx.filter_jit
-def _apply(
-    x: Float[Array, "d d"], p: Float[Array, "d d"], kernel: Kernel, *, power: int | float = 1
-) -> Float[Array, "d d"]:
+@compiled
+def _apply(x: Matrix, p: Matrix, kernel: Kernel, *, power: int | float = 1) -> Matrix:
     """A_X^power(P), computed at size one."""
     k, kp = scale_exponent(x, kernel), exponent(p)
     out = apply_metric_operator(scaled(x, -k), scaled(p, -kp), kernel, power=power)
     return scaled(out, k * degree_of(kernel) * power + kp)
 
 
-@eqx.filter_jit
-def _form(
-    x: Float[Array, "d d"], p: Float[Array, "d d"], q: Float[Array, "d d"], kernel: Kernel, *, power: int | float
-) -> Scalar:
+@compiled
+def _form(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int | float) -> Scalar:
     """Tr(P^T A_X^power(Q)), computed at size one."""
     return _scaled_form(x, p, q, kernel, power=power)
 
 
-def _at_size_one(x, p, q, kernel: Kernel, power):
-    """((X, P, Q) over powers of two, the exponents of these, that of the form)."""
+def _at_size_one(
+    x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, power: int | float
+) -> tuple[Gradients, tuple[Scalar, Scalar, Scalar], Scalar]:
+    """((X, P, Q) over powers of two, the exponents of these, that of the form).
+
+    lambda is homogeneous of degree p: of X over 2^k, A_X^power is A_X^power over 2^(k p power).
+    """
     ks = scale_exponent(x, kernel), exponent(p), exponent(q)
-    units = tuple(scaled(z, -k) for z, k in zip((x, p, q), ks, strict=True))
+    units = scaled(x, -ks[0]), scaled(p, -ks[1]), scaled(q, -ks[2])
     return units, ks, ks[0] * degree_of(kernel) * power + ks[1] + ks[2]
 
 
 @eqx.filter_custom_jvp
-def _scaled_form(x, p, q, kernel: Kernel, *, power):
+def _scaled_form(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int | float) -> Scalar:
     (x, p, q), _, e = _at_size_one(x, p, q, kernel, power)
     return scaled(form(x, p, q, kernel, power=power), e)
 
 
 @_scaled_form.def_jvp
-def _scaled_form_jvp(primals, tangents, *, power):
+def _scaled_form_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int | float):
     """The gradients get their powers of two before they meet a tangent: they may be in range where the form is not."""
     x, p, q, kernel = primals
     units, ks, e = _at_size_one(x, p, q, kernel, power)
@@ -62,13 +66,16 @@ def _scaled_form_jvp(primals, tangents, *, power):
     by = [scaled(g, e - k) for g, k in zip(gradients, ks, strict=True)]
     tangent = sum(jnp.sum(g * dz) for g, dz in zip(by, tangents[:3], strict=True) if dz is not None)
     if is_perturbed(tangents[3]):
-        of_kernel = lambda k: scaled(form(*units, k, power=power), _at_size_one(x, p, q, k, power)[2])
+        # The degree of the kernel is in the power of two as well.
+        def of_kernel(k: Kernel) -> Scalar:
+            return scaled(form(*units, k, power=power), _at_size_one(x, p, q, k, power)[2])
+
         tangent += eqx.filter_jvp(of_kernel, (kernel,), (tangents[3],))[1]
     return _scaled_form(x, p, q, kernel, power=power), tangent
 
 
-@eqx.filter_jit
-def _root(x: Float[Array, "d d"], z: Float[Array, "d d"], kernel: Kernel) -> Scalar:
+@compiled
+def _root(x: Matrix, z: Matrix, kernel: Kernel) -> Scalar:
     """The root of Tr(Z^T A_X^{-1}(Z)), whose square may leave the range of the floats."""
     (x, z, w), _, e = _at_size_one(x, z, z, kernel, -1)
     square = form(x, z, w, kernel, power=-1)
@@ -76,7 +83,7 @@ def _root(x: Float[Array, "d d"], z: Float[Array, "d d"], kernel: Kernel) -> Sca
     return scaled(jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square), e / 2)
 
 
-def _full_rank(x):
+def _full_rank(x: Matrix) -> Matrix:
     sigma = singular_values(jax.lax.stop_gradient(x))
     message = (
         "x must have full rank: at a singular matrix the metric of depth > 1 is infinite or has no inverse. "
@@ -85,7 +92,7 @@ def _full_rank(x):
     return require(x, ~(known(sigma)[-1] > 0), message)
 
 
-def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Depth) -> Float[Array, "d d"]:
+def metric_operator(x: Matrix, p: Matrix, depth: Depth) -> Matrix:
     """The operator of the metric, 1/N times (2.19):
 
         A_X(P) = (1/N) sum_{q=1}^N (X X^T)^((N-q)/N) P (X^T X)^((q-1)/N),
@@ -109,7 +116,7 @@ def metric_operator(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Depth
     return _apply(x, p, as_kernel(depth, x.dtype))
 
 
-def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Depth) -> Float[Array, "d d"]:
+def metric_operator_inverse(x: Matrix, z: Matrix, depth: Depth) -> Matrix:
     """The covector A_X^{-1}(Z) of a tangent vector, N times the inverse of (2.19).
 
     **Arguments:** `x`, of full rank, and `z`, `d d`; `depth`, N in [1, inf].
@@ -128,7 +135,7 @@ def metric_operator_inverse(x: Float[Array, "d d"], z: Float[Array, "d d"], dept
     return _apply(_full_rank(x), z, as_kernel(depth, x.dtype), power=-1)
 
 
-def metric_eigenvalues(sigma: Float[Array, " d"], depth: Depth) -> Float[Array, "d d"]:
+def metric_eigenvalues(sigma: Float[Array, " d"], depth: Depth) -> Matrix:
     """The eigenvalues of the operator, (2.20) divided by N:
 
         lambda_kl = (1/N) (sigma_k^2 - sigma_l^2) / (sigma_k^(2/N) - sigma_l^(2/N)),
@@ -154,19 +161,19 @@ def metric_eigenvalues(sigma: Float[Array, " d"], depth: Depth) -> Float[Array, 
     return _eigenvalues(sigma, as_kernel(depth, sigma.dtype))
 
 
-@eqx.filter_jit
-def _eigenvalues(sigma: Float[Array, " d"], kernel: Kernel) -> Float[Array, "d d"]:
+@compiled
+def _eigenvalues(sigma: Float[Array, " d"], kernel: Kernel) -> Matrix:
     k = jnp.zeros((), sigma.dtype) if kernel.degree is None else exponent(sigma)
     return scaled(_eigenvalues_at_size_one(scaled(sigma, -k), kernel), k * degree_of(kernel))
 
 
 @eqx.filter_custom_jvp
-def _eigenvalues_at_size_one(sigma, kernel: Kernel):
+def _eigenvalues_at_size_one(sigma: Float[Array, " d"], kernel: Kernel) -> Matrix:
     return kernel.eigenvalues(sigma)
 
 
 @_eigenvalues_at_size_one.def_jvp
-def _eigenvalues_jvp(primals, tangents):
+def _eigenvalues_jvp(primals: tuple[Float[Array, " d"], Kernel], tangents: tuple[Float[Array, " d"] | None, PyTree]):
     """In sigma from above where a singular value is 0: lambda(s, t) is no smooth function there, except at depth 1."""
     (sigma, kernel), (dsigma, dkernel) = primals, tangents
     lam = kernel.eigenvalues(sigma)
@@ -179,7 +186,7 @@ def _eigenvalues_jvp(primals, tangents):
     return lam, tangent
 
 
-def _rates(lam: Float[Array, "d d"], sigma: Float[Array, " d"], kernel: Kernel) -> Float[Array, "d d"]:
+def _rates(lam: Matrix, sigma: Float[Array, " d"], kernel: Kernel) -> Matrix:
     """d lambda(s, t)/ds at sigma_k, sigma_l."""
     log_rates, zero, order = kernel.log_rates(sigma), sigma == 0, jnp.asarray(kernel.order)
     rates = jnp.where(jnp.isinf(log_rates), jnp.inf, lam * jnp.where(jnp.isinf(log_rates), 0.0, log_rates))
@@ -190,7 +197,7 @@ def _rates(lam: Float[Array, "d d"], sigma: Float[Array, " d"], kernel: Kernel) 
     return jnp.where(zero[:, None] & zero[None, :], jnp.where(power > 0, weight * power, 0.0), rates)
 
 
-def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d"], depth: Depth) -> Float[Array, ""]:
+def inner(x: Matrix, z1: Matrix, z2: Matrix, depth: Depth) -> Scalar:
     """The metric g^N(Z1, Z2) = Tr(Z1^T A_X^{-1}(Z2)), N times (2.18), with derivatives exact to the second.
 
     **Arguments:** `x`, of full rank; `z1` and `z2`, tangent vectors, `d d`; `depth`, N in [1, inf].
@@ -210,7 +217,7 @@ def inner(x: Float[Array, "d d"], z1: Float[Array, "d d"], z2: Float[Array, "d d
     return _form(_full_rank(x), z1, z2, as_kernel(depth, x.dtype), power=-1)
 
 
-def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Depth) -> Float[Array, ""]:
+def norm(x: Matrix, z: Matrix, depth: Depth) -> Scalar:
     """The length of a tangent vector, the root of `inner(x, z, z, depth)`: sqrt(N) times that of the thesis's g^N.
 
     **Arguments:** `x`, of full rank; `z`, `d d`; `depth`, N in [1, inf].
@@ -231,7 +238,7 @@ def norm(x: Float[Array, "d d"], z: Float[Array, "d d"], depth: Depth) -> Float[
     return _root(_full_rank(x), z, as_kernel(depth, x.dtype))
 
 
-def riemannian_gradient(energy: Energy, x: Float[Array, "d d"], depth: Depth) -> Float[Array, "d d"]:
+def riemannian_gradient(energy: Energy, x: Matrix, depth: Depth) -> Matrix:
     """grad E = A_X(dE(X)), (2.24)-(2.29) divided by N: `gradient_flow` follows its negative.
 
     **Arguments:** `energy`, a differentiable callable X -> scalar; `x`, `d d`; `depth`, N in [1, inf].
@@ -253,7 +260,7 @@ def riemannian_gradient(energy: Energy, x: Float[Array, "d d"], depth: Depth) ->
     return _apply(x, slope, as_kernel(depth, x.dtype))
 
 
-def hamiltonian(x: Float[Array, "d d"], p: Float[Array, "d d"], depth: Depth) -> Float[Array, ""]:
+def hamiltonian(x: Matrix, p: Matrix, depth: Depth) -> Scalar:
     """H(X, P) = 1/2 Tr(P^T A_X(P)), (3.37) with the operator in place of its inverse, and the 1/N in the operator.
 
     Its derivatives are exact to the second at any singular values; `exponential` follows its flow.

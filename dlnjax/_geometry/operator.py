@@ -5,11 +5,13 @@ differences of lambda^power in the squares of the singular values (Daleckii and 
 which does not exist where singular values repeat.
 """
 
-from typing import TypeAlias
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from dlnjax._geometry.differences import first_difference, second_differences, squares, values
 from dlnjax._geometry.kernel import Kernel
@@ -18,6 +20,9 @@ from dlnjax._tree import instantiate, is_perturbed, ravel
 from dlnjax._types import Matrix, Scalar
 
 Gradients: TypeAlias = tuple[Matrix, Matrix, Matrix]
+# The arguments of a quadratic form, and their tangents: None for zero, also in the leaves of that of the kernel.
+FormPrimals: TypeAlias = tuple[Matrix, Matrix, Matrix, Kernel]
+FormTangents: TypeAlias = tuple[Matrix | None, Matrix | None, Matrix | None, PyTree]
 
 
 def into(point: SVD, z: Matrix) -> Matrix:
@@ -28,6 +33,11 @@ def into(point: SVD, z: Matrix) -> Matrix:
 def out_of(point: SVD, z: Matrix) -> Matrix:
     """U Z V^T: the matrix whose entries in the frame of the point are `z`."""
     return point.u @ z @ point.v.T
+
+
+def _all_out_of(point: SVD, gradients: Gradients) -> Gradients:
+    by_x, by_p, by_q = gradients
+    return out_of(point, by_x), out_of(point, by_p), out_of(point, by_q)
 
 
 def operator_at(point: SVD, p: Matrix, kernel: Kernel, *, power: int | float = 1) -> Matrix:
@@ -42,7 +52,13 @@ def apply_metric_operator(x: Matrix, p: Matrix, kernel: Kernel, *, power: int | 
 
 
 @apply_metric_operator.def_jvp
-def _apply_metric_operator_jvp(primals, tangents, *, power=1):
+def _apply_metric_operator_jvp(
+    primals: tuple[Matrix, Matrix, Kernel],
+    tangents: tuple[Matrix | None, Matrix | None, PyTree],
+    *,
+    power: int | float = 1,
+):
+    """The theorem of Daleckii and Krein. Autodiff would take the derivative of the frame, infinite at equal values."""
     (x, p, kernel), (dx, dp, dkernel) = primals, tangents
     point, out = svd(x), apply_metric_operator(x, p, kernel, power=power)
     s, g = squares(point.sigma), into(point, p)
@@ -50,24 +66,24 @@ def _apply_metric_operator_jvp(primals, tangents, *, power=1):
     if dp is not None:
         tangent += kernel.eigenvalues(point.sigma) ** power * into(point, dp)
     if is_perturbed(dkernel):
-        tangent += _along_kernel(lambda k: values(s, k, power), kernel, dkernel) * g
+        tangent += _along_kernel(partial(values, s, power=power), kernel, dkernel) * g
     if dx is not None:
         tangent += turned(first_difference(s, kernel, power), g, *moved(into(point, dx), point.sigma))
     return out, out_of(point, tangent)
 
 
-def _along_kernel(f, kernel: Kernel, dkernel):
+def _along_kernel(f: Callable[[Kernel], Any], kernel: Kernel, dkernel: PyTree) -> Any:
     return eqx.filter_jvp(f, (kernel,), (dkernel,))[1]
 
 
 def moved(m: Matrix, sigma: Float[Array, " d"]) -> tuple[Matrix, Matrix]:
-    """The motion of X X^T and of X^T X in the frame, when X moves by `m` there."""
+    """The motion of X X^T and of X^T X, in the frame in which X moves by `m`: M Sigma + Sigma M^T and its mirror."""
     left, right = m * sigma[None, :], m.T * sigma[None, :]
     return left + left.T, right + right.T
 
 
 def turned(first: Float[Array, "d d d"], g: Matrix, left: Matrix, right: Matrix) -> Matrix:
-    """The motion of A_X^power(G) at fixed G, when X X^T moves by `left` and X^T X by `right`."""
+    """The motion of A_X^power(G) at fixed G, when X X^T moves by `left` and X^T X by `right`: Daleckii and Krein."""
     return jnp.einsum("ikj,ik,kj->ij", first, left, g) + jnp.einsum("jki,ik,kj->ij", first, g, right)
 
 
@@ -78,7 +94,7 @@ def form(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int | float)
 
 
 @form.def_jvp
-def _form_jvp(primals, tangents, *, power):
+def _form_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int | float):
     by = form_gradient(*primals, power=power)
     tangent = sum(jnp.sum(g * dz) for g, dz in zip(by, tangents[:3], strict=True) if dz is not None)
     if is_perturbed(tangents[3]):
@@ -91,8 +107,7 @@ def _form_jvp(primals, tangents, *, power):
 def form_gradient(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int | float) -> Gradients:
     """The gradients of `form` in X, P and Q."""
     point = svd(x)
-    by_x, by_p, by_q = _gradients(point.sigma, into(point, p), into(point, q), kernel, power)
-    return out_of(point, by_x), out_of(point, by_p), out_of(point, by_q)
+    return _all_out_of(point, _gradients(point.sigma, into(point, p), into(point, q), kernel, power))
 
 
 def _gradients(sigma: Float[Array, " d"], p: Matrix, q: Matrix, kernel: Kernel, power: int | float) -> Gradients:
@@ -113,7 +128,8 @@ def in_x(sigma: Float[Array, " d"], left: Matrix, right: Matrix) -> Matrix:
 
 
 @form_gradient.def_jvp
-def _form_gradient_jvp(primals, tangents, *, power):
+def _form_gradient_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int | float):
+    """The second derivatives of `form`, by second divided differences: those of Daleckii and Krein once more."""
     (x, p, q, kernel), (dx, dp, dq, dkernel) = primals, tangents
     point = svd(x)
     sigma, s = point.sigma, squares(point.sigma)
@@ -130,7 +146,7 @@ def _form_gradient_jvp(primals, tangents, *, power):
         by_x += in_x(sigma, *densities(first, p, dq))
         by_p += f * dq
     if is_perturbed(dkernel):
-        slopes = _along_kernel(lambda k: _gradients(sigma, p, q, k, power), kernel, dkernel)
+        slopes = _along_kernel(partial(_gradients, sigma, p, q, power=power), kernel, dkernel)
         by_x, by_p, by_q = (z + w for z, w in zip((by_x, by_p, by_q), slopes, strict=True))
     if dx is not None:
         m = into(point, dx)
@@ -139,17 +155,20 @@ def _form_gradient_jvp(primals, tangents, *, power):
         on_left = _bent(three, mixed, p, q, left, right)
         on_right = _bent(three, mixed, p.T, q.T, right, left)
         was_left, was_right = densities(first, p, q)
+        # The gradient in X is 2 (L X + X R): L and R move by what bends, and X by itself.
         by_x += in_x(sigma, on_left, on_right) + 2 * (was_left @ m + m @ was_right)
         by_p += turned(first, q, left, right)
         by_q += turned(first, p, left, right)
-    back = lambda gradients: tuple(out_of(point, z) for z in gradients)
-    return back(out), back((by_x, by_p, by_q))
+    return _all_out_of(point, out), _all_out_of(point, (by_x, by_p, by_q))
 
 
 def _bent(
     three: Float[Array, "d d d d"], mixed: Float[Array, "d d d d"], p: Matrix, q: Matrix, left: Matrix, right: Matrix
 ) -> Matrix:
-    """The motion of the gradient in X X^T; with p, q transposed and left, right exchanged, of that in X^T X."""
+    """The motion of the gradient in X X^T, the first of `densities`, when X X^T moves by `left` and X^T X by `right`.
+
+    That of the gradient in X^T X is the same with p and q transposed, and left and right exchanged.
+    """
     along = jnp.einsum("ikmj,ij,mj->ikm", three, p, q)
     across = jnp.einsum("ikjm,ij,km->ikjm", mixed, p, q)
     out = jnp.einsum("ikm,km->ik", along, left) + jnp.einsum("ikm,ik->km", along, left)
@@ -166,7 +185,7 @@ def form_by_kernel(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: in
 
 
 @form_by_kernel.def_jvp
-def _form_by_kernel_jvp(primals, tangents, *, power):
+def _form_by_kernel_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int | float):
     (x, p, q, kernel), (dx, dp, dq, dkernel) = primals, tangents
     point = svd(x)
     sigma, frame_p, frame_q = point.sigma, into(point, p), into(point, q)
@@ -175,12 +194,12 @@ def _form_by_kernel_jvp(primals, tangents, *, power):
 
     # Second derivatives are symmetric: the change of the slope in the kernel along (dX, dP, dQ) is the slope in the
     # kernel of the derivative along them.
-    def along(k):
+    def along(k: Kernel) -> Scalar:
         gradients = _gradients(sigma, frame_p, frame_q, k, power)
         total = sum(jnp.sum(g * dz) for g, dz in zip(gradients, moves, strict=True) if dz is not None)
         if is_perturbed(dkernel):
-            square = squares(sigma)
-            total += jnp.sum(frame_p * frame_q * _along_kernel(lambda k: values(square, k, power), k, dkernel))
+            slope = _along_kernel(partial(values, squares(sigma), power=power), k, dkernel)
+            total += jnp.sum(frame_p * frame_q * slope)
         return jnp.asarray(total)
 
     return out, eqx.filter_grad(along)(kernel)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_positive, as_spectrum
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
@@ -41,15 +41,18 @@ def effective_rank_or_nan(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 
 
 @jax.custom_jvp
-def _effective_rank(sigma):
+def _effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     unit, _ = _unit(sigma)
     share = unit / jnp.sum(unit, axis=-1, keepdims=True)
     return jnp.exp(jnp.sum(jax.scipy.special.entr(share), axis=-1))
 
 
 @_effective_rank.defjvp
-def _effective_rank_jvp(primals, tangents):
-    """-(log s_i + H) exp(H) / sum(sigma) in sigma_i, with H the entropy of the shares: infinite where s_i = 0 < H."""
+def _effective_rank_jvp(primals: tuple[Float[Array, "*n d"]], tangents: tuple[Float[Array, "*n d"]]):
+    """The derivative in sigma_i is -(log s_i + H) exp(H) / sum(sigma), with H the entropy of the shares s, (4.23).
+
+    It is infinite where s_i = 0 < H. Autodiff of s log s would give NaN there.
+    """
     (sigma,), (dsigma,) = primals, tangents
     unit, k = _unit(sigma)
     total, rank = jnp.sum(unit, axis=-1, keepdims=True), _effective_rank(sigma)
@@ -61,7 +64,7 @@ def _effective_rank_jvp(primals, tangents):
 
 
 def _unit(sigma: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Float[Array, "*n"]]:
-    """(sigma / 2^k, k), the largest between 1/2 and 1: sums of squares and reciprocals then stay in range."""
+    """(sigma / 2^k, k), with the largest between 1/2 and 1: sums of squares and reciprocals then stay in range."""
     k = jnp.vectorize(exponent, signature="(d)->()")(sigma)
     return jnp.vectorize(scaled, signature="(d),()->(d)")(sigma, -k), k
 
@@ -121,25 +124,29 @@ def schatten_norm(sigma: Float[Array, "*n d"], p: Number) -> Float[Array, "*n"]:
 
 
 @jax.custom_jvp
-def _schatten(sigma, p):
+def _schatten(sigma: Float[Array, "*n d"], p: Scalar) -> Float[Array, "*n"]:
+    # The largest value is taken out, or its power would overflow for large p: at p = inf the root of the sum is then 1.
     largest = jnp.max(sigma, axis=-1, keepdims=True)
     return largest[..., 0] * jnp.sum(_relative(sigma) ** p, axis=-1) ** (1 / p)
 
 
-def _relative(sigma):
-    """sigma over the largest, and 1 where all are 0, as where all are equal."""
+def _relative(sigma: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    """sigma over the largest; where all are 0 it is 1, as where all are equal."""
     largest = jnp.max(sigma, axis=-1, keepdims=True)
     return jnp.where(largest > 0, sigma / jnp.where(largest > 0, largest, 1.0), 1.0)
 
 
 @_schatten.defjvp
-def _schatten_jvp(primals, tangents):
-    """r_i^(p-1) (sum r^p)^(1/p-1) in sigma_i, with r = sigma / max: by powers, it is right for p = inf and at zeros."""
+def _schatten_jvp(primals: tuple[Float[Array, "*n d"], Scalar], tangents: tuple[Float[Array, "*n d"], Scalar]):
+    """The derivative in sigma_i is r_i^(p-1) (sum r^p)^(1/p-1), with r = sigma / max sigma.
+
+    In this form it has its limit at p = inf, and at zeros. Autodiff gives NaN there.
+    """
     (sigma, p), (dsigma, dp) = primals, tangents
     norm, r = _schatten(sigma, p), _relative(sigma)
     total = jnp.sum(r**p, axis=-1, keepdims=True)
     slope = r ** (p - 1) * total ** (1 / p - 1)
-    # d/dp of (1/p) log(sum r^p); at p = inf it vanishes.
+    # The derivative of (1/p) log(sum r^p) in p, which vanishes at p = inf.
     finite = jnp.where(jnp.isinf(p), 1.0, p)
     log = jnp.sum(r**finite * jnp.log(jnp.where(r > 0, r, 1.0)), axis=-1) / jnp.sum(r**finite, axis=-1)
     by_p = norm * (log - jnp.log(total[..., 0]) / finite) / finite
@@ -177,8 +184,8 @@ def _entropy(kernel: Kernel, sigma: Float[Array, " d"]) -> Scalar:
 
 
 @_entropy.def_jvp
-def _entropy_jvp(primals, tangents):
-    """In sigma by its gradient in closed form, which is right, and may be infinite, where a singular value is 0."""
+def _entropy_jvp(primals: tuple[Kernel, Float[Array, " d"]], tangents: tuple[PyTree, Float[Array, " d"] | None]):
+    """Along sigma, by Lemma 4.3.3; the gradient is right also where a singular value is 0, where it may be infinite."""
     (kernel, sigma), (dkernel, dsigma) = primals, tangents
     tangent = jnp.zeros((), sigma.dtype)
     if dsigma is not None:
@@ -189,7 +196,7 @@ def _entropy_jvp(primals, tangents):
 
 
 def _entropy_gradient(kernel: Kernel, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
-    """At size one, so that ratios keep their digits: log lambda is homogeneous, and its slopes are of degree -1."""
+    """Lemma 4.3.3 at size one, so that no square leaves the range: the slopes of log lambda are of degree -1."""
     k = jnp.zeros((), sigma.dtype) if kernel.degree is None else exponent(sigma)
     return scaled(kernel.entropy_gradient(scaled(sigma, -k)), -k)
 
@@ -225,6 +232,10 @@ def _over_seeds(f: Callable[[Kernel, Array], Array], sigma: Array, depth: Depth,
     kernel = as_kernel(depth, sigma.dtype, many="")
     arrays, rest = eqx.partition(kernel, eqx.is_inexact_array)
     leaves, tree = jax.tree.flatten(arrays)
-    of_one = lambda sigma, *leaves: f(eqx.combine(jax.tree.unflatten(tree, leaves), rest), sigma)
+
+    def of_one(sigma: Float[Array, " d"], *leaves: Scalar) -> Array:
+        return f(eqx.combine(jax.tree.unflatten(tree, leaves), rest), sigma)
+
+    # `jnp.vectorize` broadcasts arrays alone: the numbers of the kernel are passed to it one by one.
     signature = ",".join(["(d)"] + ["()"] * len(leaves)) + f"->{returned}"
     return jnp.vectorize(of_one, signature=signature)(sigma, *leaves)

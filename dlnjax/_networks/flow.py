@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._checks import (
     as_count,
@@ -22,21 +21,23 @@ from dlnjax._checks import (
     require_finite,
     require_full_rank,
 )
+from dlnjax._compile import compiled
 from dlnjax._networks.factors import as_weights, balancedness, product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
+from dlnjax._scale import ATOL_SHARE, shortest_step
 from dlnjax._show import Curves, FLOW_TIME, singular_values_of
 from dlnjax._traced import traced_energy
 from dlnjax._tree import all_finite, norm, own_arithmetic
 from dlnjax._types import Energy, Number, Numbers, Scalar, Weights
 
-# A step is too short once it is a few roundings of the time at which it begins: the time would hardly move.
-SHORTEST = 16
 # In a blow-up the shortest step still moves by this share of the factors; at a singular gradient it moves by less.
 BLOW_UP = 1e-3
-# By default the absolute tolerance is this share of `rtol`, in units of each factor at the start.
-ATOL_SHARE = 1e-2
+# Below some 40 roundings of float32 the estimate of the error is rounding, and steps are refused for nothing.
+FINEST_OF_FLOAT32 = 5e-6
+# The flow on the fibre ends by its event. This time is beyond all that the steps allowed can reach.
+NEVER = 1e12
 
 
 class NetworkSolution(Solution):
@@ -144,8 +145,7 @@ def network_flow(
 
 
 def _warn_of_precision(weights: Weights, rtol: Scalar) -> None:
-    # Below some 40 roundings of float32 the estimate of the error is rounding, and steps are refused for nothing.
-    if weights.dtype == jnp.float32 and is_concrete(rtol) and float(rtol) < 5e-6:
+    if weights.dtype == jnp.float32 and is_concrete(rtol) and float(rtol) < FINEST_OF_FLOAT32:
         warnings.warn(
             f"weights are float32, which cannot keep rtol={float(rtol):g}. Enable float64 before the first array is "
             'made, jax.config.update("jax_enable_x64", True), or pass rtol=1e-5.',
@@ -153,11 +153,10 @@ def _warn_of_precision(weights: Weights, rtol: Scalar) -> None:
         )
 
 
+@compiled
 def _sizes(weights: Weights) -> Float[Array, "N 1 1"]:
-    """The Frobenius norms of the factors, without overflow; of a zero factor, the largest of the others or 1."""
-    largest = jnp.max(jnp.abs(weights), axis=(1, 2), keepdims=True)
-    unit = jnp.where(largest > 0, largest, 1.0)
-    sizes = largest * jnp.sqrt(jnp.sum((weights / unit) ** 2, axis=(1, 2), keepdims=True))
+    """The Frobenius norms of the factors; in place of 0, the largest of them, or 1 where all are 0."""
+    sizes = jax.vmap(norm)(weights)[:, None, None]
     most = jnp.max(sizes)
     return jnp.where(sizes > 0, sizes, jnp.where(most > 0, most, 1.0))
 
@@ -174,30 +173,47 @@ class _Controller(diffrax.AbstractStepSizeController):
     def wrap(self, direction: Any) -> "_Controller":
         return _Controller(self.inner.wrap(direction))
 
-    def init(self, terms: Any, t0, t1, y0, dt0, args: Any, func, error_order):
+    # The types of these arguments are diffrax's own: of times, of its terms, and of its state.
+
+    def init(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, dt0: Any, args: Any, func: Callable, error_order: Any
+    ) -> tuple[Any, Any]:
         return self.inner.init(terms, t0, t1, y0, dt0, args, func, error_order)
 
-    def adapt_step_size(self, t0, t1, y0, y1_candidate, args: Any, y_error, error_order, controller_state: Any):
+    def adapt_step_size(
+        self,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        y1_candidate: Any,
+        args: Any,
+        y_error: Any,
+        error_order: Any,
+        controller_state: Any,
+    ) -> tuple[Any, Any, Any, Any, Any, Any]:
         out: Any = self.inner.adapt_step_size(t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state)
         keep, start, end, jump, state, result = out
-        stuck = ~keep & (end - start <= _shortest(start))
+        stuck = ~keep & (end - start <= shortest_step(start))
         failed = diffrax.RESULTS.where(stuck, diffrax.RESULTS.dt_min_reached, result)
         return keep, start, end, jump, state, failed
 
 
-def _shortest(t: Scalar) -> Scalar:
-    eps, tiny = jnp.finfo(t.dtype).eps, jnp.finfo(t.dtype).tiny
-    return SHORTEST * jnp.maximum(eps * jnp.abs(t), tiny)
-
-
-@eqx.filter_jit
+@compiled
 def _network_flow(
-    energy: Callable, weights: Any, unit: Any, ts: Any, rtol: Any, atol: Any, *, max_steps: Any
+    energy: Callable,
+    weights: Weights,
+    unit: Float[Array, "N 1 1"],
+    ts: Float[Array, " ts"],
+    rtol: Scalar,
+    atol: Scalar,
+    *,
+    max_steps: int,
 ) -> NetworkSolution:
     depth = len(weights)
 
     # What diffrax calls has its arrays as arguments: `jax.checking_leaks` takes those of a closure for leaks.
-    def velocity(given: Any, t: Any, y: Any, args: Any):
+    def velocity(given: tuple[Any, Any], t: Any, y: Weights, args: Any) -> Weights:
+        # (1.5)-(1.6) over N, for the factors in units of `unit`; the pullback of `product` is the transpose in (1.6).
         energy, unit = given
         x, pull = jax.vjp(product, unit * y)
         return -pull(gradient(energy, x))[0] / (depth * unit)
@@ -221,7 +237,7 @@ def _network_flow(
     # diffrax fills the states at times that were not reached with infinity.
     came = jnp.all(jnp.isfinite(saved), axis=(1, 2, 3), keepdims=True)
     speed = velocity(t_end, last, None)
-    grows = _shortest(t_end) * norm(speed) > BLOW_UP * norm(last)
+    grows = shortest_step(t_end) * norm(speed) > BLOW_UP * norm(last)
     code = code_of(
         (solution.result == diffrax.RESULTS.successful, RESULTS.successful),
         (solution.result == diffrax.RESULTS.max_steps_reached, RESULTS.max_steps_reached),
@@ -280,25 +296,25 @@ def balance(weights: Weights, *, rtol: Number | None = None, max_steps: int = 10
     return require(out, ~arrived, message)
 
 
-@eqx.filter_jit
-def _balance(weights: Any, rtol: Any, max_steps: Any):
+@compiled
+def _balance(weights: Weights, rtol: Scalar, max_steps: int) -> tuple[Weights, Bool[Array, ""]]:
     # In units in which every factor is of norm 1, and so is the fastest rate. The product of the units is put back
     # evenly, as the mean of their logarithms: it may be beyond the floats where its root is not.
     unit = _sizes(weights)
     common = jnp.exp(jnp.mean(jnp.log(unit)))
 
-    def velocity(t, weights: Any, args: Any):
+    def velocity(t: Any, weights: Weights, args: Any) -> Weights:
         g = jnp.pad(balancedness(weights), ((1, 1), (0, 0), (0, 0)))
         return weights @ g[:-1] - g[1:] @ weights
 
-    def balanced(rtol: Any, t: Any, weights: Any, args: Any, **kwargs: Any):
+    def balanced(rtol: Scalar, t: Any, weights: Weights, args: Any, **kwargs: Any) -> Bool[Array, ""]:
         return norm(balancedness(weights)) <= rtol * jnp.sum(weights**2)
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(velocity),
         diffrax.Dopri8(),
         t0=0.0,
-        t1=1e12,
+        t1=NEVER,
         dt0=None,
         y0=weights / unit,
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol),

@@ -1,16 +1,17 @@
 """The map phi from the factors to their product: horizontal lifts, and the two parts of a motion of the factors."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_float, as_square, require_full_rank
 from dlnjax._networks.factors import as_weights, product
 from dlnjax._scale import exponent, scaled
-from dlnjax._types import Weights
+from dlnjax._types import Matrix, Scalar, Weights
 
 
-def horizontal_lift(weights: Weights, z: Float[Array, "d d"]) -> Weights:
+def horizontal_lift(weights: Weights, z: Matrix) -> Weights:
     """The shortest motion of the factors that moves their product X by Z: d phi^T (d phi d phi^T)^(-1) Z.
 
     At balanced factors d phi d phi^T is N times the operator of `metric_operator` (Theorem 2.2.6), so that the squared
@@ -38,13 +39,15 @@ def horizontal_lift(weights: Weights, z: Float[Array, "d d"]) -> Weights:
     return lift(scaled(z, -k))
 
 
-def _of_full_rank(weights):
+def _of_full_rank(weights: Weights) -> Weights:
     # A factor without inverse makes d phi d phi^T singular.
     message = "the determinant of a factor of the product is 0, and not every Z has a lift."
     return require_full_rank("weights", weights, message)
 
 
-def _at_size_one(weights):
+def _at_size_one(
+    weights: Weights,
+) -> tuple[Scalar, Callable[[Weights], Matrix], Callable[[Matrix], Weights]]:
     """(k, push, lift), d phi / 2^k and the lift of what it gives, neither of which leaves the range of the floats.
 
     With factors W_p = 2^(k_p) w_p, d phi at W is 2^(sum k) times the sum over p of 2^(-k_p) d_p phi at w. The largest
@@ -52,11 +55,17 @@ def _at_size_one(weights):
     """
     each = jax.vmap(exponent)(weights)
     unit, least = jax.vmap(scaled)(weights, -each), jnp.min(each)
-    share = lambda w: jax.vmap(scaled)(w, least - each)
-    push = lambda w: jax.jvp(product, (unit,), (share(w),))[1]
-    pull = lambda z: share(jax.vjp(product, unit)[1](z)[0])
 
-    def lift(z):
+    def share(w: Weights) -> Weights:
+        return jax.vmap(scaled)(w, least - each)
+
+    def push(w: Weights) -> Matrix:
+        return jax.jvp(product, (unit,), (share(w),))[1]
+
+    def pull(z: Matrix) -> Weights:
+        return share(jax.vjp(product, unit)[1](z)[0])
+
+    def lift(z: Matrix) -> Weights:
         # d phi d phi^T is d^2 by d^2, and dense where the factors are not balanced: its columns are made one by one.
         basis = jnp.eye(z.size, dtype=z.dtype).reshape(-1, *z.shape)
         operator = jax.vmap(lambda p: push(pull(p)))(basis).reshape(z.size, z.size)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -12,13 +13,14 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._checks import as_array, check_energy, is_concrete, known, require, require_finite
+from dlnjax._compile import compiled
 from dlnjax._networks.factors import as_weights, chain_product, products
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves, singular_values_of
 from dlnjax._traced import traced_energy
-from dlnjax._tree import own_arithmetic
+from dlnjax._tree import iterate, own_arithmetic
 from dlnjax._types import Energy, Scalar, Weights
 
 
@@ -154,11 +156,11 @@ def _as_steps(steps: Any) -> Int[Array, "*saved"]:
 
 def _check_optimizer(energy: Energy, weights: Weights, optimizer: optax.GradientTransformation) -> None:
     """Trace one step, so that an optimiser of another kind of parameters is refused by one sentence."""
-    eqx.filter_eval_shape(lambda w: _evaluate(energy, w), weights)
+    eqx.filter_eval_shape(partial(_evaluate, energy), weights)
     must = "optimizer must turn the gradient by (W_1, ..., W_N), a tuple of matrices, into updates of the same shapes"
     try:
-        start = eqx.filter_eval_shape(lambda w: _start(energy, w, optimizer), weights)
-        updates, _ = eqx.filter_eval_shape(lambda at: _update(energy, optimizer, at), start)
+        start = eqx.filter_eval_shape(partial(_start, energy, optimizer=optimizer), weights)
+        updates, _ = eqx.filter_eval_shape(partial(_update, energy, optimizer), start)
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TypeError(f"{must}. It says: {said}") from error
@@ -178,11 +180,13 @@ class _Progress(NamedTuple):
     good: Bool[Array, ""]
 
 
-@eqx.filter_jit
-def _train(energy: Callable, weights: Any, optimizer: Any, counts: Any) -> Training:
-    def until(at: _Progress, count: Any):
-        going = lambda at: (at.taken < count) & at.good
-        at = jax.lax.while_loop(going, lambda at: _step(energy, optimizer, at), at)
+@compiled
+def _train(energy: Callable, weights: Weights, optimizer: Any, counts: Int[Array, " saved"]) -> Training:
+    def until(at: _Progress, count: Int[Array, ""]) -> tuple[_Progress, tuple[Weights, Int[Array, ""]]]:
+        def goes_on(at: _Progress) -> Bool[Array, ""]:
+            return (at.taken < count) & at.good
+
+        at = iterate(partial(_step, energy, optimizer), goes_on, at)
         return at, (at.weights, at.taken)
 
     start = _start(energy, weights, optimizer)._replace(taken=jnp.zeros((), counts.dtype))
@@ -196,7 +200,10 @@ def _start(energy: Energy, weights: Weights, optimizer: optax.GradientTransforma
     start = _Progress(weights, value, slope, state, jnp.zeros((), int), jnp.isfinite(value))
     # Some optimisers start from float32 or integers and go on in the type of the parameters; a loop keeps one type.
     after = jax.eval_shape(lambda s: _update(energy, optimizer, start._replace(state=s))[1], state)
-    cast = lambda leaf, shape: leaf if leaf.dtype == shape.dtype else leaf.astype(shape.dtype)
+
+    def cast(leaf: Array, to: jax.ShapeDtypeStruct) -> Array:
+        return leaf if leaf.dtype == to.dtype else leaf.astype(to.dtype)
+
     return start._replace(state=jax.tree.map(cast, state, after))
 
 
@@ -216,13 +223,16 @@ def _update(energy: Energy, optimizer: optax.GradientTransformation, at: _Progre
     def value_fn(layers: Any, grad_fn: Any = None, obj_fn: Any = None):
         return energy(chain_product(layers))
 
+    def grad_fn(layers: Any, _: Any):
+        return tuple(_evaluate(energy, jnp.stack(layers))[1])
+
     layers, slope = tuple(at.weights), tuple(at.slope)
     offered: dict[str, Any] = {
         "value": at.value,
         "grad": slope,
         "value_fn": value_fn,
         "obj_fn": value_fn,
-        "grad_fn": lambda layers, _: tuple(_evaluate(energy, jnp.stack(layers))[1]),
+        "grad_fn": grad_fn,
     }
     takes = _keywords(optimizer.update)
     extra = offered if takes is None else {name: x for name, x in offered.items() if name in takes}

@@ -52,7 +52,7 @@ def start_chunk(rows: PyTree, common: Common) -> State:
 
 @partial(eqx.filter_jit, compiler_options={"xla_cpu_multi_thread_eigen": False})  # pyright: ignore[reportCallIssue]
 def solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: int):
-    """The trajectories of a chunk, and the energies along them. Its rows are shared out to the devices, each of which
+    """The trajectories of a chunk. Its rows are shared out to the devices, each of which
     works off its own.
     """
 
@@ -103,11 +103,11 @@ class Run(eqx.Module):
 
     def _solve(self, first: int, chunk: Chunk) -> FlowSolution:
         common, plan, kernel = self._common(), self.plan, self.problem.kernel
-        out, energy = solve_chunk(chunk, common, plan.devices, plan.lanes)  # pyright: ignore[reportCallIssue]
+        out = solve_chunk(chunk, common, plan.devices, plan.lanes)  # pyright: ignore[reportCallIssue]
         if any(np.ndim(leaf) for leaf in jax.tree.leaves(kernel)):
             kernel = jax.tree.map(jnp.asarray, self._kernels(self._seeds(first)))
         problem = Problem(self.problem.energy, self.problem.start, kernel, self.problem.ts)
-        return solution_of(problem, self.options, out, energy)
+        return solution_of(problem, self.options, out)
 
 
 def in_order(

@@ -142,3 +142,14 @@ def test_powers_of_two_are_exact():
     assert_close(scaled(jnp.asarray(1e-250), 1660.0) / 2.0**830, 1e-250 * 2.0**830, ALGEBRA)
     entries = jnp.array([0.0, 1.0, 3.0, 1e308, jnp.inf, jnp.nan])
     assert jax.vmap(lambda z: exponent(z[None]))(entries).tolist() == [0, 1, 2, 1021, 0, 0]
+
+
+@pytest.mark.parametrize("sizes", [(1e-153, 1e-153), (1e153, 1e153), (1e153, 1e140)])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_sign_of_a_determinant_of_two_rows_is_right_where_squares_are_in_range(sizes, sign):
+    # Geodesics compare these signs without bringing X to size one, and use the squares of its singular values besides.
+    c, s = np.cos(0.7), np.sin(0.7)
+    turn = np.array([[c, -s], [s, c]])
+    x = turn @ np.diag([sizes[0], sign * sizes[1]]) @ turn
+    expected = np.linalg.slogdet(x / abs(x).max())[0]
+    assert float(jnp.linalg.slogdet(jnp.asarray(x))[0]) == expected

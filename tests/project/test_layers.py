@@ -14,6 +14,7 @@ ROOT = Path(dlnjax.__file__).parent
 GROUND = {
     "_types",
     "_checks",
+    "_compile",
     "_results",
     "_svd",
     "_tree",

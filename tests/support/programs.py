@@ -4,6 +4,8 @@ from contextlib import contextmanager
 
 import jax
 
+# Those of one flow: its beginning, each turn of a method, and its conclusion.
+FLOW_PROGRAMS = {"jit(_begin)", "jit(_turn)", "jit(_conclude)"}
 _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 _names: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(

@@ -1,0 +1,147 @@
+"""The method of Dormand and Prince of order 8 for flows of matrices, as a loop of its own.
+
+P. J. Prince and J. R. Dormand, High order embedded Runge-Kutta formulae, J. Comput. Appl. Math. 7 (1981), 67-75. The
+coefficients are diffrax's. Its `diffeqsolve` takes longer to compile, and what it compiles may call Python to report an
+error: JAX keeps no such program in its persistent cache.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from dlnjax._tree import all_finite, iterate, where
+from dlnjax._types import Scalar
+
+_TABLEAU: Any = diffrax.Dopri8.tableau
+_STAGES = _TABLEAU.num_stages
+_ROWS = np.zeros((_STAGES, _STAGES))
+for _row, _weights in zip(_ROWS[1:], _TABLEAU.a_lower, strict=True):
+    _row[: len(_weights)] = _weights
+# A step changes from the one before by a factor in this range, and aims at this share of the largest that would do.
+_LEAST, _MOST, _SAFETY = 0.2, 10.0, 0.9
+# A first step moves no block of the state by more than this share of its norm.
+_FIRST_MOVE = 0.1
+# The shortest step, as a share of the whole time: below it the time of a step is lost in rounding.
+_SHORTEST = 1e-12
+
+
+class Walk(eqx.Module):
+    """A flow under way, or ended: the state `y` and the velocity `f` at the time `t`, and what was saved.
+
+    `h` is the next step, and `index` the first of the times that is not reached yet. States at times that are not
+    reached are infinite. `stuck` says that the next step would be too short, and `left` that the flow left its domain.
+    """
+
+    t: Scalar
+    h: Scalar
+    y: PyTree
+    f: PyTree
+    saved: PyTree
+    index: Int[Array, ""]
+    steps: Int[Array, ""]
+    stuck: Bool[Array, ""]
+    left: Bool[Array, ""]
+
+
+def _never(y: PyTree) -> bool:
+    return False
+
+
+def solve(
+    velocity: Callable[[PyTree], PyTree],
+    y0: PyTree,
+    ts: Float[Array, " times"],
+    rtol: Scalar,
+    *,
+    max_steps: int,
+    refuses: Callable[[PyTree], Any] = _never,
+    leaves: Callable[[PyTree], Any] = _never,
+) -> Walk:
+    """Solve dy/dt = velocity(y) from `y0` at the first of `ts`, to the last of them, by steps that end on each.
+
+    **Arguments:** the leaves of `y0` are stacks of matrices, and the error of a step is held to `rtol` relative to the
+    Frobenius norm of each matrix: relative to each entry it would ask for the smallest steps where an entry is zero.
+    A step to a state that it `refuses` is rejected; a flow ends where it `leaves` its domain.
+    """
+    # The flow does not depend on the time itself, and runs from 0.
+    ts, times = ts - ts[0], len(ts)
+    shortest = _SHORTEST * ts[-1]
+    f0 = velocity(y0)
+    fastest = _largest(jax.tree.map(lambda f, y: _norms(f) / _nonzero(_norms(y), jnp.inf), f0, y0))
+    h0 = jnp.where(fastest > 0, _FIRST_MOVE / _nonzero(fastest, 1.0), ts[-1])
+    h0 = jnp.where(jnp.isfinite(h0), jnp.minimum(h0, ts[-1]), ts[-1])
+    none, false = jnp.asarray(0), jnp.asarray(False)
+    saved = jax.tree.map(lambda y: jnp.full((times, *y.shape), jnp.inf, y.dtype).at[0].set(y), y0)
+
+    def go_on(now: Walk) -> Bool[Array, ""]:
+        return (now.index < times) & (now.steps < max_steps) & ~now.stuck & ~now.left
+
+    def step(now: Walk) -> Walk:
+        end = ts[jnp.minimum(now.index, times - 1)]
+        to_go = end - now.t
+        last = now.h >= to_go * (1 - _SHORTEST)
+        # A step that would leave a sliver goes half of the way instead.
+        h = jnp.where(last, to_go, jnp.where(2 * now.h > to_go, to_go / 2, now.h))
+        y1, f1, ratio = _attempt(velocity, now.y, now.f, h, rtol)
+        good = all_finite((y1, ratio)) & ~jnp.asarray(refuses(y1))
+        keep = good & (ratio <= 1)
+        factor = jnp.where(good, jnp.clip(_SAFETY * _nonzero(ratio, _SHORTEST) ** (-1 / 8), _LEAST, _MOST), _LEAST)
+        proposed = h * jnp.where(keep, factor, jnp.minimum(factor, 1.0))
+        # A step that was cut short, to end on a time, says little of how long the next may be.
+        proposed = jnp.where(keep & (h < now.h), jnp.maximum(proposed, now.h), proposed)
+        saves, i = keep & last, jnp.minimum(now.index, times - 1)
+        return Walk(
+            t=jnp.where(keep, jnp.where(last, end, now.t + h), now.t),
+            h=proposed,
+            y=where(keep, y1, now.y),
+            f=where(keep, f1, now.f),
+            saved=jax.tree.map(lambda s, y: s.at[i].set(jnp.where(saves, y, s[i])), now.saved, y1),
+            index=now.index + saves,
+            steps=now.steps + 1,
+            stuck=~keep & (proposed < shortest),
+            left=keep & jnp.asarray(leaves(y1)),
+        )
+
+    return iterate(step, go_on, Walk(jnp.zeros_like(h0), h0, y0, f0, saved, none + 1, none, false, false))
+
+
+def _attempt(
+    velocity: Callable[[PyTree], PyTree], y0: PyTree, f0: PyTree, h: Scalar, rtol: Scalar
+) -> tuple[PyTree, PyTree, Scalar]:
+    """(the state after a step, its velocity there, the estimate of the error in units of the tolerance)."""
+    rows, error_weights = jnp.asarray(_ROWS, h.dtype), jnp.asarray(_TABLEAU.b_error, h.dtype)
+
+    def moved(weights: Float[Array, " stages"], ks: PyTree) -> PyTree:
+        return jax.tree.map(lambda k: h * jnp.tensordot(weights, k, 1, precision="highest"), ks)
+
+    # A loop, so that the velocity is compiled once. The last stage stands at the end of the step.
+    def stage(i: Any, carry: PyTree) -> PyTree:
+        ks, _, _ = carry
+        y = jax.tree.map(jnp.add, y0, moved(rows[i], ks))
+        f = velocity(y)
+        return jax.tree.map(lambda k, v: k.at[i].set(v), ks, f), y, f
+
+    ks = jax.tree.map(lambda f: jnp.zeros((_STAGES, *f.shape), f.dtype).at[0].set(f), f0)
+    ks, y1, f1 = jax.lax.fori_loop(1, _STAGES, stage, (ks, y0, f0))
+    sizes = jax.tree.map(lambda a, b: jnp.maximum(_norms(a), _norms(b)), y0, y1)
+    relative = jax.tree.map(lambda e, size: _norms(e) / _nonzero(size, 1.0), moved(error_weights, ks), sizes)
+    # How long a step is has no derivative: it is a matter of accuracy.
+    return y1, f1, jax.lax.stop_gradient(_largest(relative) / rtol)
+
+
+def _norms(y: Float[Array, "*n d d"]) -> Float[Array, "*n"]:
+    return jnp.sqrt(jnp.sum(jax.lax.stop_gradient(y) ** 2, axis=(-2, -1)))
+
+
+def _nonzero(x: Float[Array, "*n"], instead: float) -> Float[Array, "*n"]:
+    return jnp.where(x > 0, x, instead)
+
+
+def _largest(tree: PyTree) -> Scalar:
+    return jnp.max(jnp.stack([jnp.max(leaf) for leaf in jax.tree.leaves(tree)]))
