@@ -4,9 +4,10 @@ A concrete value is checked in Python, before anything runs; a traced one where 
 """
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
+
+Tree = TypeVar("Tree")
 
 
 def is_concrete(x: Any) -> bool:
@@ -28,13 +31,31 @@ def known(x: Any) -> Any:
     return np.asarray(x) if is_concrete(x) else x
 
 
-def require(x: Array, bad: Any, message: str) -> Array:
+def require(x: Tree, bad: Any, message: str) -> Tree:
     """`x`, if not `bad`; otherwise a `ValueError` with `message`, at once where `bad` is known, or when it is."""
     if not is_concrete(bad):
-        return eqx.error_if(x, bad, message)
+        return error_if(x, bad, 0, [message])
     if np.any(np.asarray(bad)):
         raise ValueError(message)
     return x
+
+
+class _Sentences(tuple[str, ...]):
+    """Sentences that are printed when they are looked up, which Equinox does at the moment of the error.
+
+    Inside of plain `jax.jit` the error that arrives is one of JAX, in which the sentence follows a traceback of the
+    callback: jax-ml/jax#26102. So the sentence is also written to stderr, where it stands before all else.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        sentence = super().__getitem__(index)
+        print(f"dlnjax: {sentence}", file=sys.stderr, flush=True)
+        return sentence
+
+
+def error_if(tree: Tree, failed: Any, index: Any, sentences: Sequence[str]) -> Tree:
+    """`tree`, or a `RuntimeError` with `sentences[index]` where the traced `failed` turns out to be true."""
+    return eqx.branched_error_if(tree, failed, index, _Sentences(sentences))
 
 
 def refuse_tracing(what: str, values: Any, instead: str) -> None:
@@ -42,6 +63,14 @@ def refuse_tracing(what: str, values: Any, instead: str) -> None:
     # Under `jit` a new array is traced even where no value that was given is.
     if not all(map(is_concrete, [*jax.tree.leaves(values), jnp.zeros(())])):
         raise TypeError(f"{what} cannot be traced by jax.jit, jax.grad or jax.vmap. Use {instead} there.")
+
+
+def require_known(what: str, values: Any) -> None:
+    """A `TypeError` where a value is traced, for what needs the numbers themselves."""
+    if not all(map(is_concrete, jax.tree.leaves(values))):
+        raise TypeError(
+            f"{what} needs numbers, and inside of jax.jit, jax.grad or jax.vmap there are none: do it outside."
+        )
 
 
 def as_array(name: str, x: Any, hint: str = "") -> Array:
@@ -99,6 +128,25 @@ def as_real(name: str, x: Any, hint: str = "") -> Array:
     return as_array(name, np.asarray(x, dtype)) if x.weak_type or x.dtype != dtype else x
 
 
+def require_normal(name: str, x: Array, axis: int | tuple[()] | None = None) -> Array:
+    """`x`, unless all that is in it, along `axis`, is 0 or below the normal numbers, which XLA takes for 0.
+
+    With `axis` = () that is each entry for itself. Otherwise a small entry among larger ones is let through, as it is
+    below their rounding. See jax-ml/jax#16200.
+    """
+    if not is_concrete(x) or x.size == 0:
+        return x
+    values = np.asarray(x)
+    # Without an array of absolute values, since this may be all starts of a sweep.
+    size, tiny = np.maximum(values.max(axis), -values.min(axis)), np.finfo(values.dtype).tiny
+    if np.any((size > 0) & (size < tiny)):
+        raise ValueError(
+            f"{name} is below {tiny:.1e} in size, and XLA takes for 0 what is that small in {values.dtype}. "
+            "Multiply it by a power of two first."
+        )
+    return x
+
+
 def as_float(name: str, x: Any) -> Array:
     """`x` as a floating-point array; integers are refused where they would silently change the meaning."""
     x = as_array(name, x)
@@ -107,7 +155,7 @@ def as_float(name: str, x: Any) -> Array:
         raise TypeError(f"{name} must be real floating point, got {kind}. Convert it: {name}.astype(float).")
     if jnp.finfo(x.dtype).bits < 32:
         raise TypeError(f"{name} must be float32 or float64, got {x.dtype}. Convert it: {name}.astype(float).")
-    return x
+    return require_normal(name, x)
 
 
 def as_square(name: str, x: Any, leading: bool = False) -> Array:
@@ -171,6 +219,7 @@ def as_positive(name: str, value: Any, hint: str = "", finite: bool = True, many
         raise ValueError(f"{name} must be one number, got shape {value.shape}. {hint}".rstrip())
     shown = f", got {value}" if is_concrete(value) else ""
     message = f"{name} must be a {'finite ' * finite}number above 0{shown}. {hint}".rstrip()
+    value = require_normal(name, value, axis=())
     positive = (known(value) > 0) & ((known(value) < np.inf) | (not finite))
     return require(value, ~positive.all(), message)
 
@@ -192,24 +241,24 @@ def as_count(name: str, value: Any) -> int:
 
 
 def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) -> Array:
-    """Singular values: nonnegative, with the axis of modes last."""
+    """Singular values: finite and nonnegative, with the axis of modes last. Of traced ones, what is not becomes NaN."""
     sigma = as_real("sigma", sigma, "Singular values come from dlnjax.svd(x).sigma.")
     if sigma.ndim == 0 or sigma.shape[-1] == 0:
         raise ValueError(f"sigma must be singular values of shape (..., d), got shape {sigma.shape}.")
     if not is_concrete(sigma):
-        return sigma
+        return jnp.where((sigma >= 0) & (sigma < jnp.inf), sigma, jnp.nan)
     values = np.asarray(sigma)
     if not np.all(values >= 0) or np.any(np.isinf(values)):
         raise ValueError(
             f"sigma must be finite and nonnegative, got entries from {values.min():g} to {values.max():g}. "
             "Singular values come from dlnjax.svd(x).sigma."
         )
-    if positive and np.any(values < jnp.finfo(sigma.dtype).tiny):
-        raise ValueError("sigma must be positive: the entropy has no gradient at a singular matrix.")
     # XLA takes subnormal numbers for zero.
-    if nonzero and np.any(np.all(values < np.finfo(values.dtype).tiny, axis=-1)):
+    if positive and np.any(values < np.finfo(values.dtype).tiny):
+        raise ValueError("sigma must be positive: the entropy has no gradient at a singular matrix.")
+    if nonzero and np.any(np.all(values == 0, axis=-1)):
         raise ValueError("sigma is all zero: the zero matrix has no effective or stable rank.")
-    return sigma
+    return require_normal("sigma", sigma, axis=-1)
 
 
 def as_times(ts: Any, dtype: Any) -> Array:
@@ -232,7 +281,9 @@ def as_times(ts: Any, dtype: Any) -> Array:
 
 
 def _increase(t: Any) -> Any:
-    return (abs(t) < np.inf).all() & (t[1:] > t[:-1]).all()
+    # XLA takes a difference below the normal numbers for 0. That of infinities is NaN.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return (abs(t) < np.inf).all() & (t[1:] - t[:-1] >= np.finfo(t.dtype).tiny).all()
 
 
 def as_path(name: str, path: Any) -> Path:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from dlnjax._checks import is_concrete, known
+from dlnjax._checks import error_if, is_concrete, known
 
 
 class _Code:
@@ -143,7 +143,7 @@ class RESULTS(eqx.Module):
                 return tree
             raise RuntimeError(_SENTENCES[np.max(self.code, where=np.asarray(failed), initial=0)])
         code = _largest(jnp.max(jnp.where(failed, self.code, 0), initial=0))
-        return eqx.branched_error_if(tree, failed, code, list(_SENTENCES))
+        return error_if(tree, failed, code, _SENTENCES)
 
     def __eq__(self, other: object) -> Any:
         if not isinstance(other, RESULTS):

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlnjax._checks import as_path
+from dlnjax._checks import as_path, require_known
 from dlnjax._results import as_index, NAMES, RESULTS
 from dlnjax._show import Shown
 from dlnjax._svd import SVD
@@ -112,6 +112,7 @@ class Solution(Shown):
 
     def to_numpy(self) -> dict[str, Any]:
         """Everything as NumPy arrays, by name; `result` as the names of the codes."""
+        require_known("what is saved", self)
         leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(self)}
         kernel = getattr(self, "depth", None)
         # In JAX, where 1/0 is the infinite depth, also of a solution that lies in the memory of the host.

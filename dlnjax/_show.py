@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from dlnjax._checks import is_concrete
+from dlnjax._checks import is_concrete, require_known
 
 # How a time of the 1/N-normalised flow is called on an axis.
 FLOW_TIME = r"time $t$ (1/N-normalised flow)"
@@ -26,6 +26,7 @@ class Curves(NamedTuple):
     @classmethod
     def of(cls, along: Any, sigma: Any, label: str) -> "Curves":
         """From arrays with any leading axes, those of `vmap` included."""
+        require_known("a picture", (along, sigma))
         along, sigma = np.asarray(along), np.asarray(sigma)
         if sigma.size == 0:
             raise ValueError("there are 0 seeds, and nothing to draw.")
@@ -87,6 +88,7 @@ def _may_be_none(kind: Any) -> bool:
 
 def singular_values_of(x: Any) -> np.ndarray:
     """Of matrices `... d d`: NaN where one is not finite."""
+    require_known("a picture", x)
     x = np.asarray(x)
     finite = np.isfinite(x).all((-2, -1), keepdims=True)
     sigma = np.linalg.svd(np.where(finite, x, 0.0), compute_uv=False)

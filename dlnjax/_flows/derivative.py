@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from dlnjax._checks import require
 from dlnjax._flows.coordinates import MatrixCoordinates
 from dlnjax._flows.problem import Options, Problem, rounding
 from dlnjax._flows.trajectory import Trajectory, trajectory_of
@@ -43,7 +44,7 @@ def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[T
         "the flow from a start of rank r < d has no derivative here: it is taken in X, which leaves that rank. "
         "Start at full rank, nearby."
     )
-    states = eqx.error_if(states, singular & (jnp.asarray(problem.kernel.order) > 0), message)
+    states = require(states, singular & (jnp.asarray(problem.kernel.order) > 0), message)
     rest = jax.lax.stop_gradient(states.t_end)
     in_matrix = lambda problem: _flow_in_x(problem, rest, options)
     _, (dx, dfinal) = eqx.filter_jvp(in_matrix, (problem,), (dproblem,))
@@ -99,5 +100,5 @@ def _flow_in_x(problem: Problem, t_end: Scalar, options: Options) -> tuple[Float
         f"the derivative of the flow, which is taken in X, needs more than {MOST_STEPS} steps: end the flow earlier, "
         "at rest with stop=dlnjax.Steady(...), or loosen rtol."
     )
-    states: Any = eqx.error_if(solution.ys, solution.result != diffrax.RESULTS.successful, message)
+    states: Any = require(solution.ys, solution.result != diffrax.RESULTS.successful, message)
     return states[:-1], states[-1]

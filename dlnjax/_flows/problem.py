@@ -22,6 +22,7 @@ from dlnjax._checks import (
     known,
     require,
     require_finite,
+    require_normal,
     shape_of,
 )
 from dlnjax._geometry.kernel import as_kernel, Kernel
@@ -159,7 +160,7 @@ def _as_start(x0: Any, many: bool):
     if u.shape != v.shape or sigma.shape != u.shape[:-1]:
         raise ValueError(f"x0 must be an SVD of one square matrix, got shapes {u.shape}, {sigma.shape}, {v.shape}.")
     dtype = np.result_type(u.dtype, v.dtype, sigma.dtype)
-    u, v, sigma = u.astype(dtype), v.astype(dtype), sigma.astype(dtype)
+    u, v, sigma = u.astype(dtype), v.astype(dtype), require_normal("x0.sigma", sigma.astype(dtype), axis=())
     finite = (abs(known(sigma)) < np.inf).all()
     bad = ~(finite & _orthogonal(known(u)) & _orthogonal(known(v)))
     message = "x0 must be finite with orthogonal u and v. Pass the matrix itself, or dlnjax.svd(x)."

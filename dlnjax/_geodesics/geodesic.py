@@ -311,8 +311,8 @@ def logarithm(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw
 
     The tangent vector is `metric_operator(a, P, depth)`. Differentiable in `a` and `b`, by Jacobi fields.
 
-    **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` and `throw` as in
-    `geodesic`.
+    **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` as in `geodesic`;
+    `throw`, raise where none arrives: otherwise the covector there is NaN.
 
     **Returns:** a covector, `d d`.
 
@@ -324,7 +324,9 @@ def logarithm(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw
         >>> (p.round(6) + 0.0).tolist()
         [[1.0, 0.0], [0.0, 0.0]]
     """
-    return geodesic(a, b, depth, rtol=rtol, throw=throw).momentum
+    line = geodesic(a, b, depth, rtol=rtol, throw=throw)
+    # The covector alone carries no code.
+    return jnp.where(jnp.asarray(line.result == RESULTS.successful), line.momentum, jnp.nan)
 
 
 def distance(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:

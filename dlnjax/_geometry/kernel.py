@@ -117,8 +117,8 @@ class Kernel(eqx.Module):
         return common, jnp.exp(log_eigenvalues - jnp.logaddexp(row, column))
 
     def moves(self, sigma: Float[Array, " d"]) -> Bool[Array, "d d"]:
-        """Where lambda_kl > 0: both values are nonzero, or one of them at an order below 2; everywhere at order 0."""
-        positive, order = sigma > 0, jnp.asarray(self.order)
+        """Where lambda_kl > 0, or NaN: both values are not 0, or one at an order below 2; at order 0, always."""
+        positive, order = ~(sigma <= 0), jnp.asarray(self.order)
         both, either = positive[:, None] & positive[None, :], positive[:, None] | positive[None, :]
         return both | (either & (order < 2)) | (order <= 0)
 

@@ -5,13 +5,15 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from dlnjax._checks import as_count
+from dlnjax._checks import as_count, require_known
 from dlnjax.plot._style import ink, new_axes
 
 
 def _states(curve: Any, times) -> np.ndarray:
     evaluate = getattr(curve, "evaluate", curve)
-    states = np.asarray(evaluate(times) if callable(evaluate) else evaluate)
+    states = evaluate(times) if callable(evaluate) else evaluate
+    require_known("a picture", states)
+    states = np.asarray(states)
     if states.ndim != 3 or states.shape[-1] != states.shape[-2]:
         raise ValueError(f"curve must give matrices (times, d, d), got shape {states.shape}.")
     if not np.isfinite(states).all():

@@ -1,6 +1,7 @@
 """Every wrong input is refused at the door, with what was received and what to do."""
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -320,6 +321,19 @@ WRONG = [
     (flow(max_steps=2**70), ValueError, ["max_steps", "at most", str(2**70)]),
     (lambda: dln.MatrixCompletion.diagonal(np.array([3])), TypeError, ["d", "whole"]),
     (lambda: jax.eval_shape(lambda d: dln.MatrixCompletion.diagonal(d)(EYE), 3), TypeError, ["d", "whole", "traced"]),
+    # what XLA takes for zero
+    (flow(x0=EYE * 1e-310), ValueError, ["x0", "2.2e-308", "XLA", "power of two"]),
+    (flow(x0=EYE.astype("f4") * np.float32(1e-40)), ValueError, ["x0", "1.2e-38", "float32"]),
+    (flow(x0=dln.SVD(jnp.eye(3), jnp.array([1.0, 1.0, 1e-310]), jnp.eye(3))), ValueError, ["x0.sigma", "2.2e-308"]),
+    (flow(ts=[0.0, 1e-310]), ValueError, ["ts", "strictly increasing"]),
+    (drawn(scale=1e-310), ValueError, ["scale", "2.2e-308"]),
+    (labelled(EYE * 1e-310), ValueError, ["labels", "2.2e-308"]),
+    (labelled(weight=1e-310), ValueError, ["weight", "2.2e-308"]),
+    (lambda: dln.product(np.full((2, 3, 3), 1e-310)), ValueError, ["weights", "2.2e-308"]),
+    (lambda: dln.norm(EYE, EYE * 1e-310, 2.0), ValueError, ["z", "2.2e-308"]),
+    (lambda: dln.schatten_norm([3e-310, 4e-310], 2), ValueError, ["sigma", "2.2e-308"]),
+    (lambda: dln.nuclear_norm([[1.0, 0.0], [1e-308, 1e-308]]), ValueError, ["sigma", "2.2e-308"]),
+    (lambda: dln.effective_rank([3e-310, 4e-310]), ValueError, ["sigma", "2.2e-308"]),
     # files and pictures
     (lambda: dln.load(None), TypeError, ["path", "str", "NoneType"]),
     (lambda: plot.effective_rank("run.nc"), TypeError, ["sol", "solution", "str"]),
@@ -347,7 +361,7 @@ def test_wrong_input_is_refused_with_a_message_that_helps(call, kind, words):
         assert word in str(raised.value)
 
 
-FLOAT32 = [[0.0, 1.0, 1.0 + 1e-9], [0.0, 1e300], [0.0, 1e-50]]
+FLOAT32 = [[0.0, 1.0, 1.0 + 1e-9], [0.0, 1e300], [0.0, 1e-50], [0.0, 1e-40]]
 
 
 @pytest.mark.parametrize("ts", FLOAT32, ids=str)
@@ -387,6 +401,31 @@ def test_numbers_in_other_forms_are_taken():
 def test_traced_depth_outside_its_range_is_refused_when_it_is_known(depth):
     with pytest.raises(RuntimeError, match="1 <= N <= inf"):
         jax.block_until_ready(jax.jit(lambda n: dln.entropy(jnp.ones(2), n))(depth))
+
+
+def test_what_is_small_beside_larger_entries_is_taken():
+    assert dln.schatten_norm([1.0, 1e-310], 2) == dln.effective_rank([1.0, 1e-310]) == 1
+    assert dln.svd(np.diag([1.0, 1e-310])).sigma[0] == 1
+    assert dln.svd(np.zeros((2, 2))).sigma.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, eqx.filter_jit])
+def test_inside_of_jit_the_sentence_comes_before_all_else(capfd, wrap):
+    call = wrap(lambda z: dln.metric_operator_inverse(z, jnp.eye(3), 2.0))
+    with pytest.raises((RuntimeError, ValueError), match="x must have full rank"):
+        jax.block_until_ready(call(jnp.asarray(SINGULAR)))
+    assert capfd.readouterr().err.startswith("dlnjax: x must have full rank")
+
+
+def test_inside_of_jit_a_code_is_told_before_all_else(capfd):
+    call = jax.jit(lambda code, x: dln.RESULTS(code).error_if(x, code > 1))
+    assert call(1, 2.0) == 2.0
+    with pytest.raises((RuntimeError, ValueError), match="The step limit came first"):
+        jax.block_until_ready(call(2, 2.0))
+    assert capfd.readouterr().err.startswith("dlnjax: The step limit came first")
+    with pytest.raises((RuntimeError, ValueError), match="A singular value reached zero"):
+        jax.block_until_ready(jax.vmap(call)(jnp.array([2, 4]), jnp.ones(2)))
+    assert capfd.readouterr().err.startswith("dlnjax: A singular value reached zero")
 
 
 def test_float32_is_told_once_that_it_cannot_keep_the_tolerance():
