@@ -44,6 +44,11 @@ def norm(tree: PyTree) -> Scalar:
     return scale * jnp.sqrt(sum(jnp.sum((leaf / scale) ** 2) for leaf in leaves))
 
 
+def plain_norm(tree: PyTree) -> Scalar:
+    """`norm` in one pass, for what is near 1: the squares of what is beyond 1e154 or below 1e-154 are lost."""
+    return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
+
+
 def combine(*terms: tuple[Any, PyTree]) -> PyTree:
     """The linear combination of pairs (coefficient, tree)."""
     coefficients, trees = zip(*terms, strict=True)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from dlnjax._tree import any_of_batch, combine, norm
+from dlnjax._tree import any_of_batch, combine, norm, plain_norm
 from dlnjax._types import Scalar, State
 
 # Damping of the method, and its bound of stages: beyond, rounding in the recurrence would be felt.
@@ -126,28 +126,33 @@ class PowerIteration(eqx.Module):
     def start(f0: State, radius: Scalar) -> "PowerIteration":
         return PowerIteration(f0, radius, jnp.asarray(False))
 
-    def _step(self, y0: State):
-        size = norm(self.direction)
-        eps = jnp.finfo(size.dtype).eps
+    def _step(self, y0: State, size: Scalar) -> tuple[State, Scalar, Scalar]:
+        """(the direction, its norm, the multiple of it that is added to the state)."""
+        length = plain_norm(self.direction)
+        root = jnp.sqrt(jnp.finfo(length.dtype).eps)
         # At rest there may be no direction yet: any will do, the state itself among them.
-        direction = jax.tree.map(lambda v, y: jnp.where(size > 0, v, y), self.direction, y0)
-        size = jnp.maximum(norm(direction), jnp.finfo(size.dtype).tiny)
-        return direction, jnp.sqrt(eps) * jnp.maximum(norm(y0), jnp.sqrt(eps)) / size
+        direction = jax.tree.map(lambda v, y: jnp.where(length > 0, v, y), self.direction, y0)
+        length = jnp.where(length > 0, length, jnp.maximum(size, jnp.finfo(length.dtype).tiny))
+        return direction, length, root * jnp.maximum(size, root) / length
 
-    def probe(self, y0: State) -> State:
-        """The point to evaluate."""
-        direction, scale = self._step(y0)
+    def probe(self, y0: State, size: Scalar) -> State:
+        """The point to evaluate near `y0`, of norm `size`."""
+        direction, _, scale = self._step(y0, size)
         return combine((1.0, y0), (scale, direction))
 
-    def update(self, y0: State, f0: State, f: State) -> "PowerIteration":
-        """From f = velocity(probe)."""
-        direction, scale = self._step(y0)
-        image = combine((1 / scale, f), (-1 / scale, f0))
-        radius = norm(image) / jnp.maximum(norm(direction), jnp.finfo(scale.dtype).tiny)
+    def update(self, y0: State, f0: State, f: State, size: Scalar, h: Scalar) -> "PowerIteration":
+        """From f = velocity(probe); `h` is a length of time in which the state moves by about its size.
+
+        In that unit of time the squares of velocities stay in the range of the floats.
+        """
+        _, length, scale = self._step(y0, size)
+        image = combine((h / scale, f), (-h / scale, f0))
+        stretch = plain_norm(image)
+        radius = stretch / length / h
         settled = jnp.abs(radius - self.radius) <= 0.1 * radius
         good = jnp.isfinite(radius) & (radius > 0)
         # Of unit length, so that no number of iterations can overflow.
-        image = jax.tree.map(lambda v: v / jnp.where(good, norm(image), 1.0), image)
+        image = jax.tree.map(lambda v: v / jnp.where(good, stretch, 1.0), image)
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
         return PowerIteration(keep(image, self.direction), keep(radius, self.radius), settled | ~good)
 
@@ -203,10 +208,11 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver[Any]):
 
         def estimate(carry: PyTree):
             power, count = carry
-            new = power.update(y0, f0, terms.vf(t0, power.probe(y0), args))
+            new = power.update(y0, f0, terms.vf(t0, power.probe(y0, size), args), size, h)
             done = power.settled | (count >= 30)
             return jax.tree.map(lambda a, b: jnp.where(done, a, b), power, new), count + 1
 
+        size = norm(y0)
         fresh = eqx.tree_at(lambda p: p.settled, solver_state, jnp.asarray(False))
         power, _ = jax.lax.while_loop(another, estimate, (fresh, jnp.asarray(0)))
         radius = 1.2 * power.radius

@@ -27,8 +27,8 @@ class Chart(Protocol):
         """The state, and the velocity in the chart of the same gauge around it."""
         ...
 
-    def velocity(self, z: State, /) -> tuple[State, Scalar]:
-        """dz/dt, and |dE|_F at that point."""
+    def velocity(self, z: State, /) -> tuple[State, Scalar | None]:
+        """dz/dt, and the `unrest` at that point."""
         ...
 
 
@@ -40,10 +40,19 @@ class Coordinates(eqx.Module):
     rtol: Scalar
     # The absolute tolerance, one number, or one for each singular value.
     atol: Float[Array, "*values"]
+    # The |dE|_F at which the flow rests; None without a stop.
+    rest: Scalar | None
 
     @abc.abstractmethod
-    def velocity(self, y: Any) -> tuple[Any, Scalar]:
-        """dy/dt, and |dE|_F at that point."""
+    def velocity(self, y: Any) -> tuple[Any, Scalar | None]:
+        """dy/dt, and the `unrest` at that point."""
+
+    def unrest(self, gradient: Matrix) -> Scalar | None:
+        """|dE|_F over that of the stop, and None without one.
+
+        It is measured in this unit, in which a square that overflows is not at rest, and one that vanishes is.
+        """
+        return None if self.rest is None else jnp.sqrt(jnp.sum((gradient / self.rest) ** 2))
 
     @abc.abstractmethod
     def error(self, y0: Any, y1: Any, error: Any) -> Scalar:
@@ -51,7 +60,7 @@ class Coordinates(eqx.Module):
 
     @abc.abstractmethod
     def size(self, y: Any) -> Scalar:
-        """The Frobenius norm of X."""
+        """The size of X, by which a flow that blows up is told."""
 
     @abc.abstractmethod
     def loses_rank(self, y0: Any, y1: Any) -> Bool[Array, ""]:
@@ -79,9 +88,9 @@ class Coordinates(eqx.Module):
 class MatrixCoordinates(Coordinates):
     """(2.9) divided by N, in X: a decomposition at every evaluation, kept as the independent check."""
 
-    def velocity(self, y: Matrix) -> tuple[Matrix, Scalar]:
+    def velocity(self, y: Matrix) -> tuple[Matrix, Scalar | None]:
         g = gradient(self.energy, y)
-        return -apply_metric_operator(y, g, self.kernel), norm(g)
+        return -apply_metric_operator(y, g, self.kernel), self.unrest(g)
 
     def error(self, y0: Matrix, y1: Matrix, error: Matrix) -> Scalar:
         return norm(error) / (self.atol + self.rtol * jnp.maximum(norm(y0), norm(y1)))

@@ -70,7 +70,7 @@ def _flow_in_x(problem: Problem, t_end: Scalar, options: Options) -> tuple[Float
     """
     start: Matrix = problem.start.matrix if isinstance(problem.start, SVD) else problem.start
     atol = jax.lax.stop_gradient(options.absolute(norm(start)))
-    coordinates = MatrixCoordinates(problem.energy, problem.kernel, options.rtol, atol)
+    coordinates = MatrixCoordinates(problem.energy, problem.kernel, options.rtol, atol, None)
     fixed: PyTree = jax.lax.stop_gradient(eqx.filter(coordinates, eqx.is_array))
     fixed = eqx.combine(fixed, coordinates)
 

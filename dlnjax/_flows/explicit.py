@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
 from dlnjax._flows.step import Attempt, Choice, clip, conclude, Flow, MEMORY, NO_TERMS, Rules
-from dlnjax._tree import combine, norm, where
+from dlnjax._tree import combine, plain_norm, where
 from dlnjax._types import Scalar, State
 
 # Dopri5 is stable up to h * radius = 3.3. A flow whose running mean is above this value is held up by stability.
@@ -97,19 +97,21 @@ class Explicit(Method):
         def stage(i: Any, carry: PyTree):
             ks, before, _, _ = carry
             z = combine((1.0, z0), (1.0, weighted(rows[i], ks)))
-            velocity, gradient_norm = chart.velocity(z)
-            return jax.tree.map(lambda k, v: k.at[i].set(v), ks, velocity), z, before, gradient_norm
+            velocity, unrest = chart.velocity(z)
+            return jax.tree.map(lambda k, v: k.at[i].set(v), ks, velocity), z, before, unrest
 
         rows = jnp.asarray(_square(tableau), h.dtype)
         ks = jax.tree.map(lambda z: jnp.zeros((stages, *z.shape), z.dtype), z0)
-        ks, z, before, gradient_norm = jax.lax.fori_loop(0, stages, stage, (ks, z0, z0, jnp.zeros_like(h)))
+        ks, z, before, unrest = jax.lax.fori_loop(0, stages, stage, (ks, z0, z0, s.unrest))
         error = weighted(jnp.asarray(tableau.b_error, h.dtype), ks)
         penultimate, velocity = (jax.tree.map(lambda k, i=i: k[i], ks) for i in (-2, -1))
         # The last two stages stand at the same time. The quotient of their differences estimates the spectral radius:
         # E. Hairer and G. Wanner, Solving Ordinary Differential Equations II, section IV.2.
-        apart = norm(combine((1.0, z), (-1.0, before)))
-        reach = h_exact * norm(combine((1.0, velocity), (-1.0, penultimate))) / jnp.where(apart > 0, apart, 1.0)
-        attempt = Attempt(h, t1, chart.leave(z, velocity)[0], error, gradient_norm)
+        # The length of the step is inside, so that squares stay in the range of the floats in any unit of time.
+        apart = plain_norm(combine((1.0, z), (-1.0, before)))
+        moved = plain_norm(combine((h_exact, velocity), (-h_exact, penultimate)))
+        reach = moved / jnp.where(apart > 0, apart, 1.0)
+        attempt = Attempt(h, t1, chart.leave(z, velocity)[0], error, unrest)
         return attempt, jnp.where(jnp.isfinite(reach), reach, 0.0)
 
     def _library(self, coordinates: Coordinates, s: Flow, h: Scalar, t1: Scalar) -> tuple[Attempt, Scalar]:

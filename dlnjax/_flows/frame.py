@@ -13,7 +13,6 @@ from dlnjax._flows.coordinates import Coordinates
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._protocol import pullback
 from dlnjax._svd import orthogonalise, SVD
-from dlnjax._tree import norm
 from dlnjax._types import Scalar
 
 # With fewer singular values than this, the way through the chart costs more than it saves.
@@ -56,10 +55,10 @@ class FrameCoordinates(Coordinates):
     # The absolute tolerance of the columns of U and V, which are of length 1.
     column_atol: Scalar
 
-    def velocity(self, y: SVD) -> tuple[SVD, Scalar]:
+    def velocity(self, y: SVD) -> tuple[SVD, Scalar | None]:
         g = pullback(self.energy, y)
         left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap)
-        return SVD(y.u @ left, dsigma, y.v @ right), norm(g)
+        return SVD(y.u @ left, dsigma, y.v @ right), self.unrest(g)
 
     def gauge(self, y: SVD) -> Int[Array, " d"] | None:
         return partners(y.sigma) if len(y.sigma) >= CHARTED else None
@@ -76,13 +75,12 @@ class FrameCoordinates(Coordinates):
         if isinstance(error, Coupled):
             wrong = jnp.maximum(wrong, jnp.abs(error.coupling))
         # A singular value that is zero and stays zero has no tolerance, and no error.
-        allowed = self.atol + self.rtol * sigma
-        values = jnp.max(wrong / jnp.where(allowed > 0, allowed, 1.0))
+        values = jnp.max(wrong / jnp.maximum(self.atol + self.rtol * sigma, jnp.finfo(sigma.dtype).tiny))
         columns = jnp.max(jnp.sum(error.u**2 + error.v**2, axis=0)) ** 0.5 / (self.column_atol + self.rtol)
         return jnp.maximum(values, columns)
 
     def size(self, y: SVD) -> Scalar:
-        return norm(y.sigma)
+        return jnp.max(jnp.abs(y.sigma))
 
     def loses_rank(self, y0: SVD, y1: SVD) -> Bool[Array, ""]:
         return (jnp.asarray(self.kernel.order) > 0) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
@@ -131,7 +129,7 @@ class Chart(eqx.Module):
         coupling = c * c * ((1 - t * t) * z.coupling - t * (z.sigma - z.sigma[p]))
         return Coupled(columns(z.u), values, columns(z.v), coupling)
 
-    def velocity(self, z: Coupled) -> tuple[Coupled, Scalar]:
+    def velocity(self, z: Coupled) -> tuple[Coupled, Scalar | None]:
         t = self._tangent(z)
         y = self._turn(z, t)
         p, kernel = self.partner, self.flow.kernel
@@ -140,7 +138,7 @@ class Chart(eqx.Module):
         i = jnp.arange(len(p))
         pull = kernel.partner_eigenvalues(jnp.abs(y.sigma), p) * (g[i, p] + g[p, i]) / 2
         dy = Coupled(y.u @ left, dsigma, y.v @ right, jnp.where(p == i, 0.0, -pull))
-        return self._turn(dy, -t), norm(g)
+        return self._turn(dy, -t), self.flow.unrest(g)
 
 
 def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:

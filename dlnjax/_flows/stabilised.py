@@ -1,6 +1,7 @@
 """One step of one flow by the stabilised method, an evaluation at a time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ from dlnjax._flows.chebyshev import PowerIteration, Recurrence
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
 from dlnjax._flows.step import Attempt, Choice, clip, conclude, Flow, MEMORY, Rules
-from dlnjax._tree import all_of_batch, any_of_batch, where, while_any
+from dlnjax._tree import all_of_batch, any_of_batch, plain_norm, where, while_any
 from dlnjax._types import Scalar, State
 
 # The phases of a step: the velocity at its start; probes of the spectral radius; the choice of the step and its stages;
@@ -46,7 +47,7 @@ class Stage(eqx.Module):
     # At the start of the step, and at the point that was evaluated last.
     velocity0: State
     velocity: State
-    gradient_norm: Float[Array, "*n"]
+    unrest: Float[Array, "*n"] | None
 
     @property
     def ended(self):
@@ -130,7 +131,7 @@ class Stabilised(Method):
             recurrence=rkc.first_stage(z, still, flow.h, jnp.array(2)),
             velocity0=still,
             velocity=still,
-            gradient_norm=flow.gradient_norm,
+            unrest=flow.unrest,
         )
 
     def evaluate(self, coordinates: Coordinates, rules: Rules, s: Flow, stage: Stage) -> tuple[Flow, Stage]:
@@ -146,9 +147,11 @@ class Stabilised(Method):
         recurrence = where(ready, first, stage.recurrence)
 
         entering, probing = stage.phase == _ENTER, stage.phase == _PROBE
-        point = where(probing, power.probe(z0), where(entering, z0, recurrence.newer))
-        f, gradient_norm = chart.velocity(point)
-        found = power.update(z0, f0, f)
+        # The columns of the frames are of length 1.
+        size = plain_norm(z0)
+        point = where(probing, power.probe(z0, size), where(entering, z0, recurrence.newer))
+        f, unrest = chart.velocity(point)
+        found = power.update(z0, f0, f, size, s.h)
         probed = found.settled | (stage.probes >= MOST_PROBES)
         complete = recurrence.complete
         aside = entering | probing
@@ -168,7 +171,7 @@ class Stabilised(Method):
             recurrence=after,
             velocity0=where(entering, f, f0),
             velocity=f,
-            gradient_norm=gradient_norm,
+            unrest=unrest,
         )
         s = eqx.tree_at(lambda f: f.evaluations, s, s.evaluations + (~waiting).astype(int))
         return s, where(waiting, eqx.tree_at(lambda g: g.waited, stage, stage.waited + 1), new)
@@ -180,21 +183,18 @@ class Stabilised(Method):
         y1, turned = chart.leave(z1, f1)
         t1 = jnp.where(stage.last, rules.ts[-1], s.t + h)
         error = rkc.local_error(z0, z1, f0, f1, h)
-        attempt = Attempt(h, t1, y1, error, stage.gradient_norm, s.memory)
+        attempt = Attempt(h, t1, y1, error, stage.unrest, s.memory)
         after, keep = conclude(coordinates, rules, s, attempt, self.order)
         radius, age = stage.power.radius, stage.age + 1
         # After some steps the partners and the spectral radius are found anew; after a failure, the radius alone.
         enter = keep & (age >= STEPS_IN_A_CHART)
-        stage = eqx.tree_at(
-            lambda g: (g.phase, g.probes, g.age, g.gauge, g.velocity0),
+        stage = replace(
             stage,
-            (
-                jnp.where(enter, _ENTER, jnp.where(keep, _READY, _PROBE)),
-                jnp.array(0),
-                age,
-                where(enter, coordinates.gauge(after.y), stage.gauge),
-                where(keep, turned, f0),
-            ),
+            phase=jnp.where(enter, _ENTER, jnp.where(keep, _READY, _PROBE)),
+            probes=jnp.array(0),
+            age=age,
+            gauge=where(enter, coordinates.gauge(after.y), stage.gauge),
+            velocity0=where(keep, turned, f0),
         )
         after = eqx.tree_at(lambda f: f.choice, after, self._choose(s.choice, h * radius, stage.last))
         return after, stage, Step(s.t, h, gauge, z0, z1, f0, f1)

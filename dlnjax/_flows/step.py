@@ -55,7 +55,7 @@ class Flow(eqx.Module):
     h: Float[Array, "*n"]
     y: State
     memory: PyTree
-    gradient_norm: Float[Array, "*n"]
+    unrest: Float[Array, "*n"] | None
     controller_state: PyTree
     # The first of the times that is not saved yet.
     index: Int[Array, "*n"]
@@ -74,8 +74,8 @@ class Rules(eqx.Module):
     steady: Scalar | None
     max_steps: Int[Array, ""]
 
-    def at_rest(self, gradient_norm: Scalar) -> Bool[Array, ""]:
-        return jnp.asarray(False) if self.steady is None else gradient_norm <= self.steady
+    def at_rest(self, unrest: Scalar | None) -> Bool[Array, ""]:
+        return jnp.asarray(False) if unrest is None else unrest <= 1
 
 
 class Attempt(eqx.Module):
@@ -86,8 +86,8 @@ class Attempt(eqx.Module):
     y1: State
     # The estimate of the error, a state or its chart's; the order to which it vanishes is the method's.
     error: PyTree
-    # |dE|_F at `y1`.
-    gradient_norm: Scalar
+    # |dE|_F at `y1` over that of the stop, if there is one.
+    unrest: Scalar | None
     memory: PyTree = None
 
 
@@ -105,7 +105,7 @@ def clip(h: Scalar, left: Scalar) -> tuple[Scalar, Bool[Array, ""]]:
 def start_flow(coordinates: Coordinates, y0: State, rules: Rules, order: float, memory: Callable) -> Flow:
     """The flow at its start, in the first method: `order` is that of its error, and memory(t, h, y) what it keeps."""
     ts = rules.ts
-    velocity, gradient_norm = coordinates.velocity(y0)
+    velocity, unrest = coordinates.velocity(y0)
     start_ok = all_finite((y0, velocity))
     # The velocity is scaled, since its square may overflow; the error is homogeneous in its last argument.
     scale = jnp.where(start_ok, power_of_two(norm(velocity)), 1.0)
@@ -113,14 +113,14 @@ def start_flow(coordinates: Coordinates, y0: State, rules: Rules, order: float, 
     h0 = jnp.where(moved > 0, jnp.minimum(FIRST_MOVE / jnp.where(moved > 0, moved, 1.0), ts[-1]), ts[-1])
     zero = jnp.zeros_like(h0)
     controller_state = _CONTROLLER.init(NO_TERMS, ts[0], ts[-1], zero, h0, None, lambda *args: None, order)[1]
-    at_rest = rules.at_rest(gradient_norm)
+    at_rest = rules.at_rest(unrest)
     none = jnp.array(0)
     return Flow(
         t=ts[0],
         h=h0,
         y=y0,
         memory=memory(ts[0], h0, y0),
-        gradient_norm=gradient_norm,
+        unrest=unrest,
         controller_state=controller_state,
         index=jnp.array(1),
         accepted=none,
@@ -155,14 +155,14 @@ def conclude(
     stuck = ~keep & (next_h <= shortest_step(s.t))
     grows = finite & (coordinates.size(y1) > (1 + GROWTH) * coordinates.size(s.y))
     exhausted = s.accepted + s.rejected + 1 >= rules.max_steps
-    at_rest = keep & rules.at_rest(attempt.gradient_norm)
+    at_rest = keep & rules.at_rest(attempt.unrest)
     done = keep & (t1 >= rules.ts[-1])
     after = Flow(
         t=jnp.where(keep, t1, s.t),
         h=next_h,
         y=where(keep, coordinates.project(y1), s.y),
         memory=where(keep, attempt.memory, s.memory),
-        gradient_norm=jnp.where(keep, attempt.gradient_norm, s.gradient_norm),
+        unrest=where(keep, attempt.unrest, s.unrest),
         controller_state=controller_state,
         index=s.index,
         accepted=s.accepted + keep.astype(int),

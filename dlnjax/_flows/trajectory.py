@@ -219,9 +219,9 @@ def _coordinates(problem: Problem, size: Float[Array, "*values"], options: Optio
     """`size` is that of the start: its singular values or, in X, its norm."""
     atol = options.absolute(size)
     if options.coordinates == "matrix":
-        return MatrixCoordinates(problem.energy, problem.kernel, options.rtol, atol)
-    column_atol = options.absolute(jnp.ones_like(options.rtol))
-    return FrameCoordinates(problem.energy, problem.kernel, options.rtol, atol, _gap(options), column_atol)
+        return MatrixCoordinates(problem.energy, problem.kernel, options.rtol, atol, options.steady)
+    columns = options.absolute(jnp.ones_like(options.rtol))
+    return FrameCoordinates(problem.energy, problem.kernel, options.rtol, atol, options.steady, _gap(options), columns)
 
 
 def _gap(options: Options) -> Scalar:

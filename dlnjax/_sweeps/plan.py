@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
 from dlnjax._checks import as_count, is_concrete
+from dlnjax._flows.frame import CHARTED
 from dlnjax._flows.problem import Options
 from dlnjax._protocol import pullback
 from dlnjax._svd import SVD
@@ -24,16 +25,23 @@ _MOST_ROWS = {"cpu": 256}
 _MOST_ROWS_ELSEWHERE = 2**16
 # A chunk with no more entries in all its matrices than these is small.
 _SMALL = 8000
+# What compiles quickly runs as fast, but for the chart of large matrices, by a fifth. With this many entries in all
+# matrices of a sweep, that is as much time as the compilation takes.
+_LONG = 10**6
 
 
 class Plan(NamedTuple):
-    """`rows` is the chunk, rounded up to as many for each device; `lanes` are those of one device."""
+    """`rows` is the chunk, rounded up to as many for each device; `lanes` are those of one device.
+
+    `quick` says that the sweep is to be compiled quickly, even if it then runs a little longer.
+    """
 
     devices: tuple[Any, ...]
     workers: int
     chunk: int
     rows: int
     lanes: int
+    quick: bool
 
 
 def make_plan(
@@ -51,7 +59,8 @@ def make_plan(
         devices, workers = devices[:1], 1
     chunk = chunk or chunk_size(n, workers, devices, per_seed(times, d, options.observe is not None))
     rows = -(-chunk // len(devices)) * len(devices)
-    return Plan(devices, workers, chunk, rows, lane_count(devices[0], rows // len(devices), d))
+    quick = d < CHARTED or n * d**2 < _LONG
+    return Plan(devices, workers, chunk, rows, lane_count(devices[0], rows // len(devices), d), quick)
 
 
 def as_chunk(chunk: Any, n: int) -> int | None:

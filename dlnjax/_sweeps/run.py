@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -51,9 +50,7 @@ def start_chunk(rows: PyTree, common: Common) -> State:
     return start_many(common.problem, rows, common.options)
 
 
-# The products of a flow are too small to be shared between cores, each of which has a chunk of its own.
-@partial(compiled, xla_cpu_multi_thread_eigen=False)
-def solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: int):
+def _solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: int):
     """The trajectories of a chunk. Its rows are shared out to the devices, each of which
     works off its own.
     """
@@ -67,6 +64,12 @@ def solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: i
     shared, shared_static = eqx.partition(common, eqx.is_array)
     mesh, seeds, whole = Mesh(np.asarray(devices), ("seeds",)), PartitionSpec("seeds"), PartitionSpec()
     return jax.shard_map(solve, mesh=mesh, in_specs=(seeds, whole), out_specs=seeds, check_vma=False)(own, shared)
+
+
+# The products of a flow are too small to be shared between cores, each of which has a chunk of its own.
+_ONE_CORE = {"xla_cpu_multi_thread_eigen": False}
+solve_quickly_compiled = compiled(_solve_chunk, **_ONE_CORE)
+solve_fully_compiled = eqx.filter_jit(_solve_chunk, compiler_options=_ONE_CORE)  # pyright: ignore[reportCallIssue]
 
 
 class Run(eqx.Module):
@@ -105,7 +108,8 @@ class Run(eqx.Module):
 
     def _solve(self, first: int, chunk: Chunk) -> FlowSolution:
         common, plan, kernel = self._common(), self.plan, self.problem.kernel
-        out = solve_chunk(chunk, common, plan.devices, plan.lanes)  # pyright: ignore[reportCallIssue]
+        solve_chunk = solve_quickly_compiled if plan.quick else solve_fully_compiled
+        out = solve_chunk(chunk, common, plan.devices, plan.lanes)
         if any(np.ndim(leaf) for leaf in jax.tree.leaves(kernel)):
             kernel = jax.tree.map(jnp.asarray, self._kernels(self._seeds(first)))
         problem = Problem(self.problem.energy, self.problem.start, kernel, self.problem.ts)
