@@ -64,12 +64,12 @@ class Shown(eqx.Module):
 
     def _repr_html_(self) -> str:
         text = f"<pre>{html.escape(repr(self))}</pre>"
-        if not _has_values(self):
+        if not _has_values(self) or not all(map(is_concrete, jax.tree.leaves(self))):
             return text
         row = "display:flex;flex-wrap:wrap;gap:0 2em;align-items:center"
         try:
             return f'<div style="{row}">{text}{sparkline(self._curves())}</div>'
-        except (ValueError, jax.errors.TracerArrayConversionError):
+        except ValueError:
             return text
 
 

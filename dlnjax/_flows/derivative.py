@@ -5,22 +5,19 @@ There the flow is smooth also where singular values repeat and the frame has no 
 
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from dlnjax._checks import require
-from dlnjax._flows.coordinates import MatrixCoordinates
+from dlnjax._checks import known, require
+from dlnjax._compile import compiled, runs_at_once
 from dlnjax._flows.problem import Options, Problem, rounding
+from dlnjax._flows.replay import find_steps, MOST_STEPS, replay
 from dlnjax._flows.trajectory import Trajectory, trajectory_of
 from dlnjax._svd import frame_tangent, SVD
-from dlnjax._tree import norm, own_arithmetic, tangent_at
-from dlnjax._types import Matrix, Scalar, State
-
-# The scan of the steps is compiled for this many, and each of them is kept for the reverse mode.
-MOST_STEPS = 4096
+from dlnjax._tree import own_arithmetic, tangent_at
+from dlnjax._types import Scalar
 
 
 @eqx.filter_custom_jvp
@@ -39,66 +36,49 @@ def _trajectory_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...], *, opti
 def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[Trajectory, PyTree]:
     full = eqx.tree_at(lambda o: o.observe, options, None, is_leaf=lambda x: x is None)
     states = trajectory(problem, options=full)
-    singular = states.sigma[0, -1] <= rounding(states.sigma) * states.sigma[0, 0]
+    sigma = known(states.sigma)
+    singular = sigma[0, -1] <= rounding(sigma) * sigma[0, 0]
     message = (
         "the flow from a start of rank r < d has no derivative here: it is taken in X, which leaves that rank. "
         "Start at full rank, nearby."
     )
-    states = require(states, singular & (jnp.asarray(problem.kernel.order) > 0), message)
-    rest = jax.lax.stop_gradient(states.t_end)
-    in_matrix = lambda problem: _flow_in_x(problem, rest, options)
-    _, (dx, dfinal) = eqx.filter_jvp(in_matrix, (problem,), (dproblem,))
-    dsvd, dend = SVD(*frame_tangent(states.svd, dx)), SVD(*frame_tangent(states.final, dfinal))
-    if options.observe is None:
-        out, dpoints, dobserved = states, dsvd, None
-        along = lambda energy, x: jax.vmap(energy)(x)
-        _, denergy = eqx.filter_jvp(along, (problem.energy, states.svd.matrix), (dproblem.energy, dx))
-    else:
-        observed, dobserved = eqx.filter_jvp(jax.vmap(options.observe), (states.svd,), (dsvd,))
-        empty = (observed, None, None)
-        out = eqx.tree_at(lambda s: (s.observed, s.svd, s.energy), states, empty, is_leaf=lambda x: x is None)
-        dpoints, denergy = None, None
-    moved = (dpoints, dsvd.sigma, denergy, dobserved, dend, jnp.zeros_like(out.t_end))
+    states = require(states, singular & (known(problem.kernel.order) > 0), message)
+    dx = _flow_in_x(problem, dproblem, states.t_end, options)
+    out = states
+    if options.observe is not None:
+        observed = jax.vmap(options.observe)(states.svd)
+        out = eqx.tree_at(lambda s: s.observed, states, observed, is_leaf=lambda x: x is None)
+        out = eqx.tree_at(lambda s: (s.svd, s.energy), out, (None, None))
+    moved = _tangents(problem, dproblem, (states.svd, states.final), dx, options)
     return out, tangent_at(lambda t: (t.svd, t.sigma, t.energy, t.observed, t.final, t.t_end), out, moved)
 
 
-def _flow_in_x(problem: Problem, t_end: Scalar, options: Options) -> tuple[Float[Array, "ts d d"], Float[Array, "d d"]]:
-    """X at min(ts, t_end) and at t_end, by diffrax in X, differentiable in both modes.
+@compiled
+def _tangents(
+    problem: Problem, dproblem: PyTree, states: tuple[SVD, SVD], dx: Float[Array, "ts d d"], options: Options
+) -> tuple[Any, ...]:
+    """The tangents of all that is saved, from those of X and the problem. `states` are those at `ts` and the last."""
+    points, final = states
+    dsvd, dend = SVD(*frame_tangent(points, dx)), SVD(*frame_tangent(final, dx[-1]))
+    at_rest = jnp.zeros_like(problem.ts[0])
+    if options.observe is not None:
+        _, dobserved = eqx.filter_jvp(jax.vmap(options.observe), (points,), (dsvd,))
+        return None, dsvd.sigma, None, dobserved, dend, at_rest
+    along = lambda energy, x: jax.vmap(energy)(x)
+    _, denergy = eqx.filter_jvp(along, (problem.energy, points.matrix), (dproblem.energy, dx))
+    return dsvd, dsvd.sigma, denergy, None, dend, at_rest
 
-    A probe tangent is integrated along with X and shares the error control: steps that suit X alone may be far too
-    long for its derivative, which still moves where X rests.
-    """
-    start: Matrix = problem.start.matrix if isinstance(problem.start, SVD) else problem.start
-    atol = jax.lax.stop_gradient(options.absolute(norm(start)))
-    coordinates = MatrixCoordinates(problem.energy, problem.kernel, options.rtol, atol, None)
-    fixed: PyTree = jax.lax.stop_gradient(eqx.filter(coordinates, eqx.is_array))
-    fixed = eqx.combine(fixed, coordinates)
 
-    def velocity(t: Any, y: State, args: Any):
-        x, probe = y
-        still = jax.lax.stop_gradient((x, probe))
-        return coordinates.velocity(x)[0], jax.jvp(lambda x: fixed.velocity(x)[0], still[:1], still[1:])[1]
-
-    i = jnp.arange(start.shape[-1], dtype=start.dtype)
-    probe = jnp.cos(jnp.multiply.outer(i + 1, i + 2)) * jax.lax.stop_gradient(jnp.max(jnp.abs(start)))
-    # Not a minimum: at the tie of the last time it would halve the derivative.
-    ts = jnp.where(problem.ts <= t_end, problem.ts, t_end) - problem.ts[0]
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(velocity),
-        diffrax.Dopri5(),
-        t0=ts[0],
-        t1=ts[-1],
-        dt0=None,
-        y0=(start, probe),
-        saveat=diffrax.SaveAt(ts=ts, t1=True, fn=lambda t, y, args: y[0]),
-        stepsize_controller=diffrax.PIDController(rtol=options.rtol, atol=atol),
-        adjoint=diffrax.DirectAdjoint(),
-        max_steps=MOST_STEPS,
-        throw=False,
-    )
+def _flow_in_x(problem: Problem, dproblem: PyTree, t_end: Scalar, options: Options) -> Float[Array, "ts d d"]:
+    """The tangents of X at min(ts, t_end)."""
+    fixed = jax.lax.stop_gradient((eqx.filter(problem, eqx.is_array), t_end))
+    still = eqx.combine(fixed[0], problem)
+    steps = find_steps(still, fixed[1], options)
+    if runs_at_once(steps):
+        steps = steps.shortest()
     message = (
         f"the derivative of the flow, which is taken in X, needs more than {MOST_STEPS} steps: end the flow earlier, "
         "at rest with stop=dlnjax.Steady(...), or loosen rtol."
     )
-    states: Any = require(solution.ys, solution.result != diffrax.RESULTS.successful, message)
-    return states[:-1], states[-1]
+    steps = require(steps, ~known(steps.complete), message)
+    return eqx.filter_jvp(lambda problem: replay(problem, fixed[1], steps), (problem,), (dproblem,))[1]

@@ -100,7 +100,7 @@ class Explicit(Method):
             velocity, unrest = chart.velocity(z)
             return jax.tree.map(lambda k, v: k.at[i].set(v), ks, velocity), z, before, unrest
 
-        rows = jnp.asarray(_square(tableau), h.dtype)
+        rows = jnp.asarray(square_tableau(tableau), h.dtype)
         ks = jax.tree.map(lambda z: jnp.zeros((stages, *z.shape), z.dtype), z0)
         ks, z, before, unrest = jax.lax.fori_loop(0, stages, stage, (ks, z0, z0, s.unrest))
         error = weighted(jnp.asarray(tableau.b_error, h.dtype), ks)
@@ -124,7 +124,7 @@ def _terms(coordinates: Coordinates) -> diffrax.ODETerm:
     return diffrax.ODETerm(lambda t, y, args: coordinates.velocity(y)[0])
 
 
-def _square(tableau: Any) -> np.ndarray:
+def square_tableau(tableau: Any) -> np.ndarray:
     """The lower triangle of a tableau as a square matrix."""
     rows = np.zeros((tableau.num_stages, tableau.num_stages))
     for row, weights in zip(rows[1:], tableau.a_lower, strict=True):

@@ -87,8 +87,8 @@ class Stabilised(Method):
         """An evaluation on every lane; and the end of their steps, once one has waited or all have come to it."""
         spend = jax.vmap(lambda own, flow, stage: self.evaluate(task.coordinates(own), task.rules, flow, stage))
         flow, stage = spend(work.own, work.flow, work.stage)
-        work = Lanes(work.id, flow, work.own, stage)
         busy = work.id < task.n
+        work = Lanes(work.id, where(busy, flow, work.flow), work.own, stage)
         ended = busy & stage.ended
         due = any_of_batch(ended & (stage.waited >= LONGEST_WAIT)) | all_of_batch(ended | ~busy)
         finish = lambda work, saved: self._finish_all(task, work, saved, ended)

@@ -8,12 +8,21 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float
 from support.flows import ended
-from support.tolerances import assert_close
+from support.tolerances import ALGEBRA, assert_close
 
 import dlnjax as dln
+from dlnjax._sweeps import plan
 
 # More seeds than the 32 lanes of a small d, so that lanes are handed on.
 N, D, TS = 40, 2, [0.0, 0.3, 5.0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_line():
+    """Lanes are handed on in small chunks too, whose flows would have a lane each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_SMALL", 0)
+        yield
 
 
 class Well(eqx.Module):
@@ -65,6 +74,14 @@ def test_flows_differ_in_duration_and_in_method(solution):
     steps = np.asarray(solution.stats["steps"] + solution.stats["rejected"])
     explicit = evaluations == 1 + 7 * steps
     assert 5 < np.sum(explicit) < N - 5
+
+
+def test_a_lane_for_each_gives_what_the_queue_gives(solution, starts, monkeypatch):
+    monkeypatch.setattr(plan, "_SMALL", 8000)
+    side_by_side = run(starts)
+    for name, count in solution.stats.items():
+        np.testing.assert_array_equal(side_by_side.stats[name], count)
+    assert_close(side_by_side.x, solution.x, ALGEBRA)
 
 
 def test_neighbours_that_fail_change_no_bit(solution, starts):

@@ -85,11 +85,12 @@ def test_numbers_of_a_free_energy_may_belong_to_the_seeds(starts):
 
 def test_seeds_of_an_ensemble_depend_on_their_number_alone(module_key, arrays):
     ensemble = dln.Ensemble(draw, module_key, N)
-    starts = jnp.stack([draw(jax.random.fold_in(module_key, i)) for i in range(N)])
+    starts = ensemble.take(jnp.arange(N))
+    # Compiled together, the draws may round differently.
+    assert_close(starts, [draw(jax.random.fold_in(module_key, i)) for i in range(N)], ALGEBRA)
     energy = dln.MatrixCompletion(*arrays)
     for chunk in (None, 2):
         lazy = sweep(energy, ensemble, chunk=chunk)
-        assert_close(lazy.x[:, 0], starts, INTEGRATION)
         assert_close(lazy.x, sweep(energy, starts, chunk=chunk).x, ALGEBRA)
     assert len(ensemble) == N
 

@@ -1,0 +1,141 @@
+"""The flow in X in two passes, for its derivative: the steps are found once, and then gone through again.
+
+The first pass chooses the steps and is not differentiated. The second takes these steps as they are, a scan of steps of
+Dopri5, of which JAX makes the derivative in either mode. To differentiate the first pass as well would differentiate
+the choice of the steps, and to compile it for as many steps as there might be, refused ones among them.
+"""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from dlnjax._compile import compiled
+from dlnjax._flows.coordinates import Coordinates, MatrixCoordinates
+from dlnjax._flows.explicit import Explicit, square_tableau
+from dlnjax._flows.problem import Options, Problem
+from dlnjax._flows.step import Rules, start_flow
+from dlnjax._results import RESULTS
+from dlnjax._svd import SVD
+from dlnjax._tree import any_of_batch, iterate, norm
+from dlnjax._types import Matrix, Scalar
+
+# Of each step the state at its start is kept for the reverse mode.
+MOST_STEPS = 4096
+# Steps that are gone through or left out together.
+_CHUNK = 64
+_DOPRI5 = diffrax.Dopri5()
+
+
+class Steps(eqx.Module):
+    """The `times` at which steps end, the first 0; after the last they repeat.
+
+    `index` has the places of the times asked for, and `complete` says that the last of these was reached.
+    """
+
+    times: Float[Array, " ends"]
+    index: Int[Array, " ts"]
+    count: Int[Array, ""]
+    complete: Bool[Array, ""]
+
+    def shortest(self) -> "Steps":
+        """The same steps in the shortest of a few lengths that holds them, where their number is known."""
+        chunks = -(-int(self.count) // _CHUNK)
+        length = _CHUNK * 2 ** int(np.ceil(np.log2(max(chunks, 1))))
+        return eqx.tree_at(lambda s: s.times, self, self.times[: length + 1])
+
+
+class _Probed(Coordinates):
+    """X with a probe tangent, which shares the control of the error.
+
+    Steps that suit X alone may be far too long for its derivative, which still moves where X rests.
+    """
+
+    @property
+    def _alone(self) -> MatrixCoordinates:
+        return MatrixCoordinates(self.energy, self.kernel, self.rtol, self.atol, None)
+
+    def velocity(self, y: tuple[Matrix, Matrix]) -> tuple[tuple[Matrix, Matrix], None]:
+        return jax.jvp(lambda x: self._alone.velocity(x)[0], y[:1], y[1:]), None
+
+    def error(self, y0: Any, y1: Any, error: Any) -> Scalar:
+        return jnp.maximum(*(self._alone.error(*each) for each in zip(y0, y1, error, strict=True)))
+
+    def size(self, y: tuple[Matrix, Matrix]) -> Scalar:
+        return self._alone.size(y[0])
+
+    def loses_rank(self, y0: Any, y1: Any) -> Bool[Array, ""]:
+        return self._alone.loses_rank(y0[0], y1[0])
+
+
+def reached(problem: Problem, t_end: Scalar) -> Float[Array, " ts"]:
+    """The times since the start at which the flow is asked for, none of them after `t_end`."""
+    # Not a minimum: at the tie of the last time it would halve the derivative.
+    return jnp.where(problem.ts <= t_end, problem.ts, t_end) - problem.ts[0]
+
+
+@compiled
+def find_steps(problem: Problem, t_end: Scalar, options: Options) -> Steps:
+    """The steps of Dopri5 in X to each of the times that the flow reaches."""
+    x0, ts = _start(problem), reached(problem, t_end)
+    coordinates = _Probed(problem.energy, problem.kernel, options.rtol, options.absolute(norm(x0)), None)
+    rules, method = Rules(ts, None, jnp.asarray(2 * MOST_STEPS)), Explicit(_DOPRI5)
+    i = jnp.arange(len(x0), dtype=x0.dtype)
+    probe = jnp.cos(jnp.multiply.outer(i + 1, i + 2)) * jnp.max(jnp.abs(x0))
+    flow = start_flow(coordinates, (x0, probe), rules, method.order, method.memory(coordinates))
+    times = jnp.full(MOST_STEPS + 1, ts[-1]).at[0].set(0.0)
+
+    def step(state: Any) -> Any:
+        flow, times = state
+        flow, _ = method.step(coordinates, rules, flow)
+        return flow, times.at[flow.accepted].set(flow.t)
+
+    flow, times = iterate(step, lambda state: state[0].active & (state[0].accepted < MOST_STEPS), (flow, times))
+    return Steps(times, jnp.searchsorted(times, ts), flow.accepted, flow.code == RESULTS.successful)
+
+
+@compiled
+def replay(problem: Problem, t_end: Scalar, steps: Steps) -> Float[Array, "ts d d"]:
+    """X at each of the times that the flow reaches, differentiable in both modes."""
+    coordinates = MatrixCoordinates(problem.energy, problem.kernel, t_end, t_end, None)
+
+    def velocity(x: Matrix) -> Matrix:
+        return coordinates.velocity(x)[0]
+
+    @jax.checkpoint
+    def step(x: Matrix, h: Scalar) -> tuple[Matrix, Matrix]:
+        x = _step(velocity, x, h)
+        return x, x
+
+    def chunk(x: Matrix, h: Float[Array, " chunk"]) -> tuple[Matrix, Float[Array, "chunk d d"]]:
+        walk = lambda x: jax.lax.scan(step, x, h)
+        stay = lambda x: (x, jnp.broadcast_to(x, (len(h), *x.shape)))
+        return jax.lax.cond(any_of_batch(jnp.any(h > 0)), walk, stay, x)
+
+    x0, ts = _start(problem), reached(problem, t_end)
+    _, xs = jax.lax.scan(chunk, x0, jnp.diff(steps.times).reshape(-1, _CHUNK))
+    xs = jnp.concatenate([x0[None], xs.reshape(-1, *x0.shape)])[steps.index]
+    # The times have a derivative, and the steps have none: the flow moves on with its velocity.
+    later = ts - jax.lax.stop_gradient(ts)
+    return xs + jax.vmap(velocity)(xs) * later[:, None, None]
+
+
+def _start(problem: Problem) -> Matrix:
+    return problem.start.matrix if isinstance(problem.start, SVD) else problem.start
+
+
+def _step(velocity: Any, x: Matrix, h: Scalar) -> Matrix:
+    """A step of Dopri5, which ends where its last stage stands."""
+    rows = jnp.asarray(square_tableau(_DOPRI5.tableau), x.dtype)
+    stages = len(rows)
+
+    def stage(ks: Float[Array, "stages d d"], row: tuple[Any, Any]) -> tuple[Float[Array, "stages d d"], None]:
+        i, weights = row
+        return ks.at[i].set(velocity(x + h * jnp.tensordot(weights, ks, 1))), None
+
+    ks, _ = jax.lax.scan(stage, jnp.zeros((stages, *x.shape), x.dtype), (jnp.arange(stages - 1), rows[:-1]))
+    return x + h * jnp.tensordot(rows[-1], ks, 1)
