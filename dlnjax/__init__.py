@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TYPE_CHECKING
 
 from dlnjax import closed_form as closed_form
+from dlnjax._compile import cache as cache
 from dlnjax._energies.completion import MatrixCompletion as MatrixCompletion
 from dlnjax._energies.sensing import MatrixSensing as MatrixSensing
 from dlnjax._energies.spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy

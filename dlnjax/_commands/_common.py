@@ -1,6 +1,6 @@
 """The refusal of bad input, the settings of JAX and the check of a folder, which all commands use."""
 
-import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -12,12 +12,14 @@ def configure_jax() -> None:
     """Turn float64 on, and keep compiled programs on disk for the next run."""
     import jax
 
+    import dlnjax as dln
+    from dlnjax._terminal import hush
+
+    hush()
     jax.config.update("jax_enable_x64", True)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "dlnjax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    # Where nothing can be written a command runs without it.
+    with suppress(ValueError):
+        dln.cache()
 
 
 def check_writable(folder: Path) -> None:

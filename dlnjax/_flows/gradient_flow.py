@@ -1,6 +1,7 @@
 """The gradient flow of an energy in the geometry of the deep linear network."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import diffrax
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from dlnjax._compile import first_times, with_more_times
 from dlnjax._flows.derivative import trajectory
 from dlnjax._flows.problem import Options, prepare, Problem, Steady
 from dlnjax._flows.solution import FlowSolution
@@ -95,7 +97,12 @@ def gradient_flow(
         max_steps=max_steps,
     )
     problem, options = prepare(energy, x0, depth, ts, options)
-    sol = solution_of(problem, options, trajectory(problem, options=options))
+    size = jax.tree.leaves(problem.start)[0].size
+    padded = replace(problem, ts=with_more_times(problem.ts, size))
+    out = trajectory(padded, options=options)
+    saved = first_times((out.svd, out.sigma, out.energy, out.observed), problem.ts)
+    out = replace(out, **dict(zip(("svd", "sigma", "energy", "observed"), saved, strict=True)))
+    sol = solution_of(problem, options, out)
     if throw:
         failed = (sol.result != RESULTS.successful) & (sol.result != RESULTS.steady)
         sol = sol.result.error_if(sol, failed)

@@ -15,6 +15,7 @@ from dlnjax._checks import (
     as_count,
     as_float,
     as_positive,
+    as_real,
     as_square,
     as_times,
     check_energy,
@@ -72,8 +73,10 @@ class Options(eqx.Module):
     """
 
     rtol: Float[Array, ""]
-    # None lets the absolute tolerance follow the start: see `absolute`.
-    atol: Float[Array, ""] | None
+    # The absolute tolerance is the sum of `share` times `rtol` times the size at the start, and `fixed`. One of the two
+    # is 0, so that one program serves both.
+    share: Float[Array, ""]
+    fixed: Float[Array, ""]
     steady: Float[Array, ""] | None
     max_steps: Int[Array, ""]
     solver: diffrax.AbstractSolver[Any] | None
@@ -102,7 +105,8 @@ class Options(eqx.Module):
         if stop is not None and not isinstance(stop, Steady):
             raise TypeError(f"stop must be dlnjax.Steady(...) or None, got {stop!r}.")
         self.rtol = as_positive("rtol", rtol, "Use 1e-3 for a sketch, 1e-6 by default, 1e-10 to check a formula.")
-        self.atol = None if atol is None else as_positive("atol", atol)
+        self.share = as_real("share", ATOL_SHARE if atol is None else 0.0)
+        self.fixed = as_real("atol", 0.0) if atol is None else as_positive("atol", atol)
         self.steady = None if stop is None else stop.gradient
         self.max_steps = jnp.asarray(as_count("max_steps", max_steps))
         self.solver = solver
@@ -122,8 +126,8 @@ class Options(eqx.Module):
             point = jax.eval_shape(svd, jax.ShapeDtypeStruct((d, d), dtype))
             shape_of("observe", observe, point)
             observe = Traced.of(observe, point)
-        cast = jax.tree.map(lambda x: x.astype(dtype), (self.rtol, self.atol, self.steady))
-        where = lambda o: (o.rtol, o.atol, o.steady, o.observe)
+        cast = jax.tree.map(lambda x: x.astype(dtype), (self.rtol, self.share, self.fixed, self.steady))
+        where = lambda o: (o.rtol, o.share, o.fixed, o.steady, o.observe)
         return eqx.tree_at(where, self, (*cast, observe), is_leaf=lambda x: x is None)
 
     def absolute(self, size: Float[Array, "*values"]) -> Float[Array, "*values"]:
@@ -132,7 +136,12 @@ class Options(eqx.Module):
         By default it is a hundredth of `rtol` of that size. A fixed number would have no relation to the problem: a
         flow that leaves a saddle from 1e-12 multiplies its start by 1e12, and the first error with it.
         """
-        return ATOL_SHARE * self.rtol * size if self.atol is None else jnp.broadcast_to(self.atol, size.shape)
+        return self.share * self.rtol * size + self.fixed
+
+    @property
+    def atol(self) -> Float[Array, ""] | None:
+        """What the user gave; None where it follows the start."""
+        return None if is_concrete(self.share) and float(self.share) > 0 else self.fixed
 
 
 def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: bool = False) -> tuple[Problem, Options]:

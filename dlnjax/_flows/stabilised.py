@@ -101,8 +101,12 @@ class Stabilised(Method):
         kept = ended & (flow.accepted > work.flow.accepted)
         ts, times = task.rules.ts, len(task.rules.ts)
 
+        # Of a time that is repeated only the first is saved: the flow ends there.
+        first = jnp.append(True, ts[1:] > ts[:-1])
+
         def pending(index):
-            return kept & (index < times) & (ts[jnp.minimum(index, times - 1)] <= flow.t)
+            at = jnp.minimum(index, times - 1)
+            return kept & (index < times) & (ts[at] <= flow.t) & first[at]
 
         def save(carry):
             index, saved = carry

@@ -75,6 +75,8 @@ def trajectory_of(problem: Problem, options: Options) -> Trajectory:
     if not runs_at_once(problem, options):
         return _as_one_program(problem, options)
     y0, state = _begin(problem, options)
+    # What follows is the same program for a matrix and for an `SVD`.
+    problem = eqx.tree_at(lambda p: p.start, problem, None)
     while np.asarray(state[0].active).item():
         state = _turn(problem, options, y0, state, np.asarray(state[0].choice.method).item())
     return _conclude(problem, options, y0, state)
@@ -90,12 +92,12 @@ def _as_one_program(problem: Problem, options: Options) -> Trajectory:
 @compiled
 def _begin(problem: Problem, options: Options) -> tuple[State, PyTree]:
     y0 = _one(start_of(problem, options))
-    return y0, _flow_of(problem, options, y0).begin()
+    return y0, _of_own_type(_flow_of(problem, options, y0).begin())
 
 
 @compiled
 def _turn(problem: Problem, options: Options, y0: State, state: PyTree, number: int) -> PyTree:
-    return _flow_of(problem, options, y0).turns[number](*state, lanes=1)
+    return _of_own_type(_flow_of(problem, options, y0).turns[number](*state, lanes=1))
 
 
 @compiled
@@ -110,6 +112,11 @@ def _flow_of(problem: Problem, options: Options, y0: State) -> "_Flows":
 
 def _one(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[None], tree)
+
+
+def _of_own_type(tree: PyTree) -> PyTree:
+    """The tree without weak types: a number of Python on the way would make the next program compile again."""
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree)
 
 
 def _alone(tree: PyTree) -> PyTree:

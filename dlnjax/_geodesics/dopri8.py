@@ -102,7 +102,8 @@ def solve(
             y=where(keep, y1, now.y),
             f=where(keep, f1, now.f),
             saved=jax.tree.map(lambda s, y: s.at[i].set(jnp.where(saves, y, s[i])), now.saved, y1),
-            index=now.index + saves.astype(now.index.dtype),
+            # Times may repeat: then the first of them is saved.
+            index=jnp.where(saves, jnp.searchsorted(ts, end, side="right"), now.index),
             steps=now.steps + 1,
             stuck=~keep & (proposed < shortest),
             left=keep & jnp.asarray(leaves(y1)),

@@ -1,5 +1,6 @@
 """The exponential map: the geodesic from a point with a momentum."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from dlnjax._checks import as_count, as_positive, as_square, as_times, require_finite, require_full_rank
-from dlnjax._compile import compiled
+from dlnjax._compile import compiled, first_times, with_more_times
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
@@ -126,7 +127,8 @@ def exponential(
     x = require_full_rank("x", x, "its determinant is 0, and the metric of depth > 1 ends there.")
     rtol = as_positive("rtol", rtol).astype(x.dtype)
     kernel, ts = as_kernel(depth, x.dtype), as_times(ts, x.dtype)
-    solution = _solve(x, p, kernel, ts, rtol, as_count("max_steps", max_steps))
+    solution = _solve(x, p, kernel, with_more_times(ts, x.size), rtol, as_count("max_steps", max_steps))
+    solution = replace(solution, ts=ts, x=first_times(solution.x, ts), momentum=first_times(solution.momentum, ts))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 
 

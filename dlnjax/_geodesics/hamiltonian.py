@@ -99,7 +99,8 @@ def integrate(
         refuses=crosses,
         leaves=lost,
     )
-    (xs, ws), (x, w) = walk.saved, walk.y
+    (x, w), first = walk.y, jnp.searchsorted(ts, ts)
+    xs, ws = (z[first] for z in walk.saved)
     reached = (walk.index == len(ts)) & ~walk.left
     lost_rank = bounded & (ratio(x) <= jnp.where(reached, floor, stalled))
     return Path(

@@ -58,7 +58,7 @@ def make_plan(
     if devices[0].platform == "cpu" and decomposes:
         devices, workers = devices[:1], 1
     chunk = chunk or chunk_size(n, workers, devices, per_seed(times, d, options.observe is not None))
-    rows = -(-chunk // len(devices)) * len(devices)
+    rows = -(-_rounded_up(chunk, devices[0]) // len(devices)) * len(devices)
     quick = d < CHARTED or n * d**2 < _LONG
     return Plan(devices, workers, chunk, rows, lane_count(devices[0], rows // len(devices), d), quick)
 
@@ -97,6 +97,11 @@ def chunk_size(n: int, workers: int, devices: tuple[Any, ...], seed_bytes: int) 
     most = len(devices) * int(max(1, min(most, _MOST_BYTES // seed_bytes)))
     rounds = -(-n // (workers * most))
     return -(-n // (workers * rounds))
+
+
+def _rounded_up(chunk: int, device: Any) -> int:
+    """The next power of two, so that sweeps of other numbers of seeds share a program, where idle rows cost little."""
+    return 2 ** (chunk - 1).bit_length() if device.platform == "cpu" and chunk <= _MOST_ROWS["cpu"] else chunk
 
 
 def lane_count(device: Any, rows: int, d: int) -> int:

@@ -82,10 +82,10 @@ class Run(eqx.Module):
     options: Options
     plan: Plan
 
-    def parts(self, done: int) -> Iterator[FlowSolution]:
-        """The solutions of the chunks after the first `done` seeds, in order."""
+    def parts(self, done: int, running: Callable[[], None]) -> Iterator[FlowSolution]:
+        """The solutions of the chunks after the first `done` seeds; `running` is called once all is compiled."""
         firsts = range(done, self.n, self.plan.chunk)
-        for first, part in in_order(self._begin, self._solve, firsts, self.plan.workers):
+        for first, part in in_order(self._begin, self._solve, firsts, self.plan.workers, running):
             yield part[: min(self.plan.chunk, self.n - first)]
 
     def _common(self) -> Common:
@@ -121,6 +121,7 @@ def in_order(
     solve: Callable[[int, Chunk], FlowSolution],
     firsts: range,
     workers: int,
+    running: Callable[[], None],
 ) -> Iterator[tuple[int, FlowSolution]]:
     """solve(first, begin(first)) for each in order, `workers` at a time, in the memory of the host.
 
@@ -137,8 +138,9 @@ def in_order(
         for k in range(0, len(firsts), workers):
             batch = firsts[k : k + workers]
             ready = jax.block_until_ready([begin(first) for first in batch])
-            if k == 0 and len(batch) > 1:
+            if k == 0:
                 # A chunk of which nothing is wanted ends at once. It compiles here, where all workers would at once.
                 nothing = eqx.tree_at(lambda chunk: chunk.wanted, ready[0], np.zeros_like(ready[0].wanted))
                 jax.block_until_ready(solve(batch[0], nothing))
+                running()
             yield from zip(batch, pool.map(work, batch, ready), strict=True)

@@ -1,6 +1,7 @@
 """One flow for each of many starts."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, overload, TYPE_CHECKING, TypeAlias, TypedDict, Unpack
@@ -23,13 +24,16 @@ from dlnjax._sweeps.plan import as_chunk, make_plan
 from dlnjax._sweeps.run import Run
 from dlnjax._sweeps.seeds import Energies, split
 from dlnjax._sweeps.starts import Ensemble
-from dlnjax._terminal import console
+from dlnjax._terminal import console, is_watched, silence
 from dlnjax._traced import traced_energies
 from dlnjax._types import Energy, Number, Numbers
 
 if TYPE_CHECKING:
     import xarray
 
+
+# In the log of a batch job.
+_SECONDS_BETWEEN_LINES = 60.0
 
 Starts: TypeAlias = Float[Array | np.ndarray, "n d d"] | Ensemble
 
@@ -144,8 +148,8 @@ def sweep(
         own, shared = traced_energies(energies.own, energies.shared, first.shape[-1], first.dtype)
         run = Run(n, take, Energies(own, shared, energies.first), problem, options, plan)
         done, parts = 0 if store is None else store.done, []
-        with _progress(n, progress, done) as advance:
-            for part in run.parts(done):
+        with _progress(n, progress, done) as (running, advance):
+            for part in run.parts(done, running):
                 if store is None:
                     parts.append(part)
                 else:
@@ -179,11 +183,36 @@ def _count_and_take(starts: Starts) -> tuple[int, Any, Callable]:
 
 
 @contextmanager
-def _progress(n: int, show: bool, done: int) -> Iterator[Callable[[int], None]]:
+def _progress(n: int, show: bool, done: int) -> Iterator[tuple[Callable[[], None], Callable[[int], None]]]:
+    """(what is called once all is compiled, what is called with the number of seeds that have been finished)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
-    quiet = not show or not (console().is_terminal or console().is_jupyter)
-    with Progress(*columns, console=console(), disable=quiet, transient=True) as bar:
-        task = bar.add_task("", total=n, completed=done)
-        yield lambda count: bar.advance(task, count)
+    left = TimeRemainingColumn(), TextColumn("left")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left)
+    log = _Log(n, done) if show and not is_watched() else None
+    with silence(), Progress(*columns, console=console(), disable=not show or not is_watched(), transient=True) as bar:
+        task = bar.add_task("compiling", total=n, completed=done)
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            if log is not None:
+                log.advance(count)
+
+        yield lambda: bar.update(task, description="seeds"), advance
+
+
+class _Log:
+    """In the log of a batch job, a line now and then: none for a sweep that is done before the first is due."""
+
+    def __init__(self, n: int, done: int):
+        self.n, self.first, self.done = n, done, done
+        self.began = self.said = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.said >= _SECONDS_BETWEEN_LINES:
+            self.said = now
+            left = (self.n - self.done) * (now - self.began) / (self.done - self.first)
+            line = f"dlnjax: {self.done} of {self.n} seeds after {now - self.began:.0f} s, about {left:.0f} s left"
+            console().print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,65 @@
+"""What is said while one waits, and that nothing is said where nobody looks on."""
+
+import io
+
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+import dlnjax as dln
+from dlnjax import _terminal
+from dlnjax._compile import compiled
+from dlnjax._sweeps import sweep as sweeps
+
+ENERGY, STARTS = dln.MatrixCompletion.diagonal(2), jnp.stack([jnp.eye(2) / 2] * 3)
+
+
+def watch(monkeypatch, terminal, module=_terminal):
+    stream = io.StringIO()
+    shown = Console(file=stream, force_terminal=terminal, width=80, highlight=False)
+    for place in (_terminal, sweeps):
+        monkeypatch.setattr(place, "console", lambda: shown)
+    return stream
+
+
+def test_a_long_wait_is_said_and_taken_back(monkeypatch):
+    stream = watch(monkeypatch, True)
+    monkeypatch.setattr(_terminal, "DELAY", 0.0)
+    assert compiled(lambda x: jnp.sin(x) + 3)(jnp.ones(5)).shape == (5,)
+    line, blank, rest = stream.getvalue().split("\r")
+    assert line == "dlnjax: compiling, once for these shapes ..."
+    assert blank == " " * len(line) and rest == ""
+
+
+@pytest.mark.parametrize(("terminal", "delay"), [(False, 0.0), (True, 60.0)])
+def test_nothing_is_said_in_a_log_or_of_a_short_wait(monkeypatch, terminal, delay):
+    stream = watch(monkeypatch, terminal)
+    monkeypatch.setattr(_terminal, "DELAY", delay)
+    compiled(lambda x: jnp.cos(x) + 3)(jnp.ones(5))
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_bar_of_a_sweep_tells_compiling_from_running(monkeypatch, progress):
+    stream = watch(monkeypatch, True)
+    monkeypatch.setattr(_terminal, "DELAY", 0.0)
+    dln.sweep(ENERGY, STARTS, ts=[0.0, 1.0], chunk=1, progress=progress)
+    said = stream.getvalue()
+    assert "dlnjax:" not in said
+    assert progress == ("compiling" in said) == ("seeds" in said)
+
+
+def test_log_of_a_batch_job_has_a_line_now_and_then(monkeypatch):
+    stream = watch(monkeypatch, False)
+    dln.sweep(ENERGY, STARTS, ts=[0.0, 1.0], chunk=1)
+    assert stream.getvalue() == ""
+    monkeypatch.setattr(sweeps, "_SECONDS_BETWEEN_LINES", 0.0)
+    dln.sweep(ENERGY, STARTS, ts=[0.0, 1.0], chunk=1)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3 and lines[0].startswith("dlnjax: 1 of 3 seeds after 0 s, about")
+
+
+def test_a_folder_for_programs_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="folder must be one that can be made"):
+        dln.cache(tmp_path / "file" / "folder")

@@ -1,0 +1,127 @@
+"""What compiles again, and when: the page says it, and each of its rows is tried."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.programs import lowered
+
+import dlnjax as dln
+from dlnjax._compile import compiled
+
+PAGE = Path(__file__).parents[2] / "docs/how-to/compile.md"
+OURS = {"_begin", "_turn", "_conclude", "_draw", "_solve_chunk", "connect_all", "_solve", "find_steps", "replay"}
+# No other test has matrices of this size, of which something would be compiled already.
+D = 6
+X0 = 0.5 * np.eye(D) + 0.1 * np.cos(np.arange(D * D)).reshape(D, D)
+ENERGY = dln.MatrixCompletion(np.eye(D), np.ones((D, D)))
+DIAGONAL = dln.MatrixCompletion(np.eye(D), np.eye(D))
+
+
+def flow(energy=ENERGY, x0=X0, ts=(0.0, 1.0), **options):
+    return dln.gradient_flow(energy, jnp.asarray(x0) if isinstance(x0, np.ndarray) else x0, ts=ts, **options).sigma
+
+
+def fit(target):
+    return flow(lambda x: jnp.sum((x - target * jnp.eye(D)) ** 2) / 2)
+
+
+def times(n):
+    return np.linspace(0.0, 1.0, n)
+
+
+def many(n, ts=(0.0, 1.0)):
+    starts = np.broadcast_to(X0, (n, D, D)) * np.linspace(0.9, 1.1, n)[:, None, None]
+    return dln.sweep(ENERGY, jnp.asarray(starts), ts=ts, progress=False).sigma
+
+
+def ends(depth):
+    return dln.distance(jnp.eye(3), jnp.diag(jnp.array([1.0, 2.0, 3.0])), depth)
+
+
+def shot(n):
+    return dln.exponential(jnp.eye(D), jnp.asarray(0.1 * X0), 2, ts=times(n)).x
+
+
+def slope(depth):
+    return jax.grad(lambda x: dln.gradient_flow(ENERGY, x, depth=depth, ts=[0.0, 1.0]).energy[-1])(jnp.asarray(X0))
+
+
+# For each row of the page, a call and the call after the change.
+ROWS = {
+    "the same call again": (flow, flow),
+    "the same lambda typed again": (lambda: fit(jnp.asarray(1.0)), lambda: fit(jnp.asarray(1.0))),
+    "another array that the energy closes over": (lambda: fit(jnp.asarray(1.0)), lambda: fit(jnp.asarray(1.5))),
+    "another Python number that the energy closes over": (lambda: fit(1.0), lambda: fit(1.5)),
+    "other labels, another mask with more than d entries": (
+        flow,
+        lambda: flow(dln.MatrixCompletion(2 * np.eye(D), np.triu(np.ones((D, D))))),
+    ),
+    "a mask of at most d entries after one with more": (flow, lambda: flow(DIAGONAL)),
+    "another depth": (flow, lambda: flow(depth=2)),
+    "another `rtol`, or an `atol` where there was none": (flow, lambda: flow(rtol=1e-5, atol=1e-8)),
+    "another value of a stop": (lambda: flow(stop=dln.Steady(1e-3)), lambda: flow(stop=dln.Steady(1e-2))),
+    "a stop where there was none": (lambda: flow(ts=times(40)), lambda: flow(ts=times(40), stop=dln.Steady(1e-3))),
+    "other times": (flow, lambda: flow(ts=(1.0, 1.5))),
+    "another number of times, both up to 32, or both up to 256": (
+        lambda: (flow(), flow(ts=times(101))),
+        lambda: (flow(ts=times(21)), flow(ts=times(201))),
+    ),
+    "another number of times beyond 2048": (lambda: flow(ts=times(2100)), lambda: flow(ts=times(2101))),
+    "a start as `SVD`": (flow, lambda: flow(x0=dln.svd(jnp.asarray(X0)))),
+    "another size of the matrices": (flow, lambda: flow(dln.MatrixCompletion.diagonal(7), np.eye(7) / 2)),
+    "a flow that becomes stiff": (flow, lambda: flow(ts=(0.0, 300.0))),
+    "in a sweep, another number of seeds, up to the same power of two for each core": (
+        lambda: many(64),
+        lambda: many(63),
+    ),
+    "in a sweep, another number of times": (lambda: many(64), lambda: many(64, times(3))),
+    "a distance or a geodesic at another depth": (
+        lambda: ends(2),
+        lambda: (ends(jnp.inf), dln.geodesic(jnp.eye(3), 2 * jnp.eye(3), 3).length),
+    ),
+    "an `exponential` with another number of times up to 32": (lambda: shot(2), lambda: shot(9)),
+    "a derivative at another depth": (lambda: slope(2.0), lambda: slope(3.0)),
+}
+
+
+def rows():
+    lines = [line.strip("| \n").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    return dict(lines[1:])
+
+
+def test_every_row_of_the_page_is_tried():
+    assert list(rows()) == list(ROWS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ROWS)
+def test_compiles_what_the_page_says(change):
+    before, after = ROWS[change]
+    jax.block_until_ready(before())
+    with lowered() as programs:
+        jax.block_until_ready(after())
+    made = [name for name in programs if name.removeprefix("jit(").removesuffix(")") in OURS]
+    expected = {
+        "nothing": lambda: made == [],
+        "again": lambda: len(made) > 0,
+        "the beginning alone": lambda: made == ["jit(_begin)"],
+        "the stabilised method alone": lambda: made == ["jit(_turn)"],
+    }
+    assert expected[rows()[change]](), made
+
+
+def test_padded_times_change_nothing():
+    some, all = flow(ts=times(5)), flow(ts=times(33))
+    np.testing.assert_allclose(some, all[::8], rtol=1e-6)
+    assert some.shape == (5, D) and all.shape == (33, D)
+
+
+def test_a_program_inside_of_jit_or_grad_has_no_options():
+    f = compiled(lambda x: jnp.sum(x * x))
+    assert f(jnp.ones(2)) == jax.jit(f)(jnp.ones(2)) == 2
+    np.testing.assert_array_equal(jax.grad(f)(jnp.ones(2)), [2, 2])
+    np.testing.assert_array_equal(jax.vmap(jax.grad(f))(jnp.ones((2, 2))), 2 * np.ones((2, 2)))
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(jax.vmap(f)(x)))(jnp.ones((2, 2))), 2 * np.ones((2, 2)))
