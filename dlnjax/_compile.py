@@ -112,9 +112,10 @@ def _inside_of_jit() -> bool:
 
 
 def _is_value(x: Any) -> bool:
-    """Whether an operation on `x` runs at once: on what is concrete, or a batch of that under `jax.vmap`.
+    """Whether `x` is concrete, or a batch of concrete values under `jax.vmap`.
 
-    JAX has no public name for the tracer of a batch. Where it has another one, the options are left out.
+    JAX has no public name for the tracer of a batch. If a version of JAX has another name for it, this is False for a
+    batch, which then compiles without the options.
     """
     return is_concrete(x) or (type(x).__name__ == "BatchTracer" and _is_value(x.val))
 

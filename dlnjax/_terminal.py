@@ -27,7 +27,7 @@ def is_watched() -> bool:
 
 
 class _Silence:
-    """How many there are who show progress of their own, or want none."""
+    """Counts the callers that have silenced the line. It is shown only while the count is 0."""
 
     count = 0
 

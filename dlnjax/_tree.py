@@ -101,7 +101,7 @@ def iterate(step: Callable[[Carry], Carry], go_on: Callable[[Carry], Bool[Array,
 
 
 # A `while_loop` or a `cond` under `vmap` runs both branches for each batch, with a select over all that it carries.
-# The two functions below take the condition over all batches instead, so that a branch runs only where one needs it.
+# The three functions below take the condition over all batches instead, so that a branch runs only where one needs it.
 # JAX has no public form of this: jax-ml/jax#8409. equinox.internal is not covered by Equinox's promise of stability.
 
 

@@ -1,7 +1,7 @@
 """Energies of the singular values alone, and the free energy.
 
-The gradient of f(sigma(X)) is U diag(f') V^T, and its derivative is a divided difference of f' in the frame: both are
-given here as such, so that nothing is divided by a gap that may be zero.
+The gradient of f(sigma(X)) is U diag(f') V^T, and its derivative is a divided difference of f' in the frame. Both are
+given here in closed form. The divided difference has its limit at equal values, so that no gap of zero is divided by.
 """
 
 from collections.abc import Callable

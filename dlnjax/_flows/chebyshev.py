@@ -130,7 +130,7 @@ class PowerIteration(eqx.Module):
         """(the direction, its norm, the multiple of it that is added to the state)."""
         length = plain_norm(self.direction)
         root = jnp.sqrt(jnp.finfo(length.dtype).eps)
-        # At rest there may be no direction yet: any will do, the state itself among them.
+        # At rest the velocity is zero and gives no direction. Any direction will do; the state is one.
         direction = jax.tree.map(lambda v, y: jnp.where(length > 0, v, y), self.direction, y0)
         length = jnp.where(length > 0, length, jnp.maximum(size, jnp.finfo(length.dtype).tiny))
         return direction, length, root * jnp.maximum(size, root) / length

@@ -57,7 +57,10 @@ def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[T
 def _tangents(
     problem: Problem, dproblem: PyTree, states: tuple[SVD, SVD], dx: Float[Array, "ts d d"], options: Options
 ) -> tuple[Any, ...]:
-    """The tangents of all that is saved, from those of X and the problem. `states` are those at `ts` and the last."""
+    """The tangents of all that is saved, from the tangents of X and of the problem.
+
+    `states` is a pair: the states at `ts`, and the last state.
+    """
     points, final = states
     dsvd, dend = SVD(*frame_tangent(points, dx)), SVD(*frame_tangent(final, dx[-1]))
     at_rest = jnp.zeros_like(problem.ts[0])

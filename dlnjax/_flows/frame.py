@@ -116,7 +116,7 @@ class Chart(eqx.Module):
     def _tangent(self, z: Coupled) -> Float[Array, " d"]:
         """Of the angle by which each column turns towards its partner where K becomes diagonal."""
         half = (z.sigma - z.sigma[self.partner]) / 2
-        # At equal values one turns to +1 and the other to -1.
+        # At equal values the tangent is 1 or -1, with opposite signs for the two partners.
         order = jnp.sign(self.partner - jnp.arange(len(half))).astype(half.dtype)
         width = jnp.abs(half) + jnp.sqrt(half**2 + z.coupling**2)
         return jnp.where(half == 0, order, jnp.sign(half)) * z.coupling / jnp.where(width > 0, width, 1.0)

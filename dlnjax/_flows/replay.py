@@ -119,7 +119,7 @@ def replay(problem: Problem, t_end: Scalar, steps: Steps) -> Float[Array, "ts d 
     x0, ts = _start(problem), reached(problem, t_end)
     _, xs = jax.lax.scan(chunk, x0, jnp.diff(steps.times).reshape(-1, _CHUNK))
     xs = jnp.concatenate([x0[None], xs.reshape(-1, *x0.shape)])[steps.index]
-    # The times have a derivative, and the steps have none: the flow moves on with its velocity.
+    # `later` is 0, and carries the derivative of the times: X moves with the velocity. The steps are constants.
     later = ts - jax.lax.stop_gradient(ts)
     return xs + jax.vmap(velocity)(xs) * later[:, None, None]
 

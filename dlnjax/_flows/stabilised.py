@@ -151,7 +151,7 @@ class Stabilised(Method):
         recurrence = where(ready, first, stage.recurrence)
 
         entering, probing = stage.phase == _ENTER, stage.phase == _PROBE
-        # The columns of the frames are of length 1.
+        # The plain norm neither vanishes nor overflows: the columns of U and V have length 1.
         size = plain_norm(z0)
         point = where(probing, power.probe(z0, size), where(entering, z0, recurrence.newer))
         f, unrest = chart.velocity(point)

@@ -43,8 +43,9 @@ class Choice(eqx.Module):
     method: Int[Array, "*n"]
     # A running mean of h times the spectral radius. Dopri5 is stable up to about 3.3.
     reach: Float[Array, "*n"]
-    # The accepted steps in this method, and how many it takes to leave the explicit one: twice as many at each return.
+    # The accepted steps since the flow changed to this method.
     stay: Int[Array, "*n"]
+    # The least `stay` before a flow may leave the explicit method. It doubles each time the flow leaves.
     patience: Int[Array, "*n"]
 
 

@@ -136,7 +136,10 @@ def exponential(
 def _solve(
     x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
 ) -> ExponentialSolution:
-    """The geodesic at size one: X -> cX takes geodesics to geodesics, and P to c^(1-degree) P."""
+    """X is scaled to size one, the geodesic is found there, and scaled back.
+
+    X -> cX takes geodesics to geodesics, and multiplies P by c^(1-degree).
+    """
     k, degree = scale_exponent(x, kernel), degree_of(kernel)
     p = scaled(p, k * (degree - 1))
     out = _exponential(scaled(x, -k), p, kernel, ts=ts, rtol=rtol, max_steps=max_steps)

@@ -332,10 +332,10 @@ def logarithm(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw
 def distance(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:
     """The length of the shortest geodesic found from `a` to `b`: sqrt(N) times that of the thesis's metric.
 
-    Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth; at equal ends
-    it is 0, and the gradient of its square too. Composes with `jit` and `vmap`. Isometries are X -> Q X R with Q and R
-    orthogonal, X -> X^T, and at infinite depth alone X -> X^{-1}: the kernel of the inverse is lambda_kl / (sigma_k
-    sigma_l)^2 there, and not at finite depth.
+    Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth. At
+    equal ends the distance and the gradient of its square are 0. Composes with `jit` and `vmap`. Isometries are
+    X -> Q X R with Q and R orthogonal, and X -> X^T. X -> X^{-1} is one at infinite depth alone: only there the kernel at
+    X^{-1} is lambda_kl / (sigma_k sigma_l)^2.
 
     **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` as in `geodesic`;
     `throw`, raise where none arrives: otherwise the distance there is infinite.

@@ -237,7 +237,9 @@ def _hopeful(search: Search) -> Bool[Array, ""]:
 
 @jax.custom_batching.sequential_vmap
 def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
-    """From each first guess down to the path of least action near it, and on to the geodesic: `2 ...`.
+    """The geodesics that are found from the two first guesses, which are the leading axis of what is returned.
+
+    Each search minimises the action from its guess, and shoots from the path that it finds.
 
     Without `descend`, shooting starts from the guess itself and finds whatever critical path is near. Under `vmap` the
     pairs come one after the other: searches differ much in length, and side by side all would last as the longest.

@@ -64,7 +64,7 @@ def _derivative(order: tuple[int, ...], kernel: Kernel, power: int | float) -> E
 
 
 def _along(f: Elementwise, argument: int) -> Elementwise:
-    """The partial derivative of f in its first (0) or second (1) argument, forward through its elements."""
+    """The partial derivative of f in its first (0) or second (1) argument, by forward mode."""
 
     def derivative(s: Float[Array, "*s"], t: Float[Array, "*s"]) -> Float[Array, "*s"]:
         one, none = jnp.ones_like(s), jnp.zeros_like(s)

@@ -36,7 +36,7 @@ from dlnjax._types import Energy, Number, Numbers, Scalar, Weights
 BLOW_UP = 1e-3
 # Below some 40 roundings of float32 the estimate of the error is rounding, and steps are refused for nothing.
 FINEST_OF_FLOAT32 = 5e-6
-# The flow on the fibre ends by its event. This time is beyond all that the steps allowed can reach.
+# The flow on the fibre is ended by its event. diffrax asks for an end all the same, and no flow comes so far.
 NEVER = 1e12
 
 
@@ -211,7 +211,7 @@ def _network_flow(
 ) -> NetworkSolution:
     depth = len(weights)
 
-    # What diffrax calls has its arrays as arguments: `jax.checking_leaks` takes those of a closure for leaks.
+    # The arrays are arguments of what diffrax calls. In a closure `jax.checking_leaks` would take them for leaks.
     def velocity(given: tuple[Any, Any], t: Any, y: Weights, args: Any) -> Weights:
         # (1.5)-(1.6) over N, for the factors in units of `unit`; the pullback of `product` is the transpose in (1.6).
         energy, unit = given

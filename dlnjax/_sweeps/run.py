@@ -139,7 +139,8 @@ def in_order(
             batch = firsts[k : k + workers]
             ready = jax.block_until_ready([begin(first) for first in batch])
             if k == 0:
-                # A chunk of which nothing is wanted ends at once. It compiles here, where all workers would at once.
+                # The program is compiled once, before the workers start: else each of them would compile it. A chunk of
+                # which no row is wanted integrates nothing.
                 nothing = eqx.tree_at(lambda chunk: chunk.wanted, ready[0], np.zeros_like(ready[0].wanted))
                 jax.block_until_ready(solve(batch[0], nothing))
                 running()

@@ -1,6 +1,7 @@
 """What is said while one waits, and that nothing is said where nobody looks on."""
 
 import io
+import time
 
 import jax.numpy as jnp
 import pytest
@@ -25,7 +26,13 @@ def watch(monkeypatch, terminal, module=_terminal):
 def test_a_long_wait_is_said_and_taken_back(monkeypatch):
     stream = watch(monkeypatch, True)
     monkeypatch.setattr(_terminal, "DELAY", 0.0)
-    assert compiled(lambda x: jnp.sin(x) + 3)(jnp.ones(5)).shape == (5,)
+
+    def slow(x):
+        # The program is made here, while it is said.
+        time.sleep(0.2)
+        return jnp.sin(x) + 3
+
+    assert compiled(slow)(jnp.ones(5)).shape == (5,)
     line, blank, rest = stream.getvalue().split("\r")
     assert line == "dlnjax: compiling, once for these shapes ..."
     assert blank == " " * len(line) and rest == ""
