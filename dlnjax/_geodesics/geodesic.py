@@ -334,8 +334,8 @@ def distance(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw:
 
     Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth. At
     equal ends the distance and the gradient of its square are 0. Composes with `jit` and `vmap`. Isometries are
-    X -> Q X R with Q and R orthogonal, and X -> X^T. X -> X^{-1} is one at infinite depth alone: only there the kernel at
-    X^{-1} is lambda_kl / (sigma_k sigma_l)^2.
+    X -> Q X R with Q and R orthogonal, and X -> X^T. X -> X^{-1} is one at infinite depth alone: only there the kernel
+    at X^{-1} is lambda_kl / (sigma_k sigma_l)^2.
 
     **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` as in `geodesic`;
     `throw`, raise where none arrives: otherwise the distance there is infinite.

@@ -66,8 +66,8 @@ def _at_size_one(
         return share(jax.vjp(product, unit)[1](z)[0])
 
     def lift(z: Matrix) -> Weights:
-        # The matrix of d phi d phi^T has d^2 rows. It is dense where the factors are not balanced, and has one column for
-        # each matrix of the basis.
+        # The matrix of d phi d phi^T has d^2 rows, and one column for each matrix of the basis. It is dense where the
+        # factors are not balanced.
         basis = jnp.eye(z.size, dtype=z.dtype).reshape(-1, *z.shape)
         operator = jax.vmap(lambda p: push(pull(p)))(basis).reshape(z.size, z.size)
         return pull(jnp.linalg.solve(operator, z.ravel()).reshape(z.shape))
