@@ -39,7 +39,7 @@ def compiled(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
             return plain(*args, **kwargs)
         # The call returns once the program is compiled and under way.
         with waiting_for("compiling, once for these shapes"):
-            return (quick if _takes_options() else plain)(*args, **kwargs)
+            return (quick if _takes_options(jax.default_backend()) else plain)(*args, **kwargs)
 
     return call
 
@@ -121,9 +121,9 @@ def _is_value(x: Any) -> bool:
 
 
 @functools.cache
-def _takes_options() -> bool:
+def _takes_options(backend: str) -> bool:
     """Whether this backend has these options: their names belong to a version of XLA."""
-    if jax.default_backend() != "cpu":
+    if backend != "cpu":
         return False
     try:
         jax.jit(lambda x: x, compiler_options=QUICK).lower(0.0).compile()

@@ -83,5 +83,5 @@ def _flow_in_x(problem: Problem, dproblem: PyTree, t_end: Scalar, options: Optio
         f"the derivative of the flow, which is taken in X, needs more than {MOST_STEPS} steps: end the flow earlier, "
         "at rest with stop=dlnjax.Steady(...), or loosen rtol."
     )
-    steps = require(steps, ~known(steps.complete), message)
+    steps = require(steps, ~known(steps.enough), message)
     return eqx.filter_jvp(lambda problem: replay(problem, fixed[1], steps), (problem,), (dproblem,))[1]

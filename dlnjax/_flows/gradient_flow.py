@@ -98,7 +98,8 @@ def gradient_flow(
     )
     problem, options = prepare(energy, x0, depth, ts, options)
     size = jax.tree.leaves(problem.start)[0].size
-    padded = replace(problem, ts=with_more_times(problem.ts, size))
+    # How large what is observed is, is for the user to know: it is saved at the times asked for and no others.
+    padded = problem if observe is not None else replace(problem, ts=with_more_times(problem.ts, size))
     out = trajectory(padded, options=options)
     saved = first_times((out.svd, out.sigma, out.energy, out.observed), problem.ts)
     out = replace(out, **dict(zip(("svd", "sigma", "energy", "observed"), saved, strict=True)))

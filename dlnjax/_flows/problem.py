@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import (
+    as_array,
     as_count,
     as_float,
     as_positive,
@@ -126,7 +127,9 @@ class Options(eqx.Module):
             point = jax.eval_shape(svd, jax.ShapeDtypeStruct((d, d), dtype))
             shape_of("observe", observe, point)
             observe = Traced.of(observe, point)
-        cast = jax.tree.map(lambda x: x.astype(dtype), (self.rtol, self.share, self.fixed, self.steady))
+        # What is known stays known inside of `jit`, where `astype` would trace it.
+        as_own = lambda x: as_array("a tolerance", known(x).astype(dtype))
+        cast = jax.tree.map(as_own, (self.rtol, self.share, self.fixed, self.steady))
         where = lambda o: (o.rtol, o.share, o.fixed, o.steady, o.observe)
         return eqx.tree_at(where, self, (*cast, observe), is_leaf=lambda x: x is None)
 

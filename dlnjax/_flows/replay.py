@@ -34,13 +34,15 @@ _DOPRI5 = diffrax.Dopri5()
 class Steps(eqx.Module):
     """The `times` at which steps end, the first 0; after the last they repeat.
 
-    `index` has the places of the times asked for, and `complete` says that the last of these was reached.
+    `index` has the places of the times asked for, and `reached` says which of these were reached. `enough` says that no
+    more steps were asked for than there are.
     """
 
     times: Float[Array, " ends"]
     index: Int[Array, " ts"]
     count: Int[Array, ""]
-    complete: Bool[Array, ""]
+    reached: Bool[Array, " ts"]
+    enough: Bool[Array, ""]
 
     def shortest(self) -> "Steps":
         """The same steps in the shortest of a few lengths that holds them, where their number is known."""
@@ -75,7 +77,8 @@ class _Probed(Coordinates):
 def reached(problem: Problem, t_end: Scalar) -> Float[Array, " ts"]:
     """The times since the start at which the flow is asked for, none of them after `t_end`."""
     # Not a minimum: at the tie of the last time it would halve the derivative.
-    return jnp.where(problem.ts <= t_end, problem.ts, t_end) - problem.ts[0]
+    start = problem.ts[0]
+    return jnp.where(problem.ts <= t_end, problem.ts - start, jax.lax.stop_gradient(t_end - start))
 
 
 @compiled
@@ -87,7 +90,7 @@ def find_steps(problem: Problem, t_end: Scalar, options: Options) -> Steps:
     i = jnp.arange(len(x0), dtype=x0.dtype)
     probe = jnp.cos(jnp.multiply.outer(i + 1, i + 2)) * jnp.max(jnp.abs(x0))
     flow = start_flow(coordinates, (x0, probe), rules, method.order, method.memory(coordinates))
-    times = jnp.full(MOST_STEPS + 1, ts[-1]).at[0].set(0.0)
+    times = jnp.zeros(MOST_STEPS + 1, ts.dtype)
 
     def step(state: Any) -> Any:
         flow, times = state
@@ -95,7 +98,10 @@ def find_steps(problem: Problem, t_end: Scalar, options: Options) -> Steps:
         return flow, times.at[flow.accepted].set(flow.t)
 
     flow, times = iterate(step, lambda state: state[0].active & (state[0].accepted < MOST_STEPS), (flow, times))
-    return Steps(times, jnp.searchsorted(times, ts), flow.accepted, flow.code == RESULTS.successful)
+    # A flow that fails stays where it came to.
+    times = jnp.where(jnp.arange(len(times)) > flow.accepted, flow.t, times)
+    enough = ~flow.active & (flow.code != RESULTS.max_steps_reached)
+    return Steps(times, jnp.searchsorted(times, jnp.minimum(ts, flow.t)), flow.accepted, ts <= flow.t, enough)
 
 
 @compiled
@@ -119,9 +125,11 @@ def replay(problem: Problem, t_end: Scalar, steps: Steps) -> Float[Array, "ts d 
     x0, ts = _start(problem), reached(problem, t_end)
     _, xs = jax.lax.scan(chunk, x0, jnp.diff(steps.times).reshape(-1, _CHUNK))
     xs = jnp.concatenate([x0[None], xs.reshape(-1, *x0.shape)])[steps.index]
-    # `later` is 0, and carries the derivative of the times: X moves with the velocity. The steps are constants.
+    # `later` is 0, and carries the derivative of the times: X goes on by a step of that length.
     later = ts - jax.lax.stop_gradient(ts)
-    return xs + jax.vmap(velocity)(xs) * later[:, None, None]
+    xs = jax.vmap(lambda x, h: _step(velocity, x, h))(xs, later)
+    # A flow that fails on the way has no derivative beyond.
+    return xs * jnp.where(steps.reached, 1.0, jnp.nan).astype(xs.dtype)[:, None, None]
 
 
 def _start(problem: Problem) -> Matrix:

@@ -6,6 +6,7 @@ error: JAX keeps no such program in its persistent cache.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import diffrax
@@ -29,6 +30,8 @@ _LEAST, _MOST, _SAFETY = 0.2, 10.0, 0.9
 _FIRST_MOVE = 0.1
 # The shortest step, as a share of the whole time: below it the time of a step is lost in rounding.
 _SHORTEST = 1e-12
+# Below this many roundings the estimate of an error is rounding itself, and steps are refused for nothing.
+_FINEST = 16
 
 
 class Walk(eqx.Module):
@@ -71,6 +74,7 @@ def solve(
     """
     # The flow does not depend on the time itself, and runs from 0.
     ts, times = ts - ts[0], len(ts)
+    rtol = jnp.maximum(rtol, _FINEST * jnp.finfo(ts.dtype).eps)
     shortest = _SHORTEST * ts[-1]
     f0 = velocity(y0)
     fastest = _largest(jax.tree.map(lambda f, y: _norms(f) / _nonzero(_norms(y), jnp.inf), f0, y0))
@@ -102,14 +106,16 @@ def solve(
             y=where(keep, y1, now.y),
             f=where(keep, f1, now.f),
             saved=jax.tree.map(lambda s, y: s.at[i].set(jnp.where(saves, y, s[i])), now.saved, y1),
-            # Times may repeat: then the first of them is saved.
+            # Times may repeat: the first of them is saved, and is copied to the others at the end.
             index=jnp.where(saves, jnp.searchsorted(ts, end, side="right"), now.index),
             steps=now.steps + 1,
             stuck=~keep & (proposed < shortest),
             left=keep & jnp.asarray(leaves(y1)),
         )
 
-    return iterate(step, go_on, Walk(jnp.zeros_like(h0), h0, y0, f0, saved, none + 1, none, false, false))
+    start = Walk(jnp.zeros_like(h0), h0, y0, f0, saved, none + 1, none, false, false)
+    walk, first = iterate(step, go_on, start), jnp.searchsorted(ts, ts)
+    return replace(walk, saved=jax.tree.map(lambda z: z[first], walk.saved))
 
 
 def _attempt(

@@ -99,8 +99,7 @@ def integrate(
         refuses=crosses,
         leaves=lost,
     )
-    (x, w), first = walk.y, jnp.searchsorted(ts, ts)
-    xs, ws = (z[first] for z in walk.saved)
+    (xs, ws), (x, w) = walk.saved, walk.y
     reached = (walk.index == len(ts)) & ~walk.left
     lost_rank = bounded & (ratio(x) <= jnp.where(reached, floor, stalled))
     return Path(

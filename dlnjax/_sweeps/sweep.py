@@ -106,7 +106,7 @@ def sweep(
 
     **Reproducible:** the order of the seeds, their neighbours, the progress bar and a restart change no bit of a seed's
     result. Another chunk or number of devices is another compilation, which may round differently: far within the
-    tolerance, and below 1e-9 at the default one.
+    tolerance, and below 1e-9 at the default one as long as no stop ends a flow.
 
     **Raises:** `ValueError` or `TypeError` for bad input, before anything runs, under `jax.jit`, `grad` and `vmap` too,
     where a sweep cannot be; `ValueError` for a folder that belongs to another call, is damaged, or is being written by

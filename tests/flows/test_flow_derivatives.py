@@ -113,3 +113,33 @@ def test_start_of_lower_rank_has_a_flow_and_no_derivative():
     assert jnp.isfinite(end(1.0))
     with pytest.raises(ValueError, match="rank r < d has no derivative"):
         jax.block_until_ready(jax.grad(end)(1.0))
+
+
+def test_second_derivative_in_the_times():
+    # At rest on the diagonal, dx/dt = -(x - 1) x^2 at d = 1 and infinite depth, of which d2x/dt2 follows.
+    energy = lambda x: jnp.sum((x - 1) ** 2) / 2
+    end = lambda t: dln.gradient_flow(
+        energy, jnp.array([[0.5]]), ts=jnp.array([0.0, 1.0]) * t, rtol=1e-10, atol=1e-12
+    ).x[-1, 0, 0]
+    x, t = end(2.0), 2.0
+    velocity = lambda x: -(x - 1) * x**2
+    assert_close(jax.jacfwd(end)(t), velocity(x), INTEGRATION)
+    assert_close(jax.jacfwd(jax.jacfwd(end))(t), jax.grad(velocity)(x) * velocity(x), INTEGRATION)
+
+
+def test_too_many_steps_for_a_derivative_are_said():
+    weight, x0 = jnp.array([[1.0, 1e4], [1e4, 1e4]]), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
+    energy = lambda x: jnp.sum(weight * (x - jnp.eye(2)) ** 2) / 2
+    with pytest.raises(ValueError, match="needs more than 4096 steps"):
+        jax.grad(lambda x: dln.gradient_flow(energy, x, depth=1.5, ts=[0.0, 3.0]).x[-1, 0, 0])(x0)
+
+
+def test_a_flow_that_fails_leaves_the_derivatives_of_its_neighbours():
+    def final(c):
+        energy = lambda x: c * jnp.sum((x - jnp.eye(2)) ** 2) / 2
+        x0 = jnp.array([[0.2, 0.1], [-0.1, 0.3]])
+        return dln.gradient_flow(energy, x0, depth=3.0, ts=[0.0, 1.0], throw=False).energy[-1]
+
+    alone, both = jax.grad(final)(1.0), jax.vmap(jax.grad(final))(jnp.array([1.0, jnp.nan]))
+    assert_close(both[0], alone, INTEGRATION)
+    assert jnp.isnan(both[1])

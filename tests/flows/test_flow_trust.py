@@ -195,3 +195,9 @@ def test_default_tolerance_is_the_documented_share_of_the_start():
     options = problem.Options()
     assert_close(options.absolute(jnp.array([1.0, 1e-12])), 1e-8 * np.array([1.0, 1e-12]), 1e-20)
     assert problem.Options(atol=3.0).absolute(jnp.ones(2)).tolist() == [3.0, 3.0]
+
+
+def test_tolerance_that_follows_the_start_is_none_inside_of_jit_too():
+    start = jnp.asarray(X0, jnp.float32)
+    flow = lambda x: dln.gradient_flow(dln.MatrixCompletion.diagonal(len(start)), x, ts=[0.0, 1.0], rtol=1e-5)
+    assert flow(start).atol is None and eqx.filter_jit(flow)(start).atol is None

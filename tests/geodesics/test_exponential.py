@@ -132,3 +132,16 @@ def test_exponential_is_differentiable_in_both_modes(points):
     assert_close(jax.jvp(reach, point, (y, q, jnp.asarray(1.0)))[1], slope, INTEGRATION)
     ahead, behind = (reach(x + s * h * y, p + s * h * q, 3.0 + s * h) for s in (1, -1))
     assert_close(slope, (ahead - behind) / (2 * h), FINITE_DIFFERENCE)
+
+
+def test_derivative_is_that_under_jit_and_of_a_geodesic_that_ends_early():
+    x, p = jnp.array([[1.0, 0.2], [0.1, 0.7]]), jnp.array([[0.1, 0.3], [-0.2, 0.4]])
+    end = lambda p: jnp.sum(dln.exponential(x, p, 3.0).x[-1])
+    assert_close(jax.grad(end)(p), jax.jit(jax.grad(end))(p), INTEGRATION)
+    early = lambda p: jnp.sum(dln.exponential(jnp.eye(2), p, 3.0, ts=[0.0, 0.1, 5.0, 6.0], throw=False).x[1])
+    assert jnp.all(jnp.isfinite(jax.grad(early)(jnp.diag(jnp.array([0.0, -5.0])))))
+
+
+def test_float32_reaches_the_end_at_the_default_tolerance():
+    x, p = jnp.eye(2, dtype=jnp.float32), 0.3 * jnp.ones((2, 2), jnp.float32)
+    assert dln.exponential(x, p, 2.0).t_end == 1
