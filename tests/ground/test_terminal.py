@@ -15,11 +15,13 @@ from dlnjax._sweeps import sweep as sweeps
 ENERGY, STARTS = dln.MatrixCompletion.diagonal(2), jnp.stack([jnp.eye(2) / 2] * 3)
 
 
-def watch(monkeypatch, terminal, module=_terminal):
+def watch(monkeypatch, terminal):
     stream = io.StringIO()
     shown = Console(file=stream, force_terminal=terminal, width=80, highlight=False)
     for place in (_terminal, sweeps):
         monkeypatch.setattr(place, "console", lambda: shown)
+    # A command that ran before in this process has silenced the line for good.
+    monkeypatch.setattr(_terminal._Silence, "count", 0)
     return stream
 
 

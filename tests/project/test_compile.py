@@ -96,7 +96,7 @@ def test_every_row_of_the_page_is_tried():
     assert list(rows()) == list(ROWS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("change", ROWS)
 def test_compiles_what_the_page_says(change):
     before, after = ROWS[change]
