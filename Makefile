@@ -79,6 +79,7 @@ bench: install .venv-geomstats/installed
 	$(BIN)/python benchmarks/geodesic.py
 	$(BIN)/python benchmarks/reproduce.py
 	$(BIN)/python benchmarks/first_figure.py
+	$(BIN)/python benchmarks/first_call.py
 
 stress: install
 	$(BIN)/python tests/stress/flows.py

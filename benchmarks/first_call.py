@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from _timing import add_device, machine, Report, use_device
+from _timing import add_device, Report, use_device
 
 PRELUDE = """
 import time
@@ -94,7 +94,7 @@ def main() -> None:
                 cold[name].append(first_call(CALLS[name], options.d, str(Path(cache))))
                 warm[name].append(first_call(CALLS[name], options.d, str(Path(cache))))
     columns = ["call", "cold, CPU s", "of plain", "aim", "cold, wall s", "warm, CPU s", "warm, wall s"]
-    report = Report("first-call", "First calls", columns, f"d = {options.d}, medians of {options.rounds}. {machine()}.")
+    report = Report("first-call", "First calls", columns, f"d = {options.d}, medians of {options.rounds}.")
     plain = np.median(cold.get("plain diffrax", [(np.nan, np.nan)]), axis=0)[0]
     for name in options.only:
         (cpu, wall), (warm_cpu, warm_wall) = np.median(cold[name], axis=0), np.median(warm[name], axis=0)
