@@ -3,6 +3,7 @@
 There the flow is smooth also where singular values repeat and the frame has no derivative.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -47,8 +48,7 @@ def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[T
     out = states
     if options.observe is not None:
         observed = jax.vmap(options.observe)(states.svd)
-        out = eqx.tree_at(lambda s: s.observed, states, observed, is_leaf=lambda x: x is None)
-        out = eqx.tree_at(lambda s: (s.svd, s.energy), out, (None, None))
+        out = replace(states, svd=None, energy=None, observed=observed)
     moved = _tangents(problem, dproblem, (states.svd, states.final), dx, options)
     return out, tangent_at(lambda t: (t.svd, t.sigma, t.energy, t.observed, t.final, t.t_end), out, moved)
 

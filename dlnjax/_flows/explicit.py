@@ -7,12 +7,12 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
-from dlnjax._flows.step import Attempt, Choice, clip, conclude, Flow, MEMORY, NO_TERMS, Rules
+from dlnjax._flows.step import Attempt, Choice, conclude, Flow, MEMORY, NO_TERMS, Rules
+from dlnjax._runge_kutta import clip, square_tableau
 from dlnjax._tree import combine, plain_norm, where
 from dlnjax._types import Scalar, State
 
@@ -122,11 +122,3 @@ class Explicit(Method):
 
 def _terms(coordinates: Coordinates) -> diffrax.ODETerm:
     return diffrax.ODETerm(lambda t, y, args: coordinates.velocity(y)[0])
-
-
-def square_tableau(tableau: Any) -> np.ndarray:
-    """The lower triangle of a tableau as a square matrix."""
-    rows = np.zeros((tableau.num_stages, tableau.num_stages))
-    for row, weights in zip(rows[1:], tableau.a_lower, strict=True):
-        row[: len(weights)] = weights
-    return rows

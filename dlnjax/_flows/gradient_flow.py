@@ -101,8 +101,8 @@ def gradient_flow(
     # How large what is observed is, is for the user to know: it is saved at the times asked for and no others.
     padded = problem if observe is not None else replace(problem, ts=with_more_times(problem.ts, size))
     out = trajectory(padded, options=options)
-    saved = first_times((out.svd, out.sigma, out.energy, out.observed), problem.ts)
-    out = replace(out, **dict(zip(("svd", "sigma", "energy", "observed"), saved, strict=True)))
+    svd, sigma, energies, observed = first_times((out.svd, out.sigma, out.energy, out.observed), problem.ts)
+    out = replace(out, svd=svd, sigma=sigma, energy=energies, observed=observed)
     sol = solution_of(problem, options, out)
     if throw:
         failed = (sol.result != RESULTS.successful) & (sol.result != RESULTS.steady)

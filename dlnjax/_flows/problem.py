@@ -66,6 +66,11 @@ class Problem(eqx.Module):
     kernel: Kernel
     ts: Float[Array, " ts"]
 
+    @property
+    def x0(self) -> Float[Array, "*starts d d"]:
+        """The start as a matrix."""
+        return self.start.matrix if isinstance(self.start, SVD) else self.start
+
 
 class Options(eqx.Module):
     """How it is solved; never differentiated. Made of what the user gave, it refuses what is wrong.

@@ -16,11 +16,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._compile import compiled
 from dlnjax._flows.coordinates import Coordinates, MatrixCoordinates
-from dlnjax._flows.explicit import Explicit, square_tableau
+from dlnjax._flows.explicit import Explicit
 from dlnjax._flows.problem import Options, Problem
 from dlnjax._flows.step import Rules, start_flow
 from dlnjax._results import RESULTS
-from dlnjax._svd import SVD
+from dlnjax._runge_kutta import square_tableau
 from dlnjax._tree import any_of_batch, iterate, norm
 from dlnjax._types import Matrix, Scalar
 
@@ -84,7 +84,7 @@ def reached(problem: Problem, t_end: Scalar) -> Float[Array, " ts"]:
 @compiled
 def find_steps(problem: Problem, t_end: Scalar, options: Options) -> Steps:
     """The steps of Dopri5 in X to each of the times that the flow reaches."""
-    x0, ts = _start(problem), reached(problem, t_end)
+    x0, ts = problem.x0, reached(problem, t_end)
     coordinates = _Probed(problem.energy, problem.kernel, options.rtol, options.absolute(norm(x0)), None)
     rules, method = Rules(ts, None, jnp.asarray(2 * MOST_STEPS)), Explicit(_DOPRI5)
     i = jnp.arange(len(x0), dtype=x0.dtype)
@@ -122,7 +122,7 @@ def replay(problem: Problem, t_end: Scalar, steps: Steps) -> Float[Array, "ts d 
         stay = lambda x: (x, jnp.broadcast_to(x, (len(h), *x.shape)))
         return jax.lax.cond(any_of_batch(jnp.any(h > 0)), walk, stay, x)
 
-    x0, ts = _start(problem), reached(problem, t_end)
+    x0, ts = problem.x0, reached(problem, t_end)
     _, xs = jax.lax.scan(chunk, x0, jnp.diff(steps.times).reshape(-1, _CHUNK))
     xs = jnp.concatenate([x0[None], xs.reshape(-1, *x0.shape)])[steps.index]
     # `later` is 0, and carries the derivative of the times: X goes on by a step of that length.
@@ -130,10 +130,6 @@ def replay(problem: Problem, t_end: Scalar, steps: Steps) -> Float[Array, "ts d 
     xs = jax.vmap(lambda x, h: _step(velocity, x, h))(xs, later)
     # A flow that fails on the way has no derivative beyond.
     return xs * jnp.where(steps.reached, 1.0, jnp.nan).astype(xs.dtype)[:, None, None]
-
-
-def _start(problem: Problem) -> Matrix:
-    return problem.start.matrix if isinstance(problem.start, SVD) else problem.start
 
 
 def _step(velocity: Any, x: Matrix, h: Scalar) -> Matrix:

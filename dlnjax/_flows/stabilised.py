@@ -12,7 +12,8 @@ from dlnjax._flows import chebyshev as rkc
 from dlnjax._flows.chebyshev import PowerIteration, Recurrence
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
-from dlnjax._flows.step import Attempt, Choice, clip, conclude, Flow, MEMORY, Rules
+from dlnjax._flows.step import Attempt, Choice, conclude, Flow, MEMORY, Rules
+from dlnjax._runge_kutta import clip
 from dlnjax._tree import all_of_batch, any_of_batch, plain_norm, where, while_any
 from dlnjax._types import Scalar, State
 

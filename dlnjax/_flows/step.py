@@ -97,12 +97,6 @@ _CONTROLLER = diffrax.PIDController(rtol=0.0, atol=1.0, pcoeff=0.2, icoeff=0.4, 
 NO_TERMS = diffrax.ODETerm(lambda t, y, args: y)
 
 
-def clip(h: Scalar, left: Scalar) -> tuple[Scalar, Bool[Array, ""]]:
-    """(step, whether it ends there) for `left` to go; a step that would leave a sliver goes half of the way instead."""
-    last = h >= left * (1 - 1e-12)
-    return jnp.where(last, left, jnp.where(2 * h > left, left / 2, h)), last
-
-
 def start_flow(coordinates: Coordinates, y0: State, rules: Rules, order: float, memory: Callable) -> Flow:
     """The flow at its start, in the first method: `order` is that of its error, and memory(t, h, y) what it keeps."""
     ts = rules.ts

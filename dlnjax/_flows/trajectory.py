@@ -48,7 +48,7 @@ def start_of(problem: Problem, options: Options) -> State:
     """The state from which a flow starts, with all the decompositions that a flow in the frame needs."""
     if options.coordinates == "svd":
         return _frame_start(problem, _gap(options))
-    return problem.start.matrix if isinstance(problem.start, SVD) else problem.start
+    return problem.x0
 
 
 def trajectories(
@@ -147,14 +147,13 @@ class _Flows:
     ):
         self.of_row, self.rows, self.y0, self.ts, self.options = of_row, rows, y0, ts, options
         self.frame = options.coordinates == "svd"
-        own = rows, y0.sigma if self.frame else jax.vmap(norm)(y0)
+        self.own = rows, y0.sigma if self.frame else jax.vmap(norm)(y0)
         # The flow does not depend on the time itself. It runs from 0, where a short step is not lost in a long time.
         rules = Rules(ts - ts[0], options.steady, options.max_steps)
         self.task = Task(
             lambda own: _coordinates(of_row(own[0]), own[1], options), rules, self._seen, len(jax.tree.leaves(y0)[0])
         )
-        self.own = own
-        self.turns = [Turn(self.task, own, number, method) for number, method in enumerate(_methods(options))]
+        self.turns = [Turn(self.task, self.own, number, method) for number, method in enumerate(_methods(options))]
 
     def begin(self) -> tuple[Flow, PyTree]:
         """The flows before their first step, and nothing saved."""

@@ -13,17 +13,15 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from dlnjax._runge_kutta import clip, square_tableau
 from dlnjax._tree import all_finite, iterate, where
 from dlnjax._types import Scalar
 
 _TABLEAU: Any = diffrax.Dopri8.tableau
 _STAGES = _TABLEAU.num_stages
-_ROWS = np.zeros((_STAGES, _STAGES))
-for _row, _weights in zip(_ROWS[1:], _TABLEAU.a_lower, strict=True):
-    _row[: len(_weights)] = _weights
+_ROWS = square_tableau(_TABLEAU)
 # A step changes from the one before by a factor in this range, and aims at this share of the largest that would do.
 _LEAST, _MOST, _SAFETY = 0.2, 10.0, 0.9
 # A first step moves no block of the state by more than this share of its norm.
@@ -88,10 +86,7 @@ def solve(
 
     def step(now: Walk) -> Walk:
         end = ts[jnp.minimum(now.index, times - 1)]
-        to_go = end - now.t
-        last = now.h >= to_go * (1 - _SHORTEST)
-        # A step that would leave a sliver goes half of the way instead.
-        h = jnp.where(last, to_go, jnp.where(2 * now.h > to_go, to_go / 2, now.h))
+        h, last = clip(now.h, end - now.t)
         y1, f1, ratio = _attempt(velocity, now.y, now.f, h, rtol)
         good = all_finite((y1, ratio)) & ~jnp.asarray(refuses(y1))
         keep = good & (ratio <= 1)

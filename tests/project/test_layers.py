@@ -16,6 +16,7 @@ GROUND = {
     "_checks",
     "_compile",
     "_results",
+    "_runge_kutta",
     "_svd",
     "_tree",
     "_protocol",
