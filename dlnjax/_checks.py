@@ -158,6 +158,16 @@ def as_float(name: str, x: Any) -> Array:
     return require_normal(name, x)
 
 
+def as_matrix(name: str, x: Any, leading: bool = False) -> Array:
+    """A real matrix of any shape, or with `leading` any stack of them."""
+    x = as_float(name, x)
+    if x.ndim < 2 or (x.ndim > 2 and not leading) or 0 in x.shape[-2:]:
+        expected = "(..., m, n)" if leading else "(m, n)"
+        hint = " For many starts at once use dlnjax.sweep or jax.vmap." if x.ndim == 3 and not leading else ""
+        raise ValueError(f"{name} must be a matrix of shape {expected}, got shape {x.shape}.{hint}")
+    return x
+
+
 def as_square(name: str, x: Any, leading: bool = False) -> Array:
     """A real square matrix, or with `leading` any stack of them."""
     x = as_float(name, x)
@@ -318,12 +328,14 @@ def shape_of(name: str, f: Callable, argument: Any) -> Any:
         raise TypeError(f"{name} must take one argument and return arrays: {str(error).splitlines()[0]}.") from error
 
 
-def check_energy(energy: Any, d: int, dtype: Any, hint: str = "Does it need a jnp.sum?") -> None:
-    """A differentiable callable from a matrix to a scalar."""
+def check_energy(energy: Any, shape: tuple[int, ...], dtype: Any, hint: str = "Does it need a jnp.sum?") -> None:
+    """A differentiable callable from a matrix of that shape to a scalar."""
     if not callable(energy):
         raise TypeError(f"energy must be a callable X -> scalar, got {type(energy).__name__}.")
-    out = shape_of("energy", energy, jax.ShapeDtypeStruct((d, d), dtype))
+    out = shape_of("energy", energy, jax.ShapeDtypeStruct(shape, dtype))
     leaves = jax.tree.leaves(out)
     if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
         shown = ", ".join(f"{x.dtype}{list(x.shape)}" for x in leaves) or "nothing"
-        raise ValueError(f"energy must return one real scalar for a {d} x {d} matrix, got {shown}. {hint}")
+        raise ValueError(
+            f"energy must return one real scalar for a {shape[0]} x {shape[1]} matrix, got {shown}. {hint}"
+        )

@@ -1,7 +1,9 @@
 """What a flow asks of an energy. Any differentiable callable X -> scalar answers; the rest is optional.
 
-- `energy.gradient(x)`: the Euclidean gradient dE(X), `d d`, in closed form. Without it, autodiff.
-- `energy.pullback(point)`: U^T dE(X) V for an `SVD`, where that is cheaper than the two products.
+- `energy.gradient(x)`: the Euclidean gradient dE(X), `m n`, in closed form. Without it, autodiff.
+- `energy.pullback(point)`: U^T dE(X) V, `r r`, for an `SVD` of rank r, where that is cheaper than the two products.
+- `energy.sides(point)`: (dE(X) V, dE(X)^T U), `m r` and `n r`, where that is cheaper than to make dE(X), `m n`. It is
+  asked where X has fewer singular values than rows or columns.
 - `energy.at_start()`: the energy that a flow runs with, for what is found once in its arrays before they are traced.
 - `energy.array_axes`: how many axes each of its arrays has for one matrix, by the name of the field. In a sweep, an
   array with one axis more has the seeds in front. A field that is not named, but can be called, is an energy, or a
@@ -17,17 +19,27 @@ from jaxtyping import Array, Float
 from dlnjax._svd import SVD
 
 
-def gradient(energy: Callable, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
+def gradient(energy: Callable, x: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """The Euclidean gradient dE(X)."""
     return getattr(energy, "gradient", jax.grad(energy))(x).astype(x.dtype)
 
 
-def pullback(energy: Callable, point: SVD) -> Float[Array, "d d"]:
+def pullback(energy: Callable, point: SVD) -> Float[Array, "r r"]:
     """U^T dE(X) V, the gradient seen from the frame of X."""
     in_frame = getattr(energy, "pullback", None)
     if in_frame is not None:
         return in_frame(point).astype(point.sigma.dtype)
-    return point.u.T @ gradient(energy, point.matrix) @ point.v
+    return point.u.T @ sides(energy, point)[0]
+
+
+def sides(energy: Callable, point: SVD) -> tuple[Float[Array, "m r"], Float[Array, "n r"]]:
+    """(dE(X) V, dE(X)^T U), all of the gradient that a flow on the matrices of rank r sees."""
+    offered = getattr(energy, "sides", None)
+    if offered is not None:
+        left, right = offered(point)
+        return left.astype(point.sigma.dtype), right.astype(point.sigma.dtype)
+    slope = gradient(energy, point.matrix)
+    return slope @ point.v, slope.T @ point.u
 
 
 def at_start(energy: Any) -> Any:

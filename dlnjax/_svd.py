@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
-from dlnjax._checks import as_square
+from dlnjax._checks import as_matrix
 
 
 class SVD(eqx.Module):
-    """The point X = u diag(sigma) v^T, (2.7).
+    """The point X = u diag(sigma) v^T, (2.7), of the matrices `m n` of rank r.
 
-    **Attributes:** `u` and `v`, orthogonal `d d`; `sigma`, `d`. Leading axes are allowed everywhere.
+    **Attributes:** `u`, `m r`, and `v`, `n r`, with orthonormal columns; `sigma`, `r`. Leading axes are allowed
+    everywhere.
 
     **Example:**
 
@@ -25,17 +26,17 @@ class SVD(eqx.Module):
         [[0.0, 2.0], [1.0, 0.0]]
     """
 
-    u: Float[Array, "*n d d"]
-    sigma: Float[Array, "*n d"]
-    v: Float[Array, "*n d d"]
+    u: Float[Array, "*seeds m r"]
+    sigma: Float[Array, "*seeds r"]
+    v: Float[Array, "*seeds n r"]
 
     @property
-    def matrix(self) -> Float[Array, "*n d d"]:
+    def matrix(self) -> Float[Array, "*seeds m n"]:
         """X itself."""
         return (self.u * self.sigma[..., None, :]) @ jnp.swapaxes(self.v, -1, -2)
 
 
-def _of_finite(decompose: Callable[[Array], Any], x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> Any:
+def _of_finite(decompose: Callable[[Array], Any], x: Float[Array, "*seeds m n"] | Complex[Array, "*seeds m n"]) -> Any:
     """decompose(x), and NaN for each matrix with an entry that is not finite: LAPACK sees the identity in its place.
 
     Its SVD never returns where one entry of a matrix of three rows or more is infinite: Reference-LAPACK/lapack#1409,
@@ -48,7 +49,7 @@ def _of_finite(decompose: Callable[[Array], Any], x: Float[Array, "*n d d"] | Co
     return jax.tree.map(lambda z: jnp.where(trim(z), z, jnp.nan), out)
 
 
-def singular_values(x: Float[Array, "*n d d"]) -> Float[Array, "*n d"]:
+def singular_values(x: Float[Array, "*seeds m n"]) -> Float[Array, "*seeds r"]:
     """The singular values alone, descending; of what is not finite, NaN."""
     return _of_finite(lambda x: jnp.linalg.svd(x, compute_uv=False), x)
 
@@ -58,7 +59,7 @@ def eigh(x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> tuple[Array, A
     return _of_finite(lambda x: tuple(jnp.linalg.eigh(x)), x)
 
 
-def plain_svd(x: Float[Array, "d d"]) -> tuple[Array, Array, Array]:
+def plain_svd(x: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
     """(sigma, U, V) of one matrix, with the derivative of JAX, which is NaN where singular values repeat.
 
     It is for functions of U and V apart, which the rule of `frame_tangent` does not keep right there.
@@ -85,16 +86,20 @@ def _divide(x, y, where):
     return jnp.where(where, x / jnp.where(where, y, 1.0), 0.0)
 
 
-def frame_tangent(point: SVD, dx: Float[Array, "*n d d"]):
+def frame_tangent(point: SVD, dx: Float[Array, "*seeds m n"]):
     """The motion (du, dsigma, dv) of the decomposition when X moves by dx: (4.2)-(4.4).
 
     Where singular values agree, to the root of rounding, (4.2) divides by zero: the decomposition has no derivative.
     There the frame is not turned, and the rest of dX is put into du, so that `matrix` still has its exact derivative,
     unless two or more of the values are zero. Between those no motion of the factors moves X, since diag(sigma) is 0 on
     either side: of that part of dX only the diagonal is kept.
+
+    A thin frame also leaves its space, by (I - U U^T) dX V / sigma and (I - V V^T) dX^T U / sigma. The part of dX that
+    is outside of both spaces leaves the matrices of rank r, and has no place here.
     """
     u, sigma, v = point.u, point.sigma, point.v
-    m = jnp.swapaxes(u, -1, -2) @ dx @ v
+    beyond = dx @ v
+    m = jnp.swapaxes(u, -1, -2) @ beyond
     mt = jnp.swapaxes(m, -1, -2)
     row, column = sigma[..., :, None], sigma[..., None, :]
     gap, total = column - row, column + row
@@ -105,28 +110,39 @@ def frame_tangent(point: SVD, dx: Float[Array, "*n d d"]):
     off_diagonal = ~jnp.eye(sigma.shape[-1], dtype=bool)
     rest = _divide(symmetric, column, off_diagonal & ~apart & (column > 0))
     dsigma = jnp.diagonal(m, axis1=-2, axis2=-1)
-    return u @ (common + relative + rest), dsigma, v @ (common - relative)
+    du, dv = u @ (common + relative + rest), v @ (common - relative)
+    if u.shape[-2] > u.shape[-1]:
+        du = du + _divide(beyond - u @ m, column, column > 0)
+    if v.shape[-2] > v.shape[-1]:
+        dv = dv + _divide(jnp.swapaxes(dx, -1, -2) @ u - v @ mt, column, column > 0)
+    return du, dsigma, dv
 
 
-def svd(x: Float[Array, "*n d d"]) -> SVD:
-    """Singular value decomposition, singular values descending.
+def svd(x: Float[Array, "*seeds m n"]) -> SVD:
+    """Singular value decomposition, thin, singular values descending.
 
     Differentiable by (4.2)-(4.4), and finite at repeated singular values, where the frame is a matter of choice and
-    `svd(x).matrix` still has its derivative, if at most one singular value is 0. Where two or more are, that of
-    `svd(x).matrix` lacks what is off the diagonal between their singular vectors.
+    `svd(x).matrix` still has its derivative, if at most one singular value of a square matrix is 0. Where two or more
+    are, that of `svd(x).matrix` lacks what is off the diagonal between their singular vectors; of a matrix that is not
+    square, also what leaves the space of a singular vector whose value is 0.
 
-    **Arguments:** `x`, `d d`, or with leading axes.
+    **Arguments:** `x`, `m n`, or with leading axes.
 
-    **Returns:** an `SVD` with `svd(x).matrix` equal to `x` to rounding; of NaN, NaN.
+    **Returns:** an `SVD` of r = min(m, n) values, with `svd(x).matrix` equal to `x` to rounding; of NaN, NaN.
 
-    **Raises:** `ValueError` or `TypeError` if `x` is no real square matrix, or stack of them.
+    **Raises:** `ValueError` or `TypeError` if `x` is no real matrix, or stack of them.
 
     **Example:**
 
         >>> dln.svd(jnp.diag(jnp.array([1.0, 3.0]))).sigma.tolist()
         [3.0, 1.0]
     """
-    return SVD(*_decompose(as_square("x", x, leading=True)))
+    return SVD(*_decompose(as_matrix("x", x, leading=True)))
+
+
+def truncated(point: SVD, rank: int | None) -> SVD:
+    """The first `rank` singular values and their vectors; all, where it is None."""
+    return SVD(point.u[..., :rank], point.sigma[..., :rank], point.v[..., :rank])
 
 
 def canonical(point: SVD) -> SVD:
@@ -138,12 +154,12 @@ def canonical(point: SVD) -> SVD:
     return SVD(take(point.u), sigma, take(point.v * sign[..., None, :]))
 
 
-def orthogonalise(q: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """One Newton-Schulz step towards the nearest orthogonal matrix: an error e becomes 3/8 e^2."""
+def orthogonalise(q: Float[Array, "m r"]) -> Float[Array, "m r"]:
+    """One Newton-Schulz step towards the nearest matrix with orthonormal columns: an error e becomes 3/8 e^2."""
     return 1.5 * q - 0.5 * (q @ (q.T @ q))
 
 
-def turn(point: SVD, pullback: Float[Array, "d d"], gap: Float[Array, ""]) -> SVD:
+def turn(point: SVD, pullback: Float[Array, "r r"], gap: Float[Array, ""]) -> SVD:
     """X to within a relative `gap`, in the frame along which the flow leaves it.
 
     Where singular values repeat, any frame of their block is a decomposition of X. The flow leaves along the frame in
@@ -151,7 +167,7 @@ def turn(point: SVD, pullback: Float[Array, "d d"], gap: Float[Array, ""]) -> SV
     the frame keep the values equal for ever. Where that part has equal eigenvalues itself, a fixed generic frame is
     taken: a special one, such as the identity, may solve the equations and still not be followed by nearby flows.
 
-    **Arguments:** `point`, descending; `pullback`, U^T dE(X) V, `d d`; `gap`, below which neighbours count as equal.
+    **Arguments:** `point`, descending; `pullback`, U^T dE(X) V, `r r`; `gap`, below which neighbours count as equal.
     """
     sigma, d = point.sigma, point.sigma.shape[-1]
     block = jnp.cumsum(jnp.append(jnp.zeros(1, bool), sigma[:-1] - sigma[1:] > gap * sigma[:-1]))

@@ -19,8 +19,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import PyTree
 
 from dlnjax._checks import is_concrete
-from dlnjax._protocol import gradient, name_of, pullback
-from dlnjax._svd import SVD, svd
+from dlnjax._protocol import gradient, name_of, pullback, sides
+from dlnjax._svd import SVD, svd, truncated
 from dlnjax._types import Matrix
 
 
@@ -71,12 +71,13 @@ class Traced(eqx.Module):
 
 
 class TracedEnergy(eqx.Module):
-    """An energy as programs: its value, its gradient and, where it offers one, the gradient in the frame of X."""
+    """An energy as programs: its value, its gradient and, where it offers them, the gradient in the frame of X."""
 
     arrays: PyTree
     value: Traced
     slope: Traced
     slope_in_frame: Traced | None
+    slope_on_sides: Traced | None
     # By which a solution calls it.
     energy_name: str = eqx.field(static=True)
 
@@ -88,32 +89,42 @@ class TracedEnergy(eqx.Module):
 
     def pullback(self, point: SVD):
         if self.slope_in_frame is None:
-            return point.u.T @ self.gradient(point.matrix) @ point.v
+            return point.u.T @ self.sides(point)[0]
         return self.slope_in_frame(self.arrays, point)
 
+    def sides(self, point: SVD):
+        if self.slope_on_sides is None:
+            slope = self.gradient(point.matrix)
+            return slope @ point.v, slope.T @ point.u
+        return self.slope_on_sides(self.arrays, point)
 
-def traced_energy(energy: Callable, d: int, dtype: Any) -> Callable:
-    """The energy as it is now, for matrices `d d`; one that closes over nothing, as all of ours, is returned itself."""
+
+def traced_energy(energy: Callable, shape: tuple[int, ...], dtype: Any, rank: int | None = None) -> Callable:
+    """The energy as it is now, for matrices of that shape, held by `rank` singular values, by default all.
+
+    One that closes over nothing, as all of ours, is returned itself.
+    """
     if _closes_over_nothing(energy):
         return energy
     arrays, rest = eqx.partition(energy, eqx.is_array)
-    x = jax.ShapeDtypeStruct((d, d), dtype)
-    point = jax.eval_shape(svd, x)
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    point = jax.eval_shape(lambda x: truncated(svd(x), rank), x)
     whole = lambda arrays: eqx.combine(arrays, rest)
-    offered = hasattr(energy, "pullback")
+    offers = lambda name: hasattr(energy, name)
     return TracedEnergy(
         arrays,
         Traced.of(lambda arrays, x: whole(arrays)(x), arrays, x),
         # Traced for itself: the rule of a custom derivative does not show in the text of the value.
         Traced.of(lambda arrays, x: gradient(whole(arrays), x), arrays, x),
-        Traced.of(lambda arrays, point: pullback(whole(arrays), point), arrays, point) if offered else None,
+        Traced.of(lambda arrays, point: pullback(whole(arrays), point), arrays, point) if offers("pullback") else None,
+        Traced.of(lambda arrays, point: sides(whole(arrays), point), arrays, point) if offers("sides") else None,
         name_of(energy),
     )
 
 
-def traced_energies(own: PyTree, shared: PyTree, d: int, dtype: Any) -> tuple[PyTree, PyTree]:
+def traced_energies(own: PyTree, shared: PyTree, shape: tuple[int, ...], dtype: Any) -> tuple[PyTree, PyTree]:
     """(own, shared) of an energy as it is now, where each flow has its own row of the arrays in `own`."""
-    first = traced_energy(eqx.combine(jax.tree.map(lambda x: x[0], own), shared), d, dtype)
+    first = traced_energy(eqx.combine(jax.tree.map(lambda x: x[0], own), shared), shape, dtype)
     if not isinstance(first, TracedEnergy):
         return own, shared
     arrays = lambda tree: eqx.filter(tree, eqx.is_array)

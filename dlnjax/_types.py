@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 
 Number: TypeAlias = ArrayLike
 Numbers: TypeAlias = ArrayLike | Sequence[ArrayLike]
-Energy: TypeAlias = Callable[[Float[Array, "d d"]], Float[Array, ""]]
+Energy: TypeAlias = Callable[[Float[Array, "m n"]], Float[Array, ""]]
 
 Scalar: TypeAlias = Float[Array, ""]
-Matrix: TypeAlias = Float[Array, "d d"]
+Matrix: TypeAlias = Float[Array, "m n"]
 Weights: TypeAlias = Float[Array, "N d d"]
 State: TypeAlias = Any
 """The state of a flow: an `SVD`, a matrix, or any other tree of arrays that the coordinates define."""

@@ -163,9 +163,9 @@ def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: b
     ts = as_times(ts, dtype)
     kernel = as_kernel(depth, dtype, many="" if many else "dlnjax.sweep or jax.vmap")
     if not many:
-        check_energy(energy, d, dtype)
+        check_energy(energy, (d, d), dtype)
         _check_rank(start, kernel, options.coordinates)
-        energy = traced_energy(at_start(energy), d, dtype)
+        energy = traced_energy(at_start(energy), (d, d), dtype)
     return Problem(energy, start, kernel, ts), options.of(d, dtype)
 
 

@@ -255,7 +255,7 @@ def riemannian_gradient(energy: Energy, x: Matrix, depth: Depth) -> Matrix:
         3.000000 = 3.000000
     """
     x = as_finite("x", as_square("x", x))
-    check_energy(energy, x.shape[-1], x.dtype)
+    check_energy(energy, x.shape, x.dtype)
     slope = as_finite("the gradient of energy at x", gradient(energy, x))
     return _apply(x, slope, as_kernel(depth, x.dtype))
 

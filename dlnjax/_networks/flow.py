@@ -131,14 +131,14 @@ def network_flow(
         True
     """
     weights = require_finite("weights", as_weights(weights))
-    check_energy(energy, weights.shape[-1], weights.dtype)
+    check_energy(energy, weights.shape[1:], weights.dtype)
     ts, rtol = as_times(ts, weights.dtype), as_positive("rtol", rtol).astype(weights.dtype)
     _warn_of_precision(weights, rtol)
     if atol is None:
         unit, atol = _sizes(weights), ATOL_SHARE * rtol
     else:
         unit, atol = jnp.ones_like(weights[:, :1, :1]), as_positive("atol", atol).astype(weights.dtype)
-    energy = traced_energy(energy, weights.shape[-1], weights.dtype)
+    energy = traced_energy(energy, weights.shape[1:], weights.dtype)
     with own_arithmetic():
         solution = _network_flow(energy, weights, unit, ts, rtol, atol, max_steps=as_count("max_steps", max_steps))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution

@@ -120,10 +120,10 @@ def train(
         True
     """
     weights = require_finite("weights", as_weights(weights))
-    check_energy(energy, weights.shape[-1], weights.dtype)
+    check_energy(energy, weights.shape[1:], weights.dtype)
     optimizer = _as_optimizer(optimizer)
     counts = _as_steps(steps)
-    energy = traced_energy(energy, weights.shape[-1], weights.dtype)
+    energy = traced_energy(energy, weights.shape[1:], weights.dtype)
     with own_arithmetic():
         _check_optimizer(energy, weights, optimizer)
         out = _train(energy, weights, optimizer, jnp.atleast_1d(counts))

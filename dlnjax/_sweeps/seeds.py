@@ -79,7 +79,9 @@ def split(energy: Energy, n: int, d: int, dtype: Any) -> Energies:
     own, shared = eqx.partition(energy, seeded)
     shared = at_start(shared)
     first = eqx.combine(jax.tree.map(lambda x: x[0], own), shared)
-    check_energy(first, d, dtype, f"Does it need a jnp.sum? To give each seed its own, its arrays have {n} in front.")
+    check_energy(
+        first, (d, d), dtype, f"Does it need a jnp.sum? To give each seed its own, its arrays have {n} in front."
+    )
     return Energies(jax.tree.map(np.asarray, own), shared, first)
 
 

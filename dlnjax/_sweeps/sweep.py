@@ -145,7 +145,7 @@ def sweep(
     with store or nullcontext():
         times, first = len(problem.ts), example[0]
         plan = make_plan(n, first, times, options, energy=energies.first, devices=devices, chunk=chunk)
-        own, shared = traced_energies(energies.own, energies.shared, first.shape[-1], first.dtype)
+        own, shared = traced_energies(energies.own, energies.shared, first.shape[-2:], first.dtype)
         run = Run(n, take, Energies(own, shared, energies.first), problem, options, plan)
         done, parts = 0 if store is None else store.done, []
         with _progress(n, progress, done) as (running, advance):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import jax
 import pytest
 from project.test_layers import GROUND, imports_of, MAY_IMPORT, MODULES, name_of
 
@@ -73,7 +74,8 @@ def test_walk_names_what_a_flow_calls_in_the_order_in_which_it_does(key):
         if event == "call" and code.co_filename.startswith(root):
             calls.append((code.co_filename.removeprefix(root), code.co_qualname))
 
-    # Of a shape that no other test has, so that the flow is traced here.
+    # What another test has traced would not be called again.
+    jax.clear_caches()
     x0 = dln.gaussian(key, 6, 0.5)
     before = sys.getprofile()
     sys.setprofile(note)
