@@ -207,7 +207,7 @@ WRONG = [
     (lambda: dln.entropy(jnp.array([1j, 1.0])), TypeError, ["sigma", "real"]),
     (lambda: dln.entropy_gradient(jnp.array([1.0, 0.0])), ValueError, ["sigma", "positive"]),
     (lambda: dln.entropy_gradient(np.array([1.0, 1e-310])), ValueError, ["sigma", "positive"]),
-    (lambda: dln.svd(jnp.ones((2, 3))), ValueError, ["x", "square", "(2, 3)"]),
+    (lambda: dln.svd(jnp.ones(3)), ValueError, ["x", "matrix", "(3,)"]),
     # the network
     (lambda: dln.product(EYE), ValueError, ["weights", "(N, d, d)", "(3, 3)"]),
     (lambda: dln.product(np.ones((0, 3, 3))), ValueError, ["weights", "(N, d, d)", "(0, 3, 3)"]),
