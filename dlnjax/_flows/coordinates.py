@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._protocol import gradient
-from dlnjax._tree import norm
+from dlnjax._tree import norm, plain_norm, positive
 from dlnjax._types import Matrix, Scalar, State
 
 
@@ -29,6 +30,10 @@ class Chart(Protocol):
 
     def velocity(self, z: State, /) -> tuple[State, Scalar | None]:
         """dz/dt, and the `unrest` at that point."""
+        ...
+
+    def measure(self, z: State, dz: State, /) -> Scalar:
+        """The norm of a motion dz at the state z, the same in all units of X."""
         ...
 
 
@@ -65,6 +70,10 @@ class Coordinates(eqx.Module):
     @abc.abstractmethod
     def loses_rank(self, y0: Any, y1: Any) -> Bool[Array, ""]:
         """Whether a singular value reaches zero in a step, where the kernel does not let it."""
+
+    def measure(self, y: Any, dy: Any) -> Scalar:
+        """The norm of a motion dy at y, in units of the size of y."""
+        return plain_norm(jax.tree.map(lambda part: part / positive(self.size(y)), dy))
 
     def gauge(self, y: Any) -> PyTree:
         """What tells a chart around `y` from others."""

@@ -13,6 +13,7 @@ from dlnjax._flows.coordinates import Coordinates
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._protocol import pullback
 from dlnjax._svd import orthogonalise, SVD
+from dlnjax._tree import plain_norm, positive
 from dlnjax._types import Scalar
 
 # With fewer singular values than this, the way through the chart costs more than it saves.
@@ -82,6 +83,16 @@ class FrameCoordinates(Coordinates):
     def size(self, y: SVD) -> Scalar:
         return jnp.max(jnp.abs(y.sigma))
 
+    def measure(self, y: SVD, dy: "SVD | Coupled") -> Scalar:
+        """The norm of a motion, with singular values and couplings in units of the largest value.
+
+        The columns of U and V are of length 1 in any unit of X. Beside them the singular values of a small X would not
+        be seen, and neither would the stiffness that stands in these.
+        """
+        size = positive(self.size(y))
+        own = [dy.sigma / size, dy.coupling / size] if isinstance(dy, Coupled) else [dy.sigma / size]
+        return plain_norm([dy.u, dy.v, *own])
+
     def loses_rank(self, y0: SVD, y1: SVD) -> Bool[Array, ""]:
         return (jnp.asarray(self.kernel.order) > 0) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
 
@@ -112,6 +123,9 @@ class Chart(eqx.Module):
         t = self._tangent(z)
         turned = self._turn(z, t)
         return SVD(turned.u, turned.sigma, turned.v), self._turn(dz, t)
+
+    def measure(self, z: Coupled, dz: Coupled) -> Scalar:
+        return self.flow.measure(SVD(z.u, z.sigma, z.v), dz)
 
     def _tangent(self, z: Coupled) -> Float[Array, " d"]:
         """Of the angle by which each column turns towards its partner where K becomes diagonal."""
