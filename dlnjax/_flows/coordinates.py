@@ -52,12 +52,14 @@ class Coordinates(eqx.Module):
     def velocity(self, y: Any) -> tuple[Any, Scalar | None]:
         """dy/dt, and the `unrest` at that point."""
 
-    def unrest(self, gradient: Matrix) -> Scalar | None:
-        """|dE|_F over that of the stop, and None without one.
+    def unrest(self, *gradient: Matrix) -> Scalar | None:
+        """|dE|_F over that of the stop, and None without one; `gradient` are the parts of dE by which X can move.
 
         It is measured in this unit, in which a square that overflows is not at rest, and one that vanishes is.
         """
-        return None if self.rest is None else jnp.sqrt(jnp.sum((gradient / self.rest) ** 2))
+        if self.rest is None:
+            return None
+        return jnp.sqrt(sum((jnp.sum((part / self.rest) ** 2) for part in gradient), jnp.zeros_like(self.rest)))
 
     @abc.abstractmethod
     def error(self, y0: Any, y1: Any, error: Any) -> Scalar:
@@ -108,6 +110,9 @@ class MatrixCoordinates(Coordinates):
         return norm(y)
 
     def loses_rank(self, y0: Matrix, y1: Matrix) -> Bool[Array, ""]:
+        if y0.shape[-2] != y0.shape[-1]:
+            # The matrices of less than full rank do not divide the others: a path goes around them.
+            return jnp.asarray(False)
         # At size one: of a 2 x 2 matrix JAX gives a wrong sign where the product of its entries overflows.
         sign = lambda y: jnp.linalg.slogdet(y / jnp.max(jnp.abs(y)))[0]
         return (jnp.asarray(self.kernel.order) > 0) & (sign(y0) * sign(y1) < 0)
