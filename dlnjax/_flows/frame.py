@@ -58,7 +58,7 @@ def is_thin(point: SVD) -> bool:
 
 
 def _over(weight: Float[Array, " r"], sigma: Float[Array, " r"]) -> Float[Array, " r"]:
-    """The rate at which a singular vector leaves its space. Where sigma is 0, X does not move by that: the rate is 0."""
+    """The rate at which a singular vector leaves its space; 0 where sigma is 0, since X does not move by that."""
     return jnp.where(sigma == 0, 0.0, weight / jnp.where(sigma == 0, 1.0, sigma))
 
 
