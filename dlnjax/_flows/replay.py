@@ -1,8 +1,9 @@
 """The flow in X in two passes, for its derivative: the steps are found once, and then gone through again.
 
-Where the frame is thin, the flow is that of P, S and Q in X = P S Q^T (`factored`). The first pass chooses the steps and is not differentiated. The second takes these steps as they are, a scan of steps of
-Dopri5, of which JAX makes the derivative in either mode. To differentiate the first pass as well would differentiate
-the choice of the steps, and to compile it for as many steps as there might be, refused ones among them.
+Where the frame is thin, the flow is that of P, S and Q in X = P S Q^T (`factored`). The first pass chooses the steps
+and is not differentiated. The second takes these steps as they are, a scan of steps of Dopri5, of which JAX makes the
+derivative in either mode. To differentiate the first pass as well would differentiate the choice of the steps, and to
+compile it for as many steps as there might be, refused ones among them.
 """
 
 from typing import Any
