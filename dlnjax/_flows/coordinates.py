@@ -52,7 +52,7 @@ class Coordinates(eqx.Module):
     def velocity(self, y: Any) -> tuple[Any, Scalar | None]:
         """dy/dt, and the `unrest` at that point."""
 
-    def unrest(self, *gradient: Matrix) -> Scalar | None:
+    def unrest(self, *gradient: Float[Array, "_ _"]) -> Scalar | None:
         """|dE|_F over that of the stop, and None without one; `gradient` are the parts of dE by which X can move.
 
         It is measured in this unit, in which a square that overflows is not at rest, and one that vanishes is.

@@ -6,6 +6,8 @@ Matrix Anal. Appl. 29, 2007). Unlike the frame of the singular value decompositi
 also where singular values repeat.
 """
 
+from typing import TypeAlias
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,10 @@ from dlnjax._protocol import gradient
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import norm
 from dlnjax._types import Matrix, Scalar
+
+Left: TypeAlias = Float[Array, "m r"]
+Square: TypeAlias = Float[Array, "r r"]
+Right: TypeAlias = Float[Array, "n r"]
 
 
 class Factored(eqx.Module):
@@ -41,12 +47,12 @@ def factored(start: SVD | Matrix) -> Factored:
 
 
 @jax.custom_jvp
-def _of_svd(u: Matrix, sigma: Float[Array, " r"], v: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+def _of_svd(u: Left, sigma: Float[Array, " r"], v: Right) -> tuple[Left, Square, Right]:
     return u, jnp.diag(sigma), v
 
 
 @_of_svd.defjvp
-def _of_svd_jvp(primals: tuple[Matrix, ...], tangents: tuple[Matrix, ...]):
+def _of_svd_jvp(primals: tuple[Left, Float[Array, " r"], Right], tangents: tuple[Left, Float[Array, " r"], Right]):
     (u, sigma, v), (du, dsigma, dv) = primals, tangents
     by_v = du * sigma + u * dsigma + (u * sigma) @ (dv.T @ v)
     by_u = dv * sigma + v * dsigma + (v * sigma) @ (du.T @ u)
@@ -54,7 +60,7 @@ def _of_svd_jvp(primals: tuple[Matrix, ...], tangents: tuple[Matrix, ...]):
 
 
 @jax.custom_jvp
-def _of_matrix(x: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+def _of_matrix(x: Matrix) -> tuple[Left, Square, Right]:
     point = svd(x)
     return point.u, jnp.diag(point.sigma), point.v
 
@@ -66,9 +72,7 @@ def _of_matrix_jvp(primals: tuple[Matrix], tangents: tuple[Matrix]):
     return (p, s, q), _lifted((p, jnp.diagonal(s), q), dx @ q, dx.T @ p)
 
 
-def _lifted(
-    point: tuple[Matrix, Float[Array, " r"], Matrix], by_v: Matrix, by_u: Matrix
-) -> tuple[Matrix, Matrix, Matrix]:
+def _lifted(point: tuple[Left, Float[Array, " r"], Right], by_v: Left, by_u: Right) -> tuple[Left, Square, Right]:
     """(dP, dS, dQ) from dX V and dX^T U."""
     u, sigma, v = point
     ds = u.T @ by_v
