@@ -1,6 +1,6 @@
-"""One flow as a differentiable function, by a rule of its own: the derivative is taken in X.
+"""One flow as a differentiable function, whose derivative rule differentiates the flow of X itself.
 
-There the flow is smooth also where singular values repeat and the frame has no derivative.
+The flow of X is smooth where singular values repeat. The flow of the frame has no derivative there.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ from dlnjax._types import Scalar
 
 @eqx.filter_custom_jvp
 def trajectory(problem: Problem, *, options: Options) -> Trajectory:
-    """The flow of one problem."""
+    """The flow of one problem, with the derivative rule of this module."""
     with own_arithmetic():
         return trajectory_of(problem, options)
 
@@ -59,7 +59,7 @@ def _tangents(
 ) -> tuple[Any, ...]:
     """The tangents of all that is saved, from the tangents of X and of the problem.
 
-    `states` is a pair: the states at `ts`, and the last state.
+    `states` is (the states at `ts`, the last state).
     """
     points, final = states
     dsvd, dend = SVD(*frame_tangent(points, dx)), SVD(*frame_tangent(final, dx[-1]))
@@ -73,7 +73,7 @@ def _tangents(
 
 
 def _flow_in_x(problem: Problem, dproblem: PyTree, t_end: Scalar, options: Options) -> Float[Array, "ts d d"]:
-    """The tangents of X at min(ts, t_end)."""
+    """The tangents of X at the times min(ts, t_end)."""
     fixed = jax.lax.stop_gradient((eqx.filter(problem, eqx.is_array), t_end))
     still = eqx.combine(fixed[0], problem)
     steps = find_steps(still, fixed[1], options)
