@@ -80,7 +80,7 @@ class Step(eqx.Module):
 
 
 class Stabilised(Method):
-    """Runge-Kutta-Chebyshev, one evaluation at a time: steps on different lanes may have different numbers of stages."""
+    """Runge-Kutta-Chebyshev, one evaluation at a time, so that steps on different lanes may differ in their stages."""
 
     order = 3.0
 
