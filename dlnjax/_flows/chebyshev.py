@@ -6,7 +6,7 @@ radius is stable; the stable steps of other explicit methods grow only like s.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import diffrax
 import equinox as eqx
@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._tree import any_of_batch, combine, norm, plain_norm
 from dlnjax._types import Scalar, State
+
+# A norm of a motion of the state.
+Measure: TypeAlias = Callable[[State], Scalar]
 
 # The damping parameter epsilon of the method, with the value of the paper.
 _DAMPING = 2 / 13
@@ -124,7 +127,8 @@ class PowerIteration(eqx.Module):
     """A power iteration for the spectral radius of the derivative of the velocity.
 
     A difference quotient replaces the product of the derivative with `direction`, so one iteration costs one
-    evaluation. `settled` says that the last iteration changed `radius` by at most a tenth, or that it failed.
+    evaluation. `settled` says that the last iteration changed `radius` by at most a tenth, or that it failed. In the
+    methods, `measure` is the norm of a motion, and `size` is the norm of the state itself.
     """
 
     direction: State
@@ -135,9 +139,9 @@ class PowerIteration(eqx.Module):
     def start(f0: State, radius: Scalar) -> "PowerIteration":
         return PowerIteration(f0, radius, jnp.asarray(False))
 
-    def _step(self, y0: State, size: Scalar) -> tuple[State, Scalar, Scalar]:
+    def _step(self, y0: State, size: Scalar, measure: Measure) -> tuple[State, Scalar, Scalar]:
         """(the direction, its norm, the factor by which it is multiplied before it is added to the state)."""
-        length = plain_norm(self.direction)
+        length = measure(self.direction)
         root = jnp.sqrt(jnp.finfo(length.dtype).eps)
         # The first direction is that of the velocity. At rest the velocity is zero, and the state is taken instead, as
         # a power iteration may start from any direction.
@@ -145,20 +149,20 @@ class PowerIteration(eqx.Module):
         length = jnp.where(length > 0, length, jnp.maximum(size, jnp.finfo(length.dtype).tiny))
         return direction, length, root * jnp.maximum(size, root) / length
 
-    def probe(self, y0: State, size: Scalar) -> State:
-        """The point near `y0` at which the velocity is evaluated next. `size` is the norm of `y0`."""
-        direction, _, scale = self._step(y0, size)
+    def probe(self, y0: State, size: Scalar, measure: Measure) -> State:
+        """The point near `y0` at which the velocity is evaluated next."""
+        direction, _, scale = self._step(y0, size, measure)
         return combine((1.0, y0), (scale, direction))
 
-    def update(self, y0: State, f0: State, f: State, size: Scalar, h: Scalar) -> "PowerIteration":
+    def update(self, y0: State, f0: State, f: State, size: Scalar, measure: Measure, h: Scalar) -> "PowerIteration":
         """The iteration after f = velocity(probe) is known.
 
         `h` is a time in which the state moves by about its size. Velocities are multiplied by `h` before they are
         squared, so that the squares stay in the range of the floats.
         """
-        _, length, scale = self._step(y0, size)
+        _, length, scale = self._step(y0, size, measure)
         image = combine((h / scale, f), (-h / scale, f0))
-        stretch = plain_norm(image)
+        stretch = measure(image)
         radius = stretch / length / h
         settled = jnp.abs(radius - self.radius) <= 0.1 * radius
         good = jnp.isfinite(radius) & (radius > 0)
@@ -220,7 +224,7 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver[Any]):
 
         def estimate(carry: PyTree):
             power, count = carry
-            new = power.update(y0, f0, terms.vf(t0, power.probe(y0, size), args), size, h)
+            new = power.update(y0, f0, terms.vf(t0, power.probe(y0, size, plain_norm), args), size, plain_norm, h)
             done = power.settled | (count >= 30)
             return jax.tree.map(lambda a, b: jnp.where(done, a, b), power, new), count + 1
 

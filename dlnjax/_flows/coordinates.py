@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._protocol import gradient
-from dlnjax._tree import norm
+from dlnjax._tree import norm, plain_norm, positive
 from dlnjax._types import Matrix, Scalar, State
 
 
@@ -34,6 +35,10 @@ class Chart(Protocol):
 
     def velocity(self, z: State, /) -> tuple[State, Scalar | None]:
         """(dz/dt, the unrest at `z`)."""
+        ...
+
+    def measure(self, z: State, dz: State, /) -> Scalar:
+        """The norm of a motion `dz` at the state `z`. It does not depend on the unit of X."""
         ...
 
 
@@ -74,6 +79,10 @@ class Coordinates(eqx.Module):
     @abc.abstractmethod
     def loses_rank(self, y0: Any, y1: Any) -> Bool[Array, ""]:
         """Whether a singular value reaches zero in a step although the exact flow of this kernel cannot reach zero."""
+
+    def measure(self, y: Any, dy: Any) -> Scalar:
+        """The norm of a motion `dy` at the state `y`, divided by the size of X."""
+        return plain_norm(jax.tree.map(lambda part: part / positive(self.size(y)), dy))
 
     def gauge(self, y: Any) -> PyTree:
         """The gauge that picks the chart around `y`, or None if there is only one chart."""

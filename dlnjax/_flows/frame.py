@@ -16,6 +16,7 @@ from dlnjax._flows.coordinates import Coordinates
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._protocol import pullback
 from dlnjax._svd import orthogonalise, SVD
+from dlnjax._tree import plain_norm, positive
 from dlnjax._types import Scalar
 
 # With fewer singular values than this, the chart costs more time than it saves.
@@ -89,6 +90,16 @@ class FrameCoordinates(Coordinates):
     def size(self, y: SVD) -> Scalar:
         return jnp.max(jnp.abs(y.sigma))
 
+    def measure(self, y: SVD, dy: "SVD | Coupled") -> Scalar:
+        """The norm of a motion, in which singular values and couplings are divided by the largest singular value.
+
+        The columns of U and V have length 1 in any unit of X. Without the division, the singular values of a small X
+        would count for nothing beside the columns, and so would the stiffness of the singular values.
+        """
+        size = positive(self.size(y))
+        own = [dy.sigma / size, dy.coupling / size] if isinstance(dy, Coupled) else [dy.sigma / size]
+        return plain_norm([dy.u, dy.v, *own])
+
     def loses_rank(self, y0: SVD, y1: SVD) -> Bool[Array, ""]:
         return (jnp.asarray(self.kernel.order) > 0) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
 
@@ -124,6 +135,9 @@ class Chart(eqx.Module):
         t = self._tangent(z)
         turned = self._turn(z, t)
         return SVD(turned.u, turned.sigma, turned.v), self._turn(dz, t)
+
+    def measure(self, z: Coupled, dz: Coupled) -> Scalar:
+        return self.flow.measure(SVD(z.u, z.sigma, z.v), dz)
 
     def _tangent(self, z: Coupled) -> Float[Array, " d"]:
         """The tangent of the angle by which each column must turn towards its partner to make K diagonal."""
