@@ -17,7 +17,7 @@ _WIDTH, _HEIGHT, _MODES, _POINTS, _SEEDS = 220.0, 64.0, 12, 120, 300
 
 
 class Curves(NamedTuple):
-    """The singular values along a solution: `sigma`, `[n] t d`, at the times `along`, `t`, and the `label` of the times."""
+    """The singular values along a solution, `sigma`, `[n] t d`, at the times `along`, `t`, with an axis `label`."""
 
     along: np.ndarray
     sigma: np.ndarray
