@@ -60,13 +60,15 @@ class Coordinates(eqx.Module):
     def velocity(self, y: Any) -> tuple[Any, Scalar | None]:
         """(dy/dt, the unrest at `y`)."""
 
-    def unrest(self, gradient: Matrix) -> Scalar | None:
-        """The unrest, |dE|_F / `rest`, or None for a flow without a stop.
+    def unrest(self, *gradient: Matrix) -> Scalar | None:
+        """The unrest, |dE|_F / `rest`, or None for a flow without a stop. `gradient` has the parts of dE that move X.
 
         The gradient is divided by `rest` before its entries are squared. A square that then overflows means that the
         flow is not at rest, and a square that vanishes means that it is, so that neither gives a wrong answer.
         """
-        return None if self.rest is None else jnp.sqrt(jnp.sum((gradient / self.rest) ** 2))
+        if self.rest is None:
+            return None
+        return jnp.sqrt(sum((jnp.sum((part / self.rest) ** 2) for part in gradient), jnp.zeros_like(self.rest)))
 
     @abc.abstractmethod
     def error(self, y0: Any, y1: Any, error: Any) -> Scalar:
@@ -117,6 +119,9 @@ class MatrixCoordinates(Coordinates):
         return norm(y)
 
     def loses_rank(self, y0: Matrix, y1: Matrix) -> Bool[Array, ""]:
+        if y0.shape[-2] != y0.shape[-1]:
+            # The matrices of lower rank do not divide the others into two parts, as a path can go around them.
+            return jnp.asarray(False)
         # The matrix is scaled to size one. Unscaled, a 2 x 2 matrix gets a wrong sign from JAX where a product of its
         # entries overflows.
         sign = lambda y: jnp.linalg.slogdet(y / jnp.max(jnp.abs(y)))[0]

@@ -3,6 +3,10 @@
 The frame is the pair (U, V). Its rotation has two parts for each pair of singular vectors: the common rotation, by
 which U and V turn alike, and the relative rotation, by which they turn oppositely.
 
+For a matrix of rank r with m rows and n columns the frame is thin: U is `m r` and V is `n r`. The columns of a thin
+frame also leave the space that they span, at the rates `leaving` of the kernel (S. Arora et al., Implicit
+Regularization in Deep Matrix Factorization, NeurIPS 2019).
+
 Where two singular values nearly meet, the common rotation grows without bound as their gap closes, while X hardly
 moves by this rotation. Two such neighbouring values are called partners. From 16 singular values on they are frequent,
 and each step is taken in a `Chart`, in which the values of partners may cross.
@@ -14,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._protocol import pullback
+from dlnjax._protocol import pullback, sides
 from dlnjax._svd import orthogonalise, SVD
 from dlnjax._tree import plain_norm, positive
 from dlnjax._types import Scalar
@@ -51,6 +55,19 @@ def frame_velocity(
     return left, -kernel.speed(sigma) * jnp.diagonal(pullback), right
 
 
+def is_thin(point: SVD) -> bool:
+    """Whether the frame is thin: the columns of U or of V do not span the whole space."""
+    return max(point.u.shape[-2], point.v.shape[-2]) > point.sigma.shape[-1]
+
+
+def _over(weight: Float[Array, " r"], sigma: Float[Array, " r"]) -> Float[Array, " r"]:
+    """weight / sigma, the rate at which a singular vector leaves the column or the row space of X.
+
+    The rate is set to 0 where sigma is 0, since X does not depend on that vector.
+    """
+    return jnp.where(sigma == 0, 0.0, weight / jnp.where(sigma == 0, 1.0, sigma))
+
+
 class FrameCoordinates(Coordinates):
     """The flow of U, sigma and V, (4.17)-(4.19).
 
@@ -63,9 +80,23 @@ class FrameCoordinates(Coordinates):
     column_atol: Scalar
 
     def velocity(self, y: SVD) -> tuple[SVD, Scalar | None]:
-        g = pullback(self.energy, y)
-        left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap)
-        return SVD(y.u @ left, dsigma, y.v @ right), self.unrest(g)
+        motion, _, unrest = self.motion(y)
+        return motion, unrest
+
+    def motion(self, y: SVD, partner: Int[Array, " r"] | None = None) -> tuple[SVD, Float[Array, "r r"], Scalar | None]:
+        """(dy/dt, U^T dE V, the unrest at `y`). With `partner`, partners get no common rotation."""
+        if not is_thin(y):
+            g = pullback(self.energy, y)
+            left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap, partner)
+            return SVD(y.u @ left, dsigma, y.v @ right), g, self.unrest(g)
+        by_v, by_u = sides(self.energy, y)
+        g = y.u.T @ by_v
+        left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap, partner)
+        # The parts of dE V outside of the column space of X, and of dE^T U outside of the row space.
+        above, beside = by_v - y.u @ g, by_u - y.v @ g.T
+        nu, mu = self.kernel.leaving(jnp.abs(y.sigma))
+        motion = SVD(y.u @ left - above * _over(nu, y.sigma), dsigma, y.v @ right - beside * _over(mu, y.sigma))
+        return motion, g, self.unrest(g, jnp.where(nu > 0, above, 0.0), jnp.where(mu > 0, beside, 0.0))
 
     def gauge(self, y: SVD) -> Int[Array, " d"] | None:
         return partners(y.sigma) if len(y.sigma) >= CHARTED else None
@@ -84,7 +115,8 @@ class FrameCoordinates(Coordinates):
         # A singular value that stays zero has tolerance 0 and error 0. With the least float in place of 0 in the
         # denominator their quotient is 0.
         values = jnp.max(wrong / jnp.maximum(self.atol + self.rtol * sigma, jnp.finfo(sigma.dtype).tiny))
-        columns = jnp.max(jnp.sum(error.u**2 + error.v**2, axis=0)) ** 0.5 / (self.column_atol + self.rtol)
+        lengths = jnp.sum(error.u**2, axis=0) + jnp.sum(error.v**2, axis=0)
+        columns = jnp.max(lengths) ** 0.5 / (self.column_atol + self.rtol)
         return jnp.maximum(values, columns)
 
     def size(self, y: SVD) -> Scalar:
@@ -159,12 +191,11 @@ class Chart(eqx.Module):
         t = self._tangent(z)
         y = self._turn(z, t)
         p, kernel = self.partner, self.flow.kernel
-        g = pullback(self.flow.energy, SVD(y.u, y.sigma, y.v))
-        left, dsigma, right = frame_velocity(y.sigma, g, kernel, self.flow.gap, p)
+        motion, g, unrest = self.flow.motion(SVD(y.u, y.sigma, y.v), p)
         i = jnp.arange(len(p))
         pull = kernel.partner_eigenvalues(jnp.abs(y.sigma), p) * (g[i, p] + g[p, i]) / 2
-        dy = Coupled(y.u @ left, dsigma, y.v @ right, jnp.where(p == i, 0.0, -pull))
-        return self._turn(dy, -t), self.flow.unrest(g)
+        dy = Coupled(motion.u, motion.sigma, motion.v, jnp.where(p == i, 0.0, -pull))
+        return self._turn(dy, -t), unrest
 
 
 def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:

@@ -247,8 +247,8 @@ def _frame_start(problem: Problem, gap: Scalar) -> SVD:
     # A start that is not finite is replaced by the identity, so that no NaN is decomposed. At the end of this function
     # its singular values become NaN, by which the failure is seen later.
     finite = all_finite(start)
-    eye = jnp.eye(len(start.sigma), dtype=start.sigma.dtype)
-    start: SVD = canonical(where(finite, start, SVD(eye, jnp.ones_like(eye[0]), eye)))
+    eye = lambda q: jnp.eye(*q.shape, dtype=q.dtype)
+    start: SVD = canonical(where(finite, start, SVD(eye(start.u), jnp.ones_like(start.sigma), eye(start.v))))
     if not isinstance(problem.start, SVD):
         # Singular values of a matrix at the level of rounding are set to zero, so that the flow keeps that rank. Those
         # of a given `SVD` are left as they are.
