@@ -88,7 +88,12 @@ def _divide(x, y, where):
 
 
 def frame_tangent(point: SVD, dx: Float[Array, "*seeds m n"]):
-    """The motion (du, dsigma, dv) of the decomposition when X moves by dx: (4.2)-(4.4).
+    """The motion (du, dsigma, dv) of the decomposition when X moves by dx: see `motion_of_frame`."""
+    return motion_of_frame(point, dx @ point.v, jnp.swapaxes(dx, -1, -2) @ point.u)
+
+
+def motion_of_frame(point: SVD, by_v: Float[Array, "*seeds m r"], by_u: Float[Array, "*seeds n r"]):
+    """The motion (du, dsigma, dv) of the decomposition when X moves by dX, given dX V and dX^T U: (4.2)-(4.4).
 
     Where singular values agree, to the root of rounding, (4.2) divides by zero, and the decomposition has no
     derivative. There the frame is not turned. The rest of dX is put into du, so that `matrix` still has its exact
@@ -100,8 +105,7 @@ def frame_tangent(point: SVD, dx: Float[Array, "*seeds m n"]):
     dropped.
     """
     u, sigma, v = point.u, point.sigma, point.v
-    beyond = dx @ v
-    m = jnp.swapaxes(u, -1, -2) @ beyond
+    m = jnp.swapaxes(u, -1, -2) @ by_v
     mt = jnp.swapaxes(m, -1, -2)
     row, column = sigma[..., :, None], sigma[..., None, :]
     gap, total = column - row, column + row
@@ -114,9 +118,9 @@ def frame_tangent(point: SVD, dx: Float[Array, "*seeds m n"]):
     dsigma = jnp.diagonal(m, axis1=-2, axis2=-1)
     du, dv = u @ (common + relative + rest), v @ (common - relative)
     if u.shape[-2] > u.shape[-1]:
-        du = du + _divide(beyond - u @ m, column, column > 0)
+        du = du + _divide(by_v - u @ m, column, column > 0)
     if v.shape[-2] > v.shape[-1]:
-        dv = dv + _divide(jnp.swapaxes(dx, -1, -2) @ u - v @ mt, column, column > 0)
+        dv = dv + _divide(by_u - v @ mt, column, column > 0)
     return du, dsigma, dv
 
 

@@ -24,7 +24,7 @@ from dlnjax._types import Energy, Number, Numbers, State
 
 def gradient_flow(
     energy: Energy,
-    x0: Float[Array, "d d"] | SVD,
+    x0: Float[Array, "m n"] | SVD,
     *,
     depth: Depth = jnp.inf,
     ts: Numbers,
@@ -41,19 +41,24 @@ def gradient_flow(
 
         dX/dt = -A_X(dE(X)),    A_X(Z) = (1/N) sum_{p=1}^N (X X^T)^((N-p)/N) Z (X^T X)^((p-1)/N),
 
-    integrated in the frame of its singular value decomposition by (4.17)-(4.19), with one decomposition at the start.
+    integrated in the frame of its singular value decomposition by (4.17)-(4.19), with one decomposition at the start. A
+    matrix of another shape or rank has a thin frame, which also leaves its space; at infinite depth it does not, and
+    the column space and the row space of X never turn.
     **Convention:** with the 1/N, infinite depth is the limit, and (4.18) holds as printed; the thesis's time at finite
     depth is `ts` / N.
 
     Composes with `jit` and `vmap` (over starts, energies and depths). Differentiable, forwards and in reverse, in `x0`,
     the arrays of `energy`, `depth` and `ts`. The derivative is that of the flow of X, which is smooth where singular
     values repeat: the derivative of `x` is exact there. The frame has no derivative there, and counts as not turning
-    within the block of equal values. The derivative needs a start of full rank, and at most 4096 steps in X.
+    within the block of equal values. The derivative needs a start whose singular values are not 0, and at most 4096
+    steps. For a thin start it is the derivative on the matrices of rank r, in the directions that keep the rank.
 
     **Main arguments:**
 
     - `energy`: any differentiable callable X -> scalar. It may offer `gradient(x)` in closed form.
-    - `x0`: the start, `d d`, or an `SVD`. Of rank r < d, the flow stays on the matrices of rank r (depth > 1).
+    - `x0`: the start, a matrix `m n`, or an `SVD`. A thin `SVD` of r values is a point of the matrices of rank r, and
+      the flow stays on these; it costs O((m + n) r^2) an evaluation, and two products with dE. From a matrix whose last
+      singular values are 0 the flow keeps that rank as well (depth > 1).
     - `depth`: N in [1, inf], a number or a traced array.
     - `ts`: at least two increasing times; the first is that of `x0`. States are saved at each.
 
