@@ -60,7 +60,7 @@ def along_slope(slope: Float[Array, "*#s"], direction: Float[Array, "*#s"]) -> F
 
 
 def _largest(x: Float[Array, "..."]) -> int:
-    """The largest k for which 2^k and 2^-k are both normal numbers: XLA takes what is smaller for zero."""
+    """The largest k for which 2^k and 2^-k are both normal numbers. XLA takes smaller numbers for zero."""
     return -int(jnp.finfo(x.dtype).minexp) - 1
 
 

@@ -75,7 +75,7 @@ class Traced(eqx.Module):
 
 
 class TracedEnergy(eqx.Module):
-    """An energy as programs: its value, its gradient and, where it offers them, the gradient in the frame of X."""
+    """An energy, held as programs for its value, its gradient and, if it has them, its `pullback` and its `sides`."""
 
     arrays: PyTree
     value: Traced

@@ -72,7 +72,10 @@ class Coordinates(eqx.Module):
 
     @abc.abstractmethod
     def error(self, y0: Any, y1: Any, error: Any) -> Scalar:
-        """The size of `error` in units of the tolerance, for a step from `y0` to `y1`. It is homogeneous in `error`."""
+        """The size of `error` in units of the tolerance, for a step from `y0` to `y1`.
+
+        It must be homogeneous in `error`, since `start_flow` divides a velocity by its size first.
+        """
 
     @abc.abstractmethod
     def size(self, y: Any) -> Scalar:
@@ -120,7 +123,8 @@ class MatrixCoordinates(Coordinates):
 
     def loses_rank(self, y0: Matrix, y1: Matrix) -> Bool[Array, ""]:
         if y0.shape[-2] != y0.shape[-1]:
-            # The matrices of lower rank do not divide the others into two parts, as a path can go around them.
+            # Matrices of lower rank do not separate the others where X is not square. A path can go around them, so
+            # that no crossing is looked for.
             return jnp.asarray(False)
         # The matrix is scaled to size one. Unscaled, a 2 x 2 matrix gets a wrong sign from JAX where a product of its
         # entries overflows.

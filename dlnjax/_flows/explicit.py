@@ -23,8 +23,8 @@ from dlnjax._types import Scalar, State
 # Dopri5 is stable up to a reach of 3.3. Where the running mean of the reach is above this value, stability limits the
 # steps.
 HELD_UP = 2.6
-# A flow that changes to the stabilised method takes this multiple of its running mean with it. The steps are longer
-# there, and with the old mean the flow could change back at once.
+# A flow that changes to the stabilised method multiplies its running mean of the reach by this number. The steps become
+# longer by the change. With the old mean, the flow could change back at once.
 HEAD_START = 4
 
 

@@ -80,7 +80,8 @@ class FactoredCoordinates(Coordinates):
 
         S' = -A_S(P^T dE Q),    P' = -(I - P P^T) dE Q H^T,    Q' = -(I - Q Q^T) dE^T P K,
 
-    where S = U diag(sigma) V^T, H = U diag(nu/sigma) V^T and K = U diag(mu/sigma) V^T.
+    where S = U diag(sigma) V^T, H = U diag(nu/sigma) V^T and K = U diag(mu/sigma) V^T, with nu and mu of
+    `Kernel.leaving`.
     """
 
     def velocity(self, y: Factored) -> tuple[Factored, None]:

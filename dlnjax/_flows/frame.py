@@ -39,7 +39,7 @@ def frame_velocity(
 ) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"]]:
     """(U^T dU/dt, dsigma/dt, V^T dV/dt) of the flow, (4.17)-(4.19), where `pullback` is U^T dE V.
 
-    With `partner`, partners get no common rotation: their chart moves the coupling instead.
+    With `partner`, partners get no common rotation. Their `Chart` moves the entry of K between them instead.
 
     At depth 1 a singular value may cross zero and become negative. The rates of rotation need positive values, so the
     sign is moved to V before the rates are computed, and moved back afterwards.
@@ -174,7 +174,8 @@ class Chart(eqx.Module):
     def _tangent(self, z: Coupled) -> Float[Array, " d"]:
         """The tangent of the angle by which each column must turn towards its partner to make K diagonal."""
         half = (z.sigma - z.sigma[self.partner]) / 2
-        # Where the two values are equal, the tangent is 1 or -1, with opposite signs for the two partners.
+        # Where the two values are equal, the angle is 45 degrees: the tangent is 1 for one partner and -1 for the
+        # other.
         order = jnp.sign(self.partner - jnp.arange(len(half))).astype(half.dtype)
         width = jnp.abs(half) + jnp.sqrt(half**2 + z.coupling**2)
         return jnp.where(half == 0, order, jnp.sign(half)) * z.coupling / jnp.where(width > 0, width, 1.0)

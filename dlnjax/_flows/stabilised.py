@@ -1,7 +1,7 @@
 """The method `Stabilised`: Runge-Kutta-Chebyshev, which advances a flow by one evaluation of the velocity at a time.
 
-A stage is here the state of a flow inside a step, between two evaluations. The reach of a step is h times the spectral
-radius of the derivative of the velocity.
+A `Stage` is the state of a flow inside a step, between two evaluations. The stages of a step, in small letters, are
+those of the Runge-Kutta method. The reach of a step is h times the spectral radius of the derivative of the velocity.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ from dlnjax._types import Scalar, State
 # chooses the length and the number of stages, and evaluates the first stage. `_STAGES` evaluates the others. In
 # `_ENDED` the step waits until it is accepted or rejected.
 _ENTER, _PROBE, _READY, _STAGES, _ENDED = range(5)
-# Steps that have ended on several lanes are concluded together, at the latest when one of them has waited for this many
-# evaluations.
+# Steps that have ended on several lanes are accepted or rejected together. This happens at the latest when one of them
+# has waited for this many evaluations.
 LONGEST_WAIT = 3
 # The power iteration estimates the spectral radius from below, so the estimate is multiplied by this factor.
 SAFETY = 1.2

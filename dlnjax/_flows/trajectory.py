@@ -211,10 +211,10 @@ def _methods(options: Options) -> Sequence[Method]:
 
 
 def _with_tolerances(solver: diffrax.AbstractSolver, options: Options) -> diffrax.AbstractSolver:
-    """The solver, with tolerances put into its root finder if it is implicit and takes them from the controller.
+    """The solver, with tolerances for its root finder if the solver is implicit and its root finder has none.
 
-    `diffrax.diffeqsolve` would take them from its step size controller. Ours gets the error as one number in units of
-    the tolerance, and so has no tolerances of its own.
+    `diffrax.diffeqsolve` takes these tolerances from its step size controller. Our controller gets the error as one
+    number in units of the tolerance, and so has no tolerances to take.
     """
     if not isinstance(solver, diffrax.AbstractImplicitSolver) or isinstance(solver.root_finder.rtol, Number):
         return solver

@@ -3,8 +3,8 @@
 The action of X_0, ..., X_K at times t_k is sum_k h_k/2 g(V_k, V_k) at the midpoints, V_k = (X_{k+1} - X_k)/h_k. Its
 Hessian is block tridiagonal. The minimiser is Newton's method. As in the method of Levenberg and Marquardt, it adds a
 multiple of the kinetic part to the Hessian; this multiple is the damping. Plain Newton's method converges to any
-critical path. This minimiser refuses each step that raises the action, so that it finds a minimum. A geodesic with a
-conjugate point inside is no minimum.
+critical path. This minimiser refuses each step that raises the action, so that it finds a minimum. It never finds a
+geodesic with a conjugate point inside, since such a geodesic is no minimum.
 """
 
 from functools import partial
@@ -49,7 +49,7 @@ class Segment(eqx.Module):
 
 
 class Minimum(eqx.Module):
-    """The momentum at the start of the path that was found, and the derivative of this momentum in the path's end."""
+    """The momentum at the start of the path that was found, and its derivative with respect to the end of the path."""
 
     p: Matrix
     by_end: Float[Array, "n n"]
@@ -140,8 +140,8 @@ def kinetic(part: Segment, h: Float[Array, " k"]) -> Blocks:
 def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kernel, most: Int[Array, ""]) -> Minimum:
     """The path of least action that damped Newton's method finds from `xs`, with fixed ends, in at most `most` steps.
 
-    The first step evaluates the path and does not move it, so that the start and all steps are compiled as one. With
-    `most` = 1 the result is that of the path `xs` itself.
+    The first step evaluates the path and does not move it, so that the start and all steps share one compiled function.
+    With `most` = 1 the result is that of the path `xs` itself.
     """
     d = xs.shape[-1]
 

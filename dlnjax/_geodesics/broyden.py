@@ -1,7 +1,7 @@
 """Broyden's method for f(w) = 0: C. G. Broyden, Math. Comp. 19 (1965). Its steps are damped.
 
-One call of f computes one geodesic, and the Jacobian of f would cost 2 d^2 of them. The method therefore starts from an
-approximate inverse of the Jacobian, and corrects this inverse after each call.
+One call of f computes one geodesic, and the Jacobian of f would cost as much as 2 d^2 geodesics. The method starts from
+an approximate inverse of the Jacobian, and corrects this inverse after each call.
 """
 
 from collections.abc import Callable

@@ -68,8 +68,7 @@ def ratio(x: Matrix) -> Scalar:
 def integrate(
     x: Matrix, w: Matrix, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar, *, max_steps: int = 4096
 ) -> Path:
-    """The flow from (X, W) at the first of `ts`. The states of the path are those at each time, and after them the
-    last.
+    """The flow from (X, W) at the first of `ts`: its states at each of `ts`, followed by the state at its end.
 
     States at times that the flow does not reach are infinite.
     """

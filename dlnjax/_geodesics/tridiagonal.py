@@ -51,8 +51,8 @@ def solve(blocks: Blocks, rhs: Float[Array, "m n"]) -> tuple[Float[Array, "m n"]
 def respond(blocks: Blocks) -> tuple[Float[Array, "n n"], Int[Array, " m"]]:
     """(the derivative of X_1 in X_K along critical paths, how many eigenvalues of each pivot are negative).
 
-    The elimination works for any symmetric matrix. Cholesky's needs a definite matrix. By Sylvester's law of inertia,
-    all pivots together have as many negative eigenvalues as the matrix.
+    The elimination works for any symmetric matrix, while the factorisation of Cholesky in `solve` needs a definite one.
+    By Sylvester's law of inertia, all pivots together have as many negative eigenvalues as the matrix.
     """
     n = blocks.upper.shape[-1]
 

@@ -97,7 +97,7 @@ def per_seed(times: int, d: int, observed: bool) -> int:
 
 
 def chunk_size(n: int, workers: int, devices: tuple[Any, ...], seed_bytes: int) -> int:
-    """The number of flows in a chunk: as many for each worker, and as large as `_MOST_ROWS` and `_MOST_BYTES` allow."""
+    """The number of flows in a chunk, as large as `_MOST_ROWS` and `_MOST_BYTES` allow, and equal for all workers."""
     most = _MOST_ROWS.get(devices[0].platform, _MOST_ROWS_ELSEWHERE)
     most = len(devices) * int(max(1, min(most, _MOST_BYTES // seed_bytes)))
     rounds = -(-n // (workers * most))

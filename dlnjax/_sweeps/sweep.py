@@ -101,8 +101,8 @@ def sweep(
     many as keep the saved states small); `devices`, those that share the work, by default all; `progress`, a bar on a
     terminal with the number of finished seeds and the time left; the rest as in `gradient_flow`.
 
-    **Returns:** a `FlowSolution` with the seed as its first axis; with `folder`, the `xarray.Dataset` in it, read only
-    where it is looked at (`dlnjax.load(folder)` makes a `FlowSolution` of it).
+    **Returns:** a `FlowSolution` with the seed as its first axis; with `folder`, the `xarray.Dataset` in it, of which
+    each array is read when it is used (`dlnjax.load(folder)` makes a `FlowSolution` of it).
 
     **Reproducible:** the order of the seeds, the other seeds, the progress bar and a restart change no bit of a seed's
     result. Another chunk or number of devices is another compilation, which may round differently. The difference is
