@@ -127,7 +127,7 @@ def _alone(tree: PyTree) -> PyTree:
 
 
 def _to_the_end(flows: "_Flows", state: PyTree, lanes: int) -> PyTree:
-    """The flows after their end and the buffers: the turns of all methods are repeated until no flow is active."""
+    """(the flows after their end, the buffers). The turns of all methods are repeated until no flow is active."""
 
     def round(state: PyTree) -> PyTree:
         for each in flows.turns:

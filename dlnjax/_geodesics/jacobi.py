@@ -144,7 +144,7 @@ def _singular(x: Matrix, dx: Float[Array, "n d d"], kernel: Kernel) -> tuple[Sca
 
 
 def _suspects(found: Fields, ts: Float[Array, " times"], kernel: Kernel) -> Bool[Array, " times"]:
-    """The cells of `ts` in which the smallest singular value may vanish, each at the index of its left end.
+    """The cells of `ts` in which the smallest singular value of the Jacobian may vanish, each at its left end's index.
 
     A change of sign of the determinant shows zeros of odd multiplicity only. For the other zeros, a cell counts beside
     a local minimum of the smallest singular value, if the slope there is steep enough to reach zero.
@@ -174,7 +174,10 @@ def _smallest_inside(
     i: Int[Array, ""],
     t: Scalar,
 ) -> Scalar:
-    """The smallest singular value divided by the time, at t inside cell i, by cubic interpolation."""
+    """The smallest singular value of the Jacobian divided by the time, at t inside cell i, by cubic interpolation.
+
+    The division keeps this value away from 0 at the start, where the Jacobian itself is 0.
+    """
     h = ts[1]
     u = (t - ts[i]) / h
     dx = _hermite(u, found.dx[i], found.dx[i + 1], h * rates[i], h * rates[i + 1])
