@@ -131,7 +131,7 @@ class FlowSolution(Solution):
 
 
 def _size(point: SVD) -> str:
-    """The size of a matrix, with its rank where the frame says of less than it could be."""
+    """The size of a matrix in words, with its rank if the frame is that of a lower rank than the size allows."""
     m, n, r = point.u.shape[-2], point.v.shape[-2], point.sigma.shape[-1]
     shape = f"d = {m}" if m == n else f"{m} x {n}"
     return shape if r == min(m, n) else f"{shape}, rank {r}"
