@@ -75,7 +75,8 @@ def _tangents(
         return jax.vmap(lambda y: energy(y.matrix if isinstance(y, Factored) else y))(y)
 
     at, dat = moving
-    # In X the saved points stand for X itself, which is the more accurate.
+    # Where the derivative is taken in X, the saved points take the place of the X of the replay, as they are more
+    # accurate.
     at = at if isinstance(at, Factored) else points.matrix
     _, denergy = eqx.filter_jvp(along, (problem.energy, at), (dproblem.energy, dat))
     return dsvd, dsvd.sigma, denergy, None, dend, at_rest
