@@ -1,7 +1,7 @@
-"""One flow as a differentiable function, by a rule of its own: the derivative is taken in X.
+"""One flow as a differentiable function, whose derivative rule differentiates the flow of X itself.
 
-Where the frame is thin, it is taken in X = P S Q^T (`factored`). In either, the flow is smooth also where singular
-values repeat and the frame has no derivative.
+The flow of X is smooth where singular values repeat. The flow of the frame has no derivative there. For a thin frame,
+the rule differentiates the flow of the factors in X = P S Q^T (`factored`), which is smooth there too.
 """
 
 from dataclasses import replace
@@ -25,7 +25,7 @@ from dlnjax._types import Scalar, State
 
 @eqx.filter_custom_jvp
 def trajectory(problem: Problem, *, options: Options) -> Trajectory:
-    """The flow of one problem."""
+    """The flow of one problem, with the derivative rule of this module."""
     with own_arithmetic():
         return trajectory_of(problem, options)
 
@@ -61,7 +61,7 @@ def _tangents(
 ) -> tuple[Any, ...]:
     """The tangents of all that is saved, from the tangents of X and of the problem.
 
-    `states` is a pair: the states at `ts`, and the last state; `moving`, X or its factors at `ts`, and their tangents.
+    `states` is (the states at `ts`, the last state). `moving` is (X or its factors at `ts`, their tangents).
     """
     points, final = states
     last = jax.tree.map(lambda x: x[-1], moving)
@@ -75,21 +75,22 @@ def _tangents(
         return jax.vmap(lambda y: energy(y.matrix if isinstance(y, Factored) else y))(y)
 
     at, dat = moving
-    # In X the saved points stand for X itself, which is the more accurate.
+    # Where the derivative is taken in X, the saved points take the place of the X of the replay, as they are more
+    # accurate.
     at = at if isinstance(at, Factored) else points.matrix
     _, denergy = eqx.filter_jvp(along, (problem.energy, at), (dproblem.energy, dat))
     return dsvd, dsvd.sigma, denergy, None, dend, at_rest
 
 
 def _frame_tangent(points: SVD, moving: tuple[State, State]) -> SVD:
-    """The tangents of the points, from X or its factors and their tangents."""
+    """The tangents of the points, from (X or its factors, their tangents)."""
     at, dat = moving
     if not isinstance(at, Factored):
         return SVD(*frame_tangent(points, dat))
     turned = lambda z: jnp.swapaxes(z, -1, -2)
 
     def half(p: Array, s: Array, q: Array, dp: Array, ds: Array, dq: Array, v: Array) -> Array:
-        """dX V of X = P S Q^T."""
+        """The product dX V for X = P S Q^T."""
         return dp @ (s @ (turned(q) @ v)) + p @ (ds @ (turned(q) @ v) + s @ (turned(dq) @ v))
 
     by_v = half(at.p, at.s, at.q, dat.p, dat.s, dat.q, points.v)
@@ -98,7 +99,7 @@ def _frame_tangent(points: SVD, moving: tuple[State, State]) -> SVD:
 
 
 def _flow_in_x(problem: Problem, dproblem: PyTree, t_end: Scalar, options: Options) -> tuple[State, State]:
-    """X, or its factors, at min(ts, t_end), and their tangents."""
+    """(X or its factors at the times min(ts, t_end), their tangents)."""
     fixed = jax.lax.stop_gradient((eqx.filter(problem, eqx.is_array), t_end))
     still = eqx.combine(fixed[0], problem)
     steps = find_steps(still, fixed[1], options)

@@ -1,9 +1,9 @@
 """The flow on the matrices of rank r as X = P S Q^T, for the derivative of a flow whose frame is thin.
 
-P, `m r`, and Q, `n r`, have orthonormal columns, and S, `r r`, is any matrix of full rank. Neither P nor Q turns within
-its own space, so that S takes all of that motion (O. Koch and C. Lubich, Dynamical low-rank approximation, SIAM J.
-Matrix Anal. Appl. 29, 2007). Unlike the frame of the singular value decomposition, these are smooth functions of X
-also where singular values repeat.
+P, `m r`, and Q, `n r`, have orthonormal columns, and S, `r r`, is any matrix of full rank. The columns of P do not turn
+within the space that they span, and neither do those of Q. S takes all motion within these spaces (O. Koch and
+C. Lubich, Dynamical low-rank approximation, SIAM J. Matrix Anal. Appl. 29, 2007). P, S and Q move smoothly where
+singular values repeat, while the frame of the singular value decomposition has no derivative there.
 """
 
 from typing import TypeAlias
@@ -27,7 +27,7 @@ Right: TypeAlias = Float[Array, "n r"]
 
 
 class Factored(eqx.Module):
-    """X = P S Q^T."""
+    """The factors of X = P S Q^T."""
 
     p: Float[Array, "*ts m r"]
     s: Float[Array, "*ts r r"]
@@ -35,12 +35,12 @@ class Factored(eqx.Module):
 
     @property
     def matrix(self) -> Float[Array, "*ts m n"]:
-        """X itself."""
+        """The matrix X."""
         return self.p @ self.s @ jnp.swapaxes(self.q, -1, -2)
 
 
 def factored(start: SVD | Matrix) -> Factored:
-    """P, S and Q of a start, with the tangents of which P^T dP and Q^T dQ are zero."""
+    """P, S and Q of a start. Their tangents are those for which P^T dP and Q^T dQ are zero."""
     if isinstance(start, SVD):
         return Factored(*_of_svd(start.u, start.sigma, start.v))
     return Factored(*_of_matrix(start))
@@ -84,7 +84,8 @@ class FactoredCoordinates(Coordinates):
 
         S' = -A_S(P^T dE Q),    P' = -(I - P P^T) dE Q H^T,    Q' = -(I - Q Q^T) dE^T P K,
 
-    where S = U diag(sigma) V^T, H = U diag(nu/sigma) V^T and K = U diag(mu/sigma) V^T.
+    where S = U diag(sigma) V^T, H = U diag(nu/sigma) V^T and K = U diag(mu/sigma) V^T, with nu and mu of
+    `Kernel.leaving`.
     """
 
     def velocity(self, y: Factored) -> tuple[Factored, None]:

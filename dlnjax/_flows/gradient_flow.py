@@ -48,10 +48,10 @@ def gradient_flow(
     depth is `ts` / N.
 
     Composes with `jit` and `vmap` (over starts, energies and depths). Differentiable, forwards and in reverse, in `x0`,
-    the arrays of `energy`, `depth` and `ts`; the derivative is that of the flow of X, so repeated singular values do it
-    no harm: the derivative of `x` is exact there, though its frame has none, and is taken not to turn in the block. It
-    needs a start whose singular values are not 0, and at most 4096 steps. Of a thin start it is that on the matrices of
-    rank r, in the directions that keep the rank.
+    the arrays of `energy`, `depth` and `ts`. The derivative is that of the flow of X, which is smooth where singular
+    values repeat: the derivative of `x` is exact there. The frame has no derivative there, and counts as not turning
+    within the block of equal values. The derivative needs a start whose singular values are not 0, and at most 4096
+    steps. For a thin start it is the derivative on the matrices of rank r, in the directions that keep the rank.
 
     **Main arguments:**
 
@@ -103,7 +103,8 @@ def gradient_flow(
     )
     problem, options = prepare(energy, x0, depth, ts, options)
     size = jax.tree.leaves(problem.start)[0].size
-    # How large what is observed is, is for the user to know: it is saved at the times asked for and no others.
+    # `with_more_times` repeats the last time, which costs memory. With `observe` it is not called, since what `observe`
+    # returns may be large.
     padded = problem if observe is not None else replace(problem, ts=with_more_times(problem.ts, size))
     out = trajectory(padded, options=options)
     svd, sigma, energies, observed = first_times((out.svd, out.sigma, out.energy, out.observed), problem.ts)
@@ -116,7 +117,7 @@ def gradient_flow(
 
 
 def start_many(of_row: Callable[[Any], Problem], rows: PyTree, options: Options) -> State:
-    """The state from which the flow of each row starts: all the decompositions there are, but for those in X."""
+    """The state from which the flow of each row starts. Flows in the frame decompose their matrices only here."""
     with own_arithmetic():
         return jax.vmap(lambda row: start_of(of_row(row), options))(rows)
 
@@ -134,14 +135,14 @@ def solve_many(
     """Integrate the problem `of_row(row)` of each row from `y0`, `lanes` of them at a time. A row that is not `wanted`
     is not integrated.
 
-    It is to be compiled by the caller, who makes a solution of it with `solution_of`.
+    The caller compiles this function, and makes a solution of its result by `solution_of`.
     """
     with own_arithmetic():
         return trajectories(of_row, (rows, y0), ts, options, lanes=lanes, wanted=wanted)
 
 
 def solution_of(problem: Problem, options: Options, out: Trajectory) -> FlowSolution:
-    """The solution of a problem, or of the many of a sweep, from its trajectory."""
+    """The solution of one problem, or of all problems of a sweep, from the trajectory."""
     return FlowSolution(
         ts=problem.ts,
         sigma=out.sigma,

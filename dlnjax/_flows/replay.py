@@ -1,9 +1,10 @@
-"""The flow in X in two passes, for its derivative: the steps are found once, and then gone through again.
+"""The flow in X in two passes, for its derivative: `find_steps` chooses the steps, and `replay` takes them again.
 
-Where the frame is thin, the flow is that of P, S and Q in X = P S Q^T (`factored`). The first pass chooses the steps
-and is not differentiated. The second takes these steps as they are, a scan of steps of Dopri5, of which JAX makes the
-derivative in either mode. To differentiate the first pass as well would differentiate the choice of the steps, and to
-compile it for as many steps as there might be, refused ones among them.
+The first pass is not differentiated. The second pass is a scan of steps of Dopri5 of known lengths, which JAX
+differentiates in either mode. If the first pass were differentiated, the choice of the steps would be differentiated
+too, and the loop would have to be compiled for the largest number of steps, with the rejected steps among them.
+
+For a thin frame, both passes take the flow of P, S and Q in X = P S Q^T (`factored`) in place of the flow in X.
 """
 
 from typing import Any
@@ -28,18 +29,18 @@ from dlnjax._svd import SVD
 from dlnjax._tree import any_of_batch, iterate, norm
 from dlnjax._types import Matrix, Scalar, State
 
-# Of each step the state at its start is kept for the reverse mode.
+# The largest number of steps. The reverse mode keeps the state at the start of each step in memory.
 MOST_STEPS = 4096
-# Steps that are gone through or left out together.
+# The second pass takes, or skips, this many steps together.
 _CHUNK = 64
 _DOPRI5 = diffrax.Dopri5()
 
 
 class Steps(eqx.Module):
-    """The `times` at which steps end, the first 0; after the last they repeat.
+    """The steps of a flow. `times` has 0 and the times at which steps end; after the last step, that time is repeated.
 
-    `index` has the places of the times asked for, and `reached` says which of these were reached. `enough` says that no
-    more steps were asked for than there are.
+    `index` has the positions in `times` of the times that the user asked for, and `reached` says which of these the
+    flow has reached. `count` is the number of steps. `enough` says that the flow did not need more than `MOST_STEPS`.
     """
 
     times: Float[Array, " ends"]
@@ -49,16 +50,19 @@ class Steps(eqx.Module):
     enough: Bool[Array, ""]
 
     def shortest(self) -> "Steps":
-        """The same steps in the shortest of a few lengths that holds them, where their number is known."""
+        """The same steps with `times` cut to the shortest of a few lengths. It needs a concrete `count`.
+
+        There are few lengths, so that `replay` is compiled for few shapes.
+        """
         chunks = -(-int(self.count) // _CHUNK)
         length = _CHUNK * 2 ** int(np.ceil(np.log2(max(chunks, 1))))
         return eqx.tree_at(lambda s: s.times, self, self.times[: length + 1])
 
 
 class _Probed(Coordinates):
-    """A state with a probe tangent, which shares the control of the error.
+    """The flow of X, or of its factors, together with one tangent, the probe. The errors of both control the step.
 
-    Steps that suit the state alone may be far too long for its derivative, which still moves where the state rests.
+    Steps that are chosen for X alone may be far too long for its derivative, which still moves when X is at rest.
     """
 
     thin: bool = eqx.field(static=True)
@@ -89,15 +93,15 @@ def start_of(problem: Problem) -> State:
 
 
 def reached(problem: Problem, t_end: Scalar) -> Float[Array, " ts"]:
-    """The times since the start at which the flow is asked for, none of them after `t_end`."""
-    # Not a minimum: at the tie of the last time it would halve the derivative.
+    """The times that the user asked for, counted from the first of them, and none later than `t_end`."""
+    # `jnp.minimum` would halve the derivative where the last time is equal to `t_end`.
     start = problem.ts[0]
     return jnp.where(problem.ts <= t_end, problem.ts - start, jax.lax.stop_gradient(t_end - start))
 
 
 @compiled
 def find_steps(problem: Problem, t_end: Scalar, options: Options) -> Steps:
-    """The steps of Dopri5 to each of the times that the flow reaches."""
+    """The steps of Dopri5 that end at each of the times that the flow reaches."""
     y0, ts = start_of(problem), reached(problem, t_end)
     thin = isinstance(y0, Factored)
     size = norm(y0.s if thin else y0)
@@ -112,14 +116,14 @@ def find_steps(problem: Problem, t_end: Scalar, options: Options) -> Steps:
         return flow, times.at[flow.accepted].set(flow.t)
 
     flow, times = iterate(step, lambda state: state[0].active & (state[0].accepted < MOST_STEPS), (flow, times))
-    # A flow that fails stays where it came to.
+    # After the last step its time is repeated. This also holds for a flow that failed.
     times = jnp.where(jnp.arange(len(times)) > flow.accepted, flow.t, times)
     enough = ~flow.active & (flow.code != RESULTS.max_steps_reached)
     return Steps(times, jnp.searchsorted(times, jnp.minimum(ts, flow.t)), flow.accepted, ts <= flow.t, enough)
 
 
 def _probe(y0: State) -> State:
-    """A tangent that has no special direction."""
+    """The probe: a tangent without any special direction."""
 
     def one(x: Matrix) -> Matrix:
         i, j = (jnp.arange(n, dtype=x.dtype) for n in x.shape)
@@ -133,6 +137,7 @@ def replay(problem: Problem, t_end: Scalar, steps: Steps) -> State:
     """X, or its factors, at each of the times that the flow reaches, differentiable in both modes."""
     y0, ts = start_of(problem), reached(problem, t_end)
     kind = FactoredCoordinates if isinstance(y0, Factored) else MatrixCoordinates
+    # `replay` chooses no steps, so the two tolerances are never used: `t_end` only fills their places.
     coordinates = kind(problem.energy, problem.kernel, t_end, t_end, None)
 
     def velocity(y: State) -> State:
@@ -152,7 +157,7 @@ def replay(problem: Problem, t_end: Scalar, steps: Steps) -> State:
         return jnp.concatenate([x0[None], xs.reshape(-1, *x0.shape)])[steps.index]
 
     _, ys = jax.lax.scan(chunk, y0, jnp.diff(steps.times).reshape(-1, _CHUNK))
-    # `later` is 0, and carries the derivative of the times: the flow goes on by a step of that length.
+    # `later` is 0, but its derivative is that of `ts`. A last step of this length gives X its derivative in `ts`.
     later = ts - jax.lax.stop_gradient(ts)
     ys = jax.vmap(lambda y, h: _step(velocity, y, h))(jax.tree.map(saved, y0, ys), later)
     # A flow that fails on the way has no derivative beyond.
@@ -161,7 +166,7 @@ def replay(problem: Problem, t_end: Scalar, steps: Steps) -> State:
 
 
 def _step(velocity: Any, y: State, h: Scalar) -> State:
-    """A step of Dopri5, which ends where its last stage stands."""
+    """A step of Dopri5. The last stage of Dopri5 is the state at the end of the step."""
     rows = jnp.asarray(square_tableau(_DOPRI5.tableau), h.dtype)
     stages = len(rows)
 

@@ -1,4 +1,4 @@
-"""What a flow returns."""
+"""`FlowSolution`, which a flow or a sweep returns."""
 
 import math
 from collections.abc import Callable
@@ -49,7 +49,7 @@ _LAYOUT = Layout(
 class FlowSolution(Solution):
     """A flow, saved at `ts`. One matrix has time first (`ts r`), a sweep has the seed first (`n ts r`).
 
-    Of a sweep, `sol[3]` and `sol[2:5]` are the solutions of these seeds, and `len(sol)` is how many there are.
+    For a sweep, `sol[3]` and `sol[2:5]` are the solutions of the seeds 3 and 2 to 4, and `len(sol)` counts the seeds.
 
     **Attributes:**
 
@@ -61,12 +61,12 @@ class FlowSolution(Solution):
     - `effective_rank`: (4.23), `[n] ts`.
     - `observed`: what `observe` returned, `[n] ts ...`; None without it.
     - `final`: the last good state, an `SVD`.
-    - `t_end`: the time of it, `[n]`. Entries of `ts` after `t_end` repeat it.
+    - `t_end`: the time of `final`, `[n]`. At entries of `ts` after `t_end`, all that is saved repeats that state.
     - `result`: a code of `RESULTS` for each seed.
-    - `stats`: `steps`, `rejected`: accepted and rejected steps of the solver; `evaluations` of the right-hand side (0
-      for a solver that does not say), `[n]`.
-    - `depth`: the kernel of the geometry, `Balanced(N)` for a number N; its numbers are `[n]` where the seeds differ.
-    - `rtol`, `atol`: the tolerances; `atol` is None where it followed the start.
+    - `stats`: `steps` and `rejected` count the accepted and the rejected steps of the solver, and `evaluations` counts
+      those of the right-hand side (0 for a solver that does not count them), `[n]`.
+    - `depth`: the kernel of the geometry, `Balanced(N)` for a number N. Its numbers are `[n]` where the seeds differ.
+    - `rtol`, `atol`: the tolerances. `atol` is None where the absolute tolerance followed the start.
     - `energy_name`: the class of the energy, or the name of the function.
 
     **Example:**
@@ -117,7 +117,7 @@ class FlowSolution(Solution):
 
     @property
     def effective_rank(self) -> Float[Array, "*n ts"]:
-        """(4.23); NaN where a start was NaN, or the state is the zero matrix."""
+        """The effective rank (4.23). It is NaN where a start was NaN, or the state is the zero matrix."""
         return effective_rank_or_nan(self.sigma)
 
     def _derived(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class FlowSolution(Solution):
 
 
 def _size(point: SVD) -> str:
-    """The size of a matrix, with its rank where the frame says of less than it could be."""
+    """The size of a matrix in words, with its rank if the frame is that of a lower rank than the size allows."""
     m, n, r = point.u.shape[-2], point.v.shape[-2], point.sigma.shape[-1]
     shape = f"d = {m}" if m == n else f"{m} x {n}"
     return shape if r == min(m, n) else f"{shape}, rank {r}"

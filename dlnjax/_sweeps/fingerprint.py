@@ -1,4 +1,4 @@
-"""What makes two calls of `sweep` the same, as far as that can be told."""
+"""The identity of a call of `sweep`, by which a folder recognises the call that it belongs to."""
 
 import hashlib
 from collections.abc import Callable
@@ -18,9 +18,12 @@ from dlnjax._types import Matrix
 
 
 def identity(problem: Problem, options: Options, energies: Energies, starts: Any) -> dict[str, Any]:
-    """Settings and arrays; and as code cannot be compared, numbers that the energy gives for the first seed."""
+    """What is compared: the settings, the arrays, and numbers that the energy gives for the first seed.
+
+    The numbers take the place of the code of the energy, which cannot be compared.
+    """
     n, first = len(starts), energies.first
-    # Of lazy starts the first and the last tell the key and the rule.
+    # An `Ensemble` is not drawn as a whole. Its first and its last start depend on the key and on `init`.
     drawn = [starts.take(np.array([0, n - 1]))] if isinstance(starts, Ensemble) else [starts]
     start = jnp.asarray(drawn[0][0])
     arrays = [x for x in jax.tree.leaves((energies.own, energies.shared)) if eqx.is_array(x)]
@@ -46,7 +49,7 @@ def identity(problem: Problem, options: Options, energies: Energies, starts: Any
 def _observed(observe: Callable | None, start: Matrix) -> list[float] | None:
     if observe is None:
         return None
-    # Sums with different weights, so that an order of entries is told from another.
+    # Each entry has a weight of its own, so that the same entries in another order give another sum.
     leaves = [jnp.ravel(jnp.asarray(x, start.dtype)) for x in jax.tree.leaves(observe(svd(start)))]
     return [float(x @ jnp.cos(jnp.arange(len(x), dtype=x.dtype))) for x in leaves]
 

@@ -1,4 +1,4 @@
-"""One flow for each of many starts."""
+"""`sweep`: the flow from each of many starts, and its progress bar."""
 
 import os
 import time
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import xarray
 
 
-# In the log of a batch job.
+# The least time between two lines of progress in the log of a batch job.
 _SECONDS_BETWEEN_LINES = 60.0
 
 Starts: TypeAlias = Float[Array | np.ndarray, "n d d"] | Ensemble
@@ -84,33 +84,33 @@ def sweep(
 ) -> "FlowSolution | xarray.Dataset":
     """The flow of `gradient_flow` from each of many starts, with a result code for each seed and none lost.
 
-    A seed that fails ends with its code and its last good state, and nothing is raised for it. The others are as they
-    are without it.
+    A seed is one flow of the sweep. A seed that fails ends with its code and its last good state. It raises no error,
+    and does not change the other seeds.
 
     **Main arguments:**
 
     - `energy`: as in `gradient_flow`. The arrays of an energy of this library may have the seeds in front: labels
-      `n d d` give each seed its own. Of an energy of your own `PerSeed` says which arrays have them.
+      `n d d` give each seed its own. For an energy of your own, `PerSeed` says which arrays have the seeds in front.
     - `starts`: `n d d`, or an `Ensemble`.
     - `depth`: one number for all, or `n` of them.
     - `ts`: as in `gradient_flow`, the same for all.
-    - `folder`: where to write what is finished as it goes, for sweeps that are long or do not fit in memory. The same
-      call again goes on from there. Needs zarr.
+    - `folder`: a folder to which finished seeds are written, for sweeps that are long or do not fit in memory. The same
+      call again goes on after the last finished seeds. It needs zarr and filelock.
 
-    **Other arguments:** `chunk`, seeds that are handed over together (by default up to 256 on a CPU, or as many as keep
-    the saved states small); `devices`, those to share the work, by default all; `progress`, a bar on a terminal with
-    the seeds done and the time left; the rest as in `gradient_flow`.
+    **Other arguments:** `chunk`, the number of seeds that one call integrates (by default up to 256 on a CPU, or as
+    many as keep the saved states small); `devices`, those that share the work, by default all; `progress`, a bar on a
+    terminal with the number of finished seeds and the time left; the rest as in `gradient_flow`.
 
-    **Returns:** a `FlowSolution` with the seed as its first axis; with `folder`, the `xarray.Dataset` in it, read only
-    where it is looked at (`dlnjax.load(folder)` makes a `FlowSolution` of it).
+    **Returns:** a `FlowSolution` with the seed as its first axis; with `folder`, the `xarray.Dataset` in it, of which
+    each array is read when it is used (`dlnjax.load(folder)` makes a `FlowSolution` of it).
 
-    **Reproducible:** the order of the seeds, their neighbours, the progress bar and a restart change no bit of a seed's
-    result. Another chunk or number of devices is another compilation, which may round differently: far within the
-    tolerance, and below 1e-9 at the default one as long as no stop ends a flow.
+    **Reproducible:** the order of the seeds, the other seeds, the progress bar and a restart change no bit of a seed's
+    result. Another chunk or number of devices is another compilation, which may round differently. The difference is
+    far within the tolerance, and below 1e-9 at the default tolerance as long as no stop ends a flow.
 
-    **Raises:** `ValueError` or `TypeError` for bad input, before anything runs, under `jax.jit`, `grad` and `vmap` too,
-    where a sweep cannot be; `ValueError` for a folder that belongs to another call, is damaged, or is being written by
-    another process. NaN in a start is no bad input but that seed's result, `non_finite`.
+    **Raises:** `ValueError` or `TypeError` for bad input, before anything runs, and under `jax.jit`, `grad` and `vmap`,
+    where a sweep cannot run; `ValueError` for a folder that belongs to another call, is damaged, or is being written by
+    another process. NaN in a start raises no error: that seed has the result `non_finite`.
 
     **Example:**
 
@@ -122,7 +122,7 @@ def sweep(
     """
     refuse_tracing("a sweep", (energy, starts, depth, ts, rtol, atol, stop), "dlnjax.gradient_flow with jax.vmap")
     n, shape, take = _count_and_take(starts)
-    # It stands for any of the starts, of which none is drawn before its chunk.
+    # The checks need the shape and dtype of a start only. No start of an `Ensemble` is drawn before its chunk.
     example = jnp.zeros((1, *shape.shape), shape.dtype)
     kernel = _kernels(depth, n, example.dtype)
     options = Options(
@@ -159,7 +159,7 @@ def sweep(
 
 
 def _kernels(depth: Depths, n: int, dtype: Any) -> Kernel:
-    """The kernel of all starts, or those of each."""
+    """One kernel for all starts, or a kernel whose numbers have one entry for each start."""
     kernel = as_kernel(depth, dtype, many="")
     for numbers in jax.tree.leaves(kernel):
         if numbers.shape not in ((), (n,)):
@@ -168,7 +168,7 @@ def _kernels(depth: Depths, n: int, dtype: Any) -> Kernel:
 
 
 def _count_and_take(starts: Starts) -> tuple[int, Any, Callable]:
-    """How many starts, the shape and the type of each, and the callable that gives those of some seeds."""
+    """(the number of starts, the shape and dtype of each, a callable that gives the starts of some seeds)."""
     if isinstance(starts, Ensemble):
         shape = shape_of("init", starts.init, starts.key)
         if getattr(shape, "ndim", None) != 2 or shape.shape[0] != shape.shape[1]:
@@ -184,7 +184,7 @@ def _count_and_take(starts: Starts) -> tuple[int, Any, Callable]:
 
 @contextmanager
 def _progress(n: int, show: bool, done: int) -> Iterator[tuple[Callable[[], None], Callable[[int], None]]]:
-    """(what is called once all is compiled, what is called with the number of seeds that have been finished)."""
+    """Show the progress: (a callable for the moment when all is compiled, a callable for each number of seeds done)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     left = TimeRemainingColumn(), TextColumn("left")
@@ -202,7 +202,7 @@ def _progress(n: int, show: bool, done: int) -> Iterator[tuple[Callable[[], None
 
 
 class _Log:
-    """In the log of a batch job, a line now and then: none for a sweep that is done before the first is due."""
+    """The progress of a sweep in the log of a batch job: a line each minute, and none in the first minute."""
 
     def __init__(self, n: int, done: int):
         self.n, self.first, self.done = n, done, done
