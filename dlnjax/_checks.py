@@ -337,7 +337,9 @@ def shape_of(name: str, f: Callable, argument: Any) -> Any:
             f"values of its argument. JAX says: {str(error).splitlines()[0]}"
         ) from error
     except TypeError as error:
-        raise TypeError(f"{name} must take one argument and return arrays: {str(error).splitlines()[0]}.") from error
+        taken = f"a matrix of shape {argument.shape}" if hasattr(argument, "shape") else "one argument"
+        said = str(error).splitlines()[0].rstrip(".")
+        raise TypeError(f"{name} must take {taken} and return arrays: {said}.") from error
 
 
 def check_energy(energy: Any, shape: tuple[int, ...], dtype: Any, hint: str = "Does it need a jnp.sum?") -> None:

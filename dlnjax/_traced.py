@@ -126,12 +126,14 @@ def traced_energy(energy: Callable, shape: tuple[int, ...], dtype: Any, rank: in
     )
 
 
-def traced_energies(own: PyTree, shared: PyTree, shape: tuple[int, ...], dtype: Any) -> tuple[PyTree, PyTree]:
+def traced_energies(
+    own: PyTree, shared: PyTree, shape: tuple[int, ...], dtype: Any, rank: int
+) -> tuple[PyTree, PyTree]:
     """(own, shared) of the energies of a sweep, traced with their current numbers.
 
     Each flow has its own row of `own`.
     """
-    first = traced_energy(eqx.combine(jax.tree.map(lambda x: x[0], own), shared), shape, dtype)
+    first = traced_energy(eqx.combine(jax.tree.map(lambda x: x[0], own), shared), shape, dtype, rank)
     if not isinstance(first, TracedEnergy):
         return own, shared
     arrays = lambda tree: eqx.filter(tree, eqx.is_array)

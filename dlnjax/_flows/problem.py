@@ -159,7 +159,7 @@ def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: b
     With `many`, the first axis of the starts and of the arrays of the energy is that of the seeds. The caller then
     checks and traces the energy.
     """
-    start = _as_start(x0, many)
+    start = as_start(x0, many)
     point = shape_of_point(start, many)
     shape, dtype = (len(point.u), len(point.v)), point.sigma.dtype
     ts = as_times(ts, dtype)
@@ -181,22 +181,24 @@ def shape_of_point(start: Any, many: bool = False) -> SVD:
     return jax.eval_shape(one, start)
 
 
-def _as_start(x0: Any, many: bool):
+def as_start(x0: Any, many: bool, name: str = "x0") -> SVD | Array:
+    """A start as a matrix or an `SVD`, or with `many` a stack of them, of which a matrix may be NaN."""
     if not isinstance(x0, SVD):
-        x0 = as_matrix("x0", x0, leading=many)
-        return x0 if many else require_finite("x0", x0)
-    u, v, sigma = as_matrix("x0.u", x0.u, many), as_matrix("x0.v", x0.v, many), as_float("x0.sigma", x0.sigma)
+        x0 = as_matrix(name, x0, leading=many)
+        return x0 if many else require_finite(name, x0)
+    u, v = as_matrix(f"{name}.u", x0.u, many), as_matrix(f"{name}.v", x0.v, many)
+    sigma = as_float(f"{name}.sigma", x0.sigma)
     lead, (m, n, r) = sigma.shape[:-1], (u.shape[-2], v.shape[-2], sigma.shape[-1])
     if (u.shape, v.shape) != ((*lead, m, r), (*lead, n, r)) or (lead and not many) or r > min(m, n):
         raise ValueError(
-            "x0 must be an SVD of shapes u (m, r), sigma (r,), v (n, r) with r at most m and n, "
+            f"{name} must be an SVD of shapes u (m, r), sigma (r,), v (n, r) with r at most m and n, "
             f"got {u.shape}, {sigma.shape}, {v.shape}."
         )
     dtype = np.result_type(u.dtype, v.dtype, sigma.dtype)
-    u, v, sigma = u.astype(dtype), v.astype(dtype), require_normal("x0.sigma", sigma.astype(dtype), axis=())
+    u, v, sigma = u.astype(dtype), v.astype(dtype), require_normal(f"{name}.sigma", sigma.astype(dtype), axis=())
     finite = (abs(known(sigma)) < np.inf).all()
     bad = ~(finite & _orthogonal(known(u)) & _orthogonal(known(v)))
-    message = "x0 must be finite with orthonormal columns of u and v. Pass the matrix itself, or dlnjax.svd(x)."
+    message = f"{name} must be finite with orthonormal columns of u and v. Pass the matrix itself, or dlnjax.svd(x)."
     return SVD(require(u, bad, message), sigma, v)
 
 

@@ -6,20 +6,19 @@
 - A lane is one row of the arrays of that program. It holds one flow at a time.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
 from dlnjax._checks import as_count, is_concrete
-from dlnjax._flows.frame import CHARTED
+from dlnjax._flows.frame import CHARTED, is_thin
 from dlnjax._flows.problem import Options
-from dlnjax._protocol import pullback
+from dlnjax._protocol import pullback, sides
 from dlnjax._svd import SVD
-from dlnjax._types import Matrix
 
 # The largest number of bytes of saved states in one chunk. The memory must hold one chunk for each worker.
 _MOST_BYTES = 2**28
@@ -50,21 +49,22 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    n: int, example: Matrix, times: int, options: Options, *, energy: Callable, devices: Any, chunk: int | None
+    n: int, point: SVD, times: int, options: Options, *, energy: Callable, devices: Any, chunk: int | None
 ) -> Plan:
-    """The plan for `n` flows of matrices like `example`, with the caller's `devices` and `chunk` where they are given.
+    """The plan for `n` flows of points like `point`, with the caller's `devices` and `chunk` where they are given.
 
     **Raises:** `TypeError` for what is no list of devices, or an energy that depends on a value traced by JAX.
     """
-    d = example.shape[-1]
+    # The side of a square matrix whose frames are as large.
+    d = math.isqrt((len(point.u) + len(point.v)) * len(point.sigma) // 2)
     devices = as_devices(devices)
     workers = worker_count(devices, n)
-    decomposes = calls_lapack(energy, example, options)
+    decomposes = calls_lapack(energy, point, options)
     if devices[0].platform == "cpu" and decomposes:
         devices, workers = devices[:1], 1
     chunk = chunk or chunk_size(n, workers, devices, per_seed(times, d, options.observe is not None))
     rows = -(-_rounded_up(chunk, devices[0]) // len(devices)) * len(devices)
-    quick = d < CHARTED or n * d**2 < _LONG
+    quick = len(point.sigma) < CHARTED or n * d**2 < _LONG
     return Plan(devices, workers, chunk, rows, lane_count(devices[0], rows // len(devices), d), quick)
 
 
@@ -128,7 +128,7 @@ _LAPACK = {
 }
 
 
-def calls_lapack(energy: Callable, example: Matrix, options: Options) -> bool:
+def calls_lapack(energy: Callable, point: SVD, options: Options) -> bool:
     """Whether a flow decomposes matrices after its start, so that no other chunk may run beside it on a CPU.
 
     Two programs with batched decompositions that run at once on a CPU can hang for ever: all their threads wait for
@@ -140,13 +140,11 @@ def calls_lapack(energy: Callable, example: Matrix, options: Options) -> bool:
     **Raises:** `TypeError` if the energy or what is observed depends on a value that JAX traces outside of it.
     """
 
-    def used(x: Any):
-        eye = jnp.eye(x.shape[-1], dtype=x.dtype)
-        point = SVD(eye, eye[0], eye)
-        seen = energy(x) if options.observe is None else options.observe(point)
-        return pullback(energy, point), seen
+    def used(point: SVD):
+        seen = energy(point.matrix) if options.observe is None else options.observe(point)
+        return sides(energy, point) if is_thin(point) else pullback(energy, point), seen
 
-    closed = jax.make_jaxpr(used)(example)
+    closed = jax.make_jaxpr(used)(point)
     if not all(map(is_concrete, closed.consts)):
         raise TypeError(
             "energy or observe depends on a value that JAX traces, and a sweep cannot be traced by jax.jit, jax.grad "

@@ -105,7 +105,7 @@ class Run(eqx.Module):
     def _begin(self, first: int) -> Chunk:
         seeds = self._seeds(first)
         own = jax.tree.map(itemgetter(seeds), self.energies.own)
-        rows = (own, np.asarray(self.take(seeds)), self._kernels(seeds))
+        rows = (own, jax.tree.map(np.asarray, self.take(seeds)), self._kernels(seeds))
         wanted = np.arange(first, first + self.plan.rows) < min(first + self.plan.chunk, self.n)
         return Chunk(rows, start_chunk(rows, self._common()), wanted)
 

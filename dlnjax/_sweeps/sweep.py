@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from operator import itemgetter
 from typing import Any, Literal, overload, TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
 import diffrax
@@ -13,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_square, refuse_tracing, shape_of
-from dlnjax._flows.problem import Options, prepare, Steady
+from dlnjax._checks import refuse_tracing, shape_of
+from dlnjax._flows.problem import as_start, Options, prepare, shape_of_point, Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import as_kernel, Depths, Kernel
 from dlnjax._svd import SVD
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 # The least time between two lines of progress in the log of a batch job.
 _SECONDS_BETWEEN_LINES = 60.0
 
-Starts: TypeAlias = Float[Array | np.ndarray, "n d d"] | Ensemble
+Starts: TypeAlias = Float[Array | np.ndarray, "seeds m n"] | SVD | Ensemble
 
 
 class _Options(TypedDict, total=False):
@@ -91,7 +92,7 @@ def sweep(
 
     - `energy`: as in `gradient_flow`. The arrays of an energy of this library may have the seeds in front: labels
       `n d d` give each seed its own. For an energy of your own, `PerSeed` says which arrays have the seeds in front.
-    - `starts`: `n d d`, or an `Ensemble`.
+    - `starts`: matrices `seeds m n`, an `SVD` with the seeds in front, or an `Ensemble`.
     - `depth`: one number for all, or `n` of them.
     - `ts`: as in `gradient_flow`, the same for all.
     - `folder`: a folder to which finished seeds are written, for sweeps that are long or do not fit in memory. The same
@@ -121,10 +122,8 @@ def sweep(
         ((10, 3), True)
     """
     refuse_tracing("a sweep", (energy, starts, depth, ts, rtol, atol, stop), "dlnjax.gradient_flow with jax.vmap")
-    n, shape, take = _count_and_take(starts)
-    # The checks need the shape and dtype of a start only. No start of an `Ensemble` is drawn before its chunk.
-    example = jnp.zeros((1, *shape.shape), shape.dtype)
-    kernel = _kernels(depth, n, example.dtype)
+    n, example, take = _count_and_take(starts)
+    kernel = _kernels(depth, n, jax.tree.leaves(example)[0].dtype)
     options = Options(
         solver=solver,
         rtol=rtol,
@@ -135,7 +134,9 @@ def sweep(
         max_steps=max_steps,
     )
     problem, options = prepare(energy, example, kernel, ts, options, many=True)
-    energies = split(energy, n, example.shape[-1], example.dtype)
+    point = shape_of_point(example, many=True)
+    shape, dtype = (len(point.u), len(point.v)), point.sigma.dtype
+    energies = split(energy, n, shape, dtype)
     problem = eqx.tree_at(lambda p: p.energy, problem, energies.first)
     chunk = as_chunk(chunk, n)
     store = None
@@ -143,9 +144,8 @@ def sweep(
         store = Store(folder, identity(problem, options, energies, starts), chunk)
         chunk = store.chunk or chunk
     with store or nullcontext():
-        times, first = len(problem.ts), example[0]
-        plan = make_plan(n, first, times, options, energy=energies.first, devices=devices, chunk=chunk)
-        own, shared = traced_energies(energies.own, energies.shared, first.shape[-2:], first.dtype)
+        plan = make_plan(n, point, len(problem.ts), options, energy=energies.first, devices=devices, chunk=chunk)
+        own, shared = traced_energies(energies.own, energies.shared, shape, dtype, len(point.sigma))
         run = Run(n, take, Energies(own, shared, energies.first), problem, options, plan)
         done, parts = 0 if store is None else store.done, []
         with _progress(n, progress, done) as (running, advance):
@@ -168,18 +168,30 @@ def _kernels(depth: Depths, n: int, dtype: Any) -> Kernel:
 
 
 def _count_and_take(starts: Starts) -> tuple[int, Any, Callable]:
-    """(the number of starts, the shape and dtype of each, a callable that gives the starts of some seeds)."""
+    """(the number of starts, one start with the axis of seeds, a callable that gives the starts of some seeds)."""
     if isinstance(starts, Ensemble):
-        shape = shape_of("init", starts.init, starts.key)
-        if getattr(shape, "ndim", None) != 2 or shape.shape[0] != shape.shape[1]:
-            raise ValueError(f"init must return one square matrix (d, d) for a key, got {shape}.")
-        return starts.n, shape, starts.take
-    starts = as_square("starts", starts, leading=True)
-    if starts.ndim != 3:
-        raise ValueError(f"starts must be of shape (n, d, d), got {starts.shape}. For one matrix use gradient_flow.")
-    if len(starts) == 0:
+        return starts.n, _example(shape_of("init", starts.init, starts.key)), starts.take
+    stack = as_start(starts, many=True, name="starts")
+    lead = jax.tree.leaves(stack)[0].shape[:-2]
+    if len(lead) != 1:
+        raise ValueError(
+            f"starts must be of shape (seeds, m, n), or an SVD with the seeds in front, got {lead} in front of each. "
+            "For one matrix use gradient_flow."
+        )
+    if lead[0] == 0:
         raise ValueError("starts is empty: a sweep needs at least one.")
-    return len(starts), jax.ShapeDtypeStruct(starts.shape[1:], starts.dtype), np.asarray(starts).__getitem__
+    rows = jax.tree.map(np.asarray, stack)
+    return lead[0], jax.tree.map(lambda x: x[:1], rows), lambda seeds: jax.tree.map(itemgetter(seeds), rows)
+
+
+def _example(shape: Any) -> Any:
+    """A start of that shape for the checks, which read no number of it: no start of an `Ensemble` is drawn for them."""
+    if isinstance(shape, SVD):
+        eye = lambda q: jnp.eye(*q.shape[-2:], dtype=q.dtype)[None]
+        return SVD(eye(shape.u), jnp.ones((1, *shape.sigma.shape), shape.sigma.dtype), eye(shape.v))
+    if getattr(shape, "ndim", None) != 2:
+        raise ValueError(f"init must return one matrix (m, n), or an SVD of it, for a key, got {shape}.")
+    return jnp.zeros((1, *shape.shape), shape.dtype)
 
 
 @contextmanager
