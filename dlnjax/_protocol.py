@@ -4,6 +4,8 @@
 - `energy.pullback(point)`: U^T dE(X) V, `r r`, for an `SVD` of rank r, where that is cheaper than the two products.
 - `energy.sides(point)`: (dE(X) V, dE(X)^T U), `m r` and `n r`, where that is cheaper than to make dE(X), `m n`. It is
   asked where X has fewer singular values than rows or columns.
+- `energy.at(point)`: E(X) of an `SVD`, where that is cheaper than to make X, `m n`, or where E is a function of the
+  singular values that the point has: the entropy in `FreeEnergy` is that of as many.
 - `energy.at_start()`: the energy that a flow runs with, for what is found once in its arrays before they are traced.
 - `energy.array_axes`: how many axes each of its arrays has for one matrix, by the name of the field. In a sweep, an
   array with one axis more has the seeds in front. A field that is not named, but can be called, is an energy, or a
@@ -17,6 +19,12 @@ import jax
 from jaxtyping import Array, Float
 
 from dlnjax._svd import SVD
+
+
+def value(energy: Callable, point: SVD) -> Float[Array, ""]:
+    """E(X) at a point."""
+    offered = getattr(energy, "at", None)
+    return energy(point.matrix) if offered is None else offered(point).astype(point.sigma.dtype)
 
 
 def gradient(energy: Callable, x: Float[Array, "m n"]) -> Float[Array, "m n"]:

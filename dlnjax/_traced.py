@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import PyTree
 
 from dlnjax._checks import is_concrete
-from dlnjax._protocol import gradient, name_of, pullback, sides
+from dlnjax._protocol import gradient, name_of, pullback, sides, value
 from dlnjax._svd import SVD, svd, truncated
 from dlnjax._types import Matrix
 
@@ -71,10 +71,11 @@ class Traced(eqx.Module):
 
 
 class TracedEnergy(eqx.Module):
-    """An energy as programs: its value, its gradient and, where it offers them, the gradient in the frame of X."""
+    """An energy as programs: its value and its gradient and, where it offers them, both of a point that is an `SVD`."""
 
     arrays: PyTree
     value: Traced
+    value_at: Traced | None
     slope: Traced
     slope_in_frame: Traced | None
     slope_on_sides: Traced | None
@@ -83,6 +84,9 @@ class TracedEnergy(eqx.Module):
 
     def __call__(self, x: Matrix):
         return self.value(self.arrays, x)
+
+    def at(self, point: SVD):
+        return self(point.matrix) if self.value_at is None else self.value_at(self.arrays, point)
 
     def gradient(self, x: Matrix):
         return self.slope(self.arrays, x)
@@ -114,6 +118,7 @@ def traced_energy(energy: Callable, shape: tuple[int, ...], dtype: Any, rank: in
     return TracedEnergy(
         arrays,
         Traced.of(lambda arrays, x: whole(arrays)(x), arrays, x),
+        Traced.of(lambda arrays, point: value(whole(arrays), point), arrays, point) if offers("at") else None,
         # Traced for itself: the rule of a custom derivative does not show in the text of the value.
         Traced.of(lambda arrays, x: gradient(whole(arrays), x), arrays, x),
         Traced.of(lambda arrays, point: pullback(whole(arrays), point), arrays, point) if offers("pullback") else None,

@@ -54,7 +54,7 @@ class PerSeed(eqx.Module):
         if self.where is not None and not callable(self.where):
             raise TypeError(f"where must be a callable that picks arrays of the energy, got {self.where!r}.")
 
-    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
+    def __call__(self, x: Float[Array, "m n"]) -> Float[Array, ""]:
         raise ValueError("PerSeed has an energy for each seed of a sweep: only dlnjax.sweep takes it.")
 
 
@@ -66,8 +66,8 @@ class Energies(NamedTuple):
     first: Callable
 
 
-def split(energy: Energy, n: int, d: int, dtype: Any) -> Energies:
-    """The energies of `n` seeds for matrices `d d`.
+def split(energy: Energy, n: int, shape: tuple[int, ...], dtype: Any) -> Energies:
+    """The energies of `n` seeds for matrices of that shape.
 
     **Raises:** `ValueError` or `TypeError` for what is no energy, arrays for another number of seeds, or an energy of
     which it is not said whether its arrays have the seeds in front.
@@ -75,12 +75,12 @@ def split(energy: Energy, n: int, d: int, dtype: Any) -> Energies:
     said, energy = _said(energy, _UNSAID), _unwrapped(energy)
     seeded = jax.tree.map(lambda how: how == _SEEDED, said)
     _require_seeds(energy, seeded, n)
-    _require_said(energy, said, n, jax.ShapeDtypeStruct((d, d), dtype))
+    _require_said(energy, said, n, jax.ShapeDtypeStruct(shape, dtype))
     own, shared = eqx.partition(energy, seeded)
     shared = at_start(shared)
     first = eqx.combine(jax.tree.map(lambda x: x[0], own), shared)
     check_energy(
-        first, (d, d), dtype, f"Does it need a jnp.sum? To give each seed its own, its arrays have {n} in front."
+        first, shape, dtype, f"Does it need a jnp.sum? To give each seed its own, its arrays have {n} in front."
     )
     return Energies(jax.tree.map(np.asarray, own), shared, first)
 

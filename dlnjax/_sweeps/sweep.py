@@ -135,7 +135,7 @@ def sweep(
         max_steps=max_steps,
     )
     problem, options = prepare(energy, example, kernel, ts, options, many=True)
-    energies = split(energy, n, example.shape[-1], example.dtype)
+    energies = split(energy, n, example.shape[-2:], example.dtype)
     problem = eqx.tree_at(lambda p: p.energy, problem, energies.first)
     chunk = as_chunk(chunk, n)
     store = None
