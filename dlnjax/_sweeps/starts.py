@@ -1,4 +1,4 @@
-"""Random starts."""
+"""Random starts: one Gaussian matrix, and an `Ensemble` of starts that are drawn when they are needed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -44,12 +44,12 @@ def _as_shape(shape: Any) -> tuple[int, int]:
     return as_count("shape[0]", shape[0]), as_count("shape[1]", shape[1])
 
 
-# The most seeds of an ensemble. `jax.random.fold_in` takes an integer of 32 bits: seed 2^32 has the key of seed 0.
+# The largest number of seeds. `fold_in` takes an integer of 32 bits, so that seed 2^32 would have the key of seed 0.
 _MOST = 2**32
 
 
 class Ensemble(eqx.Module):
-    """`n` random starts, drawn only where they are asked for: seed i is init(fold_in(key, i)), in any chunk.
+    """`n` random starts, each drawn when it is needed. The start of seed i is init(fold_in(key, i)) in any chunk.
 
     **Arguments:** `init`, a callable key -> `m n`; `key`; `n`, how many.
 
@@ -81,8 +81,8 @@ class Ensemble(eqx.Module):
         given, index = index, as_array("index", index, "It is a list of seeds such as [0, 1].")
         if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
             raise ValueError(f"index must be whole numbers of shape (k,), got {index.dtype}{list(index.shape)}.")
-        # The type of `index` may be too narrow for n, and JAX cuts what is wider than its own integers, so that the
-        # comparison is made in NumPy's longest integers, or in those of JAX.
+        # The comparison needs a type that holds `n`. The type of `index` may be too narrow, and JAX cuts int64 to int32
+        # where float64 is switched off, so that NumPy keeps its int64.
         wide = np.asarray(given, np.int64) if isinstance(given, np.ndarray) else index.astype(jnp.asarray(0).dtype)
         outside = (wide < 0) | (wide >= self.n)
         index = require(index, outside, f"index must be seeds of this ensemble, from 0 to {self.n - 1}.")
