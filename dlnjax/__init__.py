@@ -7,6 +7,7 @@ from typing import Any, TYPE_CHECKING
 from dlnjax import closed_form as closed_form
 from dlnjax._compile import cache as cache
 from dlnjax._energies.completion import MatrixCompletion as MatrixCompletion
+from dlnjax._energies.regression import LeastSquares as LeastSquares
 from dlnjax._energies.sensing import MatrixSensing as MatrixSensing
 from dlnjax._energies.spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy
 from dlnjax._flows.chebyshev import RungeKuttaChebyshev as RungeKuttaChebyshev

@@ -50,8 +50,20 @@ def trained(energy=ENERGY, weights=np.stack([EYE, EYE]), optimizer=optax.sgd(0.1
     return lambda: dln.train(energy, weights, optimizer, steps)
 
 
-def drawn(key=KEY, d=3, scale=1.0):
-    return lambda: dln.gaussian(key, d, scale)
+def entries(rows=(0, 1), columns=(0, 2), values=(1.0, 2.0), shape=(2, 3), **options):
+    return lambda: dln.MatrixCompletion.from_entries(rows, columns, values, shape, **options)
+
+
+def held_out(key=KEY, share=0.5):
+    return lambda: entries()().split(key, share)
+
+
+def fitted(inputs=np.ones((2, 5)), outputs=np.ones((3, 5)), **options):
+    return lambda: dln.LeastSquares(inputs, outputs, **options)
+
+
+def drawn(key=KEY, shape=3, scale=1.0):
+    return lambda: dln.gaussian(key, shape, scale)
 
 
 def taken(index):
@@ -176,12 +188,51 @@ WRONG = [
     (labelled(mask=with_nan(EYE)), ValueError, ["mask", "0/1"]),
     (labelled(mask=[["seen"] * 3] * 3), TypeError, ["mask"]),
     (labelled(labels=with_nan(EYE)), ValueError, ["labels", "finite on the mask"]),
-    (labelled(labels=np.ones((2, 3))), ValueError, ["labels", "square"]),
+    (labelled(labels=np.ones((2, 3))), ValueError, ["mask", "labels, (2, 3)", "(3, 3)"]),
+    (labelled(labels=np.ones(3)), ValueError, ["labels", "(..., m, n)", "(3,)"]),
     (labelled(labels=np.eye(3, dtype=int)), TypeError, ["labels", "floating point"]),
     (labelled(weight=0.0), ValueError, ["weight", "above 0"]),
     (sensed(np.ones((2, 3, 3)), np.ones(3)), ValueError, ["measurements", "(2, 3, 3)", "(3,)"]),
     (sensed(np.ones((3, 3)), np.ones(3)), ValueError, ["measurements", "(3, 3)"]),
-    (sensed(np.ones((2, 3, 4)), np.ones(2)), ValueError, ["measurements", "square"]),
+    (lambda: sensed(np.ones((2, 3, 4)), np.ones(2))()(EYE), ValueError, ["(3, 3)", "(2, 3, 4)"]),
+    (entries(rows=[0]), ValueError, ["one length", "1, 2 and shape (2,)"]),
+    (entries(values=1.0), ValueError, ["one length", "shape ()"]),
+    (entries([], [], np.ones(0)), ValueError, ["empty", "at least one entry"]),
+    (entries(rows=[0, 2]), ValueError, ["rows", "from 0 to 1", "2 at position 1", "Counted from 1"]),
+    (entries(columns=[-1, 2]), ValueError, ["columns", "from 0 to 2", "-1 at position 0"]),
+    (entries([0, 0, 1], [1, 1, 2], np.ones(3)), ValueError, ["once", "1 repeated", "(0, 1)", "mean"]),
+    (entries(rows=[0.0, 1.0]), TypeError, ["rows", "whole numbers", "float64[2]"]),
+    (entries(rows=[True, False]), TypeError, ["rows", "whole numbers", "bool"]),
+    (entries(rows=None), TypeError, ["rows", "NoneType", "whole numbers"]),
+    (entries(columns=[[0], [1]]), TypeError, ["columns", "(entries,)", "[2, 1]"]),
+    (entries(values=[1, 2]), TypeError, ["values", "floating point"]),
+    (entries(values=[1.0, NAN]), ValueError, ["values", "finite", "Leave unseen entries out"]),
+    (entries(weight=0.0), ValueError, ["weight", "above 0"]),
+    (entries(shape=6), ValueError, ["shape", "(m, n)", "6"]),
+    (entries(shape=(2, 3, 4)), ValueError, ["shape", "(m, n)", "(2, 3, 4)"]),
+    (entries(shape=(2, 2.5)), ValueError, ["shape[1]", "whole", "2.5"]),
+    (lambda: entries()()(EYE), ValueError, ["(3, 3)", "(2, 3)"]),
+    (lambda: jax.jit(lambda i: entries(rows=i)()(EYE[:2]))(np.array([0, 1])), TypeError, ["rows", "traced", "mask"]),
+    (held_out(share=0.0), ValueError, ["share", "between 0 and 1", "0.0"]),
+    (held_out(share=1), ValueError, ["share", "between 0 and 1"]),
+    (held_out(share=0.1), ValueError, ["share", "either side", "0.1 of 2"]),
+    (held_out(share="half"), ValueError, ["share", "'half'"]),
+    (held_out(key=0), TypeError, ["key", "jax.random.key(0)", "int"]),
+    (lambda: jax.jit(lambda key: held_out(key)()[0](EYE[:2]))(KEY), TypeError, ["key", "traced", "outside"]),
+    (fitted(outputs=np.ones((3, 4))), ValueError, ["same samples", "(2, 5) and (3, 4)", "5 and 4 samples"]),
+    (fitted(np.ones((5, 2)), np.ones((5, 3))), ValueError, ["one a column", "rows", "inputs.T and outputs.T"]),
+    (lambda: fitted(np.ones((5, 2)), np.ones((5, 2)))()(EYE), ValueError, ["X", "(3, 3)", "5 x 5", "one sample a col"]),
+    (fitted(outputs=np.ones(5)), ValueError, ["outputs", "column", "(5,)", "outputs[None, :]"]),
+    (fitted(np.ones((2, 0)), np.ones((3, 0))), ValueError, ["inputs", "at least one sample", "(2, 0)"]),
+    (fitted(inputs=np.full((2, 5), NAN)), ValueError, ["inputs", "finite"]),
+    (fitted(outputs=np.full((3, 5), np.inf)), ValueError, ["outputs", "finite"]),
+    (fitted(inputs=np.ones((2, 5), int)), TypeError, ["inputs", "floating point"]),
+    (fitted(weights=[1.0, 1.0, 1.0, 1.0, -1.0]), ValueError, ["weights", "at least 0"]),
+    (fitted(weights=np.zeros(5)), ValueError, ["weights", "above 0"]),
+    (fitted(weights=NAN), ValueError, ["weights", "finite"]),
+    (fitted(weights=np.ones(4)), ValueError, ["weights", "5 samples", "(4,)"]),
+    (fitted(weights="equal"), TypeError, ["weights", "numbers", "str"]),
+    (fitted(np.ones((4, 2, 5)), np.ones((2, 3, 5))), ValueError, ["inputs and outputs", "(4,)", "(2,)"]),
     (sensed(np.ones((2, 3, 3), int), np.ones(2)), TypeError, ["measurements", "floating point"]),
     (lambda: dln.FreeEnergy(ENERGY, 0.0), ValueError, ["beta", "above 0"]),
     (lambda: dln.FreeEnergy(ENERGY, -1.0), ValueError, ["beta", "above 0"]),
@@ -275,9 +326,11 @@ WRONG = [
         ["commute", "2.00e-01"],
     ),
     # starts
-    (drawn(d=0), ValueError, ["d", "whole"]),
-    (drawn(d=2.5), ValueError, ["d", "whole", "2.5"]),
-    (drawn(d="3"), TypeError, ["d", "whole", "'3'"]),
+    (drawn(shape=0), ValueError, ["shape", "whole"]),
+    (drawn(shape=2.5), ValueError, ["shape", "whole", "2.5"]),
+    (drawn(shape="3"), TypeError, ["shape", "whole", "'3'"]),
+    (drawn(shape=(2, 0)), ValueError, ["shape[1]", "at least 1", "0"]),
+    (drawn(shape=(2, 3, 4)), ValueError, ["shape", "(m, n)", "(2, 3, 4)"]),
     (drawn(scale=0.0), ValueError, ["scale", "above 0"]),
     (drawn(scale=-1.0), ValueError, ["scale", "above 0"]),
     (drawn(scale=np.ones(2)), ValueError, ["scale", "one number", "(2,)"]),
@@ -287,7 +340,7 @@ WRONG = [
     (lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 4.5), ValueError, ["n", "whole", "4.5"]),
     (taken([4]), ValueError, ["index", "0 to 3"]),
     (taken([-1]), ValueError, ["index", "0 to 3"]),
-    (taken(1), ValueError, ["index", "(m,)", "int64[]"]),
+    (taken(1), ValueError, ["index", "(k,)", "int64[]"]),
     (taken("all"), TypeError, ["index", "seeds", "str"]),
     (lambda: dln.Ensemble(3, KEY, 4), TypeError, ["init", "callable"]),
     (lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 2**32 + 1), ValueError, ["n", "at most 2^32", "4294967297"]),
