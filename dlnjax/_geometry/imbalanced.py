@@ -42,11 +42,14 @@ class Imbalanced(Kernel):
         nu = (1/N) prod_{q<N} w_q,    mu = (1/N) prod_{q>1} w_q,
 
     where c_p - c_{p+1} = g_p and a(sigma) solves prod_p (a + c_p) = sigma^2. All hidden layers have the width r, the
-    number of singular values. At g = 0 this is `Balanced(N)`. As |g| grows, lambda/|g| tends to a constant: training
-    becomes lazy, and the flow that of Euclid.
+    number of singular values. At g = 0 this is `Balanced(N)`. lambda is not homogeneous.
 
-    Unless the smallest of the c_p is repeated, lambda is positive at zero too. Flows and geodesics then cross the
-    singular matrices, as they do at depth 1. lambda is not homogeneous.
+    As the imbalance grows, lambda becomes that of the layers with the smallest c_p alone, times a constant. If one
+    layer is the smallest, lambda tends to a constant. Training is then lazy, and the metric is Euclidean. In that case
+    lambda is also positive at zero: flows and geodesics cross the singular matrices, as at depth 1.
+
+    The entropy is the log volume of the orbit of O_r^(N-1) through the factors, up to a constant, as for a balanced
+    network.
 
     **Arguments:** `imbalance`, g for two layers, or a tuple (g_1, ..., g_{N-1}); numbers or traced arrays.
 
@@ -77,8 +80,9 @@ class Imbalanced(Kernel):
             raise ValueError("imbalance must have N - 1 numbers for N layers, got none. One layer alone is depth=1.")
         self.imbalance = tuple(_as_gap(g) for g in gaps)
         finite = abs(known(self.imbalance[0])) < np.inf
-        for c in _offsets([known(g) for g in self.imbalance]):
-            finite = finite & (abs(c) < np.inf)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for c in _offsets([known(g) for g in self.imbalance]):
+                finite = finite & (abs(c) < np.inf)
         shown = f", got {_shown(self.imbalance)}" if _is_known(self.imbalance) else ""
         message = f"imbalance must be finite, and so must the sums of its numbers{shown}."
         self.imbalance = require(self.imbalance, ~finite.all(), message)

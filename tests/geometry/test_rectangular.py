@@ -72,17 +72,23 @@ def draw(m, n, seed=0):
 
 @pytest.mark.parametrize(("m", "n", "kernel"), CASES, ids=NAMES)
 def test_operator_is_that_of_the_factors(m, n, kernel):
-    rng, x, z, p = draw(m, n)
+    rng, x, z, _ = draw(m, n)
     weights = factors_of(np.asarray(x), kernel, rng)
     gaps = kernel.imbalance if isinstance(kernel, dln.Imbalanced) else [0.0] * (kernel - 1)
     for g, w, v in zip(gaps, weights, weights[1:], strict=False):
         assert_close(w @ w.T - v.T @ v, float(g) * np.eye(len(w)), ALGEBRA)
     expected = jnp.asarray(through_factors(weights, np.asarray(z)))
     assert_close(dln.metric_operator(x, z, kernel), expected, ALGEBRA)
-    assert_close(dln.metric_operator_inverse(x, expected, kernel), z, 100 * ALGEBRA)
+    assert_close(dln.metric_operator_inverse(x, expected, kernel), z, ALGEBRA)
+
+
+@pytest.mark.parametrize(("m", "n", "kernel"), CASES[4:6], ids=NAMES[4:6])
+def test_forms_are_those_of_the_factors(m, n, kernel):
+    rng, x, z, p = draw(m, n)
+    expected = jnp.asarray(through_factors(factors_of(np.asarray(x), kernel, rng), np.asarray(z)))
     assert_close(dln.hamiltonian(x, z, kernel), np.sum(z * expected) / 2, ALGEBRA)
-    assert_close(dln.inner(x, p, expected, kernel), jnp.sum(p * z), 100 * ALGEBRA)
-    assert_close(dln.norm(x, expected, kernel), np.sqrt(np.sum(z * expected)), 100 * ALGEBRA)
+    assert_close(dln.inner(x, p, expected, kernel), jnp.sum(p * z), ALGEBRA)
+    assert_close(dln.norm(x, expected, kernel), np.sqrt(np.sum(z * expected)), ALGEBRA)
 
 
 @pytest.mark.parametrize(("m", "n", "kernel"), CASES[:6], ids=NAMES[:6])
@@ -116,7 +122,7 @@ SPECTRA = jnp.array([[1.5, 0.6], [1.1, 1.1], [1.0, 1.0 - 1e-7]])
 
 def check_derivative(f, m, n):
     """The derivative of f(X, P, Q, t) along one direction, at each spectrum, is that of central differences."""
-    rng, x, p, q = draw(m, n, seed=1)
+    rng, _, p, q = draw(m, n, seed=1)
     _, *change = draw(m, n, seed=2)
     u, v = (jnp.asarray(np.linalg.qr(rng.normal(size=(k, 2)))[0]) for k in (m, n))
 
@@ -138,8 +144,7 @@ def test_derivative_of_the_operator_is_that_of_central_differences(name):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("power", [1, -1])
-@pytest.mark.parametrize("name", DIFFERENTIATED)
+@pytest.mark.parametrize(("name", "power"), list(zip(DIFFERENTIATED, [-1, 1, -1, 1], strict=True)))
 def test_first_and_second_derivatives_of_forms_are_those_of_central_differences(name, power):
     m, n, kernel = DIFFERENTIATED[name]
     form = (lambda x, p, q, t: dln.hamiltonian(x, p, kernel(t)), lambda x, p, q, t: dln.inner(x, p, q, kernel(t)))[
@@ -161,7 +166,7 @@ def test_gradient_of_an_energy_is_that_of_its_derivative_through_the_factors():
     weights = factors_of(np.asarray(x), kernel, rng)
     gradient = dln.riemannian_gradient(energy, x, kernel)
     assert_close(gradient, through_factors(weights, np.asarray(x - target)), ALGEBRA)
-    assert_close(dln.inner(x, gradient, z, kernel), jnp.sum((x - target) * z), 100 * ALGEBRA)
+    assert_close(dln.inner(x, gradient, z, kernel), jnp.sum((x - target) * z), ALGEBRA)
 
 
 def test_batch_of_many_is_a_loop():
