@@ -23,6 +23,7 @@ from dlnjax._geodesics.geodesic import (
     GeodesicSolution as GeodesicSolution,
     logarithm as logarithm,
 )
+from dlnjax._geometry.imbalanced import Imbalanced as Imbalanced
 from dlnjax._geometry.kernel import Balanced as Balanced, Kernel as Kernel
 from dlnjax._geometry.metric import (
     hamiltonian as hamiltonian,
