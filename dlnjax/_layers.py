@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# From the first guess, Newton's method arrives at rounding within 6 steps up to 10 layers, and within 7 up to 100: the
-# worst of some 10^6 random cases, with sigma and g from 1e-150 to 1e150.
-NEWTON_STEPS = 8
+# Newton's method arrives at rounding within 5 steps at two layers, 6 at 20, 7 at 100 and 10 at 1000: the worst of some
+# 10^6 random cases, with sigma and g from 1e-150 to 1e150, and of one small layer beside many equal ones.
+NEWTON_STEPS = 5
 
 
 @jax.custom_jvp
@@ -24,8 +24,10 @@ def layer_values(sigma: Float[Array, "*s"], imbalance: Float[Array, " g"]) -> Fl
     """
     log_sigma = jnp.log(jnp.where(sigma > 0, sigma, 1.0))
     root = jnp.sqrt(_offsets(imbalance)).reshape(-1, *(1,) * sigma.ndim).astype(sigma.dtype)
-    least = jax.lax.fori_loop(0, NEWTON_STEPS, lambda _, b: _newton(b, root, sigma), _guess(log_sigma, root))
-    return jnp.hypot(jnp.where(sigma > 0, least, 0.0), root)
+    steps = NEWTON_STEPS + len(root).bit_length() // 2
+    least = jax.lax.fori_loop(0, steps, lambda _, b: _newton(b, root, sigma), _guess(log_sigma, root))
+    # 0 of 0, and NaN of NaN.
+    return jnp.hypot(jnp.where(sigma > 0, least, 0.0 * sigma), root)
 
 
 def _offsets(imbalance: Float[Array, " g"]) -> Float[Array, "g+1"]:
