@@ -49,6 +49,11 @@ def plain_norm(tree: PyTree) -> Scalar:
     return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
 
 
+def positive(size: Scalar) -> Scalar:
+    """A size to divide by: 1 in place of 0."""
+    return jnp.where(size > 0, size, 1.0)
+
+
 def combine(*terms: tuple[Any, PyTree]) -> PyTree:
     """The linear combination of pairs (coefficient, tree)."""
     coefficients, trees = zip(*terms, strict=True)

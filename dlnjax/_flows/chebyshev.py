@@ -6,7 +6,7 @@ reach a few times s.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import diffrax
 import equinox as eqx
@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._tree import any_of_batch, combine, norm, plain_norm
 from dlnjax._types import Scalar, State
+
+Measure: TypeAlias = Callable[[State], Scalar]
 
 # Damping of the method, and its bound of stages: beyond, rounding in the recurrence would be felt.
 _DAMPING = 2 / 13
@@ -116,7 +118,10 @@ def hermite(y0: State, y1: State, f0: State, f1: State, h: Scalar, theta: Scalar
 
 
 class PowerIteration(eqx.Module):
-    """An estimate of the spectral radius of the velocity's derivative, by one difference quotient at a time."""
+    """An estimate of the spectral radius of the velocity's derivative, by one difference quotient at a time.
+
+    `measure` is the norm of a motion, and `size` that of the state itself.
+    """
 
     direction: State
     radius: Float[Array, "*n"]
@@ -126,28 +131,28 @@ class PowerIteration(eqx.Module):
     def start(f0: State, radius: Scalar) -> "PowerIteration":
         return PowerIteration(f0, radius, jnp.asarray(False))
 
-    def _step(self, y0: State, size: Scalar) -> tuple[State, Scalar, Scalar]:
+    def _step(self, y0: State, size: Scalar, measure: Measure) -> tuple[State, Scalar, Scalar]:
         """(the direction, its norm, the multiple of it that is added to the state)."""
-        length = plain_norm(self.direction)
+        length = measure(self.direction)
         root = jnp.sqrt(jnp.finfo(length.dtype).eps)
         # At rest the velocity is zero and gives no direction. Any direction will do; the state is one.
         direction = jax.tree.map(lambda v, y: jnp.where(length > 0, v, y), self.direction, y0)
         length = jnp.where(length > 0, length, jnp.maximum(size, jnp.finfo(length.dtype).tiny))
         return direction, length, root * jnp.maximum(size, root) / length
 
-    def probe(self, y0: State, size: Scalar) -> State:
-        """The point to evaluate near `y0`, of norm `size`."""
-        direction, _, scale = self._step(y0, size)
+    def probe(self, y0: State, size: Scalar, measure: Measure) -> State:
+        """The point to evaluate near `y0`."""
+        direction, _, scale = self._step(y0, size, measure)
         return combine((1.0, y0), (scale, direction))
 
-    def update(self, y0: State, f0: State, f: State, size: Scalar, h: Scalar) -> "PowerIteration":
+    def update(self, y0: State, f0: State, f: State, size: Scalar, measure: Measure, h: Scalar) -> "PowerIteration":
         """From f = velocity(probe); `h` is a length of time in which the state moves by about its size.
 
         In that unit of time the squares of velocities stay in the range of the floats.
         """
-        _, length, scale = self._step(y0, size)
+        _, length, scale = self._step(y0, size, measure)
         image = combine((h / scale, f), (-h / scale, f0))
-        stretch = plain_norm(image)
+        stretch = measure(image)
         radius = stretch / length / h
         settled = jnp.abs(radius - self.radius) <= 0.1 * radius
         good = jnp.isfinite(radius) & (radius > 0)
@@ -208,7 +213,7 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver[Any]):
 
         def estimate(carry: PyTree):
             power, count = carry
-            new = power.update(y0, f0, terms.vf(t0, power.probe(y0, size), args), size, h)
+            new = power.update(y0, f0, terms.vf(t0, power.probe(y0, size, plain_norm), args), size, plain_norm, h)
             done = power.settled | (count >= 30)
             return jax.tree.map(lambda a, b: jnp.where(done, a, b), power, new), count + 1
 

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._protocol import gradient
-from dlnjax._tree import norm
+from dlnjax._tree import norm, plain_norm, positive
 from dlnjax._types import Matrix, Scalar, State
 
 
@@ -31,6 +32,10 @@ class Chart(Protocol):
         """dz/dt, and the `unrest` at that point."""
         ...
 
+    def measure(self, z: State, dz: State, /) -> Scalar:
+        """The norm of a motion dz at the state z, the same in all units of X."""
+        ...
+
 
 class Coordinates(eqx.Module):
     """A flow in some coordinates. By default they are their own chart, and nothing drifts off a constraint."""
@@ -47,12 +52,14 @@ class Coordinates(eqx.Module):
     def velocity(self, y: Any) -> tuple[Any, Scalar | None]:
         """dy/dt, and the `unrest` at that point."""
 
-    def unrest(self, gradient: Matrix) -> Scalar | None:
-        """|dE|_F over that of the stop, and None without one.
+    def unrest(self, *gradient: Matrix) -> Scalar | None:
+        """|dE|_F over that of the stop, and None without one; `gradient` are the parts of dE by which X can move.
 
         It is measured in this unit, in which a square that overflows is not at rest, and one that vanishes is.
         """
-        return None if self.rest is None else jnp.sqrt(jnp.sum((gradient / self.rest) ** 2))
+        if self.rest is None:
+            return None
+        return jnp.sqrt(sum((jnp.sum((part / self.rest) ** 2) for part in gradient), jnp.zeros_like(self.rest)))
 
     @abc.abstractmethod
     def error(self, y0: Any, y1: Any, error: Any) -> Scalar:
@@ -65,6 +72,10 @@ class Coordinates(eqx.Module):
     @abc.abstractmethod
     def loses_rank(self, y0: Any, y1: Any) -> Bool[Array, ""]:
         """Whether a singular value reaches zero in a step, where the kernel does not let it."""
+
+    def measure(self, y: Any, dy: Any) -> Scalar:
+        """The norm of a motion dy at y, in units of the size of y."""
+        return plain_norm(jax.tree.map(lambda part: part / positive(self.size(y)), dy))
 
     def gauge(self, y: Any) -> PyTree:
         """What tells a chart around `y` from others."""
@@ -99,6 +110,9 @@ class MatrixCoordinates(Coordinates):
         return norm(y)
 
     def loses_rank(self, y0: Matrix, y1: Matrix) -> Bool[Array, ""]:
+        if y0.shape[-2] != y0.shape[-1]:
+            # The matrices of less than full rank do not divide the others: a path goes around them.
+            return jnp.asarray(False)
         # At size one: of a 2 x 2 matrix JAX gives a wrong sign where the product of its entries overflows.
         sign = lambda y: jnp.linalg.slogdet(y / jnp.max(jnp.abs(y)))[0]
         return (jnp.asarray(self.kernel.order) > 0) & (sign(y0) * sign(y1) < 0)

@@ -13,7 +13,7 @@ from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
 from dlnjax._flows.step import Attempt, Choice, conclude, Flow, MEMORY, NO_TERMS, Rules
 from dlnjax._runge_kutta import clip, square_tableau
-from dlnjax._tree import combine, plain_norm, where
+from dlnjax._tree import combine, where
 from dlnjax._types import Scalar, State
 
 # Dopri5 is stable up to h * radius = 3.3. A flow whose running mean is above this value is held up by stability.
@@ -108,8 +108,8 @@ class Explicit(Method):
         # The last two stages stand at the same time. The quotient of their differences estimates the spectral radius:
         # E. Hairer and G. Wanner, Solving Ordinary Differential Equations II, section IV.2.
         # The length of the step is inside, so that squares stay in the range of the floats in any unit of time.
-        apart = plain_norm(combine((1.0, z), (-1.0, before)))
-        moved = plain_norm(combine((h_exact, velocity), (-h_exact, penultimate)))
+        apart = chart.measure(z0, combine((1.0, z), (-1.0, before)))
+        moved = chart.measure(z0, combine((h_exact, velocity), (-h_exact, penultimate)))
         reach = moved / jnp.where(apart > 0, apart, 1.0)
         attempt = Attempt(h, t1, chart.leave(z, velocity)[0], error, unrest)
         return attempt, jnp.where(jnp.isfinite(reach), reach, 0.0)

@@ -1,5 +1,9 @@
 """The gradient flow in the frame of the singular value decomposition, (4.17)-(4.19), and a chart for near-crossings.
 
+Of a matrix of rank r with m rows and n columns the frame is thin: U is `m r` and V is `n r`. Such a frame also leaves
+its own space, at the rates that the kernel calls `leaving` (S. Arora et al., Implicit Regularization in Deep Matrix
+Factorization, NeurIPS 2019).
+
 Where two singular values nearly meet, U and V turn together at a rate that grows as the gap closes, and X does not move
 by it. From 16 singular values on such near-crossings are frequent, and each step is taken in a `Chart`, in which the
 two may cross.
@@ -11,8 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._protocol import pullback
+from dlnjax._protocol import pullback, sides
 from dlnjax._svd import orthogonalise, SVD
+from dlnjax._tree import plain_norm, positive
 from dlnjax._types import Scalar
 
 # With fewer singular values than this, the way through the chart costs more than it saves.
@@ -47,6 +52,16 @@ def frame_velocity(
     return left, -kernel.speed(sigma) * jnp.diagonal(pullback), right
 
 
+def is_thin(point: SVD) -> bool:
+    """Whether there are rows or columns outside of the spaces that the frame spans."""
+    return max(point.u.shape[-2], point.v.shape[-2]) > point.sigma.shape[-1]
+
+
+def _over(weight: Float[Array, " r"], sigma: Float[Array, " r"]) -> Float[Array, " r"]:
+    """The rate at which a singular vector leaves its space. Where sigma is 0, X does not move by that: the rate is 0."""
+    return jnp.where(sigma == 0, 0.0, weight / jnp.where(sigma == 0, 1.0, sigma))
+
+
 class FrameCoordinates(Coordinates):
     """(4.17)-(4.19): no decomposition along the way, and a cost that does not depend on the depth."""
 
@@ -56,9 +71,23 @@ class FrameCoordinates(Coordinates):
     column_atol: Scalar
 
     def velocity(self, y: SVD) -> tuple[SVD, Scalar | None]:
-        g = pullback(self.energy, y)
-        left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap)
-        return SVD(y.u @ left, dsigma, y.v @ right), self.unrest(g)
+        motion, _, unrest = self.motion(y)
+        return motion, unrest
+
+    def motion(self, y: SVD, partner: Int[Array, " r"] | None = None) -> tuple[SVD, Float[Array, "r r"], Scalar | None]:
+        """(dy/dt, U^T dE V, the `unrest`); partners, if given, have no common rotation."""
+        if not is_thin(y):
+            g = pullback(self.energy, y)
+            left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap, partner)
+            return SVD(y.u @ left, dsigma, y.v @ right), g, self.unrest(g)
+        by_v, by_u = sides(self.energy, y)
+        g = y.u.T @ by_v
+        left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap, partner)
+        # What of the gradient is outside of the column space, and outside of the row space.
+        above, beside = by_v - y.u @ g, by_u - y.v @ g.T
+        nu, mu = self.kernel.leaving(jnp.abs(y.sigma))
+        motion = SVD(y.u @ left - above * _over(nu, y.sigma), dsigma, y.v @ right - beside * _over(mu, y.sigma))
+        return motion, g, self.unrest(g, jnp.where(nu > 0, above, 0.0), jnp.where(mu > 0, beside, 0.0))
 
     def gauge(self, y: SVD) -> Int[Array, " d"] | None:
         return partners(y.sigma) if len(y.sigma) >= CHARTED else None
@@ -76,11 +105,22 @@ class FrameCoordinates(Coordinates):
             wrong = jnp.maximum(wrong, jnp.abs(error.coupling))
         # A singular value that is zero and stays zero has no tolerance, and no error.
         values = jnp.max(wrong / jnp.maximum(self.atol + self.rtol * sigma, jnp.finfo(sigma.dtype).tiny))
-        columns = jnp.max(jnp.sum(error.u**2 + error.v**2, axis=0)) ** 0.5 / (self.column_atol + self.rtol)
+        lengths = jnp.sum(error.u**2, axis=0) + jnp.sum(error.v**2, axis=0)
+        columns = jnp.max(lengths) ** 0.5 / (self.column_atol + self.rtol)
         return jnp.maximum(values, columns)
 
     def size(self, y: SVD) -> Scalar:
         return jnp.max(jnp.abs(y.sigma))
+
+    def measure(self, y: SVD, dy: "SVD | Coupled") -> Scalar:
+        """The norm of a motion, with singular values and couplings in units of the largest value.
+
+        The columns of U and V are of length 1 in any unit of X. Beside them the singular values of a small X would not
+        be seen, and neither would the stiffness that stands in these.
+        """
+        size = positive(self.size(y))
+        own = [dy.sigma / size, dy.coupling / size] if isinstance(dy, Coupled) else [dy.sigma / size]
+        return plain_norm([dy.u, dy.v, *own])
 
     def loses_rank(self, y0: SVD, y1: SVD) -> Bool[Array, ""]:
         return (jnp.asarray(self.kernel.order) > 0) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
@@ -113,6 +153,9 @@ class Chart(eqx.Module):
         turned = self._turn(z, t)
         return SVD(turned.u, turned.sigma, turned.v), self._turn(dz, t)
 
+    def measure(self, z: Coupled, dz: Coupled) -> Scalar:
+        return self.flow.measure(SVD(z.u, z.sigma, z.v), dz)
+
     def _tangent(self, z: Coupled) -> Float[Array, " d"]:
         """Of the angle by which each column turns towards its partner where K becomes diagonal."""
         half = (z.sigma - z.sigma[self.partner]) / 2
@@ -133,12 +176,11 @@ class Chart(eqx.Module):
         t = self._tangent(z)
         y = self._turn(z, t)
         p, kernel = self.partner, self.flow.kernel
-        g = pullback(self.flow.energy, SVD(y.u, y.sigma, y.v))
-        left, dsigma, right = frame_velocity(y.sigma, g, kernel, self.flow.gap, p)
+        motion, g, unrest = self.flow.motion(SVD(y.u, y.sigma, y.v), p)
         i = jnp.arange(len(p))
         pull = kernel.partner_eigenvalues(jnp.abs(y.sigma), p) * (g[i, p] + g[p, i]) / 2
-        dy = Coupled(y.u @ left, dsigma, y.v @ right, jnp.where(p == i, 0.0, -pull))
-        return self._turn(dy, -t), self.flow.unrest(g)
+        dy = Coupled(motion.u, motion.sigma, motion.v, jnp.where(p == i, 0.0, -pull))
+        return self._turn(dy, -t), unrest
 
 
 def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:

@@ -15,9 +15,9 @@ from dlnjax._checks import (
     as_array,
     as_count,
     as_float,
+    as_matrix,
     as_positive,
     as_real,
-    as_square,
     as_times,
     check_energy,
     is_concrete,
@@ -62,12 +62,12 @@ class Problem(eqx.Module):
     """What a flow is differentiable in."""
 
     energy: Callable
-    start: SVD | Float[Array, "*starts d d"]
+    start: SVD | Float[Array, "*starts m n"]
     kernel: Kernel
     ts: Float[Array, " ts"]
 
     @property
-    def x0(self) -> Float[Array, "*starts d d"]:
+    def x0(self) -> Float[Array, "*starts m n"]:
         """The start as a matrix."""
         return self.start.matrix if isinstance(self.start, SVD) else self.start
 
@@ -119,8 +119,9 @@ class Options(eqx.Module):
         self.coordinates = coordinates
         self.observe = observe
 
-    def of(self, d: int, dtype: Any) -> "Options":
-        """The options for matrices `d d`: numbers in their precision, and `observe` as it is now."""
+    def of(self, point: SVD) -> "Options":
+        """The options for such a point: numbers in its precision, and `observe` as it is now."""
+        dtype = point.sigma.dtype
         if dtype == jnp.float32 and is_concrete(self.rtol) and float(self.rtol) < 5e-6:
             warnings.warn(
                 f"x0 is float32, which cannot keep rtol={float(self.rtol):g}. Enable float64 before the first array is "
@@ -129,7 +130,6 @@ class Options(eqx.Module):
             )
         observe = self.observe
         if observe is not None:
-            point = jax.eval_shape(svd, jax.ShapeDtypeStruct((d, d), dtype))
             shape_of("observe", observe, point)
             observe = Traced.of(observe, point)
         # What is known stays known inside of `jit`, where `astype` would trace it.
@@ -158,29 +158,43 @@ def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: b
     With `many`, the energy and the starts carry the seeds in front, and the caller checks and reads the energy.
     """
     start = _as_start(x0, many)
-    some = start.sigma if isinstance(start, SVD) else start
-    d, dtype = some.shape[-1], some.dtype
+    point = shape_of_point(start, many)
+    shape, dtype = (len(point.u), len(point.v)), point.sigma.dtype
     ts = as_times(ts, dtype)
     kernel = as_kernel(depth, dtype, many="" if many else "dlnjax.sweep or jax.vmap")
     if not many:
-        check_energy(energy, (d, d), dtype)
-        _check_rank(start, kernel, options.coordinates)
-        energy = traced_energy(at_start(energy), (d, d), dtype)
-    return Problem(energy, start, kernel, ts), options.of(d, dtype)
+        check_energy(energy, shape, dtype)
+        _check_rank(start, min(shape), kernel, options.coordinates)
+        energy = traced_energy(at_start(energy), shape, dtype, len(point.sigma))
+    return Problem(energy, start, kernel, ts), options.of(point)
+
+
+def shape_of_point(start: Any, many: bool = False) -> SVD:
+    """The shapes and the type of the `SVD` of one start; with `many`, the starts have the seeds in front."""
+
+    def one(start: Any) -> SVD:
+        start = jax.tree.map(lambda x: x[0], start) if many else start
+        return start if isinstance(start, SVD) else svd(start)
+
+    return jax.eval_shape(one, start)
 
 
 def _as_start(x0: Any, many: bool):
     if not isinstance(x0, SVD):
-        x0 = as_square("x0", x0, leading=many)
+        x0 = as_matrix("x0", x0, leading=many)
         return x0 if many else require_finite("x0", x0)
-    u, v, sigma = as_square("x0.u", x0.u, many), as_square("x0.v", x0.v, many), as_float("x0.sigma", x0.sigma)
-    if u.shape != v.shape or sigma.shape != u.shape[:-1]:
-        raise ValueError(f"x0 must be an SVD of one square matrix, got shapes {u.shape}, {sigma.shape}, {v.shape}.")
+    u, v, sigma = as_matrix("x0.u", x0.u, many), as_matrix("x0.v", x0.v, many), as_float("x0.sigma", x0.sigma)
+    lead, (m, n, r) = sigma.shape[:-1], (u.shape[-2], v.shape[-2], sigma.shape[-1])
+    if (u.shape, v.shape) != ((*lead, m, r), (*lead, n, r)) or (lead and not many) or r > min(m, n):
+        raise ValueError(
+            "x0 must be an SVD of shapes u (m, r), sigma (r,), v (n, r) with r at most m and n, "
+            f"got {u.shape}, {sigma.shape}, {v.shape}."
+        )
     dtype = np.result_type(u.dtype, v.dtype, sigma.dtype)
     u, v, sigma = u.astype(dtype), v.astype(dtype), require_normal("x0.sigma", sigma.astype(dtype), axis=())
     finite = (abs(known(sigma)) < np.inf).all()
     bad = ~(finite & _orthogonal(known(u)) & _orthogonal(known(v)))
-    message = "x0 must be finite with orthogonal u and v. Pass the matrix itself, or dlnjax.svd(x)."
+    message = "x0 must be finite with orthonormal columns of u and v. Pass the matrix itself, or dlnjax.svd(x)."
     return SVD(require(u, bad, message), sigma, v)
 
 
@@ -189,14 +203,17 @@ def _orthogonal(u: Any) -> Any:
     return defect < 1e3 * np.finfo(u.dtype).eps ** 0.75
 
 
-def _check_rank(start: Any, kernel: Kernel, coordinates: str):
+def _check_rank(start: Any, d: int, kernel: Kernel, coordinates: str) -> None:
+    """Refuse a start from which the flow in these coordinates would not keep the rank; `d` is the full one."""
+    if isinstance(start, SVD) and start.sigma.shape[-1] < d and coordinates == "matrix":
+        raise ValueError(_leaves(start.sigma.shape[-1], d))
     if not all(map(is_concrete, jax.tree.leaves((start, kernel)))):
         return
     sigma = np.abs(start.sigma) if isinstance(start, SVD) else np.linalg.svd(np.asarray(start), compute_uv=False)
     # What stands in an `SVD` is exact, however small.
     floor = 0.0 if isinstance(start, SVD) else rounding(sigma) * sigma.max()
-    rank, d = int(np.sum(sigma > floor)), sigma.shape[-1]
-    if rank == d:
+    rank = int(np.sum(sigma > floor))
+    if rank == sigma.shape[-1]:
         return
     crosses = bool(jnp.asarray(kernel.order) <= 0)
     if rank == 0 and not crosses:
@@ -204,10 +221,14 @@ def _check_rank(start: Any, kernel: Kernel, coordinates: str):
     if crosses and coordinates == "svd":
         raise ValueError(f'x0 has rank {rank} < d = {d}, and depth 1 leaves that rank: pass coordinates="matrix".')
     if not crosses and coordinates == "matrix":
-        raise ValueError(
-            f"x0 has rank {rank} < d = {d}: the flow in X cannot tell zero from rounding and would leave the "
-            f'rank-{rank} matrices. Pass coordinates="svd", which stays there, or a start of full rank.'
-        )
+        raise ValueError(_leaves(rank, d))
+
+
+def _leaves(rank: int, d: int) -> str:
+    return (
+        f"x0 has rank {rank} < d = {d}: the flow in X cannot tell zero from rounding and would leave the "
+        f'rank-{rank} matrices. Pass coordinates="svd", which stays there, or a start of full rank.'
+    )
 
 
 def rounding(sigma: Any):

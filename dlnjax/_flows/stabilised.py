@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -14,7 +15,7 @@ from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
 from dlnjax._flows.step import Attempt, Choice, conclude, Flow, MEMORY, Rules
 from dlnjax._runge_kutta import clip
-from dlnjax._tree import all_of_batch, any_of_batch, plain_norm, where, while_any
+from dlnjax._tree import all_of_batch, any_of_batch, where, while_any
 from dlnjax._types import Scalar, State
 
 # The phases of a step: the velocity at its start; probes of the spectral radius; the choice of the step and its stages;
@@ -152,11 +153,11 @@ class Stabilised(Method):
         recurrence = where(ready, first, stage.recurrence)
 
         entering, probing = stage.phase == _ENTER, stage.phase == _PROBE
-        # The plain norm neither vanishes nor overflows: the columns of U and V have length 1.
-        size = plain_norm(z0)
-        point = where(probing, power.probe(z0, size), where(entering, z0, recurrence.newer))
+        measure = partial(chart.measure, z0)
+        size = measure(z0)
+        point = where(probing, power.probe(z0, size, measure), where(entering, z0, recurrence.newer))
         f, unrest = chart.velocity(point)
-        found = power.update(z0, f0, f, size, s.h)
+        found = power.update(z0, f0, f, size, measure, s.h)
         probed = found.settled | (stage.probes >= MOST_PROBES)
         complete = recurrence.complete
         aside = entering | probing

@@ -239,8 +239,8 @@ def _frame_start(problem: Problem, gap: Scalar) -> SVD:
     start = problem.start if isinstance(problem.start, SVD) else svd(problem.start)
     # A start that is not finite is replaced by the identity and marked, so that nothing is decomposed that is NaN.
     finite = all_finite(start)
-    eye = jnp.eye(len(start.sigma), dtype=start.sigma.dtype)
-    start: SVD = canonical(where(finite, start, SVD(eye, jnp.ones_like(eye[0]), eye)))
+    eye = lambda q: jnp.eye(*q.shape, dtype=q.dtype)
+    start: SVD = canonical(where(finite, start, SVD(eye(start.u), jnp.ones_like(start.sigma), eye(start.v))))
     if not isinstance(problem.start, SVD):
         # Singular values of a matrix at the level of rounding are set to zero, so that the flow keeps that rank. Those
         # of a given `SVD` are left as they are.

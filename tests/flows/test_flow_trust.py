@@ -41,6 +41,29 @@ def test_problem_in_small_units_is_the_problem():
     assert_close(small.x / unit, plain.x, INTEGRATION)
 
 
+class InUnits(eqx.Module):
+    """A stiff completion in a unit of X: one entry is seen with the weight 1, the others with 1e4."""
+
+    unit: jax.Array
+
+    def __call__(self, x):
+        return jnp.sum(jnp.array([[1.0, 1e4], [1e4, 1e4]]) * (x / self.unit - EYE) ** 2) / 2
+
+
+@pytest.mark.parametrize("stop", [None, 1e-6])
+def test_stiff_flow_takes_as_long_in_any_unit(stop):
+    # At infinite depth x' of x = X / unit does not depend on the unit.
+    def flow(unit):
+        rest = None if stop is None else dln.Steady(stop / unit)
+        return dln.gradient_flow(InUnits(jnp.asarray(unit)), unit * X0, ts=[0.0, 1.0, 30.0], stop=rest)
+
+    plain = flow(1.0)
+    for power in (-300, -50, -20, 300):
+        sol = flow(2.0**power)
+        assert_close(sol.x / 2.0**power, plain.x, INTEGRATION)
+        assert 0.9 < sol.stats["evaluations"] / plain.stats["evaluations"] < 1.1
+
+
 @pytest.mark.parametrize("second", [1e-14, 1e-17, 1e-40])
 def test_start_given_as_an_svd_is_exact(second):
     start = dln.SVD(EYE, jnp.array([1.0, second]), EYE)
