@@ -1,6 +1,7 @@
-"""Checks at the door: what was received, what was expected, what to do.
+"""The checks of what a user gives to a public function. Their errors say what was received, expected, and to be done.
 
-A concrete value is checked in Python, before anything runs; a traced one where it is known, through `eqx.error_if`.
+A concrete value is checked in Python, before anything runs. A traced value is checked when the program runs, by
+`error_if`.
 """
 
 import math
@@ -24,15 +25,19 @@ def is_concrete(x: Any) -> bool:
 
 
 def known(x: Any) -> Any:
-    """`x` in NumPy where it is concrete, for a condition written with operators and methods alone.
+    """`x` as a NumPy array if it is concrete, and unchanged if it is traced.
 
-    An operation of JAX on a concrete array is traced inside of `jax.jit`, and elsewhere compiles a program of its own.
+    A condition that uses only operators and methods then works for both. With an array of JAX, each operation would be
+    traced inside of `jax.jit`, and would compile a program of its own outside.
     """
     return np.asarray(x) if is_concrete(x) else x
 
 
 def require(x: Tree, bad: Any, message: str) -> Tree:
-    """`x`, if not `bad`; otherwise a `ValueError` with `message`, at once where `bad` is known, or when it is."""
+    """`x`, or an error with `message` if `bad` is true.
+
+    A concrete `bad` raises a `ValueError` at once. A traced `bad` raises a `RuntimeError` when the program runs.
+    """
     if not is_concrete(bad):
         return error_if(x, bad, 0, [message])
     if np.any(np.asarray(bad)):
@@ -41,10 +46,10 @@ def require(x: Tree, bad: Any, message: str) -> Tree:
 
 
 class _Sentences(tuple[str, ...]):
-    """Sentences that are printed when they are looked up, which Equinox does at the moment of the error.
+    """Sentences that are printed when they are looked up. Equinox looks a sentence up at the moment of the error.
 
-    Inside of plain `jax.jit` the error that arrives is one of JAX, in which the sentence follows a traceback of the
-    callback: jax-ml/jax#26102. So the sentence is also written to stderr, where it stands before all else.
+    Inside of plain `jax.jit` the user gets an error of JAX, in which the sentence stands below the traceback of a
+    callback: jax-ml/jax#26102. The sentence is therefore also written to stderr, where it stands first.
     """
 
     def __getitem__(self, index: Any) -> Any:
@@ -59,14 +64,14 @@ def error_if(tree: Tree, failed: Any, index: Any, sentences: Sequence[str]) -> T
 
 
 def refuse_tracing(what: str, values: Any, instead: str) -> None:
-    """A `TypeError` inside of `jax.jit`, `jax.grad` or `jax.vmap`, for what runs its own programs one by one."""
-    # Under `jit` a new array is traced even where no value that was given is.
+    """A `TypeError` inside of `jax.jit`, `jax.grad` or `jax.vmap`, for a function that cannot be traced."""
+    # The zero is there because under `jit` a new array is traced, even if all `values` are concrete.
     if not all(map(is_concrete, [*jax.tree.leaves(values), jnp.zeros(())])):
         raise TypeError(f"{what} cannot be traced by jax.jit, jax.grad or jax.vmap. Use {instead} there.")
 
 
 def require_known(what: str, values: Any) -> None:
-    """A `TypeError` where a value is traced, for what needs the numbers themselves."""
+    """A `TypeError` if one of the values is traced, for a function that needs the numbers themselves."""
     if not all(map(is_concrete, jax.tree.leaves(values))):
         raise TypeError(
             f"{what} needs numbers, and inside of jax.jit, jax.grad or jax.vmap there are none: do it outside."
@@ -74,7 +79,7 @@ def require_known(what: str, values: Any) -> None:
 
 
 def as_array(name: str, x: Any, hint: str = "") -> Array:
-    """`x` as an array of JAX, in the byte order of the machine; a concrete one, if `x` is, also inside of `jax.jit`."""
+    """`x` as an array of JAX, in the byte order of the machine. It is concrete if `x` is, also inside of `jax.jit`."""
     try:
         if x is None or isinstance(x, str):
             raise TypeError
@@ -82,10 +87,10 @@ def as_array(name: str, x: Any, hint: str = "") -> Array:
             return jnp.asarray(x)
         if isinstance(x, (list, tuple)) and np.asarray(x).dtype.kind in "biuf":
             x = np.asarray(x)
-        # Inside of `jit` an array that is made of NumPy's is traced, unless it is made at once.
+        # Without this context, an array of JAX made from a NumPy array inside of `jit` would be traced.
         with jax.ensure_compile_time_eval():
             if isinstance(x, (np.ndarray, np.generic)):
-                # `jnp.asarray` compiles a copy for each new shape.
+                # `jnp.asarray` would compile a program for each new shape, only to copy the array.
                 return jax.device_put(_known_to_jax(name, np.asarray(x), hint))
             return jnp.asarray(x)
     except (TypeError, ValueError, OverflowError) as error:
@@ -99,14 +104,17 @@ def as_array(name: str, x: Any, hint: str = "") -> Array:
 
 
 def _known_to_jax(name: str, x: np.ndarray, hint: str) -> np.ndarray:
-    """`x`, as files such as netCDF hold it with the bytes in the other order, in the order that JAX takes."""
+    """`x` in the byte order of the machine, which JAX needs. Arrays from files such as netCDF may have the other one.
+
+    An array whose type JAX does not have is refused.
+    """
     longest = 16 if x.dtype.kind == "c" else 8
-    # Key types and the short floats of ml_dtypes are no kind of NumPy's own, and JAX has them.
+    # The kind "V" has the key types and the short floats of ml_dtypes, which JAX has and NumPy has not.
     if x.dtype.kind != "V" and (x.dtype.kind not in "biufc" or x.dtype.itemsize > longest):
         hint = f"Convert it: {name}.astype(float)." if x.dtype.kind in "fcO" else hint
         raise TypeError(f"{name} must be an array of numbers that JAX has, got {x.dtype}. {hint}".rstrip())
     if x.dtype.kind in "iu" and x.size:
-        # JAX without float64 has integers of 32 bits, and cuts what is longer.
+        # Where float64 is switched off, JAX has integers of 32 bits, and would cut longer integers silently.
         kept = np.iinfo(jax.dtypes.canonicalize_dtype(x.dtype))
         if x.min() < kept.min or x.max() > kept.max:
             raise OverflowError
@@ -114,9 +122,9 @@ def _known_to_jax(name: str, x: np.ndarray, hint: str) -> np.ndarray:
 
 
 def as_real(name: str, x: Any, hint: str = "") -> Array:
-    """`x` as a floating-point array, integers converted, and what is narrower than float32 widened."""
+    """`x` as a floating-point array. Integers are converted, and floats narrower than float32 are widened."""
     if isinstance(x, int) and not isinstance(x, bool):
-        # An integer of Python may be too large for one of JAX: 10**20 is a depth.
+        # An integer of Python may be too large for an integer of JAX. The depth 10**20 is one.
         x = float(x) if abs(x) < 2**1023 else x
     x = as_array(name, x, hint)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
@@ -129,15 +137,15 @@ def as_real(name: str, x: Any, hint: str = "") -> Array:
 
 
 def require_normal(name: str, x: Array, axis: int | tuple[()] | None = None) -> Array:
-    """`x`, unless all that is in it, along `axis`, is 0 or below the normal numbers, which XLA takes for 0.
+    """`x`, or a `ValueError` if the largest |entry| along `axis` is subnormal, since XLA takes such a number for 0.
 
-    With `axis` = () that is each entry for itself. Otherwise a small entry among larger ones is let through, as it is
-    below their rounding. See jax-ml/jax#16200.
+    With `axis` = () each entry is checked. Otherwise a subnormal entry beside larger ones is allowed, as it is below
+    their rounding. See jax-ml/jax#16200.
     """
     if not is_concrete(x) or x.size == 0:
         return x
     values = np.asarray(x)
-    # Without an array of absolute values, since this may be all starts of a sweep.
+    # `x` may be all starts of a sweep, so that no array of absolute values is made.
     size, tiny = np.maximum(values.max(axis), -values.min(axis)), np.finfo(values.dtype).tiny
     if np.any((size > 0) & (size < tiny)):
         raise ValueError(
@@ -148,7 +156,7 @@ def require_normal(name: str, x: Array, axis: int | tuple[()] | None = None) -> 
 
 
 def as_float(name: str, x: Any) -> Array:
-    """`x` as a floating-point array; integers are refused where they would silently change the meaning."""
+    """`x` as a floating-point array. Integers are refused, as converting them may silently change the meaning."""
     x = as_array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         kind = "complex" if jnp.issubdtype(x.dtype, jnp.complexfloating) else str(x.dtype)
@@ -159,7 +167,7 @@ def as_float(name: str, x: Any) -> Array:
 
 
 def as_matrix(name: str, x: Any, leading: bool = False) -> Array:
-    """A real matrix of any shape, or with `leading` any stack of them."""
+    """`x` as a real matrix of any shape, or with `leading` as a stack of such matrices."""
     x = as_float(name, x)
     if x.ndim < 2 or (x.ndim > 2 and not leading) or 0 in x.shape[-2:]:
         expected = "(..., m, n)" if leading else "(m, n)"
@@ -169,7 +177,7 @@ def as_matrix(name: str, x: Any, leading: bool = False) -> Array:
 
 
 def as_square(name: str, x: Any, leading: bool = False) -> Array:
-    """A real square matrix, or with `leading` any stack of them."""
+    """`x` as a real square matrix, or with `leading` as a stack of such matrices."""
     x = as_float(name, x)
     if x.ndim < 2 or (x.ndim > 2 and not leading) or x.shape[-1] != x.shape[-2] or x.shape[-1] == 0:
         expected = "(..., d, d)" if leading else "(d, d)"
@@ -185,8 +193,9 @@ def require_finite(name: str, x: Array) -> Array:
 def require_full_rank(name: str, x: Array, message: str) -> Array:
     """`x`, one square matrix or a stack of them, if elimination meets no pivot of exactly 0.
 
-    The sign of a determinant, unlike the determinant, is right for matrices of any size. Of two rows it is 0 also where
-    the product of two entries leaves the range of the floats: then the matrix at size one decides.
+    The sign of the determinant is checked, since the determinant itself may leave the range of the floats. The sign of
+    a 2 x 2 matrix is also 0 where a product of two entries leaves that range. The matrix is therefore singular only if
+    the sign is 0 for the matrix scaled to size one as well.
     """
     linalg = np.linalg if is_concrete(x) else jnp.linalg
     size = abs(known(x)).max((-2, -1), keepdims=True)
@@ -196,7 +205,7 @@ def require_full_rank(name: str, x: Array, message: str) -> Array:
 
 
 def as_finite(name: str, x: Array) -> Array:
-    """`x`, if it is finite or traced: of what is traced, NaN comes out as NaN."""
+    """`x`, if it is finite or traced. For a traced `x` that is not finite, the result of the function is NaN."""
     return require_finite(name, x) if is_concrete(x) else x
 
 
@@ -209,7 +218,7 @@ def broadcast(names: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def as_depth(depth: Any, many: str = "") -> Array:
-    """The depth N in [1, inf], as a float array: a single one, if `many` says what to do otherwise."""
+    """The depth N in [1, inf], as a float array. `many` says what to use for many depths; with it, one is allowed."""
     if isinstance(depth, (bool, str, dict)) or depth is None:
         raise TypeError(f"depth must be a number in [1, inf], got {depth!r}.")
     depth = as_real("depth", depth, "It is a number in [1, inf].")
@@ -221,7 +230,7 @@ def as_depth(depth: Any, many: str = "") -> Array:
 
 
 def as_positive(name: str, value: Any, hint: str = "", finite: bool = True, many: bool = False) -> Array:
-    """A number above 0, by default a finite one; with `many` any number of them."""
+    """`value` as a number above 0, by default a finite one. With `many` it may be an array of such numbers."""
     if isinstance(value, (bool, str)) or value is None:
         raise TypeError(f"{name} must be a number above 0, got {value!r}.")
     value = as_real(name, value, hint)
@@ -235,7 +244,7 @@ def as_positive(name: str, value: Any, hint: str = "", finite: bool = True, many
 
 
 def as_count(name: str, value: Any) -> int:
-    """A whole number of at least 1, that fits an integer of JAX."""
+    """`value` as a whole number of at least 1 that fits an integer of JAX."""
     if not is_concrete(value):
         raise TypeError(f"{name} must be a whole number that is known before anything runs, got a traced one.")
     if isinstance(value, (jax.Array, np.ndarray, np.generic)) and np.ndim(value) == 0:
@@ -251,7 +260,10 @@ def as_count(name: str, value: Any) -> int:
 
 
 def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) -> Array:
-    """Singular values: finite and nonnegative, with the axis of modes last. Of traced ones, what is not becomes NaN."""
+    """`sigma` as singular values, finite and nonnegative, with the axis of modes last.
+
+    Traced entries that are not finite and nonnegative become NaN.
+    """
     sigma = as_real("sigma", sigma, "Singular values come from dlnjax.svd(x).sigma.")
     if sigma.ndim == 0 or sigma.shape[-1] == 0:
         raise ValueError(f"sigma must be singular values of shape (..., d), got shape {sigma.shape}.")
@@ -272,14 +284,14 @@ def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) ->
 
 
 def as_times(ts: Any, dtype: Any) -> Array:
-    """At least two strictly increasing, finite times in the precision of the start; the first is its time."""
+    """`ts` as at least two finite, strictly increasing times of this dtype. The first is the time of the start."""
     ts = as_real("ts", ts, "It is a list of times such as [0.0, 10.0].")
     if ts.ndim != 1 or ts.shape[0] < 2:
         raise ValueError(
             f"ts must hold at least two times, the first being that of x0, got shape {ts.shape}. "
             "For the end alone pass ts=[0., t_end]."
         )
-    # A time that the precision of x0 does not reach becomes infinite, and is refused below.
+    # A time that is too large for the precision of x0 becomes infinite, and is refused below.
     with np.errstate(over="ignore"):
         times = known(ts).astype(dtype)
     shown = f", got {np.array2string(known(ts), threshold=6)}" if is_concrete(ts) else ""
@@ -291,13 +303,13 @@ def as_times(ts: Any, dtype: Any) -> Array:
 
 
 def _increase(t: Any) -> Any:
-    # XLA takes a difference below the normal numbers for 0. That of infinities is NaN.
+    # A subnormal difference counts as 0, as in XLA. The difference of two infinities is NaN, which is no increase.
     with np.errstate(invalid="ignore", over="ignore"):
         return (abs(t) < np.inf).all() & (t[1:] - t[:-1] >= np.finfo(t.dtype).tiny).all()
 
 
 def as_path(name: str, path: Any) -> Path:
-    """A path, with a leading ~ for the home directory, as a shell has it."""
+    """`path` as a `Path`. A leading ~ stands for the home directory, as in a shell."""
     try:
         return Path(path).expanduser()
     except TypeError as error:
@@ -313,7 +325,7 @@ def as_key(key: Any) -> Any:
 
 
 def shape_of(name: str, f: Callable, argument: Any) -> Any:
-    """What `f` returns, without computing it."""
+    """The shapes and types of what `f` returns, without computing it."""
     if isinstance(f, type) or not callable(f):
         shown = f"the class {f.__name__}: make one of it first" if isinstance(f, type) else type(f).__name__
         raise TypeError(f"{name} must be a callable that returns arrays, got {shown}.")
@@ -325,11 +337,13 @@ def shape_of(name: str, f: Callable, argument: Any) -> Any:
             f"values of its argument. JAX says: {str(error).splitlines()[0]}"
         ) from error
     except TypeError as error:
-        raise TypeError(f"{name} must take one argument and return arrays: {str(error).splitlines()[0]}.") from error
+        taken = f"a matrix of shape {argument.shape}" if hasattr(argument, "shape") else "one argument"
+        said = str(error).splitlines()[0].rstrip(".")
+        raise TypeError(f"{name} must take {taken} and return arrays: {said}.") from error
 
 
 def check_energy(energy: Any, shape: tuple[int, ...], dtype: Any, hint: str = "Does it need a jnp.sum?") -> None:
-    """A differentiable callable from a matrix of that shape to a scalar."""
+    """An error unless `energy` is a callable from a matrix of this shape to a real scalar."""
     if not callable(energy):
         raise TypeError(f"energy must be a callable X -> scalar, got {type(energy).__name__}.")
     out = shape_of("energy", energy, jax.ShapeDtypeStruct(shape, dtype))

@@ -34,15 +34,15 @@ def main(argv: list[str] | None = None) -> int:
 
 @contextmanager
 def _stopped_at_once(args: argparse.Namespace) -> Iterator[None]:
-    """End on Ctrl-C with one line and the exit status 130, without unwinding the stack.
+    """End on Ctrl-C with one line and the exit status 130, without raising an exception.
 
-    Every file is complete at any moment, as each is written in one motion. An exception would first wait for the
-    threads that compute.
+    An exception would wait for the threads that compute. To end at once does no harm, since every file is complete at
+    any moment.
     """
 
     def stop(*_) -> NoReturn:
         kept = f"; {args.stopped.format(out=args.out)}" if getattr(args, "out", None) else ""
-        # The progress bars hide the cursor: show it again, below them.
+        # The progress bars hide the cursor. This code shows the cursor again, on the line below them.
         below = "\x1b[?25h\n" if console().is_terminal else ""
         os.write(2, f"{below}dlnjax: stopped{kept}\n".encode())
         os._exit(130)
@@ -186,7 +186,7 @@ def _add_claims(commands: Any) -> None:
     parser.set_defaults(run=_claims, stopped="nothing is written in {out}")
 
 
-# Each command is imported when it runs. Imported at the top, they would make `--help` and bad input wait for JAX.
+# Each command is imported when it runs. If the commands were imported at the top, `--help` would wait for JAX.
 def _reproduce(args: argparse.Namespace) -> int:
     from dlnjax._commands._reproduce import reproduce
 

@@ -1,6 +1,7 @@
 """How the library compiles its programs: `eqx.filter_jit`, with options of XLA that shorten a first call.
 
-Nearly all of a first call is compilation, and most of that is spent on machine code that runs no faster for it.
+Compilation takes nearly all the time of a first call. Most of this time is spent on optimisations that do not make the
+programs of this library faster.
 """
 
 import functools
@@ -21,15 +22,16 @@ from dlnjax._terminal import waiting_for
 # but the programs then run three to six times longer.
 QUICK = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 
-# Programs are made for these numbers of times, as long as no more entries than that are saved at all of them.
+# Programs are compiled for these numbers of saved times only, unless more than this many entries would be saved.
 _LENGTHS = (32, 256, 2048)
 _MOST_ENTRIES = 4_000_000
 
 
 def compiled(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
-    """`f` as a program of its own, compiled with the options above, and `more`, where JAX takes options.
+    """`f` as a program of its own, compiled with the options `QUICK` and `more`.
 
-    JAX refuses options inside of `jax.jit` and `jax.grad`, where `f` becomes a part of the caller's program.
+    Inside of `jax.jit` and `jax.grad`, `f` becomes a part of the caller's program. JAX refuses options there, so that
+    they are left out.
     """
     plain, quick = eqx.filter_jit(f), eqx.filter_jit(f, compiler_options=QUICK | more)  # pyright: ignore[reportCallIssue]
 
@@ -37,7 +39,7 @@ def compiled(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if not all(map(_is_value, jax.tree.leaves((args, kwargs)))) or _inside_of_jit():
             return plain(*args, **kwargs)
-        # The call returns once the program is compiled and under way.
+        # The call returns when the program is compiled and has started, so the line is shown during compilation only.
         with waiting_for("compiling, once for these shapes"):
             return (quick if _takes_options(jax.default_backend()) else plain)(*args, **kwargs)
 
@@ -47,7 +49,8 @@ def compiled(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
 def with_more_times(ts: Float[Array, " ts"], size: int) -> Float[Array, " more"]:
     """`ts` with the last time repeated up to one of a few lengths, so that one program serves many lengths.
 
-    `size` is the number of entries that are saved at each time. A flow ends where it reaches the last time first.
+    `size` is the number of entries that are saved at each time. The repeated times cost no steps: a flow ends when it
+    first reaches the last time.
     """
     if not runs_at_once(ts):
         return ts
@@ -56,9 +59,9 @@ def with_more_times(ts: Float[Array, " ts"], size: int) -> Float[Array, " more"]
 
 
 def first_times(tree: Any, ts: Float[Array, " ts"]) -> Any:
-    """Of what has been saved at each time, what belongs to `ts`, before the repetitions."""
+    """What was saved at the times `ts`, without what was saved at the repeated times after them."""
     n = len(ts)
-    # In NumPy, which compiles nothing for a new length.
+    # NumPy cuts the arrays, since JAX would compile a program for each new length.
     cut = lambda x: jax.device_put(np.asarray(x)[:n]) if is_concrete(x) else x[:n]
     return jax.tree.map(lambda x: x if len(x) == n else cut(x), tree)
 
@@ -66,8 +69,8 @@ def first_times(tree: Any, ts: Float[Array, " ts"]) -> Any:
 def cache(folder: str | os.PathLike[str] | None = None) -> Path:
     """Keep compiled programs in a folder, where the next session finds them: its first calls take a third or less.
 
-    It sets JAX's persistent compilation cache for this process, for all programs and not those of this library alone.
-    The command line does so by itself. To empty the cache, delete the folder.
+    This function sets JAX's persistent compilation cache for this process. The cache then holds all programs, not only
+    those of this library. The command line calls this function by itself. To empty the cache, delete the folder.
 
     **Arguments:** `folder`, by default `~/.cache/dlnjax`, or `dlnjax` in the folder that XDG_CACHE_HOME names. Where
     the environment variable JAX_COMPILATION_CACHE_DIR is set, the default is what it says.
@@ -96,18 +99,18 @@ def cache(folder: str | os.PathLike[str] | None = None) -> Path:
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    # JAX looks at the folder at the first compilation, and not again.
+    # JAX reads the setting at the first compilation only. After a reset it reads the setting again.
     reset_cache()
     return path
 
 
 def runs_at_once(*trees: Any) -> bool:
-    """Whether a program of these arguments runs when it is called, so that Python may look at what comes out."""
+    """Whether a program of these arguments runs when it is called, so that Python can use the numbers it returns."""
     return all(map(is_concrete, jax.tree.leaves(trees))) and not _inside_of_jit()
 
 
 def _inside_of_jit() -> bool:
-    # Inside of `jit` a new array is traced even where no value that was given is.
+    # Inside of `jit` a new array is traced, even if all arguments are concrete.
     return not is_concrete(jax.device_put(np.zeros(())))
 
 
@@ -122,7 +125,7 @@ def _is_value(x: Any) -> bool:
 
 @functools.cache
 def _takes_options(backend: str) -> bool:
-    """Whether this backend has these options: their names belong to a version of XLA."""
+    """Whether this backend takes the options `QUICK`. Another version of XLA may have other names for them."""
     if backend != "cpu":
         return False
     try:

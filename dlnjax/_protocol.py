@@ -1,13 +1,14 @@
-"""What a flow asks of an energy. Any differentiable callable X -> scalar answers; the rest is optional.
+"""What an energy may offer to a flow. Any differentiable callable X -> scalar is an energy; the rest is optional.
 
-- `energy.gradient(x)`: the Euclidean gradient dE(X), `m n`, in closed form. Without it, autodiff.
+- `energy.gradient(x)`: the Euclidean gradient dE(X), `m n`, in closed form. Without it, JAX differentiates the energy.
 - `energy.pullback(point)`: U^T dE(X) V, `r r`, for an `SVD` of rank r, where that is cheaper than the two products.
 - `energy.sides(point)`: (dE(X) V, dE(X)^T U), `m r` and `n r`, where that is cheaper than to make dE(X), `m n`. It is
-  asked where X has fewer singular values than rows or columns.
-- `energy.at_start()`: the energy that a flow runs with, for what is found once in its arrays before they are traced.
-- `energy.array_axes`: how many axes each of its arrays has for one matrix, by the name of the field. In a sweep, an
-  array with one axis more has the seeds in front. A field that is not named, but can be called, is an energy, or a
-  function, that this one is made of.
+  used where X has fewer singular values than rows or columns.
+- `energy.at_start()`: the energy with which a flow runs. It may hold what is computed once from the arrays of the
+  energy, before these are traced.
+- `energy.array_axes`: the number of axes that each array of the energy has for one matrix, by the name of its field. In
+  a sweep, an array with one axis more has the seeds in front. A field without an entry that can be called is an energy
+  or a function inside of this energy, and is asked for its own `array_axes`.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def pullback(energy: Callable, point: SVD) -> Float[Array, "r r"]:
 
 
 def sides(energy: Callable, point: SVD) -> tuple[Float[Array, "m r"], Float[Array, "n r"]]:
-    """(dE(X) V, dE(X)^T U), all of the gradient that a flow on the matrices of rank r sees."""
+    """(dE(X) V, dE(X)^T U), the part of the gradient on which a flow on the matrices of rank r depends."""
     offered = getattr(energy, "sides", None)
     if offered is not None:
         left, right = offered(point)
@@ -43,18 +44,21 @@ def sides(energy: Callable, point: SVD) -> tuple[Float[Array, "m r"], Float[Arra
 
 
 def at_start(energy: Any) -> Any:
-    """The energy, and each energy in it, as a flow runs with it."""
+    """The energy with which a flow runs: each part of it that has `at_start` is replaced by the result."""
     offers = lambda part: hasattr(part, "at_start")
     return jax.tree.map(lambda part: part.at_start() if offers(part) else part, energy, is_leaf=offers)
 
 
 def axes_of(energy: Any) -> dict[str, int] | None:
-    """The `array_axes` of an energy; None for one that does not say."""
+    """The `array_axes` of an energy, or None if it has none."""
     return getattr(energy, "array_axes", None)
 
 
 def name_of(energy: Callable) -> str:
-    """What a saved solution calls the energy: the name of a function, the class of an object and of what it wraps."""
+    """The name of the energy in a saved solution: that of a function, or of the class of an object.
+
+    For an energy that wraps another energy, the name of the inner energy follows in brackets.
+    """
     said = getattr(energy, "energy_name", None)
     if isinstance(said, str):
         return said

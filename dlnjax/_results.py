@@ -1,4 +1,4 @@
-"""How a flow, or the search for a geodesic, can end."""
+"""`RESULTS`: the codes that say how a flow, or the search for a geodesic, has ended."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from dlnjax._checks import error_if, is_concrete, known
 
 
 class _Code:
-    """One code of `RESULTS`, written there by its name and its sentence; `RESULTS.name` is the code itself."""
+    """The definition of one code of `RESULTS` by its sentence. This descriptor makes `RESULTS.name` the code itself."""
 
     def __init__(self, sentence: str):
         self.sentence = sentence
@@ -23,13 +23,15 @@ class _Code:
         self.name = name
 
     def __get__(self, instance: Any, owner: "type[RESULTS]") -> "RESULTS":
-        # `dataclass` reads what is annotated while it makes the class, of which there are no codes yet.
+        # `dataclass` reads the annotated attributes while it makes the class. No code can be made before the class is.
         made = "__dataclass_fields__" in vars(owner)
         return owner(np.asarray(NAMES.index(self.name), np.int32)) if made else self  # pyright: ignore[reportReturnType]
 
 
 def as_index(index: Any, shape: tuple[int, ...], what: str) -> Any:
-    """`index`, if NumPy takes it for an array of this shape: JAX itself moves an index outside of one to its edge.
+    """`index`, if it is a valid index of an array of this shape in NumPy.
+
+    JAX itself raises no error: it moves an index outside of the array to the nearest edge.
 
     **Raises:** `IndexError` for an index outside, and for None or a single boolean, which would add an axis.
     """
@@ -40,7 +42,7 @@ def as_index(index: Any, shape: tuple[int, ...], what: str) -> Any:
     if any(part is None or (np.ndim(part) == 0 and np.asarray(part).dtype == bool) for part in parts):
         raise IndexError(f"a {what} is found by whole numbers, a slice, or a boolean for each, got {index}.")
     try:
-        # One byte stands for the whole array, so that this costs nothing.
+        # The broadcast array has this shape but only one byte of memory.
         np.broadcast_to(np.int8(0), shape)[index]
     except IndexError as error:
         raise IndexError(f"there is no {what} {index} among {shape[0] if shape else 'one'}: {error}.") from error
@@ -48,7 +50,10 @@ def as_index(index: Any, shape: tuple[int, ...], what: str) -> Any:
 
 
 def _as_integers(index: Any) -> Any:
-    """Arrays and lists of integers in the widest type: JAX counts from the end in the type that they have."""
+    """Arrays and lists of integers in the widest type, other indices as they are.
+
+    JAX adds the length to a negative index in the type of the index, where the sum may overflow.
+    """
     if not isinstance(index, (list, np.ndarray, np.generic, jax.Array)) or not is_concrete(index):
         return index
     index = np.asarray(index, int if isinstance(index, list) and not index else None)
@@ -56,7 +61,7 @@ def _as_integers(index: Any) -> Any:
 
 
 def _as_code(code: Any) -> Any:
-    # An index into a NumPy array gives a scalar, which is no array and no leaf to `eqx.is_array`.
+    # An index into a NumPy array gives a scalar of NumPy, for which `eqx.is_array` is false.
     return code if isinstance(code, jax.Array) else np.asarray(code, np.int32)
 
 
@@ -81,7 +86,8 @@ class RESULTS(eqx.Module):
 
     code: Int[Array | np.ndarray, "*n"] = eqx.field(converter=_as_code)
 
-    # The codes that are no failure come first: of many, `error_if` says the sentence of the largest.
+    # The codes that are no failure come first. Where many codes have failed, `error_if` says the sentence of the
+    # largest.
     successful: ClassVar[_Code] = _Code("The flow reached the last of `ts`.")
     steady: ClassVar[_Code] = _Code("The gradient fell below the tolerance of `Steady`; later times repeat that state.")
     stopped: ClassVar[_Code] = _Code("The energy fell to the `stop` of a training; later steps repeat that state.")
@@ -113,7 +119,7 @@ class RESULTS(eqx.Module):
 
     @classmethod
     def named(cls, names: Any) -> "RESULTS":
-        """The codes of `names`, one or an array of them; `ValueError` for what is no name of a code."""
+        """The code of a name, or the codes of an array of names; `ValueError` for a word that names no code."""
         names = np.asarray(names)
         unknown = sorted({str(name) for name in names.ravel()} - set(NAMES))
         if unknown:
@@ -127,7 +133,7 @@ class RESULTS(eqx.Module):
         return RESULTS(jnp.where(condition, code.code, other.code))
 
     def __class_getitem__(cls, result: Any) -> Any:
-        """The sentence of a code, or of its name; an array of sentences for many."""
+        """The sentence of a code, given by itself or by its name, or an array of sentences for an array of codes."""
         result = result if isinstance(result, RESULTS) else cls.named(result)
         sentences = np.asarray(np.asarray(_SENTENCES)[_known(result)])
         return sentences if sentences.ndim else str(sentences)
@@ -153,13 +159,13 @@ class RESULTS(eqx.Module):
                     f"a result is compared with the name of a code, or with dlnjax.RESULTS.name, got {other!r}."
                 )
             other = RESULTS.named(other)
-        # In NumPy what is known takes no program of its own, and is known inside of `jit` too.
+        # NumPy compares concrete codes: JAX would compile a program, and inside of `jit` the answer would be traced.
         return known(self.code) == known(other.code)
 
     def __ne__(self, other: object) -> Any:
         return ~(self == other)
 
-    # A code compares entry by entry, as arrays do, and like them it has no hash.
+    # Codes are compared entry by entry, as arrays are. Like arrays they have no hash.
     def __hash__(self) -> int:
         raise TypeError("codes have no hash: compare them, or take their names.")
 
@@ -185,7 +191,10 @@ class RESULTS(eqx.Module):
 
 @jax.custom_batching.custom_vmap
 def _largest(code: Any) -> Any:
-    """The largest code of all that `jax.vmap` runs at once. Equinox takes it without a start, which fails for none."""
+    """The largest code of all that `jax.vmap` runs at once, and 0 for a batch of size 0.
+
+    Equinox takes the maximum of a batch without an initial value, which fails for a batch of size 0.
+    """
     return code
 
 
@@ -205,7 +214,7 @@ def _known(result: RESULTS) -> np.ndarray:
 
 
 def code_of(*cases: tuple[Any, RESULTS]) -> RESULTS:
-    """The code of the first (condition, code) that is met; successful if none is."""
+    """The code of the first pair (condition, code) whose condition is true, or `successful` if none is."""
     code = RESULTS.successful
     for condition, case in reversed(cases):
         code = RESULTS.where(condition, case, code)
@@ -213,7 +222,7 @@ def code_of(*cases: tuple[Any, RESULTS]) -> RESULTS:
 
 
 def result_counts(result: RESULTS) -> str:
-    """The name of one code, or of many how often each came."""
+    """The name of one code; for many codes each name with the number of its occurrences."""
     if np.ndim(result.code) == 0:
         return str(result.names)
     names, counts = np.unique(result.names, return_counts=True)

@@ -1,4 +1,4 @@
-"""What the loops of Runge-Kutta steps of the flows and of the geodesics have in common."""
+"""What the Runge-Kutta methods of the flows and of the geodesics share: the tableau, and the length of a step."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from jaxtyping import Array, Bool
 
 from dlnjax._types import Scalar
 
-# A step that comes within this share of what is left to go ends there.
+# A step that would leave less than this fraction of the time still to go is lengthened to the end of that time.
 _SLIVER = 1e-12
 
 
 def square_tableau(tableau: Any) -> np.ndarray:
-    """The lower triangle of a tableau of diffrax as a square matrix."""
+    """The coefficients of the stages in a tableau of diffrax, as a square matrix that is zero above the diagonal."""
     rows = np.zeros((tableau.num_stages, tableau.num_stages))
     for row, weights in zip(rows[1:], tableau.a_lower, strict=True):
         row[: len(weights)] = weights
@@ -21,6 +21,9 @@ def square_tableau(tableau: Any) -> np.ndarray:
 
 
 def clip(h: Scalar, left: Scalar) -> tuple[Scalar, Bool[Array, ""]]:
-    """(step, whether it ends there) for `left` to go; a step that would leave a sliver goes half of the way instead."""
+    """(the length of the next step, whether it ends the time `left` that is still to go).
+
+    A step of more than half of `left` that does not end it becomes half of `left`, so that no very short step remains.
+    """
     last = h >= left * (1 - _SLIVER)
     return jnp.where(last, left, jnp.where(2 * h > left, left / 2, h)), last

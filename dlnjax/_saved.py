@@ -1,8 +1,9 @@
-"""What all solutions share: the axis of seeds, and the way to NumPy, xarray and a file, and back.
+"""What all solutions share: the axis of seeds, and how they become NumPy arrays, an xarray dataset or a file.
 
-A solution is a Module whose fields are arrays, with four that every solution writes alike: `result`, the codes;
-`stats`, numbers of the solver; `depth`, a kernel; and an `SVD`. Each class adds a `Layout`: what its axes are called,
-and what its numbers mean. A file holds numbers and names alone, and nothing of it is run when it is read.
+A solution is a Module whose fields are arrays. Four kinds of fields are written in the same way by every solution:
+`result`, the codes; `stats`, the numbers of the solver; `depth`, a kernel; and an `SVD`. Each class of solutions has a
+`Layout`, which names its axes and says what its numbers mean. A file holds numbers and names only. No code from a file
+is run when it is read.
 """
 
 import dataclasses
@@ -26,14 +27,14 @@ from dlnjax._svd import SVD
 if TYPE_CHECKING:
     import xarray
 
-# Names in the file begin so: the frames of a flow are u and v, those of its last state final_u and final_v.
+# The prefixes of names in the file: the frames of a flow are u and v, those of its last state final_u and final_v.
 _PREFIXES = {"svd": "", "final": "final_", "depth": "kernel_"}
 _SETTINGS = ("depth", "rtol", "atol")
-# Where it is a tuple of factors of different shapes, the file has weights_1, ..., weights_N.
+# The field with the factors of a network. A tuple of factors is weights_1, ..., weights_N in the file.
 _LAYERS = "weights"
-# SciPy writes the size of a variable as a signed integer of 32 bits, in either format that it can write.
+# The largest number of bytes of a variable in netCDF 3. SciPy writes this number as a signed integer of 32 bits.
 _LARGEST = 2**31 - 4
-# The attribute of an array of integers that had 64 bits.
+# The attribute that marks an array of integers that had 64 bits before it was written.
 _LONG = "before_netcdf"
 _NOTES = {
     "result": "how it ended, a code of dlnjax.RESULTS",
@@ -47,10 +48,10 @@ S = TypeVar("S", bound="Solution")
 
 
 class Layout(NamedTuple):
-    """What the file of a solution is called and how its arrays lie in it.
+    """The format of the file of a solution: its name, and the axes and the meaning of its arrays.
 
-    `lead` names the axes in front, those of a sweep or of `jax.vmap`; `sized`, an array that has these axes alone;
-    `axes`, the further axes of each array that has more; `notes`, what an array means; `attrs`, what else to write.
+    `lead` is the name of the leading axes, those of a sweep or of `jax.vmap`. `sized` is the name of an array that has
+    no other axes. `axes` has the other axes of each array, `notes` what an array means, and `attrs` further attributes.
     """
 
     format: str
@@ -67,12 +68,12 @@ class Solution(Shown):
     layout: ClassVar[Layout]
 
     def _derived(self) -> dict[str, Any]:
-        """Further arrays to write, which follow from the others and are not read back."""
+        """Further arrays to write. They are computed from the other arrays, and are not read back."""
         return {}
 
     @property
     def _lead(self) -> tuple[int, ...]:
-        """The sizes of the axes in front."""
+        """The sizes of the leading axes, those of a sweep or of `jax.vmap`."""
         return tuple(np.shape(getattr(self, self.layout.sized)))
 
     def _carries_lead(self, name: str, leaf: Any) -> bool:
@@ -83,7 +84,7 @@ class Solution(Shown):
 
     @classmethod
     def joined(cls: type[S], parts: Sequence[S]) -> S:
-        """One solution of several along the axis of seeds. What they share is taken from the first."""
+        """One solution from several, joined along the axis of seeds. What all seeds share is taken from the first."""
 
         def join(path: Any, first: Any, *rest):
             if not parts[0]._carries_lead(_name(path), first):
@@ -117,7 +118,8 @@ class Solution(Shown):
         require_known("what is saved", self)
         leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(self)}
         kernel = getattr(self, "depth", None)
-        # In JAX, where 1/0 is the infinite depth, also of a solution that lies in the memory of the host.
+        # The infinite depth is 1/0, where NumPy warns and JAX does not. The kernel of a solution may be of NumPy
+        # arrays.
         if (number := getattr(jax.tree.map(jnp.asarray, kernel), "depth", None)) is not None:
             leaves["depth"] = np.asarray(number)
         leaves |= {name: np.asarray(value) for name, value in self._derived().items()}
@@ -127,8 +129,8 @@ class Solution(Shown):
     def to_xarray(self) -> "xarray.Dataset":
         """An xarray `Dataset` with named dimensions, and units or conventions in the attributes.
 
-        Dimensions: `seed` (of a sweep), `time`, `mode` (singular values, descending), `row` and `column`. What all
-        seeds share of the depth and the tolerances is an attribute, and a coordinate where the seeds differ in it.
+        Dimensions: `seed` (of a sweep), `time`, `mode` (singular values, descending), `row` and `column`. The depth and
+        each tolerance is an attribute if all seeds share it, and a coordinate if the seeds differ in it.
         """
         import xarray
 
@@ -161,11 +163,11 @@ class Solution(Shown):
         return xarray.Dataset(data, coords=coords, attrs=attrs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one file, to be read by `dlnjax.load`: netCDF 3, which any netCDF tool reads, or for a path that ends
-        in `.zarr` a zarr group, which has no limit of size and needs zarr.
+        """Write one file, which `dlnjax.load` reads. The format is netCDF 3, which any netCDF tool reads. For a path
+        that ends in `.zarr` it is a zarr group, which has no limit of size and needs zarr.
 
-        **Raises:** `ValueError` for a path that cannot be written, an array above 2 GiB or of a type that netCDF 3 has
-        not, or an `observe` that returned more than one array.
+        **Raises:** `ValueError` for a path that cannot be written, an array above 2 GiB or of a type that netCDF 3 does
+        not have, or an `observe` that returned more than one array.
         """
         path = as_path("path", path)
         observed = getattr(self, "observed", None)
@@ -222,7 +224,7 @@ def _write_netcdf(data: "xarray.Dataset", path: Path) -> None:
             f"{name} has {size / 2**30:.1f} GiB, and netCDF 3 holds 2 GiB of each array: "
             f"save it as {str(path.with_suffix('.zarr'))!r}, which needs zarr, or use to_numpy."
         )
-    # Of netCDF 3 the first axis alone may be empty: SciPy writes another, and cannot read it.
+    # In netCDF 3 only the first axis may have size 0. SciPy writes other axes of size 0 too, but cannot read them.
     if empty := [str(name) for name, value in data.variables.items() if 0 in value.shape[1:]]:
         raise ValueError(
             f"{empty[0]} has the shape {data[empty[0]].shape}, and netCDF 3 holds no array without entries: "
@@ -231,7 +233,7 @@ def _write_netcdf(data: "xarray.Dataset", path: Path) -> None:
     # netCDF 3 has no integers of 64 bits: xarray writes them in 32 if they fit, and refuses them if not.
     long = {name: v.assign_attrs({_LONG: "int64"}) for name, v in data.data_vars.items() if v.dtype == np.int64}
     data = data.assign(long)
-    # A file by the name of `path` is replaced in one motion, so that it is whole whatever happens.
+    # The data go to another file first, which then replaces `path` by one operation, so that `path` is always complete.
     fresh = path.with_name(path.name + ".new")
     try:
         if path.is_dir():
@@ -263,9 +265,9 @@ def _write_zarr(data: "xarray.Dataset", path: Path) -> None:
 
 
 def solution_of(data: "xarray.Dataset", source: str) -> Any:
-    """The solution that `to_xarray` made `data` of.
+    """The solution from which `to_xarray` made `data`.
 
-    **Raises:** `ValueError` for what is no such dataset, or one whose kernel is defined nowhere in this program.
+    **Raises:** `ValueError` for another dataset, or for a dataset whose kernel is defined nowhere in this program.
     """
     formats = {cls.layout.format: cls for cls in reversed(_subclasses(Solution)) if hasattr(cls, "layout")}
     cls = formats.get(data.attrs.get("format", ""))
@@ -308,7 +310,7 @@ def _field(field: Any, data: "xarray.Dataset", get: Callable[[str], Any], source
 
 
 def coded(data: "xarray.Dataset") -> "xarray.Dataset":
-    """With the results as numbers, which zarr can hold in any version, and their names beside them."""
+    """The dataset with results as numbers and with their names as attributes. zarr can hold numbers in any version."""
     result = data["result"]
     codes = RESULTS.named(result.values).code.astype(np.int8)
     attrs = result.attrs | {"flag_values": list(range(len(NAMES))), "flag_meanings": " ".join(NAMES)}
@@ -316,8 +318,8 @@ def coded(data: "xarray.Dataset") -> "xarray.Dataset":
 
 
 def _result(result: "xarray.DataArray", source: str) -> RESULTS:
-    """The codes by their names, since another version may number them otherwise. Beside numbers, the names stand in the
-    attributes.
+    """The codes, found by their names, since another version may give them other numbers. For results that were saved
+    as numbers, the names are in the attributes.
     """
     names = result.astype(str).values
     if result.dtype.kind == "i":
@@ -329,7 +331,10 @@ def _result(result: "xarray.DataArray", source: str) -> RESULTS:
 
 
 def _kernel(base: type, name: str, get: Callable[[str], Any], source: str) -> Any:
-    """A kernel of the class by this name, among those that are defined: a file names a class, and brings none."""
+    """A kernel of the class with this name.
+
+    The file has the name only, so the class must be defined in this program.
+    """
     found = [cls for cls in _subclasses(base) if cls.__name__ == name]
     if not found:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Powers of two, by which matrices are brought to size one and back without rounding, and the scales of a step in time.
+"""Scales: powers of two, by which matrices are scaled to size one and back without rounding, and the shortest step.
 
-A_{cX} = c^p A_X where lambda is homogeneous of degree p. The derivative rules divide by the squares of the singular
-values, and by their squares again, which leaves the range of the floats at 1e80; at size one it does not.
+If lambda is homogeneous of degree p, then A_{cX} = c^p A_X, so that a formula may be evaluated at size one. The
+derivative rules divide by fourth powers of the singular values, which leave the range of the floats at 1e80.
 """
 
 import jax
@@ -10,17 +10,18 @@ from jaxtyping import Array, Float
 
 from dlnjax._types import Scalar
 
-# By default the absolute tolerance of a flow is this share of `rtol`, in units of the size of its start. A number in
-# no relation to the start would be too coarse for a flow that leaves a saddle, and multiplies its first error.
+# By default the absolute tolerance of a flow is this number times `rtol` times the size of its start. A tolerance that
+# does not depend on the start would be too coarse for a flow that leaves a saddle and multiplies its first error.
 ATOL_SHARE = 0.01
-# A step in time is too short once it is this many roundings of the time at which it begins: the time hardly moves.
+# A step is too short if it is below this many errors of rounding of the time at which it begins.
 SHORTEST = 16
 
 
 def shortest_step(t: Scalar) -> Scalar:
-    """The step at the time t below which a flow is stuck.
+    """The length of a step at the time t below which a flow is stuck.
 
-    It is relative to t alone. As a share of the whole span it would end a long flow at its first short step.
+    The length is proportional to t. In proportion to the whole time of the flow, it would end a long flow at its first
+    short step.
     """
     eps, tiny = jnp.finfo(t.dtype).eps, jnp.finfo(t.dtype).tiny
     return SHORTEST * jnp.maximum(eps * jnp.abs(t), tiny)
@@ -29,18 +30,20 @@ def shortest_step(t: Scalar) -> Scalar:
 def exponent(x: Float[Array, "..."]) -> Scalar:
     """The whole number k, as a float, for which the largest |entry| of x is between 2^(k-1) and 2^k.
 
-    It is 0 where there is none. For differentiation it is a constant: each 2^(-k) meets its 2^k later on.
+    It is 0 if x is zero or not finite. It counts as a constant in derivatives, since a factor 2^k always comes with a
+    factor 2^(-k).
     """
     size = jnp.max(jnp.abs(jax.lax.stop_gradient(x)))
-    # The exponents of subnormal numbers are cut off: their reciprocal power would be infinite.
+    # The exponents of subnormal numbers are clipped, since 2^(-k) would be infinite for them.
     k = jnp.frexp(jnp.where(jnp.isfinite(size), size, 0.0))[1]
     return jnp.clip(k.astype(x.dtype), -_largest(x), _largest(x))
 
 
 def scaled(x: Float[Array, "*s"], e: Scalar | float) -> Float[Array, "*s"]:
-    """2^e x for a real number e, in steps that are in the range of the floats wherever x and the outcome are.
+    """2^e x for a real number e. No intermediate result leaves the range of the floats if x and the result do not.
 
-    XLA computes 2^e as the exponential of e log 2, which rounds. `ldexp` does not, and takes the whole part of e.
+    XLA computes 2^e as the exponential of e log 2, which rounds. The whole part of e is therefore applied by `ldexp`,
+    which does not round.
     """
     e = jnp.asarray(e, x.dtype)
     whole = jnp.round(jax.lax.stop_gradient(e))
@@ -49,14 +52,15 @@ def scaled(x: Float[Array, "*s"], e: Scalar | float) -> Float[Array, "*s"]:
 
 
 def along_slope(slope: Float[Array, "*#s"], direction: Float[Array, "*#s"]) -> Float[Array, "..."]:
-    """slope * direction, and 0 where the direction is 0 also at an infinite slope, where the product would be NaN."""
-    # An infinite slope is multiplied in two finite factors, whose product with anything but 0 is infinite or huge.
+    """slope * direction, which is 0 where the direction is 0. At an infinite slope the plain product would be NaN."""
+    # An infinite slope is replaced by two finite factors. With a direction other than 0, the product is still infinite
+    # or huge.
     infinite, huge = jnp.isinf(slope), jnp.finfo(slope.dtype).max
     return direction * jnp.where(infinite, huge, slope) * jnp.where(infinite, huge, 1.0)
 
 
 def _largest(x: Float[Array, "..."]) -> int:
-    """The largest k for which 2^k and 2^-k are both normal numbers: XLA takes what is smaller for zero."""
+    """The largest k for which 2^k and 2^-k are both normal numbers. XLA takes smaller numbers for zero."""
     return -int(jnp.finfo(x.dtype).minexp) - 1
 
 

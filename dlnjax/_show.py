@@ -1,4 +1,4 @@
-"""How a solution shows itself: a line of text, a small picture in a notebook, and the figure to draw first."""
+"""How a solution is shown: a line of text, a small picture in a notebook, and its first figure."""
 
 import abc
 import dataclasses
@@ -11,13 +11,13 @@ import numpy as np
 
 from dlnjax._checks import is_concrete, require_known
 
-# How a time of the 1/N-normalised flow is called on an axis.
+# The label of an axis for the time of the 1/N-normalised flow.
 FLOW_TIME = r"time $t$ (1/N-normalised flow)"
 _WIDTH, _HEIGHT, _MODES, _POINTS, _SEEDS = 220.0, 64.0, 12, 120, 300
 
 
 class Curves(NamedTuple):
-    """The singular values along a solution: `along`, `t`; `sigma`, `[n] t d`; `label`, what `along` is."""
+    """The singular values along a solution, `sigma`, `[n] t d`, at the times `along`, `t`, with an axis `label`."""
 
     along: np.ndarray
     sigma: np.ndarray
@@ -25,7 +25,7 @@ class Curves(NamedTuple):
 
     @classmethod
     def of(cls, along: Any, sigma: Any, label: str) -> "Curves":
-        """From arrays with any leading axes, those of `vmap` included."""
+        """The curves from arrays with any leading axes, which become one axis `n`."""
         require_known("a picture", (along, sigma))
         along, sigma = np.asarray(along), np.asarray(sigma)
         if sigma.size == 0:
@@ -35,7 +35,7 @@ class Curves(NamedTuple):
 
 
 class Shown(eqx.Module):
-    """A solution that can be looked at: it says in `_describe` what it is, and gives its `_curves`, if it has any."""
+    """A solution that can be shown. `_describe` returns its text, and `_curves` its curves if it has any."""
 
     @abc.abstractmethod
     def _describe(self) -> str: ...
@@ -44,7 +44,7 @@ class Shown(eqx.Module):
     def _curves(self) -> Curves: ...
 
     def plot(self, *, ax: Any = None) -> Any:
-        """The figure that one would draw first: singular values along one solution, effective rank along many.
+        """The first figure of a solution: the singular values of one solution, or the effective ranks of many.
 
         **Arguments:** `ax`, matplotlib's axes to draw in; by default new ones.
 
@@ -74,7 +74,7 @@ class Shown(eqx.Module):
 
 
 def _has_values(part: Any) -> bool:
-    """Whether each leaf is an array and each field is there: not so after `jax.eval_shape` and `eqx.filter`."""
+    """Whether each leaf is an array and no field is missing. After `jax.eval_shape` or `eqx.filter` this is false."""
     if dataclasses.is_dataclass(part):
         fields = [(getattr(part, field.name), field.type) for field in dataclasses.fields(part)]
         return all(_has_values(value) or (value is None and _may_be_none(kind)) for value, kind in fields)
@@ -87,7 +87,7 @@ def _may_be_none(kind: Any) -> bool:
 
 
 def singular_values_of(x: Any) -> np.ndarray:
-    """Of matrices `... d d`: NaN where one is not finite."""
+    """The singular values of matrices `... d d`, or NaN for a matrix that is not finite."""
     require_known("a picture", x)
     x = np.asarray(x)
     finite = np.isfinite(x).all((-2, -1), keepdims=True)
@@ -97,7 +97,7 @@ def singular_values_of(x: Any) -> np.ndarray:
 
 def sparkline(curves: Curves) -> str:
     """A small SVG of the singular values on a logarithmic scale, in the colour of the text around it."""
-    # Evenly by state: the times are spread as whoever chose them wanted to see it.
+    # The saved states are drawn at equal distances, whatever their times are. Whoever chose the times has spread them.
     along, modes = (_spread(*pair) for pair in zip(curves.sigma.shape[-2:], (_POINTS, _MODES), strict=True))
     sigma, what = curves.sigma[..., along, :][..., modes], "singular values"
     if sigma.ndim == 3:
@@ -108,7 +108,7 @@ def sparkline(curves: Curves) -> str:
     if len(along) < 2 or not np.isfinite(sigma).any():
         raise ValueError("there is nothing to draw")
     if sigma.ndim == 3:
-        # Of a column without a value there is no median, and nothing is drawn.
+        # Where no seed has a value there is no median, and nothing is drawn.
         sigma = np.ma.median(np.ma.masked_invalid(sigma), axis=0).filled(np.nan)
     low, high = np.log10(np.nanmin(sigma)), np.log10(np.nanmax(sigma))
     caption = f"{what}, {10**low:.2g} to {10**high:.2g}"
@@ -123,7 +123,7 @@ def sparkline(curves: Curves) -> str:
 
 
 def _spread(n: int, most: int) -> np.ndarray:
-    """At most so many of n, evenly, the first and the last among them."""
+    """At most `most` of the indices 0, ..., n - 1, evenly spaced, with the first and the last."""
     return np.unique(np.linspace(0, n - 1, most).round().astype(int))
 
 

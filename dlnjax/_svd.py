@@ -1,4 +1,4 @@
-"""A matrix held as its singular value decomposition."""
+"""`SVD`, a matrix held as its singular value decomposition, with its derivative. The frame is the pair (U, V)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,16 +33,16 @@ class SVD(eqx.Module):
 
     @property
     def matrix(self) -> Float[Array, "*seeds m n"]:
-        """X itself."""
+        """The matrix X."""
         return (self.u * self.sigma[..., None, :]) @ jnp.swapaxes(self.v, -1, -2)
 
 
 def _of_finite(decompose: Callable[[Array], Any], x: Float[Array, "*seeds m n"] | Complex[Array, "*seeds m n"]) -> Any:
-    """decompose(x), and NaN for each matrix with an entry that is not finite: LAPACK sees the identity in its place.
+    """decompose(x), and NaN for each matrix with an entry that is not finite. LAPACK gets the identity in its place.
 
-    Its SVD never returns where one entry of a matrix of three rows or more is infinite: Reference-LAPACK/lapack#1409,
-    seen with jaxlib 0.10.2. NumPy has the same in numpy/numpy#32591. The symmetric eigenvalue problem returns there,
-    with numbers that mean nothing.
+    The SVD of LAPACK never returns where an entry of a matrix of three rows or more is infinite:
+    Reference-LAPACK/lapack#1409, seen with jaxlib 0.10.2. NumPy has the same fault, numpy/numpy#32591. LAPACK's solver
+    for Hermitian eigenvalues returns for such a matrix, but with numbers that mean nothing.
     """
     good = jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True)
     out = decompose(jnp.where(good, x, jnp.eye(*x.shape[-2:], dtype=x.dtype)))
@@ -51,19 +51,20 @@ def _of_finite(decompose: Callable[[Array], Any], x: Float[Array, "*seeds m n"] 
 
 
 def singular_values(x: Float[Array, "*seeds m n"]) -> Float[Array, "*seeds r"]:
-    """The singular values alone, descending; of what is not finite, NaN."""
+    """The singular values alone, in descending order. They are NaN for a matrix that is not finite."""
     return _of_finite(lambda x: jnp.linalg.svd(x, compute_uv=False), x)
 
 
 def eigh(x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> tuple[Array, Array]:
-    """(eigenvalues, eigenvectors) of a Hermitian matrix; of what is not finite, NaN."""
+    """(eigenvalues, eigenvectors) of a Hermitian matrix. They are NaN for a matrix that is not finite."""
     return _of_finite(lambda x: tuple(jnp.linalg.eigh(x)), x)
 
 
 def plain_svd(x: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
     """(sigma, U, V) of one matrix, with the derivative of JAX, which is NaN where singular values repeat.
 
-    It is for functions of U and V apart, which the rule of `frame_tangent` does not keep right there.
+    This function is for a use of U or V alone. For such a use, the derivative of `frame_tangent` is finite but wrong
+    where singular values repeat.
     """
     u, sigma, vt = _of_finite(lambda x: tuple(jnp.linalg.svd(x, full_matrices=False)), x)
     return sigma, u, vt.T
@@ -88,19 +89,24 @@ def _divide(x, y, where):
 
 
 def frame_tangent(point: SVD, dx: Float[Array, "*seeds m n"]):
-    """The motion (du, dsigma, dv) of the decomposition when X moves by dx: (4.2)-(4.4).
+    """The motion (du, dsigma, dv) of the decomposition when X moves by dx: see `motion_of_frame`."""
+    return motion_of_frame(point, dx @ point.v, jnp.swapaxes(dx, -1, -2) @ point.u)
 
-    Where singular values agree, to the root of rounding, (4.2) divides by zero: the decomposition has no derivative.
-    There the frame is not turned, and the rest of dX is put into du, so that `matrix` still has its exact derivative,
-    unless two or more of the values are zero. Between those no motion of the factors moves X, since diag(sigma) is 0 on
-    either side: of that part of dX only the diagonal is kept.
 
-    A thin frame also leaves its space, by (I - U U^T) dX V / sigma and (I - V V^T) dX^T U / sigma. The part of dX that
-    is outside of both spaces leaves the matrices of rank r, and has no place here.
+def motion_of_frame(point: SVD, by_v: Float[Array, "*seeds m r"], by_u: Float[Array, "*seeds n r"]):
+    """The motion (du, dsigma, dv) of the decomposition when X moves by dX, given dX V and dX^T U: (4.2)-(4.4).
+
+    Where singular values agree, to the root of rounding, (4.2) divides by zero, and the decomposition has no
+    derivative. There the frame is not turned. The rest of dX is put into du, so that `matrix` still has its exact
+    derivative, unless two or more of the values are zero. Between two zero values no motion of the factors moves X, so
+    that only the diagonal of this part of dX is kept.
+
+    The columns of a thin frame also leave the space that they span, by (I - U U^T) dX V / sigma and
+    (I - V V^T) dX^T U / sigma. The part of dX that is outside of both spaces leaves the matrices of rank r, and is
+    dropped.
     """
     u, sigma, v = point.u, point.sigma, point.v
-    beyond = dx @ v
-    m = jnp.swapaxes(u, -1, -2) @ beyond
+    m = jnp.swapaxes(u, -1, -2) @ by_v
     mt = jnp.swapaxes(m, -1, -2)
     row, column = sigma[..., :, None], sigma[..., None, :]
     gap, total = column - row, column + row
@@ -113,19 +119,19 @@ def frame_tangent(point: SVD, dx: Float[Array, "*seeds m n"]):
     dsigma = jnp.diagonal(m, axis1=-2, axis2=-1)
     du, dv = u @ (common + relative + rest), v @ (common - relative)
     if u.shape[-2] > u.shape[-1]:
-        du = du + _divide(beyond - u @ m, column, column > 0)
+        du = du + _divide(by_v - u @ m, column, column > 0)
     if v.shape[-2] > v.shape[-1]:
-        dv = dv + _divide(jnp.swapaxes(dx, -1, -2) @ u - v @ mt, column, column > 0)
+        dv = dv + _divide(by_u - v @ mt, column, column > 0)
     return du, dsigma, dv
 
 
 def svd(x: Float[Array, "*seeds m n"]) -> SVD:
     """Singular value decomposition, thin, singular values descending.
 
-    Differentiable by (4.2)-(4.4), and finite at repeated singular values, where the frame is a matter of choice and
-    `svd(x).matrix` still has its derivative, if at most one singular value of a square matrix is 0. Where two or more
-    are, that of `svd(x).matrix` lacks what is off the diagonal between their singular vectors; of a matrix that is not
-    square, also what leaves the space of a singular vector whose value is 0.
+    Differentiable by (4.2)-(4.4). At repeated singular values, where the frame is a matter of choice, its derivative is
+    finite, and that of `svd(x).matrix` is exact if at most one singular value of a square matrix is 0. Where two or
+    more are 0, the derivative of `svd(x).matrix` lacks what is off the diagonal between their singular vectors. For a
+    matrix that is not square, it also lacks what leaves the space of a singular vector whose value is 0.
 
     **Arguments:** `x`, `m n`, or with leading axes.
 
@@ -168,12 +174,12 @@ def _is_orthonormal(u: Any) -> Any:
 
 
 def truncated(point: SVD, rank: int | None) -> SVD:
-    """The first `rank` singular values and their vectors; all, where it is None."""
+    """The first `rank` singular values and their vectors, or all if `rank` is None."""
     return SVD(point.u[..., :rank], point.sigma[..., :rank], point.v[..., :rank])
 
 
 def canonical(point: SVD) -> SVD:
-    """The same X with singular values nonnegative and descending: signs go to v."""
+    """The same X with nonnegative singular values in descending order. The signs of negative ones are moved to v."""
     order = jnp.argsort(-jnp.abs(point.sigma), axis=-1)
     sign = jnp.where(point.sigma < 0, -1.0, 1.0).astype(point.sigma.dtype)
     take = lambda a: jnp.take_along_axis(a, order[..., None, :], axis=-1)
@@ -189,24 +195,26 @@ def orthogonalise(q: Float[Array, "m r"]) -> Float[Array, "m r"]:
 def turn(point: SVD, pullback: Float[Array, "r r"], gap: Float[Array, ""]) -> SVD:
     """X to within a relative `gap`, in the frame along which the flow leaves it.
 
-    Where singular values repeat, any frame of their block is a decomposition of X. The flow leaves along the frame in
-    which the symmetric part of U^T dE V is diagonal (degenerate perturbation theory); in any other, the equations of
-    the frame keep the values equal for ever. Where that part has equal eigenvalues itself, a fixed generic frame is
-    taken: a special one, such as the identity, may solve the equations and still not be followed by nearby flows.
+    A block is a set of repeated singular values. Any frame of a block gives a decomposition of X. The flow leaves along
+    the frame in which the symmetric part of U^T dE V is diagonal (degenerate perturbation theory). In any other frame,
+    the equations of the frame keep the values equal for ever. Where the symmetric part has equal eigenvalues itself, a
+    fixed generic frame is taken. A special frame, such as the identity, may solve the equations although nearby flows
+    do not follow this solution.
 
     **Arguments:** `point`, descending; `pullback`, U^T dE(X) V, `r r`; `gap`, below which neighbours count as equal.
     """
     sigma, d = point.sigma, point.sigma.shape[-1]
     block = jnp.cumsum(jnp.append(jnp.zeros(1, bool), sigma[:-1] - sigma[1:] > gap * sigma[:-1]))
     same = block[:, None] == block[None, :]
-    # A gradient that is not finite says nothing about the frame, and the start itself is still a good state.
+    # A gradient that is not finite says nothing about the frame. It is replaced by 0, since the start is a good state.
     symmetric = jnp.where(same & jnp.all(jnp.isfinite(pullback)), pullback + pullback.T, 0.0)
     size = jnp.max(jnp.abs(symmetric))
     i = jnp.arange(d, dtype=sigma.dtype)
     generic = jnp.cos(jnp.add.outer(i, i) + 0.7 * jnp.multiply.outer(i, i))
     tiny = 64 * d * jnp.finfo(sigma.dtype).eps
     within = symmetric / jnp.where(size > 0, size, 1.0) + jnp.where(same, tiny * generic, 0.0)
-    # A shift of each block keeps their eigenvalues apart and in order: the eigenvectors are then block diagonal.
+    # Each block gets a shift of its own, which keeps the eigenvalues of different blocks apart and in order. The matrix
+    # of eigenvectors is then block diagonal.
     w = jnp.where(same, eigh(within + jnp.diag(4.0 * d * block.astype(sigma.dtype)))[1], 0.0)
     w = jnp.where(jnp.any(jnp.triu(same, 1)), w, jnp.eye(d, dtype=sigma.dtype))
     return SVD(point.u @ w, sigma @ (w * w), point.v @ w)

@@ -1,4 +1,4 @@
-"""The terminal that progress is shown on."""
+"""The terminal, on which bars show progress, and a line says what a user waits for."""
 
 import functools
 import threading
@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Seconds after which a line says what the wait is for.
+# The line is shown after this many seconds.
 DELAY = 1.0
 
 
 @functools.cache
 def console() -> "Console":
-    """One console on stderr for all, so that the bar of a sweep can stand below that of the run it belongs to."""
+    """The one console, on stderr. All bars share it, so that the bar of a sweep can stand below the bar of its run."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def is_watched() -> bool:
-    """Whether somebody looks on: at a terminal or in a notebook."""
+    """Whether the output goes to a terminal or a notebook, where somebody can watch it."""
     return console().is_terminal or console().is_jupyter
 
 
 class _Silence:
-    """Counts the callers that have silenced the line. It is shown only while the count is 0."""
+    """The number of callers that have silenced the line. The line is shown only while this number is 0."""
 
     count = 0
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """No line says what the wait is for: whoever calls has a bar of its own on the terminal, or wants none."""
+    """Show no line inside of this context. A caller has a bar of its own on the terminal, or shows a line already."""
     _Silence.count += 1
     try:
         yield
@@ -43,13 +43,13 @@ def silence() -> Iterator[None]:
 
 
 def hush() -> None:
-    """From now on no line says what the wait is for: a command has bars of its own."""
+    """Show no line from now on. A command calls this, as it has bars of its own."""
     _Silence.count += 1
 
 
 @contextmanager
 def waiting_for(what: str) -> Iterator[None]:
-    """A line on the terminal or in the notebook while it takes more than a second, and none once it is done."""
+    """Show a line on the terminal or in the notebook if the context takes more than a second, and remove it after."""
     if _Silence.count or not is_watched():
         yield
         return
@@ -70,7 +70,7 @@ def waiting_for(what: str) -> Iterator[None]:
             timer.cancel()
             timer.join()
             if shown.is_set():
-                # A notebook knows the return to the start of the line, and no code that clears it.
+                # A notebook does not know the code that clears a line, so the line is overwritten by blanks.
                 _write(f"\r{' ' * len(line)}\r")
 
 

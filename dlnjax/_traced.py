@@ -1,10 +1,10 @@
-"""A user's function as the program that it is now, so that a number it closes over is never an old one.
+"""A user's function, traced anew at each call, so that the numbers that it closes over are always the current ones.
 
-`jax.jit` compiles a function once and reads the globals, attributes and arrays that it closes over only then: a number
-that changes afterwards is not seen. Here the function is traced anew at each call, which runs nothing. What it closes
-over as arrays becomes an argument of the compiled code; what it closes over as a Python number stands in the text of
-the program, by which two programs are compared. So a changed number is seen, a tracer that the function closes over
-has its derivative, and the same lambda typed again is no reason to compile.
+`jax.jit` reads the globals, attributes and arrays that a function closes over once, when it compiles the function. It
+does not see a number that changes later. Here the function is traced anew at each call, which runs nothing. Arrays that
+the function closes over become arguments of the compiled program. Python numbers stand in the text of the program, and
+two programs are equal if their texts are. A changed number is therefore seen, a tracer that the function closes over
+gets its derivative, and the same lambda typed again is not compiled again.
 """
 
 import re
@@ -30,7 +30,7 @@ class Program:
     def __init__(self, jaxpr: Jaxpr, returns: Any):
         self.jaxpr = jaxpr
         self.returns = returns
-        # An address in the text tells two equal functions apart.
+        # Addresses are removed from the text, since they differ between two equal functions.
         self.text = re.sub(r" at 0x[0-9a-f]+", "", str(jaxpr)), str(returns), tuple(_inner_constants(jaxpr))
 
     def __eq__(self, other: object) -> bool:
@@ -41,7 +41,10 @@ class Program:
 
 
 def _inner_constants(jaxpr: Jaxpr):
-    """The constants of the functions called inside, as bytes; a tracer among them equals nothing but itself."""
+    """The constants of the functions called inside, as bytes.
+
+    A tracer gives its `id`, so that it equals only itself.
+    """
     for equation in jaxpr.eqns:
         for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: isinstance(leaf, ClosedJaxpr)):
             if isinstance(inner, ClosedJaxpr):
@@ -61,7 +64,8 @@ class Traced(eqx.Module):
     @classmethod
     def of(cls, f: Callable[..., Any], *arguments: PyTree) -> "Traced":
         """The function `f`, for arguments of the shapes of these."""
-        # A new function object at each call, as JAX keeps what it traced by the identity of the function.
+        # The lambda is a new object at each call. JAX keeps what it has traced, and would find the old program under
+        # the same object.
         closed, shape = jax.make_jaxpr(lambda *arguments: f(*arguments), return_shape=True)(*arguments)
         return cls(tuple(map(jnp.asarray, closed.consts)), Program(closed.jaxpr, jax.tree.structure(shape)))
 
@@ -71,14 +75,14 @@ class Traced(eqx.Module):
 
 
 class TracedEnergy(eqx.Module):
-    """An energy as programs: its value, its gradient and, where it offers them, the gradient in the frame of X."""
+    """An energy, held as programs for its value, its gradient and, if it has them, its `pullback` and its `sides`."""
 
     arrays: PyTree
     value: Traced
     slope: Traced
     slope_in_frame: Traced | None
     slope_on_sides: Traced | None
-    # By which a solution calls it.
+    # The name of the energy in a saved solution.
     energy_name: str = eqx.field(static=True)
 
     def __call__(self, x: Matrix):
@@ -100,9 +104,9 @@ class TracedEnergy(eqx.Module):
 
 
 def traced_energy(energy: Callable, shape: tuple[int, ...], dtype: Any, rank: int | None = None) -> Callable:
-    """The energy as it is now, for matrices of that shape, held by `rank` singular values, by default all.
+    """The energy, traced with its current numbers, for matrices of this shape with `rank` singular values, or with all.
 
-    One that closes over nothing, as all of ours, is returned itself.
+    An energy that closes over nothing is returned as it is. The energies of this library are such energies.
     """
     if _closes_over_nothing(energy):
         return energy
@@ -114,7 +118,7 @@ def traced_energy(energy: Callable, shape: tuple[int, ...], dtype: Any, rank: in
     return TracedEnergy(
         arrays,
         Traced.of(lambda arrays, x: whole(arrays)(x), arrays, x),
-        # Traced for itself: the rule of a custom derivative does not show in the text of the value.
+        # The gradient is traced as well, since the rule of a custom derivative is not in the text of the value.
         Traced.of(lambda arrays, x: gradient(whole(arrays), x), arrays, x),
         Traced.of(lambda arrays, point: pullback(whole(arrays), point), arrays, point) if offers("pullback") else None,
         Traced.of(lambda arrays, point: sides(whole(arrays), point), arrays, point) if offers("sides") else None,
@@ -122,9 +126,14 @@ def traced_energy(energy: Callable, shape: tuple[int, ...], dtype: Any, rank: in
     )
 
 
-def traced_energies(own: PyTree, shared: PyTree, shape: tuple[int, ...], dtype: Any) -> tuple[PyTree, PyTree]:
-    """(own, shared) of an energy as it is now, where each flow has its own row of the arrays in `own`."""
-    first = traced_energy(eqx.combine(jax.tree.map(lambda x: x[0], own), shared), shape, dtype)
+def traced_energies(
+    own: PyTree, shared: PyTree, shape: tuple[int, ...], dtype: Any, rank: int
+) -> tuple[PyTree, PyTree]:
+    """(own, shared) of the energies of a sweep, traced with their current numbers.
+
+    Each flow has its own row of `own`.
+    """
+    first = traced_energy(eqx.combine(jax.tree.map(lambda x: x[0], own), shared), shape, dtype, rank)
     if not isinstance(first, TracedEnergy):
         return own, shared
     arrays = lambda tree: eqx.filter(tree, eqx.is_array)
@@ -135,6 +144,6 @@ def traced_energies(own: PyTree, shared: PyTree, shape: tuple[int, ...], dtype: 
 
 
 def _closes_over_nothing(energy: Any) -> bool:
-    """Whether all that an energy depends on are its arrays: the class is of this package, and each leaf an array."""
+    """Whether an energy depends on its arrays only: its class is of this package, and each leaf is an array."""
     own = type(energy).__module__.partition(".")[0] == __name__.partition(".")[0]
     return own and all(eqx.is_array(leaf) for leaf in jax.tree.leaves(energy))

@@ -1,4 +1,4 @@
-"""Arithmetic on trees of arrays, tangents with None in them, and conditions over the batches of a `vmap`."""
+"""Arithmetic on trees of arrays, tangents with None for zero, and conditions over all batches of a `vmap`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +18,11 @@ Carry = TypeVar("Carry")
 
 @contextmanager
 def own_arithmetic() -> Iterator[None]:
-    """The rules of arithmetic that the library is written for, whatever flags of JAX the caller has set.
+    """The rules of arithmetic for which the library is written, whatever flags of JAX the caller has set.
 
-    Products of matrices have full precision on a GPU. Numbers and shapes are promoted as NumPy does: the flags
-    `jax_numpy_dtype_promotion` and `jax_numpy_rank_promotion` govern the functions of the caller, which are traced
-    before, and not the inside of the library.
+    Products of matrices have full precision on a GPU. Numbers and shapes are promoted as in NumPy. The flags
+    `jax_numpy_dtype_promotion` and `jax_numpy_rank_promotion` of the caller still hold for the functions of the caller,
+    since these are traced before this context begins.
     """
     precision = jax.default_matmul_precision("highest")
     with precision, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -30,7 +30,7 @@ def own_arithmetic() -> Iterator[None]:
 
 
 def power_of_two(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The largest power of two that is at most |x|, by which a division is exact; 1 for 0 and what is not finite."""
+    """The largest power of two that is at most |x|, or 1 where x is 0 or not finite. Division by it is exact."""
     x = jax.lax.stop_gradient(jnp.abs(x))
     usable = (x > 0) & jnp.isfinite(x)
     _, exponent = jnp.frexp(jnp.where(usable, x, jnp.ones_like(x)))
@@ -38,19 +38,19 @@ def power_of_two(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 def norm(tree: PyTree) -> Scalar:
-    """The root of the sum of all squares: of a matrix, its Frobenius norm. No square overflows or vanishes."""
+    """The root of the sum of all squares, which is the Frobenius norm of a matrix. No square overflows or vanishes."""
     leaves = jax.tree.leaves(tree)
     scale = power_of_two(jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves])))
     return scale * jnp.sqrt(sum(jnp.sum((leaf / scale) ** 2) for leaf in leaves))
 
 
 def plain_norm(tree: PyTree) -> Scalar:
-    """`norm` in one pass, for what is near 1: the squares of what is beyond 1e154 or below 1e-154 are lost."""
+    """`norm` in one pass, for numbers near 1. The squares of numbers above 1e154 or below 1e-154 are lost."""
     return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
 
 
 def positive(size: Scalar) -> Scalar:
-    """A size to divide by: 1 in place of 0."""
+    """A size by which one may divide: `size`, or 1 where it is 0."""
     return jnp.where(size > 0, size, 1.0)
 
 
@@ -61,7 +61,7 @@ def combine(*terms: tuple[Any, PyTree]) -> PyTree:
 
 
 def where(condition: Any, a: PyTree, b: PyTree) -> PyTree:
-    """`a` where the condition holds, else `b`, leaf by leaf; the condition may lack the trailing axes of a leaf."""
+    """`a` where the condition holds, else `b`, leaf by leaf. The condition may lack the last axes of a leaf."""
 
     def choose(x: Any, y: Any):
         if not eqx.is_array_like(x):
@@ -77,7 +77,7 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def is_perturbed(tangent: PyTree) -> bool:
-    """Whether any leaf of a tangent is more than None, which stands for zero in the rules of `filter_custom_jvp`."""
+    """Whether any leaf of a tangent is not None. In the rules of `eqx.filter_custom_jvp`, None stands for zero."""
     return any(leaf is not None for leaf in jax.tree.leaves(tangent))
 
 
@@ -94,20 +94,20 @@ def tangent_at(where: Callable, out: PyTree, values: PyTree) -> PyTree:
 
 
 def ravel(tree: PyTree) -> tuple[Float[Array, " n"], Any]:
-    """(the inexact arrays of a tree as one vector, the function that makes a tree of such a vector)."""
+    """(the floating-point arrays of a tree as one vector, the function that makes a tree from such a vector)."""
     arrays, rest = eqx.partition(tree, eqx.is_inexact_array)
     vector, unravel = ravel_pytree(arrays)
     return vector, lambda v: eqx.combine(unravel(v), rest)
 
 
 def iterate(step: Callable[[Carry], Carry], go_on: Callable[[Carry], Bool[Array, ""]], start: Carry) -> Carry:
-    """The first state for which `go_on` does not hold, of `start`, step(start), step(step(start)), and so on."""
+    """The first of the states start, step(start), step(step(start)), ... for which `go_on` is false."""
     return jax.lax.while_loop(go_on, step, start)
 
 
-# A `while_loop` or a `cond` under `vmap` runs both branches for each batch, with a select over all that it carries.
-# The three functions below take the condition over all batches instead, so that a branch runs only where one needs it.
-# JAX has no public form of this: jax-ml/jax#8409. equinox.internal is not covered by Equinox's promise of stability.
+# Under `vmap`, JAX runs both branches of a `cond`, and selects between their results. A `while_loop` selects likewise
+# over all that it carries. The three functions below make one condition of those of all batches, so that no select is
+# needed. JAX has no public function for this: jax-ml/jax#8409. Equinox's module `internal` may change without notice.
 
 
 def any_of_batch(condition: Bool[Array, "..."]) -> Bool[Array, ""]:
@@ -121,7 +121,7 @@ def all_of_batch(condition: Bool[Array, "..."]) -> Bool[Array, ""]:
 
 
 def while_any(go_on: Callable[[PyTree], Any], step: Callable[[PyTree], PyTree], start: PyTree) -> PyTree:
-    """`while_loop` on the arrays of a tree, until no batch of an enclosing `vmap` goes on."""
+    """`while_loop` on the arrays of a tree. It runs as long as `go_on` holds in any batch of an enclosing `vmap`."""
     start = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, start)
     arrays, static = eqx.partition(start, eqx.is_array)
     final = jax.lax.while_loop(

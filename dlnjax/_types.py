@@ -1,4 +1,4 @@
-"""The types that annotations name: what the public face takes, and the arrays that the library is made of."""
+"""The types that are used in annotations: what public functions take, and the arrays inside of the library."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias

@@ -1,4 +1,4 @@
-"""`dlnjax claims`: every statement of the thesis, what it is worth, and how that was measured."""
+"""`dlnjax claims`: checks every statement of the thesis, and shows the verdicts and the measured errors."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ STYLES = {"holds": "green", "corrected": "yellow", "fails": "red", "undecided": 
 
 
 def claims(args: argparse.Namespace) -> int:
-    """Check the statements that were asked for, and show their verdicts; 1 if one is not as expected."""
+    """Check the statements that were asked for, and show their verdicts. Returns 1 if a verdict is not as expected."""
     chosen = _choose(args)
     if args.out:
         check_writable(args.out)

@@ -1,4 +1,4 @@
-"""The refusal of bad input, the settings of JAX and the check of a folder, which all commands use."""
+"""What all commands use: the refusal of bad input, the settings of JAX and the check of a folder."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +17,7 @@ def configure_jax() -> None:
 
     hush()
     jax.config.update("jax_enable_x64", True)
-    # Where nothing can be written a command runs without it.
+    # Where the folder of the cache cannot be written, a command runs without a cache.
     with suppress(ValueError):
         dln.cache()
 

@@ -8,7 +8,7 @@ from dlnjax.figures import _run
 
 
 def plot(args: argparse.Namespace) -> int:
-    """Draw each figure that was named, into the folder of its data."""
+    """Draw each figure that was named, and write it to the folder of its data."""
     paths = list(dict.fromkeys(path for target in args.data for path in _find(target)))
     for path in paths:
         try:

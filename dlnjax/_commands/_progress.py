@@ -1,4 +1,4 @@
-"""How far a run of several figures has come: a bar on a terminal, plain lines elsewhere, and the time left."""
+"""The progress of a run of several figures: a bar on a terminal, plain lines elsewhere, and the time left."""
 
 import time
 from collections.abc import Mapping
@@ -14,8 +14,9 @@ from dlnjax._terminal import console
 class RunProgress:
     """A context manager whose `begin` and `end` are called for each figure.
 
-    **Arguments:** `foreseen`, the seconds that each figure takes on some machine, by name; `titles`, by name. The time
-    left is the sum of the seconds foreseen, times the ratio of spent to foreseen of the figures that are done.
+    **Arguments:** `foreseen`, the seconds that each figure takes on some machine, by its name; `titles`, the title of
+    each figure, by its name. The time left is the sum of the seconds foreseen for the figures to come, times the ratio
+    of the seconds spent to those foreseen for the figures that are done.
     """
 
     def __init__(self, foreseen: Mapping[str, float], titles: Mapping[str, str]):
@@ -51,7 +52,10 @@ class RunProgress:
             console().print(f"[bold]{name}[/bold]  {escape(self.titles[name])}  [dim]{how}[/dim]")
 
     def estimate(self) -> str:
-        """The time left in words; empty before the first figure is done, as nothing tells how fast this machine is."""
+        """The time left in words.
+
+        It is empty before the first figure is done, as the speed of the machine is unknown.
+        """
         if not self.expected or not self.left:
             return ""
         pace = self.spent / self.expected
@@ -70,7 +74,7 @@ class _TimeLeft(ProgressColumn):
 
 
 def duration(seconds: float) -> str:
-    """8.3 s, 45 s or 2 min 10 s."""
+    """A time in words: 8.3 s, 45 s or 2 min 10 s."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""`dlnjax reproduce`: every figure, its data, the numbers and the report."""
+"""`dlnjax reproduce`: computes the figures and writes them, their data, the numbers and the report."""
 
 import argparse
 import json
@@ -17,8 +17,8 @@ from dlnjax._terminal import console
 from dlnjax.figures import _claims_page, _report, _run, FIGURES
 from dlnjax.figures._run import Run
 
-# The seconds that each figure takes on 2 cores, and that one without an entry is taken for. Only the estimate of the
-# time left uses them.
+# The seconds that each figure takes on 2 cores, and the seconds assumed for a figure without an entry. Only the
+# estimate of the time left uses these numbers.
 SECONDS = {
     **{"3.1": 15, "3.2": 18},
     **{"4.1a": 7, "4.1b": 11, "4.2a": 3, "4.2b": 1, "4.2c": 2, "4.2d": 23, "4.3": 8, "4.4": 67},
@@ -28,7 +28,7 @@ OTHERS = 15
 
 
 def reproduce(args: argparse.Namespace) -> int:
-    """Compute each figure, or take its data from disk. The files of a figure and the report are complete after each."""
+    """Compute each figure, or take its data from disk. After each figure its files and the report are complete."""
     check_writable(args.out)
     try:
         names = _run.choose(args.figure, FIGURES)
@@ -72,7 +72,7 @@ def _make(name: str, runs: dict[str, Run], args: argparse.Namespace) -> bool:
 
 
 def write_report(folder: Path, runs: list[Run]) -> None:
-    """Write the report on these figures, with the verdicts on the statements if `dlnjax claims` has left them there."""
+    """Write the report on these figures. It counts the verdicts on the statements if `dlnjax claims` has left them."""
     data = folder / "claims.json"
     statements = _claims_page.count(json.loads(data.read_text(encoding="utf-8"))) if data.exists() else []
     _report.write_report(folder / "report.html", runs, statements)

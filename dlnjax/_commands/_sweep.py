@@ -1,4 +1,4 @@
-"""`dlnjax sweep`: the flows of many random starts, and a summary of how they ended."""
+"""`dlnjax sweep`: computes the flows of many random starts, and prints a summary of how they ended."""
 
 import argparse
 import math

@@ -1,8 +1,8 @@
 """Runge-Kutta-Chebyshev: an explicit method for stiff problems with a real spectrum, as gradient flows have.
 
 B. P. Sommeijer, L. F. Shampine and J. G. Verwer, RKC: an explicit solver for parabolic PDEs, J. Comput. Appl. Math. 88
-(1998). Second order; s evaluations reach a step of 0.65 s^2 over the spectral radius, where other explicit methods
-reach a few times s.
+(1998), "the paper" below. The method has order two. With s evaluations a step of length 0.65 s^2 over the spectral
+radius is stable; the stable steps of other explicit methods grow only like s.
 """
 
 from collections.abc import Callable
@@ -17,44 +17,50 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from dlnjax._tree import any_of_batch, combine, norm, plain_norm
 from dlnjax._types import Scalar, State
 
+# A norm of a motion of the state.
 Measure: TypeAlias = Callable[[State], Scalar]
 
-# Damping of the method, and its bound of stages: beyond, rounding in the recurrence would be felt.
+# The damping parameter epsilon of the method, with the value of the paper.
 _DAMPING = 2 / 13
+# The largest number of stages of a step. With more stages, rounding errors in the recurrence would become noticeable.
 MAX_STAGES = 200
 
 
 def stage_count(reach: Scalar) -> Int[Array, ""]:
-    """The fewest stages that are stable for a step of `reach` = h * spectral radius."""
+    """The smallest number of stages with which a step is stable. `reach` is h times the spectral radius."""
     return jnp.clip(1 + jnp.floor(jnp.sqrt(1.54 * reach + 1)), 2, MAX_STAGES).astype(int)
 
 
 def longest_step(radius: Scalar) -> Scalar:
-    """The longest step that is stable with the most stages."""
+    """The longest step that is stable with `MAX_STAGES` stages."""
     return 0.64 * (MAX_STAGES**2 - 1) / radius
 
 
 class Recurrence(eqx.Module):
-    """Where a step of `stages` stages stands: `newer` is Y_j, the point to evaluate next, and `older` Y_{j-1}."""
+    """The recurrence over the states Y_0, ..., Y_s of one step, where s is `stages`, at number `j`.
+
+    `newer` is Y_j, at which the velocity is evaluated next, and `older` is Y_{j-1}.
+    """
 
     stages: Int[Array, "*n"]
     j: Int[Array, "*n"]
     older: State
     newer: State
-    # T_j, T_j', T_j'' at w0, for j and j - 1, and b_j, b_{j-1}.
+    # The Chebyshev polynomial T_j and its first two derivatives at w0, and in the second row those of T_{j-1}.
     chebyshev: Float[Array, "*n 2 3"]
+    # The coefficients b_j and b_{j-1} of the paper.
     b: Float[Array, "*n 2"]
 
     @property
     def node(self) -> Scalar:
-        """c_j, the time of Y_j as a share of the step."""
+        """c_j: the time of Y_j, as a fraction of the step."""
         _, w1 = _nodes(self.stages, self.b.dtype)
         _, slope, curvature = self.chebyshev[0]
         return jnp.where(self.j == 1, self.b[0] * w1, w1 * curvature / slope)
 
     @property
     def complete(self) -> Bool[Array, ""]:
-        """`newer` is the end of the step."""
+        """Whether `newer` is the state at the end of the step."""
         return self.j == self.stages
 
 
@@ -82,7 +88,7 @@ def first_stage(y0: State, f0: State, h: Scalar, stages: Int[Array, ""]) -> Recu
 
 
 def next_stage(r: Recurrence, y0: State, f0: State, f: State, h: Scalar) -> Recurrence:
-    """From f = velocity(Y_j) to Y_{j+1}."""
+    """The recurrence at Y_{j+1}, from the recurrence `r` at Y_j and f = velocity(Y_j)."""
     w0, w1 = _nodes(r.stages, h.dtype)
     one, two = r.chebyshev
     ladder = jnp.stack([jnp.zeros_like(w0), 2 * one[0], 4 * one[1]])
@@ -102,12 +108,12 @@ def next_stage(r: Recurrence, y0: State, f0: State, f: State, h: Scalar) -> Recu
 
 
 def local_error(y0: State, y1: State, f0: State, f1: State, h: Scalar) -> State:
-    """The leading term of the error of a step."""
+    """The estimate of the error of a step that the paper gives: the leading term of the error."""
     return combine((0.8, y0), (-0.8, y1), (0.4 * h, f0), (0.4 * h, f1))
 
 
 def hermite(y0: State, y1: State, f0: State, f1: State, h: Scalar, theta: Scalar) -> State:
-    """The cubic through both ends of a step, at the share `theta` of it."""
+    """The cubic Hermite polynomial through both ends of a step, at the fraction `theta` of the step."""
     rest = 1 - theta
     return combine(
         (rest * rest * (1 + 2 * theta), y0),
@@ -118,9 +124,11 @@ def hermite(y0: State, y1: State, f0: State, f1: State, h: Scalar, theta: Scalar
 
 
 class PowerIteration(eqx.Module):
-    """An estimate of the spectral radius of the velocity's derivative, by one difference quotient at a time.
+    """A power iteration for the spectral radius of the derivative of the velocity.
 
-    `measure` is the norm of a motion, and `size` that of the state itself.
+    A difference quotient replaces the product of the derivative with `direction`, so one iteration costs one
+    evaluation. `settled` says that the last iteration changed `radius` by at most a tenth, or that it failed. In the
+    methods, `measure` is the norm of a motion, and `size` is the norm of the state itself.
     """
 
     direction: State
@@ -132,23 +140,25 @@ class PowerIteration(eqx.Module):
         return PowerIteration(f0, radius, jnp.asarray(False))
 
     def _step(self, y0: State, size: Scalar, measure: Measure) -> tuple[State, Scalar, Scalar]:
-        """(the direction, its norm, the multiple of it that is added to the state)."""
+        """(the direction, its norm, the factor by which it is multiplied before it is added to the state)."""
         length = measure(self.direction)
         root = jnp.sqrt(jnp.finfo(length.dtype).eps)
-        # At rest the velocity is zero and gives no direction. Any direction will do; the state is one.
+        # The first direction is that of the velocity. At rest the velocity is zero, and the state is taken instead, as
+        # a power iteration may start from any direction.
         direction = jax.tree.map(lambda v, y: jnp.where(length > 0, v, y), self.direction, y0)
         length = jnp.where(length > 0, length, jnp.maximum(size, jnp.finfo(length.dtype).tiny))
         return direction, length, root * jnp.maximum(size, root) / length
 
     def probe(self, y0: State, size: Scalar, measure: Measure) -> State:
-        """The point to evaluate near `y0`."""
+        """The point near `y0` at which the velocity is evaluated next."""
         direction, _, scale = self._step(y0, size, measure)
         return combine((1.0, y0), (scale, direction))
 
     def update(self, y0: State, f0: State, f: State, size: Scalar, measure: Measure, h: Scalar) -> "PowerIteration":
-        """From f = velocity(probe); `h` is a length of time in which the state moves by about its size.
+        """The iteration after f = velocity(probe) is known.
 
-        In that unit of time the squares of velocities stay in the range of the floats.
+        `h` is a time in which the state moves by about its size. Velocities are multiplied by `h` before they are
+        squared, so that the squares stay in the range of the floats.
         """
         _, length, scale = self._step(y0, size, measure)
         image = combine((h / scale, f), (-h / scale, f0))
@@ -156,7 +166,7 @@ class PowerIteration(eqx.Module):
         radius = stretch / length / h
         settled = jnp.abs(radius - self.radius) <= 0.1 * radius
         good = jnp.isfinite(radius) & (radius > 0)
-        # Of unit length, so that no number of iterations can overflow.
+        # The direction is scaled to length one, so that it does not overflow after many iterations.
         image = jax.tree.map(lambda v: v / jnp.where(good, stretch, 1.0), image)
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
         return PowerIteration(keep(image, self.direction), keep(radius, self.radius), settled | ~good)
@@ -165,8 +175,9 @@ class PowerIteration(eqx.Module):
 class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver[Any]):
     """The stabilised explicit method RKC2 for diffrax, for stiffness from a real, negative spectrum.
 
-    The number of stages follows from the step and a power iteration for the spectral radius, up to 200. Not for
-    oscillations, not differentiable in reverse mode. Use it as any diffrax solver:
+    The number of stages of a step, at most 200, follows from the length of the step and the spectral radius. A power
+    iteration estimates the spectral radius. The method is not suited to oscillations, and it is not differentiable in
+    reverse mode. Use it as any diffrax solver:
 
         diffrax.diffeqsolve(term, dlnjax.RungeKuttaChebyshev(), ..., stepsize_controller=diffrax.PIDController(...))
 
@@ -186,23 +197,23 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver[Any]):
     interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.ThirdOrderHermitePolynomialInterpolation
 
     def order(self, terms: Any) -> int:
-        """Of accuracy."""
+        """The order of accuracy of the method."""
         return 2
 
     def error_order(self, terms: Any) -> int:
-        """Of the error estimate of a step."""
+        """The order of the error estimate of a step."""
         return 3
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
-        """The memory of the solver: what it knows of the spectral radius."""
+        """What the solver keeps from step to step: its power iteration for the spectral radius."""
         return PowerIteration.start(terms.vf(t0, y0, args), jnp.zeros_like(t0))
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
-        """The vector field."""
+        """The vector field of the problem at (t0, y0)."""
         return terms.vf(t0, y0, args)
 
     def step(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any) -> Any:
-        """One step; its error is infinite where the most stages are too few."""
+        """Take one step. Its error is infinite if the step would need more stages than are allowed."""
         del made_jump
         h = jnp.asarray(t1 - t0)
         f0 = terms.vf(t0, y0, args)

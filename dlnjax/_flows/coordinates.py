@@ -1,4 +1,9 @@
-"""What the integration needs to know of a flow, and the flow in X itself."""
+"""The coordinates in which a flow is integrated: the interface `Coordinates`, and the flow in X itself.
+
+- A chart is a second system of coordinates, in which the flow is smoother. It is used for one or a few steps.
+- A gauge is the data that picks one chart among several.
+- The unrest is |dE|_F divided by the bound of the stop. The flow is at rest where the unrest is at most 1.
+"""
 
 import abc
 from collections.abc import Callable
@@ -18,44 +23,48 @@ from dlnjax._types import Matrix, Scalar, State
 
 @runtime_checkable
 class Chart(Protocol):
-    """Coordinates for the length of one or a few steps, in which the flow is smoother."""
+    """Coordinates for one or a few steps, in which the flow is smoother."""
 
     def enter(self, y: State, /) -> State:
-        """The state in the chart."""
+        """The state `y` in the coordinates of the chart."""
         ...
 
     def leave(self, z: State, dz: State, /) -> tuple[State, State]:
-        """The state, and the velocity in the chart of the same gauge around it."""
+        """(the state outside of the chart, the velocity `dz` in the chart of the same gauge around that state)."""
         ...
 
     def velocity(self, z: State, /) -> tuple[State, Scalar | None]:
-        """dz/dt, and the `unrest` at that point."""
+        """(dz/dt, the unrest at `z`)."""
         ...
 
     def measure(self, z: State, dz: State, /) -> Scalar:
-        """The norm of a motion dz at the state z, the same in all units of X."""
+        """The norm of a motion `dz` at the state `z`. It does not depend on the unit of X."""
         ...
 
 
 class Coordinates(eqx.Module):
-    """A flow in some coordinates. By default they are their own chart, and nothing drifts off a constraint."""
+    """A flow in some coordinates.
+
+    By default these coordinates are the only chart, and `project` changes nothing, since there is no constraint.
+    """
 
     energy: Callable
     kernel: Kernel
     rtol: Scalar
-    # The absolute tolerance, one number, or one for each singular value.
+    # The absolute tolerance: one number, or one number for each singular value.
     atol: Float[Array, "*values"]
-    # The |dE|_F at which the flow rests; None without a stop.
+    # The flow counts as at rest where |dE|_F is at most this number. It is None for a flow without a stop.
     rest: Scalar | None
 
     @abc.abstractmethod
     def velocity(self, y: Any) -> tuple[Any, Scalar | None]:
-        """dy/dt, and the `unrest` at that point."""
+        """(dy/dt, the unrest at `y`)."""
 
-    def unrest(self, *gradient: Matrix) -> Scalar | None:
-        """|dE|_F over that of the stop, and None without one; `gradient` are the parts of dE by which X can move.
+    def unrest(self, *gradient: Float[Array, "_ _"]) -> Scalar | None:
+        """The unrest, |dE|_F / `rest`, or None for a flow without a stop. `gradient` has the parts of dE that move X.
 
-        It is measured in this unit, in which a square that overflows is not at rest, and one that vanishes is.
+        The gradient is divided by `rest` before its entries are squared. A square that then overflows means that the
+        flow is not at rest, and a square that vanishes means that it is, so that neither gives a wrong answer.
         """
         if self.rest is None:
             return None
@@ -63,26 +72,29 @@ class Coordinates(eqx.Module):
 
     @abc.abstractmethod
     def error(self, y0: Any, y1: Any, error: Any) -> Scalar:
-        """An error of a step from `y0` to `y1` in units of the tolerance; homogeneous in `error`."""
+        """The size of `error` in units of the tolerance, for a step from `y0` to `y1`.
+
+        It must be homogeneous in `error`, since `start_flow` divides a velocity by its size first.
+        """
 
     @abc.abstractmethod
     def size(self, y: Any) -> Scalar:
-        """The size of X, by which a flow that blows up is told."""
+        """The size of X, from which a flow that blows up is recognised."""
 
     @abc.abstractmethod
     def loses_rank(self, y0: Any, y1: Any) -> Bool[Array, ""]:
-        """Whether a singular value reaches zero in a step, where the kernel does not let it."""
+        """Whether a singular value reaches zero in a step although the exact flow of this kernel cannot reach zero."""
 
     def measure(self, y: Any, dy: Any) -> Scalar:
-        """The norm of a motion dy at y, in units of the size of y."""
+        """The norm of a motion `dy` at the state `y`, divided by the size of X."""
         return plain_norm(jax.tree.map(lambda part: part / positive(self.size(y)), dy))
 
     def gauge(self, y: Any) -> PyTree:
-        """What tells a chart around `y` from others."""
+        """The gauge that picks the chart around `y`, or None if there is only one chart."""
         return None
 
     def chart(self, gauge: PyTree) -> Chart:
-        """The chart of that gauge."""
+        """The chart that `gauge` picks."""
         return self
 
     def enter(self, y: Any) -> Any:
@@ -92,12 +104,12 @@ class Coordinates(eqx.Module):
         return z, dz
 
     def project(self, y: Any) -> Any:
-        """The state back on its constraint, after a step."""
+        """The state after a step, moved back to its constraint. The columns of a frame must be orthonormal."""
         return y
 
 
 class MatrixCoordinates(Coordinates):
-    """(2.9) divided by N, in X: a decomposition at every evaluation, kept as the independent check."""
+    """The flow of X itself, (2.9) divided by N. It decomposes X at every evaluation, and is an independent check."""
 
     def velocity(self, y: Matrix) -> tuple[Matrix, Scalar | None]:
         g = gradient(self.energy, y)
@@ -111,8 +123,10 @@ class MatrixCoordinates(Coordinates):
 
     def loses_rank(self, y0: Matrix, y1: Matrix) -> Bool[Array, ""]:
         if y0.shape[-2] != y0.shape[-1]:
-            # The matrices of less than full rank do not divide the others: a path goes around them.
+            # Matrices of lower rank do not separate the others where X is not square. A path can go around them, so
+            # that no crossing is looked for.
             return jnp.asarray(False)
-        # At size one: of a 2 x 2 matrix JAX gives a wrong sign where the product of its entries overflows.
+        # The matrix is scaled to size one. Unscaled, a 2 x 2 matrix gets a wrong sign from JAX where a product of its
+        # entries overflows.
         sign = lambda y: jnp.linalg.slogdet(y / jnp.max(jnp.abs(y)))[0]
         return (jnp.asarray(self.kernel.order) > 0) & (sign(y0) * sign(y1) < 0)

@@ -1,6 +1,7 @@
-"""One flow as a differentiable function, by a rule of its own: the derivative is taken in X.
+"""One flow as a differentiable function, whose derivative rule differentiates the flow of X itself.
 
-There the flow is smooth also where singular values repeat and the frame has no derivative.
+The flow of X is smooth where singular values repeat. The flow of the frame has no derivative there. For a thin frame,
+the rule differentiates the flow of the factors in X = P S Q^T (`factored`), which is smooth there too.
 """
 
 from dataclasses import replace
@@ -13,17 +14,18 @@ from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import known, require
 from dlnjax._compile import compiled, runs_at_once
+from dlnjax._flows.factored import Factored
 from dlnjax._flows.problem import Options, Problem, rounding
 from dlnjax._flows.replay import find_steps, MOST_STEPS, replay
 from dlnjax._flows.trajectory import Trajectory, trajectory_of
-from dlnjax._svd import frame_tangent, SVD
+from dlnjax._svd import frame_tangent, motion_of_frame, SVD
 from dlnjax._tree import own_arithmetic, tangent_at
-from dlnjax._types import Scalar
+from dlnjax._types import Scalar, State
 
 
 @eqx.filter_custom_jvp
 def trajectory(problem: Problem, *, options: Options) -> Trajectory:
-    """The flow of one problem."""
+    """The flow of one problem, with the derivative rule of this module."""
     with own_arithmetic():
         return trajectory_of(problem, options)
 
@@ -44,36 +46,60 @@ def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[T
         "Start at full rank, nearby."
     )
     states = require(states, singular & (known(problem.kernel.order) > 0), message)
-    dx = _flow_in_x(problem, dproblem, states.t_end, options)
+    moving = _flow_in_x(problem, dproblem, states.t_end, options)
     out = states
     if options.observe is not None:
         observed = jax.vmap(options.observe)(states.svd)
         out = replace(states, svd=None, energy=None, observed=observed)
-    moved = _tangents(problem, dproblem, (states.svd, states.final), dx, options)
+    moved = _tangents(problem, dproblem, (states.svd, states.final), moving, options)
     return out, tangent_at(lambda t: (t.svd, t.sigma, t.energy, t.observed, t.final, t.t_end), out, moved)
 
 
 @compiled
 def _tangents(
-    problem: Problem, dproblem: PyTree, states: tuple[SVD, SVD], dx: Float[Array, "ts d d"], options: Options
+    problem: Problem, dproblem: PyTree, states: tuple[SVD, SVD], moving: tuple[State, State], options: Options
 ) -> tuple[Any, ...]:
     """The tangents of all that is saved, from the tangents of X and of the problem.
 
-    `states` is a pair: the states at `ts`, and the last state.
+    `states` is (the states at `ts`, the last state). `moving` is (X or its factors at `ts`, their tangents).
     """
     points, final = states
-    dsvd, dend = SVD(*frame_tangent(points, dx)), SVD(*frame_tangent(final, dx[-1]))
+    last = jax.tree.map(lambda x: x[-1], moving)
+    dsvd, dend = _frame_tangent(points, moving), _frame_tangent(final, last)
     at_rest = jnp.zeros_like(problem.ts[0])
     if options.observe is not None:
         _, dobserved = eqx.filter_jvp(jax.vmap(options.observe), (points,), (dsvd,))
         return None, dsvd.sigma, None, dobserved, dend, at_rest
-    along = lambda energy, x: jax.vmap(energy)(x)
-    _, denergy = eqx.filter_jvp(along, (problem.energy, points.matrix), (dproblem.energy, dx))
+
+    def along(energy: Any, y: State) -> Float[Array, " ts"]:
+        return jax.vmap(lambda y: energy(y.matrix if isinstance(y, Factored) else y))(y)
+
+    at, dat = moving
+    # Where the derivative is taken in X, the saved points take the place of the X of the replay, as they are more
+    # accurate.
+    at = at if isinstance(at, Factored) else points.matrix
+    _, denergy = eqx.filter_jvp(along, (problem.energy, at), (dproblem.energy, dat))
     return dsvd, dsvd.sigma, denergy, None, dend, at_rest
 
 
-def _flow_in_x(problem: Problem, dproblem: PyTree, t_end: Scalar, options: Options) -> Float[Array, "ts d d"]:
-    """The tangents of X at min(ts, t_end)."""
+def _frame_tangent(points: SVD, moving: tuple[State, State]) -> SVD:
+    """The tangents of the points, from (X or its factors, their tangents)."""
+    at, dat = moving
+    if not isinstance(at, Factored):
+        return SVD(*frame_tangent(points, dat))
+    turned = lambda z: jnp.swapaxes(z, -1, -2)
+
+    def half(p: Array, s: Array, q: Array, dp: Array, ds: Array, dq: Array, v: Array) -> Array:
+        """The product dX V for X = P S Q^T."""
+        return dp @ (s @ (turned(q) @ v)) + p @ (ds @ (turned(q) @ v) + s @ (turned(dq) @ v))
+
+    by_v = half(at.p, at.s, at.q, dat.p, dat.s, dat.q, points.v)
+    by_u = half(at.q, turned(at.s), at.p, dat.q, turned(dat.s), dat.p, points.u)
+    return SVD(*motion_of_frame(points, by_v, by_u))
+
+
+def _flow_in_x(problem: Problem, dproblem: PyTree, t_end: Scalar, options: Options) -> tuple[State, State]:
+    """(X or its factors at the times min(ts, t_end), their tangents)."""
     fixed = jax.lax.stop_gradient((eqx.filter(problem, eqx.is_array), t_end))
     still = eqx.combine(fixed[0], problem)
     steps = find_steps(still, fixed[1], options)
@@ -84,4 +110,4 @@ def _flow_in_x(problem: Problem, dproblem: PyTree, t_end: Scalar, options: Optio
         "at rest with stop=dlnjax.Steady(...), or loosen rtol."
     )
     steps = require(steps, ~known(steps.enough), message)
-    return eqx.filter_jvp(lambda problem: replay(problem, fixed[1], steps), (problem,), (dproblem,))[1]
+    return eqx.filter_jvp(lambda problem: replay(problem, fixed[1], steps), (problem,), (dproblem,))

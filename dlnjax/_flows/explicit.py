@@ -1,4 +1,8 @@
-"""Explicit Runge-Kutta methods, a whole step at a time."""
+"""The method `Explicit`, which advances a flow by a whole step at a time.
+
+The reach of a step is h times the spectral radius of the derivative of the velocity. A method is stable up to a certain
+reach, so the reach says whether stability or accuracy limits the steps.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,23 +20,24 @@ from dlnjax._runge_kutta import clip, square_tableau
 from dlnjax._tree import combine, where
 from dlnjax._types import Scalar, State
 
-# Dopri5 is stable up to h * radius = 3.3. A flow whose running mean is above this value is held up by stability.
+# Dopri5 is stable up to a reach of 3.3. Where the running mean of the reach is above this value, stability limits the
+# steps.
 HELD_UP = 2.6
-# When a flow leaves Dopri5, the stabilised method starts its running mean at this multiple of the last one. Its steps
-# are longer, and from the old mean it could be sent back at once.
+# A flow that changes to the stabilised method multiplies its running mean of the reach by this number. The steps become
+# longer by the change. With the old mean, the flow could change back at once.
 HEAD_START = 4
 
 
 class Explicit(Method):
-    """Any explicit method of diffrax, with steps that end on the times to be saved.
+    """A solver of diffrax with an error estimate. Its steps are cut to end at the next time to be saved.
 
-    One that ends on its own last stage, as Dopri5 does, is written out here: each step has a chart of its own, so no
-    velocity is kept beyond it. Any other is diffrax's, started anew at each step, since what diffrax remembers would
-    depend on the neighbours under `vmap`.
+    `_stages` takes the step of a Runge-Kutta method whose last stage is the end of the step, as in Dopri5. Each step
+    has a chart of its own, so no velocity is kept for the next step. `_library` calls diffrax for any other solver. It
+    starts the solver anew at each step, since what diffrax keeps would depend on the other flows under `vmap`.
     """
 
     def __init__(self, solver: diffrax.AbstractSolver, stiff: int | None = None):
-        """`stiff`: the number of the method to which a flow changes that is held up by stability, or None."""
+        """`stiff` is the number of the method to which a flow changes where stability limits its steps, or None."""
         tableau = getattr(solver, "tableau", None)
         self.solver = solver
         self.tableau: Any = tableau
@@ -54,7 +59,7 @@ class Explicit(Method):
         return None
 
     def advance(self, task: Task, work: Lanes, saved: PyTree) -> tuple[Lanes, PyTree]:
-        """A step on every lane."""
+        """Try one step of the flow on every lane."""
         step = jax.vmap(lambda own, flow: self.step(task.coordinates(own), task.rules, flow))
         flow, saves = step(work.own, work.flow)
         busy = work.id < task.n
@@ -84,16 +89,16 @@ class Explicit(Method):
         return where(leave, leaving, Choice(choice.method, mean, stay, choice.patience))
 
     def _stages(self, coordinates: Coordinates, s: Flow, h: Scalar, t1: Scalar) -> tuple[Attempt, Scalar]:
-        """(the attempt, h times the spectral radius that it has met)."""
+        """(the attempt, its reach)."""
         tableau, chart = self.tableau, coordinates.chart(coordinates.gauge(s.y))
-        # The length of the step as it is in floating point.
+        # `t1` is rounded, so the step that leads to `t1` may differ from `h` in the last digits.
         h_exact, z0 = t1 - s.t, chart.enter(s.y)
         stages = tableau.num_stages
 
         def weighted(weights: Float[Array, " stages"], ks: State) -> State:
             return jax.tree.map(lambda k: sum(h_exact * weights[j] * k[j] for j in range(stages)), ks)
 
-        # A loop, so that the velocity is compiled once.
+        # The stages run in a loop, so that the velocity is compiled once and not once for each stage.
         def stage(i: Any, carry: PyTree):
             ks, before, _, _ = carry
             z = combine((1.0, z0), (1.0, weighted(rows[i], ks)))
@@ -105,9 +110,10 @@ class Explicit(Method):
         ks, z, before, unrest = jax.lax.fori_loop(0, stages, stage, (ks, z0, z0, s.unrest))
         error = weighted(jnp.asarray(tableau.b_error, h.dtype), ks)
         penultimate, velocity = (jax.tree.map(lambda k, i=i: k[i], ks) for i in (-2, -1))
-        # The last two stages stand at the same time. The quotient of their differences estimates the spectral radius:
-        # E. Hairer and G. Wanner, Solving Ordinary Differential Equations II, section IV.2.
-        # The length of the step is inside, so that squares stay in the range of the floats in any unit of time.
+        # The last two stages have the same time. The difference of their velocities over the difference of their states
+        # estimates the spectral radius: E. Hairer and G. Wanner, Solving Ordinary Differential Equations II, section
+        # IV.2. Velocities are multiplied by the step before they are squared, so that the squares stay in the range of
+        # the floats in any unit of time.
         apart = chart.measure(z0, combine((1.0, z), (-1.0, before)))
         moved = chart.measure(z0, combine((h_exact, velocity), (-h_exact, penultimate)))
         reach = moved / jnp.where(apart > 0, apart, 1.0)

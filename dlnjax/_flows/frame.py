@@ -1,12 +1,15 @@
 """The gradient flow in the frame of the singular value decomposition, (4.17)-(4.19), and a chart for near-crossings.
 
-Of a matrix of rank r with m rows and n columns the frame is thin: U is `m r` and V is `n r`. Such a frame also leaves
-its own space, at the rates that the kernel calls `leaving` (S. Arora et al., Implicit Regularization in Deep Matrix
-Factorization, NeurIPS 2019).
+The frame is the pair (U, V). Its rotation has two parts for each pair of singular vectors: the common rotation, by
+which U and V turn alike, and the relative rotation, by which they turn oppositely.
 
-Where two singular values nearly meet, U and V turn together at a rate that grows as the gap closes, and X does not move
-by it. From 16 singular values on such near-crossings are frequent, and each step is taken in a `Chart`, in which the
-two may cross.
+For a matrix of rank r with m rows and n columns the frame is thin: U is `m r` and V is `n r`. The columns of a thin
+frame also leave the space that they span, at the rates `leaving` of the kernel (S. Arora et al., Implicit
+Regularization in Deep Matrix Factorization, NeurIPS 2019).
+
+Where two singular values nearly meet, the common rotation grows without bound as their gap closes, while X hardly
+moves by this rotation. Two such neighbouring values are called partners. From 16 singular values on they are frequent,
+and each step is taken in a `Chart`, in which the values of partners may cross.
 """
 
 import equinox as eqx
@@ -20,10 +23,10 @@ from dlnjax._svd import orthogonalise, SVD
 from dlnjax._tree import plain_norm, positive
 from dlnjax._types import Scalar
 
-# With fewer singular values than this, the way through the chart costs more than it saves.
+# With fewer singular values than this, the chart costs more time than it saves.
 CHARTED = 16
-# Two neighbouring singular values are partners, which may cross within a step, only if their logarithms differ by less
-# than this. For values farther apart, the squared coupling would cost the smaller one its digits.
+# Two neighbouring singular values are partners only if their logarithms differ by less than this. For values farther
+# apart, rounding in the square of the coupling would destroy digits of the smaller value.
 NEAR = 0.5
 
 
@@ -34,12 +37,12 @@ def frame_velocity(
     gap: Scalar,
     partner: Int[Array, " d"] | None = None,
 ) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"]]:
-    """(U^T dU/dt, dsigma/dt, V^T dV/dt) of the flow, (4.17)-(4.19), for G = U^T dE V.
+    """(U^T dU/dt, dsigma/dt, V^T dV/dt) of the flow, (4.17)-(4.19), where `pullback` is U^T dE V.
 
-    Partners, if given, have no common rotation.
+    With `partner`, partners get no common rotation. Their `Chart` moves the entry of K between them instead.
 
-    A singular value may be negative on the way, since depth 1 crosses zero. Its sign is moved to V for the rates, and
-    back.
+    At depth 1 a singular value may cross zero and become negative. The rates of rotation need positive values, so the
+    sign is moved to V before the rates are computed, and moved back afterwards.
     """
     sign = jnp.where(sigma < 0, -1.0, 1.0).astype(sigma.dtype)
     g = pullback * sign
@@ -53,17 +56,23 @@ def frame_velocity(
 
 
 def is_thin(point: SVD) -> bool:
-    """Whether there are rows or columns outside of the spaces that the frame spans."""
+    """Whether the frame is thin: the columns of U or of V do not span the whole space."""
     return max(point.u.shape[-2], point.v.shape[-2]) > point.sigma.shape[-1]
 
 
 def _over(weight: Float[Array, " r"], sigma: Float[Array, " r"]) -> Float[Array, " r"]:
-    """The rate at which a singular vector leaves its space. Where sigma is 0, X does not move by that: the rate is 0."""
+    """weight / sigma, the rate at which a singular vector leaves the column or the row space of X.
+
+    The rate is set to 0 where sigma is 0, since X does not depend on that vector.
+    """
     return jnp.where(sigma == 0, 0.0, weight / jnp.where(sigma == 0, 1.0, sigma))
 
 
 class FrameCoordinates(Coordinates):
-    """(4.17)-(4.19): no decomposition along the way, and a cost that does not depend on the depth."""
+    """The flow of U, sigma and V, (4.17)-(4.19).
+
+    It decomposes no matrix after the start, and its cost does not depend on the depth.
+    """
 
     # Below this relative gap the common rotation of two singular vectors is regularised.
     gap: Scalar
@@ -75,7 +84,7 @@ class FrameCoordinates(Coordinates):
         return motion, unrest
 
     def motion(self, y: SVD, partner: Int[Array, " r"] | None = None) -> tuple[SVD, Float[Array, "r r"], Scalar | None]:
-        """(dy/dt, U^T dE V, the `unrest`); partners, if given, have no common rotation."""
+        """(dy/dt, U^T dE V, the unrest at `y`). With `partner`, partners get no common rotation."""
         if not is_thin(y):
             g = pullback(self.energy, y)
             left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap, partner)
@@ -83,7 +92,7 @@ class FrameCoordinates(Coordinates):
         by_v, by_u = sides(self.energy, y)
         g = y.u.T @ by_v
         left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap, partner)
-        # What of the gradient is outside of the column space, and outside of the row space.
+        # The parts of dE V outside of the column space of X, and of dE^T U outside of the row space.
         above, beside = by_v - y.u @ g, by_u - y.v @ g.T
         nu, mu = self.kernel.leaving(jnp.abs(y.sigma))
         motion = SVD(y.u @ left - above * _over(nu, y.sigma), dsigma, y.v @ right - beside * _over(mu, y.sigma))
@@ -103,7 +112,8 @@ class FrameCoordinates(Coordinates):
         wrong = jnp.abs(error.sigma)
         if isinstance(error, Coupled):
             wrong = jnp.maximum(wrong, jnp.abs(error.coupling))
-        # A singular value that is zero and stays zero has no tolerance, and no error.
+        # A singular value that stays zero has tolerance 0 and error 0. With the least float in place of 0 in the
+        # denominator their quotient is 0.
         values = jnp.max(wrong / jnp.maximum(self.atol + self.rtol * sigma, jnp.finfo(sigma.dtype).tiny))
         lengths = jnp.sum(error.u**2, axis=0) + jnp.sum(error.v**2, axis=0)
         columns = jnp.max(lengths) ** 0.5 / (self.column_atol + self.rtol)
@@ -113,10 +123,10 @@ class FrameCoordinates(Coordinates):
         return jnp.max(jnp.abs(y.sigma))
 
     def measure(self, y: SVD, dy: "SVD | Coupled") -> Scalar:
-        """The norm of a motion, with singular values and couplings in units of the largest value.
+        """The norm of a motion, in which singular values and couplings are divided by the largest singular value.
 
-        The columns of U and V are of length 1 in any unit of X. Beside them the singular values of a small X would not
-        be seen, and neither would the stiffness that stands in these.
+        The columns of U and V have length 1 in any unit of X. Without the division, the singular values of a small X
+        would count for nothing beside the columns, and so would the stiffness of the singular values.
         """
         size = positive(self.size(y))
         own = [dy.sigma / size, dy.coupling / size] if isinstance(dy, Coupled) else [dy.sigma / size]
@@ -127,7 +137,10 @@ class FrameCoordinates(Coordinates):
 
 
 class Coupled(eqx.Module):
-    """X = u K v^T, where K has `sigma` on its diagonal and `coupling` between partners, and is zero elsewhere."""
+    """A state in a `Chart`: X = u K v^T, where K has `sigma` on its diagonal and `coupling` between partners.
+
+    All other entries of K are zero.
+    """
 
     u: Float[Array, "d d"]
     sigma: Float[Array, " d"]
@@ -136,13 +149,15 @@ class Coupled(eqx.Module):
 
 
 class Chart(eqx.Module):
-    """The flow for the length of a step, in which two neighbouring singular values may cross.
+    """The flow in coordinates for one or a few steps, in which the singular values of partners may cross.
 
-    Between partners the common rotation of U and V is left out, and K leaves the diagonal instead: there the flow is as
-    smooth as in X. K is diagonalised, two by two in closed form, wherever the velocity is evaluated.
+    The vectors of partners have no common rotation. Instead, K gets an entry off the diagonal. In these coordinates
+    the flow is as smooth as in X. Each evaluation of the velocity diagonalises K, which has blocks of one or two rows,
+    in closed form.
     """
 
     flow: FrameCoordinates
+    # The gauge: for each singular value the index of its partner, or its own index if it has none.
     partner: Int[Array, " d"]
 
     def enter(self, y: SVD) -> Coupled:
@@ -157,15 +172,16 @@ class Chart(eqx.Module):
         return self.flow.measure(SVD(z.u, z.sigma, z.v), dz)
 
     def _tangent(self, z: Coupled) -> Float[Array, " d"]:
-        """Of the angle by which each column turns towards its partner where K becomes diagonal."""
+        """The tangent of the angle by which each column must turn towards its partner to make K diagonal."""
         half = (z.sigma - z.sigma[self.partner]) / 2
-        # At equal values the tangent is 1 or -1, with opposite signs for the two partners.
+        # Where the two values are equal, the angle is 45 degrees: the tangent is 1 for one partner and -1 for the
+        # other.
         order = jnp.sign(self.partner - jnp.arange(len(half))).astype(half.dtype)
         width = jnp.abs(half) + jnp.sqrt(half**2 + z.coupling**2)
         return jnp.where(half == 0, order, jnp.sign(half)) * z.coupling / jnp.where(width > 0, width, 1.0)
 
     def _turn(self, z: Coupled, t: Float[Array, " d"]) -> Coupled:
-        """The same matrix (or, of a velocity, the same motion) in columns turned by angles of tangent t."""
+        """The same matrix in columns that are turned by angles of tangent `t`; for a velocity, the same motion."""
         p, c = self.partner, 1 / jnp.sqrt(1 + t * t)
         columns = lambda q: c * (q + t * q[:, p])
         values = c * c * (z.sigma + t * t * z.sigma[p] + 2 * t * z.coupling)
@@ -184,7 +200,10 @@ class Chart(eqx.Module):
 
 
 def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
-    """For each singular value the one that is nearest to it, if that is mutual and near; otherwise itself."""
+    """For each singular value the index of its partner, or its own index if it has none.
+
+    Two values are partners if each is the nearest to the other and they are near.
+    """
     log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))
     i = jnp.arange(len(sigma))
     gap = jnp.abs(log[:, None] - log)

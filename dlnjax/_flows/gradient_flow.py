@@ -24,7 +24,7 @@ from dlnjax._types import Energy, Number, Numbers, State
 
 def gradient_flow(
     energy: Energy,
-    x0: Float[Array, "d d"] | SVD,
+    x0: Float[Array, "m n"] | SVD,
     *,
     depth: Depth = jnp.inf,
     ts: Numbers,
@@ -41,19 +41,24 @@ def gradient_flow(
 
         dX/dt = -A_X(dE(X)),    A_X(Z) = (1/N) sum_{p=1}^N (X X^T)^((N-p)/N) Z (X^T X)^((p-1)/N),
 
-    integrated in the frame of its singular value decomposition by (4.17)-(4.19), with one decomposition at the start.
+    integrated in the frame of its singular value decomposition by (4.17)-(4.19), with one decomposition at the start. A
+    matrix of another shape or rank has a thin frame, which also leaves its space; at infinite depth it does not, and
+    the column space and the row space of X never turn.
     **Convention:** with the 1/N, infinite depth is the limit, and (4.18) holds as printed; the thesis's time at finite
     depth is `ts` / N.
 
     Composes with `jit` and `vmap` (over starts, energies and depths). Differentiable, forwards and in reverse, in `x0`,
-    the arrays of `energy`, `depth` and `ts`; the derivative is that of the flow of X, so repeated singular values do it
-    no harm: the derivative of `x` is exact there, though its frame has none, and is taken not to turn in the block. It
-    needs a start of full rank, and at most 4096 steps in X.
+    the arrays of `energy`, `depth` and `ts`. The derivative is that of the flow of X, which is smooth where singular
+    values repeat: the derivative of `x` is exact there. The frame has no derivative there, and counts as not turning
+    within the block of equal values. The derivative needs a start whose singular values are not 0, and at most 4096
+    steps. For a thin start it is the derivative on the matrices of rank r, in the directions that keep the rank.
 
     **Main arguments:**
 
     - `energy`: any differentiable callable X -> scalar. It may offer `gradient(x)` in closed form.
-    - `x0`: the start, `d d`, or an `SVD`. Of rank r < d, the flow stays on the matrices of rank r (depth > 1).
+    - `x0`: the start, a matrix `m n`, or an `SVD`. A thin `SVD` of r values is a point of the matrices of rank r, and
+      the flow stays on these; it costs O((m + n) r^2) an evaluation, and two products with dE. From a matrix whose last
+      singular values are 0 the flow keeps that rank as well (depth > 1).
     - `depth`: N in [1, inf], a number or a traced array.
     - `ts`: at least two increasing times; the first is that of `x0`. States are saved at each.
 
@@ -98,7 +103,8 @@ def gradient_flow(
     )
     problem, options = prepare(energy, x0, depth, ts, options)
     size = jax.tree.leaves(problem.start)[0].size
-    # How large what is observed is, is for the user to know: it is saved at the times asked for and no others.
+    # `with_more_times` repeats the last time, which costs memory. With `observe` it is not called, since what `observe`
+    # returns may be large.
     padded = problem if observe is not None else replace(problem, ts=with_more_times(problem.ts, size))
     out = trajectory(padded, options=options)
     svd, sigma, energies, observed = first_times((out.svd, out.sigma, out.energy, out.observed), problem.ts)
@@ -111,7 +117,7 @@ def gradient_flow(
 
 
 def start_many(of_row: Callable[[Any], Problem], rows: PyTree, options: Options) -> State:
-    """The state from which the flow of each row starts: all the decompositions there are, but for those in X."""
+    """The state from which the flow of each row starts. Flows in the frame decompose their matrices only here."""
     with own_arithmetic():
         return jax.vmap(lambda row: start_of(of_row(row), options))(rows)
 
@@ -129,14 +135,14 @@ def solve_many(
     """Integrate the problem `of_row(row)` of each row from `y0`, `lanes` of them at a time. A row that is not `wanted`
     is not integrated.
 
-    It is to be compiled by the caller, who makes a solution of it with `solution_of`.
+    The caller compiles this function, and makes a solution of its result by `solution_of`.
     """
     with own_arithmetic():
         return trajectories(of_row, (rows, y0), ts, options, lanes=lanes, wanted=wanted)
 
 
 def solution_of(problem: Problem, options: Options, out: Trajectory) -> FlowSolution:
-    """The solution of a problem, or of the many of a sweep, from its trajectory."""
+    """The solution of one problem, or of all problems of a sweep, from the trajectory."""
     return FlowSolution(
         ts=problem.ts,
         sigma=out.sigma,

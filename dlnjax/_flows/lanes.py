@@ -1,10 +1,12 @@
 """Many flows on few lanes, inside one compiled loop.
 
-A flow that ends leaves its lane to the next one in the queue. Flows are taken in turns by method: first all that are in
-the first method, until each has ended or changes to another; then all that are in the next; and again, if one changes
-back. The result of a flow does not depend on which others share the lanes.
+A lane is one row of the arrays of the loop, and holds one flow at a time. A flow that ends leaves its lane to the next
+flow in the queue. A turn is a run of the loop with one method: it takes all flows that are in this method, and lasts
+until each of them has ended or has changed to another method. The turns of all methods are repeated until every flow
+has ended. The result of a flow does not depend on which other flows share the lanes.
 
-Under `vmap` the conditions are taken over all batches, so that the buffers of saved states are never copied.
+Under `vmap` a condition of the loop is one condition over all batches. With a condition for each batch, JAX would copy
+the buffers of saved states at every pass.
 """
 
 from collections.abc import Callable
@@ -36,13 +38,13 @@ def begin(
 
 
 def empty(task: Task, y0: State) -> PyTree:
-    """Where the flows save what is observed of them, `n ts ...`."""
+    """The buffers, still zero, in which the flows save what is observed of them, `n ts ...`."""
     seen = jax.eval_shape(task.observe, _rows(y0, 0))
     return jax.tree.map(lambda x: jnp.zeros((task.n, len(task.rules.ts), *x.shape), x.dtype), seen)
 
 
 def fill(task: Task, y0: State, flows: Flow, saved: PyTree) -> PyTree:
-    """What was saved, with the start at the first time; after an early end it repeats the last state."""
+    """The buffers, with the start added at the first time, and the last state at times that a flow did not reach."""
     ends = jax.vmap(task.observe)(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y0, flows.y))
     reached = jnp.arange(len(task.rules.ts)) < flows.index[:, None]
     one = lambda rows, ends: where(reached, rows.at[:, 0].set(ends[: task.n]), ends[task.n :, None])
@@ -50,9 +52,10 @@ def fill(task: Task, y0: State, flows: Flow, saved: PyTree) -> PyTree:
 
 
 class Turn(NamedTuple):
-    """A turn of one method: all flows that are in it, until each has ended or changes to another.
+    """A turn of one method, as defined at the top of this module.
 
-    `own` has a row for each flow, of which the task makes its coordinates; `number` is the method's.
+    `own` has one row for each flow, from which `task.coordinates` makes the coordinates of that flow. `number` is the
+    number of the method.
     """
 
     task: Task
@@ -61,7 +64,7 @@ class Turn(NamedTuple):
     method: Method
 
     def __call__(self, flows: Flow, saved: PyTree, lanes: int) -> tuple[Flow, PyTree]:
-        """The turn on that many lanes: (the flows after it, what is saved)."""
+        """Run the turn on this number of lanes: (the flows after the turn, the buffers)."""
         return self._side_by_side(flows, saved) if lanes >= self.task.n else self._in_line(flows, saved, lanes)
 
     def _in_turn(self, flow: Flow) -> Bool[Array, " n"]:
@@ -71,7 +74,7 @@ class Turn(NamedTuple):
         return jax.vmap(lambda own, flow: self.method.begin(self.task.coordinates(own), flow))(own, flow)
 
     def _side_by_side(self, flows: Flow, saved: PyTree) -> tuple[Flow, PyTree]:
-        """Each flow has a lane of its own: nothing is moved."""
+        """The turn where each flow has a lane of its own, so that no flow is moved."""
         n = self.task.n
         ids = lambda flow: jnp.where(self._in_turn(flow), jnp.arange(n), n)
 
@@ -85,9 +88,9 @@ class Turn(NamedTuple):
         return work.flow, saved
 
     def _in_line(self, flows: Flow, saved: PyTree, lanes: int) -> tuple[Flow, PyTree]:
-        """A flow whose turn is over leaves its lane to the next in the queue."""
+        """The turn with fewer lanes than flows. A flow that is done leaves its lane to the next flow in the queue."""
         n, wanted = self.task.n, self._in_turn(flows)
-        # As one array, flows change places by one gather and one scatter.
+        # The flows are packed into one array, so that flows change places by one gather and one scatter.
         unpack = jax.vmap(ravel_pytree(_rows(flows, 0))[1])
         pack = jax.vmap(lambda flow: ravel_pytree(flow)[0])
         queue, waiting = jnp.argsort(~wanted, stable=True), jnp.sum(wanted)
@@ -96,7 +99,7 @@ class Turn(NamedTuple):
         idle = Lanes(jnp.full((lanes,), n), flow, own, self._enter(own, flow))
 
         def refill(packed: Array, work: Lanes, head: Int[Array, ""]) -> tuple[Array, Lanes, Int[Array, ""]]:
-            """Put back the flows whose turn is over, and take the next from the queue in their places."""
+            """Write the flows that are done back to `packed`, and put the next flows of the queue on their lanes."""
             free = (work.id == n) | ~self._in_turn(work.flow)
             packed = packed.at[jnp.where(free, work.id, n)].set(pack(work.flow), mode="drop")
             place = head + jnp.cumsum(free) - 1

@@ -1,4 +1,4 @@
-"""What a method of integration is to the loop that drives it. There are two, `Explicit` and `Stabilised`."""
+"""The interface of a method of integration. The loop in `lanes` drives the two methods, `Explicit` and `Stabilised`."""
 
 import abc
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from dlnjax._types import State
 
 
 class Task(NamedTuple):
-    """What all flows have in common: `coordinates` makes a flow's coordinates from its own row, `n` is their number."""
+    """What the `n` flows of a loop share. `coordinates` makes the coordinates of a flow from its own row."""
 
     coordinates: Callable[[PyTree], Coordinates]
     rules: Rules
@@ -25,42 +25,45 @@ class Task(NamedTuple):
 
 
 class Lanes(eqx.Module):
-    """The flows in work. `id` is the flow's place among all, or their number on an idle lane."""
+    """The lanes of the loop. `id` is the index of the flow that each lane holds, and `n` for a lane that holds none."""
 
     id: Int[Array, " lanes"]
     flow: Flow
     own: PyTree
-    # What the method keeps inside a step, between two evaluations.
+    # What the method keeps of each flow between two evaluations inside a step.
     stage: PyTree
 
 
 class Method(abc.ABC):
     """A way to integrate a flow; the loop in `lanes` uses what is listed here, and nothing else."""
 
-    # The order to which the estimate of the error vanishes.
+    # The estimate of the error of a step vanishes like h to this power.
     order: float
 
     @abc.abstractmethod
     def memory(self, coordinates: Coordinates) -> Callable:
-        """The callable (t, h, y) that makes what the method keeps from step to step."""
+        """A callable of (t, h, y) that makes the memory, which is what the method keeps from step to step."""
 
     @abc.abstractmethod
     def begin(self, coordinates: Coordinates, flow: Flow) -> PyTree:
-        """The stage of a flow that enters a lane; None for a method that takes each step in one go."""
+        """The stage of a flow that enters a lane, or None for a method that takes each step as a whole."""
 
     @abc.abstractmethod
     def advance(self, task: Task, work: Lanes, saved: PyTree) -> tuple[Lanes, PyTree]:
-        """Advance all lanes and save what they reach: (the lanes, what is saved)."""
+        """Advance the flows on all lanes, and save the states at times that they reach: (the lanes, the buffers)."""
 
 
 def save_reached(
     task: Task, work: Lanes, saved: PyTree, points: Any, at: tuple[Int[Array, " lanes"], Bool[Array, " lanes"]]
 ) -> PyTree:
-    """Write `observe(points)` for `at` = (the index of a time for each lane, whether the lane is there)."""
+    """Write `observe(points)` to the buffers `saved`.
+
+    `at` is (the index of a time for each lane, whether the flow on that lane has reached this time).
+    """
     index, reached = at
 
     def write(saved: PyTree):
-        # A row beyond the last is dropped.
+        # There is no row `n`, so what is written to that row is dropped.
         id = jnp.where(reached, work.id, task.n)
         seen = jax.vmap(task.observe)(points)
         return jax.tree.map(lambda buffer, x: buffer.at[id, index].set(x, mode="drop"), saved, seen)

@@ -1,4 +1,4 @@
-"""What a flow is asked: the problem and the options, checked at the door."""
+"""The problem and the options of a flow, made from what the user gave and checked here."""
 
 import warnings
 from collections.abc import Callable
@@ -38,9 +38,10 @@ from dlnjax._types import Number
 class Steady(eqx.Module):
     """A stop: the flow is at rest once |dE(X)|_F <= `gradient`. Later `ts` repeat that state; `t_end` says when.
 
-    With a stop, the error of each step is also held to a hundredth of the way that the step goes, since near rest the
-    tolerance alone would be larger than what is left of the way. `t_end` is the end of the first step after which the
-    flow is at rest: at the default tolerance some percent later than the time at which |dE| crosses `gradient`.
+    With a stop, the error of each step is also kept below a hundredth of the distance that the step moves. Near rest
+    the tolerance alone would be larger than the distance that is left. `t_end` is the end of the first step after which
+    the flow is at rest. At the default tolerance it is some percent later than the time at which |dE| crosses
+    `gradient`.
 
     **Raises:** `ValueError` if gradient <= 0.
 
@@ -59,7 +60,7 @@ class Steady(eqx.Module):
 
 
 class Problem(eqx.Module):
-    """What a flow is differentiable in."""
+    """All that a flow may be differentiated with respect to: energy, start, kernel and times."""
 
     energy: Callable
     start: SVD | Float[Array, "*starts m n"]
@@ -73,14 +74,14 @@ class Problem(eqx.Module):
 
 
 class Options(eqx.Module):
-    """How it is solved; never differentiated. Made of what the user gave, it refuses what is wrong.
+    """How a problem is solved. The constructor checks what the user gave. Options are never differentiated.
 
-    All numbers are arrays, so that no value of one is a reason to compile again.
+    All numbers are arrays, so that a new value of a number does not compile anything again.
     """
 
     rtol: Float[Array, ""]
-    # The absolute tolerance is the sum of `share` times `rtol` times the size at the start, and `fixed`. One of the two
-    # is 0, so that one program serves both.
+    # The absolute tolerance is `share` * `rtol` * (the size at the start) + `fixed`. One of the two terms is 0, so that
+    # one compiled program serves a tolerance that follows the start and a fixed tolerance.
     share: Float[Array, ""]
     fixed: Float[Array, ""]
     steady: Float[Array, ""] | None
@@ -120,7 +121,7 @@ class Options(eqx.Module):
         self.observe = observe
 
     def of(self, point: SVD) -> "Options":
-        """The options for such a point: numbers in its precision, and `observe` as it is now."""
+        """The options for points with the shapes and dtype of `point`: numbers are cast, and `observe` is traced."""
         dtype = point.sigma.dtype
         if dtype == jnp.float32 and is_concrete(self.rtol) and float(self.rtol) < 5e-6:
             warnings.warn(
@@ -132,32 +133,33 @@ class Options(eqx.Module):
         if observe is not None:
             shape_of("observe", observe, point)
             observe = Traced.of(observe, point)
-        # What is known stays known inside of `jit`, where `astype` would trace it.
+        # `known` makes a NumPy array of a concrete number. Inside of `jit`, `astype` makes a tracer of a JAX array.
         as_own = lambda x: as_array("a tolerance", known(x).astype(dtype))
         cast = jax.tree.map(as_own, (self.rtol, self.share, self.fixed, self.steady))
         where = lambda o: (o.rtol, o.share, o.fixed, o.steady, o.observe)
         return eqx.tree_at(where, self, (*cast, observe), is_leaf=lambda x: x is None)
 
     def absolute(self, size: Float[Array, "*values"]) -> Float[Array, "*values"]:
-        """The absolute tolerance of what has this size at the start.
+        """The absolute tolerance of a quantity that has this size at the start.
 
-        By default it is a hundredth of `rtol` of that size. A fixed number would have no relation to the problem: a
-        flow that leaves a saddle from 1e-12 multiplies its start by 1e12, and the first error with it.
+        By default it is the size times `rtol` / 100. A fixed number would be too coarse for small starts: a flow that
+        leaves a saddle from 1e-12 multiplies its start by 1e12, and its first error by as much.
         """
         return self.share * self.rtol * size + self.fixed
 
     @property
     def atol(self) -> Float[Array, ""] | None:
-        """What the user gave; None where it follows the start."""
+        """The `atol` that the user gave, or None if the absolute tolerance follows the start."""
         return None if is_concrete(self.share) and float(self.share) > 0 else self.fixed
 
 
 def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: bool = False) -> tuple[Problem, Options]:
-    """Check what the user gave, and read the energy and `observe` as they are now.
+    """Check what the user gave, and trace the energy and `observe` with the numbers that they hold now.
 
-    With `many`, the energy and the starts carry the seeds in front, and the caller checks and reads the energy.
+    With `many`, the first axis of the starts and of the arrays of the energy is that of the seeds. The caller then
+    checks and traces the energy.
     """
-    start = _as_start(x0, many)
+    start = as_start(x0, many)
     point = shape_of_point(start, many)
     shape, dtype = (len(point.u), len(point.v)), point.sigma.dtype
     ts = as_times(ts, dtype)
@@ -170,7 +172,7 @@ def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: b
 
 
 def shape_of_point(start: Any, many: bool = False) -> SVD:
-    """The shapes and the type of the `SVD` of one start; with `many`, the starts have the seeds in front."""
+    """The shapes and dtype of the `SVD` of one start. With `many`, the first axis of `start` is that of the seeds."""
 
     def one(start: Any) -> SVD:
         start = jax.tree.map(lambda x: x[0], start) if many else start
@@ -179,22 +181,24 @@ def shape_of_point(start: Any, many: bool = False) -> SVD:
     return jax.eval_shape(one, start)
 
 
-def _as_start(x0: Any, many: bool):
+def as_start(x0: Any, many: bool, name: str = "x0") -> SVD | Array:
+    """A start as a matrix or an `SVD`, or with `many` a stack of them, of which a matrix may be NaN."""
     if not isinstance(x0, SVD):
-        x0 = as_matrix("x0", x0, leading=many)
-        return x0 if many else require_finite("x0", x0)
-    u, v, sigma = as_matrix("x0.u", x0.u, many), as_matrix("x0.v", x0.v, many), as_float("x0.sigma", x0.sigma)
+        x0 = as_matrix(name, x0, leading=many)
+        return x0 if many else require_finite(name, x0)
+    u, v = as_matrix(f"{name}.u", x0.u, many), as_matrix(f"{name}.v", x0.v, many)
+    sigma = as_float(f"{name}.sigma", x0.sigma)
     lead, (m, n, r) = sigma.shape[:-1], (u.shape[-2], v.shape[-2], sigma.shape[-1])
     if (u.shape, v.shape) != ((*lead, m, r), (*lead, n, r)) or (lead and not many) or r > min(m, n):
         raise ValueError(
-            "x0 must be an SVD of shapes u (m, r), sigma (r,), v (n, r) with r at most m and n, "
+            f"{name} must be an SVD of shapes u (m, r), sigma (r,), v (n, r) with r at most m and n, "
             f"got {u.shape}, {sigma.shape}, {v.shape}."
         )
     dtype = np.result_type(u.dtype, v.dtype, sigma.dtype)
-    u, v, sigma = u.astype(dtype), v.astype(dtype), require_normal("x0.sigma", sigma.astype(dtype), axis=())
+    u, v, sigma = u.astype(dtype), v.astype(dtype), require_normal(f"{name}.sigma", sigma.astype(dtype), axis=())
     finite = (abs(known(sigma)) < np.inf).all()
     bad = ~(finite & _orthogonal(known(u)) & _orthogonal(known(v)))
-    message = "x0 must be finite with orthonormal columns of u and v. Pass the matrix itself, or dlnjax.svd(x)."
+    message = f"{name} must be finite with orthonormal columns of u and v. Pass the matrix itself, or dlnjax.svd(x)."
     return SVD(require(u, bad, message), sigma, v)
 
 
@@ -204,13 +208,13 @@ def _orthogonal(u: Any) -> Any:
 
 
 def _check_rank(start: Any, d: int, kernel: Kernel, coordinates: str) -> None:
-    """Refuse a start from which the flow in these coordinates would not keep the rank; `d` is the full one."""
+    """Refuse a start if the flow in these coordinates would not keep its rank. `d` is the full rank."""
     if isinstance(start, SVD) and start.sigma.shape[-1] < d and coordinates == "matrix":
         raise ValueError(_leaves(start.sigma.shape[-1], d))
     if not all(map(is_concrete, jax.tree.leaves((start, kernel)))):
         return
     sigma = np.abs(start.sigma) if isinstance(start, SVD) else np.linalg.svd(np.asarray(start), compute_uv=False)
-    # What stands in an `SVD` is exact, however small.
+    # The singular values of a given `SVD` count as exact, however small. Those of a matrix have errors of rounding.
     floor = 0.0 if isinstance(start, SVD) else rounding(sigma) * sigma.max()
     rank = int(np.sum(sigma > floor))
     if rank == sigma.shape[-1]:

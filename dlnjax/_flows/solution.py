@@ -1,4 +1,4 @@
-"""What a flow returns."""
+"""`FlowSolution`, which a flow or a sweep returns."""
 
 import math
 from collections.abc import Callable
@@ -35,7 +35,7 @@ _LAYOUT = Layout(
     },
     notes={
         "sigma": "singular values, descending",
-        "effective_rank": "exp of the entropy of sigma/sum(sigma), thesis (4.23); 1 to d",
+        "effective_rank": "exp of the entropy of sigma/sum(sigma), thesis (4.23); 1 to r",
         "energy": "E(X), in the units of the energy given",
         "u": "left singular vectors, X = u diag(sigma) v^T",
         "v": "right singular vectors, X = u diag(sigma) v^T",
@@ -47,25 +47,26 @@ _LAYOUT = Layout(
 
 
 class FlowSolution(Solution):
-    """A flow, saved at `ts`. One matrix has time first (`ts d`), a sweep has the seed first (`n ts d`).
+    """A flow, saved at `ts`. One matrix has time first (`ts r`), a sweep has the seed first (`n ts r`).
 
-    Of a sweep, `sol[3]` and `sol[2:5]` are the solutions of these seeds, and `len(sol)` is how many there are.
+    For a sweep, `sol[3]` and `sol[2:5]` are the solutions of the seeds 3 and 2 to 4, and `len(sol)` counts the seeds.
 
     **Attributes:**
 
     - `ts`: the times, `ts`, in units of the 1/N-normalised flow (see `gradient_flow`).
-    - `sigma`: singular values, descending, `[n] ts d`.
-    - `svd`: the `SVD` at each time, `[n] ts d d`; `x`: the matrices. Not kept where `observe` was given.
+    - `sigma`: singular values, descending, `[n] ts r`; r is the smaller side of a matrix, or the number of values of a
+      thin `SVD`.
+    - `svd`: the `SVD` at each time; `x`: the matrices, `[n] ts m n`. Not kept where `observe` was given.
     - `energy`: E(X), `[n] ts`; not kept where `observe` was given.
     - `effective_rank`: (4.23), `[n] ts`.
     - `observed`: what `observe` returned, `[n] ts ...`; None without it.
     - `final`: the last good state, an `SVD`.
-    - `t_end`: the time of it, `[n]`. Entries of `ts` after `t_end` repeat it.
+    - `t_end`: the time of `final`, `[n]`. At entries of `ts` after `t_end`, all that is saved repeats that state.
     - `result`: a code of `RESULTS` for each seed.
-    - `stats`: `steps`, `rejected`: accepted and rejected steps of the solver; `evaluations` of the right-hand side (0
-      for a solver that does not say), `[n]`.
-    - `depth`: the kernel of the geometry, `Balanced(N)` for a number N; its numbers are `[n]` where the seeds differ.
-    - `rtol`, `atol`: the tolerances; `atol` is None where it followed the start.
+    - `stats`: `steps` and `rejected` count the accepted and the rejected steps of the solver, and `evaluations` counts
+      those of the right-hand side (0 for a solver that does not count them), `[n]`.
+    - `depth`: the kernel of the geometry, `Balanced(N)` for a number N. Its numbers are `[n]` where the seeds differ.
+    - `rtol`, `atol`: the tolerances. `atol` is None where the absolute tolerance followed the start.
     - `energy_name`: the class of the energy, or the name of the function.
 
     **Example:**
@@ -107,7 +108,7 @@ class FlowSolution(Solution):
         return self._kept(self._svd, "svd")
 
     @property
-    def x(self) -> Float[Array, "*n ts d d"]:
+    def x(self) -> Float[Array, "*seeds ts m n"]:
         return self.svd.matrix
 
     @property
@@ -116,7 +117,7 @@ class FlowSolution(Solution):
 
     @property
     def effective_rank(self) -> Float[Array, "*n ts"]:
-        """(4.23); NaN where a start was NaN, or the state is the zero matrix."""
+        """The effective rank (4.23). It is NaN where a start was NaN, or the state is the zero matrix."""
         return effective_rank_or_nan(self.sigma)
 
     def _derived(self) -> dict[str, Any]:
@@ -129,11 +130,19 @@ class FlowSolution(Solution):
         return _describe(self)
 
 
+def _size(point: SVD) -> str:
+    """The size of a matrix in words, with its rank if the frame is that of a lower rank than the size allows."""
+    m, n, r = point.u.shape[-2], point.v.shape[-2], point.sigma.shape[-1]
+    shape = f"d = {m}" if m == n else f"{m} x {n}"
+    return shape if r == min(m, n) else f"{shape}, rank {r}"
+
+
 def _describe(sol: FlowSolution) -> str:
-    *seeds, times, d = sol.sigma.shape
+    *seeds, times, _ = sol.sigma.shape
+    size = _size(sol.final)
     many = bool(seeds)
     if math.prod(seeds) == 0:
-        return f"FlowSolution: 0 seeds, d = {d}, {times} times"
+        return f"FlowSolution: 0 seeds, {size}, {times} times"
     ts, sigma = np.asarray(sol.ts).reshape(-1, times)[0], np.asarray(sol.sigma)
     rank = np.asarray(sol.effective_rank)
     steps = np.asarray(sol.stats["steps"])
@@ -145,7 +154,7 @@ def _describe(sol: FlowSolution) -> str:
         return f"{of(first):.6g} -> {of(last):.6g}{tail}"
 
     head = f"FlowSolution: {math.prod(seeds)} seeds, " if many else "FlowSolution: "
-    lines = [f"{head}d = {d}, {times} times from {ts[0]:.6g} to {ts[-1]:.6g}"]
+    lines = [f"{head}{size}, {times} times from {ts[0]:.6g} to {ts[-1]:.6g}"]
     if sol._energy is not None:
         lines.append("  energy          " + change(np.asarray(sol.energy), np.nanmedian, "median"))
     lines.append("  effective rank  " + change(rank, np.nanmean, "mean"))

@@ -1,4 +1,8 @@
-"""One step of one flow by the stabilised method, an evaluation at a time."""
+"""The method `Stabilised`: Runge-Kutta-Chebyshev, which advances a flow by one evaluation of the velocity at a time.
+
+A `Stage` is the state of a flow inside a step, between two evaluations. The stages of a step, in small letters, are
+those of the Runge-Kutta method. The reach of a step is h times the spectral radius of the derivative of the velocity.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,35 +22,38 @@ from dlnjax._runge_kutta import clip
 from dlnjax._tree import all_of_batch, any_of_batch, where, while_any
 from dlnjax._types import Scalar, State
 
-# The phases of a step: the velocity at its start; probes of the spectral radius; the choice of the step and its stages;
-# the stages; the end, where the step waits to be accepted or rejected.
+# The phases of a step. `_ENTER` evaluates the velocity at the start. `_PROBE` estimates the spectral radius. `_READY`
+# chooses the length and the number of stages, and evaluates the first stage. `_STAGES` evaluates the others. In
+# `_ENDED` the step waits until it is accepted or rejected.
 _ENTER, _PROBE, _READY, _STAGES, _ENDED = range(5)
-# The steps of all lanes are concluded together once one has waited for this many evaluations.
+# Steps that have ended on several lanes are accepted or rejected together. This happens at the latest when one of them
+# has waited for this many evaluations.
 LONGEST_WAIT = 3
-# The power iteration is an estimate from below.
+# The power iteration estimates the spectral radius from below, so the estimate is multiplied by this factor.
 SAFETY = 1.2
+# The power iteration ends after this many probes, even if it has not settled.
 MOST_PROBES = 20
 # After this many steps the partners of the chart and the spectral radius are found anew.
 STEPS_IN_A_CHART = 10
-# Below this running mean of h * radius the explicit method is stable, and takes fewer evaluations.
+# Where the running mean of the reach is below this value, the explicit method is stable and needs fewer evaluations.
 NO_LONGER_STIFF = 2.5
 
 
 class Stage(eqx.Module):
     """The state of a flow inside a stabilised step, between two evaluations."""
 
-    # Evaluations since the step ended. The steps of several lanes are concluded together.
+    # The number of evaluations on other lanes since this step ended.
     waited: Int[Array, "*n"]
     phase: Int[Array, "*n"]
     probes: Int[Array, "*n"]
-    # Steps since the spectral radius was estimated.
+    # The number of steps since the spectral radius was estimated.
     age: Int[Array, "*n"]
     h: Float[Array, "*n"]
     last: Bool[Array, "*n"]
     gauge: PyTree
     power: PowerIteration
     recurrence: Recurrence
-    # At the start of the step, and at the point that was evaluated last.
+    # The velocity at the start of the step, and the velocity at the point that was evaluated last.
     velocity0: State
     velocity: State
     unrest: Float[Array, "*n"] | None
@@ -57,7 +64,7 @@ class Stage(eqx.Module):
 
 
 class Step(eqx.Module):
-    """An accepted step, to interpolate in."""
+    """An accepted step, kept to find states between its two ends by interpolation."""
 
     t0: Float[Array, "*n"]
     h: Float[Array, "*n"]
@@ -74,7 +81,7 @@ class Step(eqx.Module):
 
 
 class Stabilised(Method):
-    """Runge-Kutta-Chebyshev, one evaluation at a time: flows side by side need not have as many stages."""
+    """Runge-Kutta-Chebyshev, one evaluation at a time, so that steps on different lanes may differ in their stages."""
 
     order = 3.0
 
@@ -86,7 +93,10 @@ class Stabilised(Method):
         return lambda t, h, y: None
 
     def advance(self, task: Task, work: Lanes, saved: PyTree) -> tuple[Lanes, PyTree]:
-        """An evaluation on every lane; and the end of their steps, once one has waited or all have come to it."""
+        """Make one evaluation on every lane, and conclude the steps that have ended.
+
+        Steps are concluded when one of them has waited for `LONGEST_WAIT` evaluations, or all steps have ended.
+        """
         spend = jax.vmap(lambda own, flow, stage: self.evaluate(task.coordinates(own), task.rules, flow, stage))
         flow, stage = spend(work.own, work.flow, work.stage)
         busy = work.id < task.n
@@ -103,7 +113,7 @@ class Stabilised(Method):
         kept = ended & (flow.accepted > work.flow.accepted)
         ts, times = task.rules.ts, len(task.rules.ts)
 
-        # Of a time that is repeated only the first is saved: the flow ends there.
+        # Only the last time may be repeated. The flow ends there, and `fill` writes the repetitions.
         first = jnp.append(True, ts[1:] > ts[:-1])
 
         def pending(index):
@@ -141,10 +151,10 @@ class Stabilised(Method):
         )
 
     def evaluate(self, coordinates: Coordinates, rules: Rules, s: Flow, stage: Stage) -> tuple[Flow, Stage]:
-        """Spend one evaluation: on the start of the step, on the spectral radius, or on the next stage."""
+        """Make one evaluation: at the start of the step, for the spectral radius, or for the next stage."""
         chart, power, f0 = coordinates.chart(stage.gauge), stage.power, stage.velocity0
         z0 = chart.enter(s.y)
-        # The step follows from what the controller asked for and the most stages there can be.
+        # The step has the length that the controller asked for, unless that needs more stages than are allowed.
         radius = SAFETY * power.radius
         h, last = clip(jnp.minimum(s.h, rkc.longest_step(radius)), rules.ts[-1] - s.t)
         first = rkc.first_stage(z0, f0, h, rkc.stage_count(h * radius))
@@ -183,7 +193,7 @@ class Stabilised(Method):
         return s, where(waiting, eqx.tree_at(lambda g: g.waited, stage, stage.waited + 1), new)
 
     def finish(self, coordinates: Coordinates, rules: Rules, s: Flow, stage: Stage) -> tuple[Flow, Stage, Step]:
-        """Accept or reject a step that has had its last evaluation."""
+        """Accept or reject a step after its last evaluation: (the flow, its stage, the step to interpolate in)."""
         gauge, chart = stage.gauge, coordinates.chart(stage.gauge)
         h, z0, z1, f0, f1 = stage.h, chart.enter(s.y), stage.recurrence.newer, stage.velocity0, stage.velocity
         y1, turned = chart.leave(z1, f1)
@@ -192,7 +202,8 @@ class Stabilised(Method):
         attempt = Attempt(h, t1, y1, error, stage.unrest, s.memory)
         after, keep = conclude(coordinates, rules, s, attempt, self.order)
         radius, age = stage.power.radius, stage.age + 1
-        # After some steps the partners and the spectral radius are found anew; after a failure, the radius alone.
+        # After `STEPS_IN_A_CHART` steps the partners and the spectral radius are found anew. After a rejected step the
+        # spectral radius alone is found anew.
         enter = keep & (age >= STEPS_IN_A_CHART)
         stage = replace(
             stage,

@@ -1,7 +1,9 @@
-"""A flow under way: its state, the record of one attempted step, and what is done with it.
+"""The state of a flow, the record of one attempted step, and the decision about this step.
 
-A method proposes an `Attempt`; `conclude` accepts or rejects it and says whether the flow ends. The methods stand in
-`explicit` and `stabilised`, and the coordinates in which a flow is written stand in `coordinates` and `frame`.
+A method proposes an `Attempt`. `conclude` accepts or rejects the attempt, and says whether the flow ends. The methods
+stand in `explicit` and `stabilised`, and the coordinates in which a flow is written stand in `coordinates` and `frame`.
+The reach of a step is h times the spectral radius of the derivative of the velocity. The unrest is |dE|_F divided by
+the bound of the stop.
 """
 
 from collections.abc import Callable
@@ -18,30 +20,30 @@ from dlnjax._scale import shortest_step
 from dlnjax._tree import all_finite, combine, norm, power_of_two, where
 from dlnjax._types import Scalar, State
 
-# A first step moves the state by this many tolerances; the controller grows it from there.
+# The first step moves the state by at most this many tolerances. The controller then lengthens the steps.
 FIRST_MOVE = 10.0
-# A rejected step without a usable error estimate counts as this many tolerances: the controller then shortens the
-# step by the most that it may.
+# A step without a usable estimate of its error gets this error, in units of the tolerance. The controller then rejects
+# the step, and shortens the next step by the most that it may.
 REFUSED = 1e6
-# A flow that is stuck has blown up if |X| still grows by more than this share in the shortest step. At a singular
-# gradient it grows by less.
+# A flow is stuck where even the shortest step is rejected. It has blown up if |X| grows by more than this fraction in
+# that step. Where it is stuck because the gradient is singular, |X| grows by less.
 GROWTH = 1e-4
-# With a stop at rest, the error of a step is held to this share of the way that the step goes. Near rest the tolerance
-# alone would be larger than what is left of the way, and |dE| would be the error of the solver.
+# With a stop, the error of a step is kept below this fraction of the distance that the step moves. Near rest the
+# tolerance alone would be larger than the distance that is left, and |dE| would show the error of the solver only.
 SHARE_OF_MOVE = 0.01
-# The running mean of h * radius keeps this share at each step.
+# The weight of the old value in the running mean of the reach.
 MEMORY = 0.8
 # A flow takes at least this many steps in the explicit method before it may leave it.
 PATIENCE = 10
-# A step so short that its move is this many roundings cannot be told from rest.
+# A step that moves the state by less than this many errors of rounding cannot be told from rest.
 ROUNDINGS = 100
 
 
 class Choice(eqx.Module):
-    """Which method a flow is in, and what speaks for another."""
+    """Which method a flow is in, and the numbers that decide whether it changes to another method."""
 
     method: Int[Array, "*n"]
-    # A running mean of h times the spectral radius. Dopri5 is stable up to about 3.3.
+    # The running mean of the reach. Dopri5 is stable up to a reach of about 3.3.
     reach: Float[Array, "*n"]
     # The accepted steps since the flow changed to this method.
     stay: Int[Array, "*n"]
@@ -50,7 +52,10 @@ class Choice(eqx.Module):
 
 
 class Flow(eqx.Module):
-    """A flow under way: `y` at `t` is the last good state, `h` the next step, `memory` what the solver carries."""
+    """The state of a flow. `y` at time `t` is the last good state, and `h` is the length of the next step.
+
+    `memory` is what the solver keeps from step to step.
+    """
 
     t: Float[Array, "*n"]
     h: Float[Array, "*n"]
@@ -58,7 +63,7 @@ class Flow(eqx.Module):
     memory: PyTree
     unrest: Float[Array, "*n"] | None
     controller_state: PyTree
-    # The first of the times that is not saved yet.
+    # The index of the first time that is not saved yet.
     index: Int[Array, "*n"]
     accepted: Int[Array, "*n"]
     rejected: Int[Array, "*n"]
@@ -69,7 +74,10 @@ class Flow(eqx.Module):
 
 
 class Rules(eqx.Module):
-    """When to save and when to end. The first of `ts` is 0: a gradient flow does not depend on the time itself."""
+    """When states are saved and when a flow ends.
+
+    The first of `ts` is 0. Times may be counted from the start, since the velocity does not depend on the time.
+    """
 
     ts: Float[Array, " ts"]
     steady: Scalar | None
@@ -85,24 +93,29 @@ class Attempt(eqx.Module):
     h: Scalar
     t1: Scalar
     y1: State
-    # The estimate of the error, a state or its chart's; the order to which it vanishes is the method's.
+    # The estimate of the error: a state, or a state in the chart of the step.
     error: PyTree
-    # |dE|_F at `y1` over that of the stop, if there is one.
+    # The unrest at `y1`, or None for a flow without a stop.
     unrest: Scalar | None
     memory: PyTree = None
 
 
-# The error comes as one number in units of the tolerance, so the controller's own scaling is the identity.
+# The controller gets the error as one number in units of the tolerance, so its own scaling is the identity.
 _CONTROLLER = diffrax.PIDController(rtol=0.0, atol=1.0, pcoeff=0.2, icoeff=0.4, norm=jnp.abs)
 NO_TERMS = diffrax.ODETerm(lambda t, y, args: y)
 
 
 def start_flow(coordinates: Coordinates, y0: State, rules: Rules, order: float, memory: Callable) -> Flow:
-    """The flow at its start, in the first method: `order` is that of its error, and memory(t, h, y) what it keeps."""
+    """The flow before its first step, in the first method.
+
+    `order` is the order of the error estimate of this method, and memory(t, h, y) makes what the method keeps from step
+    to step.
+    """
     ts = rules.ts
     velocity, unrest = coordinates.velocity(y0)
     start_ok = all_finite((y0, velocity))
-    # The velocity is scaled, since its square may overflow; the error is homogeneous in its last argument.
+    # The velocity is divided by `scale`, since its square may overflow. The result is multiplied by `scale` again, as
+    # `error` is homogeneous in its last argument.
     scale = jnp.where(start_ok, power_of_two(norm(velocity)), 1.0)
     moved = coordinates.error(y0, y0, jax.tree.map(lambda v: v / scale, velocity)) * scale
     h0 = jnp.where(moved > 0, jnp.minimum(FIRST_MOVE / jnp.where(moved > 0, moved, 1.0), ts[-1]), ts[-1])
@@ -130,9 +143,9 @@ def start_flow(coordinates: Coordinates, y0: State, rules: Rules, order: float, 
 def conclude(
     coordinates: Coordinates, rules: Rules, s: Flow, attempt: Attempt, order: float
 ) -> tuple[Flow, Bool[Array, ""]]:
-    """Accept or reject the attempt; (the flow after it, whether it was accepted).
+    """Accept or reject the attempt: (the flow after it, whether it was accepted).
 
-    All but `index`, `evaluations` and `choice`, which the method advances.
+    `index`, `evaluations` and `choice` stay as they are. The method advances them.
     """
     zero = jnp.zeros_like(attempt.h)
     t1, y1 = attempt.t1, attempt.y1
@@ -145,7 +158,8 @@ def conclude(
     )
     keep = jnp.asarray(keep)
     proposed = t2 - jnp.where(keep, t1, s.t)
-    # A step that was cut short, to end on a time or for stability, says little of how long the next may be.
+    # A step that was cut short, to end on a time or for stability, says little about how long the next step may be. The
+    # next step is then not made shorter than the controller had planned this one.
     next_h = jnp.where(keep & (attempt.h < s.h), jnp.maximum(proposed, s.h), proposed)
     stuck = ~keep & (next_h <= shortest_step(s.t))
     grows = finite & (coordinates.size(y1) > (1 + GROWTH) * coordinates.size(s.y))
@@ -178,7 +192,7 @@ def conclude(
 
 
 def _error_ratio(coordinates: Coordinates, rules: Rules, s: Flow, attempt: Attempt) -> Scalar:
-    """The error of the step in units of the tolerance and, with a stop at rest, of the way that the step goes."""
+    """The error of the step in units of what is allowed: of the tolerance and, with a stop, of `SHARE_OF_MOVE`."""
     ratio = coordinates.error(s.y, attempt.y1, attempt.error)
     if rules.steady is None:
         return ratio

@@ -1,4 +1,4 @@
-"""From a checked problem to the saved states: which coordinates, which methods, and the state at the start."""
+"""The trajectory of a checked problem: its state at the start, its coordinates, its methods, and the saved states."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ class Trajectory(eqx.Module):
 
 
 def start_of(problem: Problem, options: Options) -> State:
-    """The state from which a flow starts, with all the decompositions that a flow in the frame needs."""
+    """The state from which a flow starts. A flow in the frame decomposes its matrix here and only here."""
     if options.coordinates == "svd":
         return _frame_start(problem, _gap(options))
     return problem.x0
@@ -60,9 +60,9 @@ def trajectories(
     lanes: int,
     wanted: Bool[Array, " n"] | bool = True,
 ) -> Trajectory:
-    """The flow of the problem of each row, on `lanes` at a time.
+    """The flows of many problems, `lanes` of them at a time. `of_row(row)` makes the problem of one row.
 
-    **Arguments:** `starts`, the rows and the states y0 from which their flows begin; `wanted`, which are to run at all.
+    **Arguments:** `starts` is (the rows, the states y0 from which their flows begin); `wanted` says which flows run.
     """
     flows = _Flows(of_row, *starts, ts, options)
     state = flows.begin()
@@ -71,11 +71,14 @@ def trajectories(
 
 
 def trajectory_of(problem: Problem, options: Options) -> Trajectory:
-    """The flow of one problem. Outside of `jit` each turn of a method is a program, compiled when it is needed."""
+    """The flow of one problem. Outside of `jit` each turn of a method is a program of its own.
+
+    A method that a flow does not need is then not compiled.
+    """
     if not runs_at_once(problem, options):
         return _as_one_program(problem, options)
     y0, state = _begin(problem, options)
-    # What follows is the same program for a matrix and for an `SVD`.
+    # The start is removed, so that the programs below are the same for a start given as a matrix and as an `SVD`.
     problem = eqx.tree_at(lambda p: p.start, problem, None)
     while np.asarray(state[0].active).item():
         state = _turn(problem, options, y0, state, np.asarray(state[0].choice.method).item())
@@ -115,7 +118,7 @@ def _one(tree: PyTree) -> PyTree:
 
 
 def _of_own_type(tree: PyTree) -> PyTree:
-    """The tree without weak types: a number of Python on the way would make the next program compile again."""
+    """The tree without weak types. A weak type, left by a Python number, would make the next program compile again."""
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree)
 
 
@@ -124,7 +127,7 @@ def _alone(tree: PyTree) -> PyTree:
 
 
 def _to_the_end(flows: "_Flows", state: PyTree, lanes: int) -> PyTree:
-    """The flows and what is saved of them, after as many turns of each method as it takes."""
+    """(the flows after their end, the buffers). The turns of all methods are repeated until no flow is active."""
 
     def round(state: PyTree) -> PyTree:
         for each in flows.turns:
@@ -135,7 +138,7 @@ def _to_the_end(flows: "_Flows", state: PyTree, lanes: int) -> PyTree:
 
 
 class _Flows:
-    """The flows of the problems of some rows, from the states y0, and what is made of them when they have ended."""
+    """The flows of many problems from the states `y0`, one for each row: their begin, their turns and their end."""
 
     def __init__(
         self,
@@ -148,7 +151,8 @@ class _Flows:
         self.of_row, self.rows, self.y0, self.ts, self.options = of_row, rows, y0, ts, options
         self.frame = options.coordinates == "svd"
         self.own = rows, y0.sigma if self.frame else jax.vmap(norm)(y0)
-        # The flow does not depend on the time itself. It runs from 0, where a short step is not lost in a long time.
+        # The velocity does not depend on the time, so times are counted from the start. Near a large time, a short step
+        # would be lost in rounding.
         rules = Rules(ts - ts[0], options.steady, options.max_steps)
         self.task = Task(
             lambda own: _coordinates(of_row(own[0]), own[1], options), rules, self._seen, len(jax.tree.leaves(y0)[0])
@@ -156,7 +160,7 @@ class _Flows:
         self.turns = [Turn(self.task, self.own, number, method) for number, method in enumerate(_methods(options))]
 
     def begin(self) -> tuple[Flow, PyTree]:
-        """The flows before their first step, and nothing saved."""
+        """(the flows before their first step, empty buffers)."""
         flows = begin(self.task.coordinates, (self.own, self.y0), self.task.rules, self.turns[0].method)
         return flows, empty(self.task, self.y0)
 
@@ -184,19 +188,20 @@ class _Flows:
         )
 
     def _seen(self, y: State) -> PyTree:
-        """What is saved on the way: with `observe` that and the singular values, which are smaller than the state."""
+        """What is saved at each time: the state or, with `observe`, the singular values and what `observe` returns."""
         if self.options.observe is None:
             return y
         point = self._to_svd(y)
         return point.sigma, self.options.observe(point)
 
     def _to_svd(self, y: State) -> SVD:
-        # An interpolated or projected frame is orthogonal to the square of its error.
+        # A saved frame is orthogonal only to about the tolerance, as it may be interpolated. `orthogonalise` squares
+        # this error.
         return canonical(SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v))) if self.frame else svd(y)
 
 
 def _methods(options: Options) -> Sequence[Method]:
-    """By default Dopri5 and the stabilised method, as each flow needs them; in X, the plain check, Dopri5 alone."""
+    """The methods between which a flow changes: by default Dopri5 and the stabilised method, in X Dopri5 alone."""
     solver = options.solver
     if solver is None and options.coordinates == "svd":
         return Explicit(diffrax.Dopri5(), stiff=1), Stabilised(explicit=0)
@@ -206,9 +211,10 @@ def _methods(options: Options) -> Sequence[Method]:
 
 
 def _with_tolerances(solver: diffrax.AbstractSolver, options: Options) -> diffrax.AbstractSolver:
-    """An implicit solver with the tolerances of the step in its root finder, where it asks for those of a controller.
+    """The solver, with tolerances for its root finder if the solver is implicit and its root finder has none.
 
-    `diffrax.diffeqsolve` would put them in. Here the error of a step is one number, and the controller has none.
+    `diffrax.diffeqsolve` takes these tolerances from its step size controller. Our controller gets the error as one
+    number in units of the tolerance, and so has no tolerances to take.
     """
     if not isinstance(solver, diffrax.AbstractImplicitSolver) or isinstance(solver.root_finder.rtol, Number):
         return solver
@@ -222,7 +228,7 @@ def _with_tolerances(solver: diffrax.AbstractSolver, options: Options) -> diffra
 
 
 def _coordinates(problem: Problem, size: Float[Array, "*values"], options: Options) -> Coordinates:
-    """`size` is that of the start: its singular values or, in X, its norm."""
+    """The coordinates of a problem. `size` is the size of the start: its singular values or, in X, its norm."""
     atol = options.absolute(size)
     if options.coordinates == "matrix":
         return MatrixCoordinates(problem.energy, problem.kernel, options.rtol, atol, options.steady)
@@ -231,13 +237,15 @@ def _coordinates(problem: Problem, size: Float[Array, "*values"], options: Optio
 
 
 def _gap(options: Options) -> Scalar:
-    # Gaps below the tolerance are gauge; below eps^(5/8) they are rounding.
+    # Where two singular values differ by less than the tolerance, the common rotation of their vectors does not matter.
+    # A difference below eps^(5/8) is rounding.
     return jnp.maximum(options.rtol / 10, jnp.finfo(options.rtol.dtype).eps ** 0.625)
 
 
 def _frame_start(problem: Problem, gap: Scalar) -> SVD:
     start = problem.start if isinstance(problem.start, SVD) else svd(problem.start)
-    # A start that is not finite is replaced by the identity and marked, so that nothing is decomposed that is NaN.
+    # A start that is not finite is replaced by the identity, so that no NaN is decomposed. At the end of this function
+    # its singular values become NaN, by which the failure is seen later.
     finite = all_finite(start)
     eye = lambda q: jnp.eye(*q.shape, dtype=q.dtype)
     start: SVD = canonical(where(finite, start, SVD(eye(start.u), jnp.ones_like(start.sigma), eye(start.v))))

@@ -1,9 +1,10 @@
-"""A path of least action between two matrices, in discrete time: where to start shooting, and at what.
+"""A discrete path of least action between two matrices, from which shooting starts.
 
 The action of X_0, ..., X_K at times t_k is sum_k h_k/2 g(V_k, V_k) at the midpoints, V_k = (X_{k+1} - X_k)/h_k. Its
-Hessian is block tridiagonal. The minimiser is Newton's method, with a multiple of the kinetic part of the Hessian added
-to it, as in the method of Levenberg and Marquardt. Plain Newton converges to any critical path. This one refuses each
-step that raises the action: what it finds is a minimum, and no geodesic with a conjugate point inside.
+Hessian is block tridiagonal. The minimiser is Newton's method. As in the method of Levenberg and Marquardt, it adds a
+multiple of the kinetic part to the Hessian; this multiple is the damping. Plain Newton's method converges to any
+critical path. This minimiser refuses each step that raises the action, so that it finds a minimum. It never finds a
+geodesic with a conjugate point inside, since such a geodesic is no minimum.
 """
 
 from functools import partial
@@ -27,15 +28,18 @@ from dlnjax._types import Matrix, Scalar
 _EASE, _BRAKE = 10.0, 4.0
 _FIRST_DAMPING = 1e-2
 _LARGEST_DAMPING = 1e8
-# An action that rises by no more than this share counts as one that does not rise: it is a few roundings of its sum.
+# A step may raise the action by this fraction, which is no more than a few errors of rounding in the sum.
 _SAME_ACTION = 1e-14
-# The path has settled once the expected decrease is below this share of the action. More digits would be of no use:
-# shooting starts from the path, and the discrete action differs from that of the geodesic by far more.
+# The search ends where the expected decrease is below this fraction of the action. More digits would be of no use: the
+# discrete action differs from the action of the geodesic by far more.
 _SETTLED = 1e-12
 
 
 class Segment(eqx.Module):
-    """The derivatives of the Lagrangian g(V, V)/2 at a midpoint, with matrices as vectors, `n` = d^2."""
+    """The derivatives of the Lagrangian g(V, V)/2 at a midpoint.
+
+    Matrices are written as vectors of length `n` = d^2.
+    """
 
     by_x: Float[Array, "*k n"]
     by_v: Float[Array, "*k n"]
@@ -45,14 +49,17 @@ class Segment(eqx.Module):
 
 
 class Minimum(eqx.Module):
-    """The momentum with which the path that was found starts, and its derivative in the end of the path."""
+    """The momentum at the start of the path that was found, and its derivative with respect to the end of the path."""
 
     p: Matrix
     by_end: Float[Array, "n n"]
 
 
 class Descent(eqx.Module):
-    """Where the minimiser stands. `eased` says that its last step was accepted, `settled` that it may stop."""
+    """The state of the minimiser.
+
+    `eased` says that the last step was accepted, and `settled` that the search may end.
+    """
 
     xs: Float[Array, "nodes d d"]
     part: Segment
@@ -90,21 +97,24 @@ def segment(x: Matrix, v: Matrix, kernel: Kernel) -> Segment:
 def segments(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kernel) -> tuple[Segment, Scalar]:
     """The derivatives of the Lagrangian at each midpoint, and the action.
 
-    The action is infinite for a path that crosses the singular matrices, unless the kernel does not vanish there: in
-    discrete time a path may jump over them at a finite cost.
+    The action of a path that crosses the singular matrices is set to infinity. In discrete time a path could jump over
+    them at a finite cost. A kernel that does not vanish at singular matrices lets paths cross them.
     """
     x, v = (xs[1:] + xs[:-1]) / 2, (xs[1:] - xs[:-1]) / h[:, None, None]
     part = jax.vmap(partial(segment, kernel=kernel))(x, v)
     action = jnp.sum(h * jnp.sum(part.by_v * v.reshape(part.by_v.shape), axis=1)) / 2
     # JAX gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. The
-    # matrices need not be brought to size one for that: their squares in `squares` leave the range before.
+    # matrices are not scaled to avoid this, since the squares of the singular values leave that range earlier.
     signs = jnp.concatenate([jnp.linalg.slogdet(x)[0], jnp.linalg.slogdet(xs)[0]])
     inside = jnp.all(signs == signs[-1]) | (jnp.asarray(kernel.order) <= 0)
     return part, jnp.where(inside & jnp.isfinite(action), action, jnp.inf)
 
 
 def gradient(part: Segment, h: Float[Array, " k"]) -> Float[Array, "m n"]:
-    """The gradient of the action in the inner nodes. A midpoint moves by half of a node, a velocity by 1/h of it."""
+    """The gradient of the action in the inner nodes.
+
+    Where a node moves by Z, the midpoints beside it move by Z/2, and the velocities by Z/h and -Z/h.
+    """
     half = h[:, None] * part.by_x / 2
     return (half + part.by_v)[:-1] + (half - part.by_v)[1:]
 
@@ -119,18 +129,19 @@ def hessian(part: Segment, h: Float[Array, " k"]) -> Blocks:
 
 
 def kinetic(part: Segment, h: Float[Array, " k"]) -> Blocks:
-    """The part of the Hessian with second derivatives in the velocities alone, which is positive definite."""
+    """The kinetic part of the Hessian, which has the second derivatives in the velocities alone.
+
+    It is positive definite.
+    """
     vv = part.vv / h[:, None, None]
     return Blocks(vv[:-1] + vv[1:], -vv)
 
 
 def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kernel, most: Int[Array, ""]) -> Minimum:
-    """The path of least action to which Newton's method with damping goes down from `xs`, its ends kept.
+    """The path of least action that damped Newton's method finds from `xs`, with fixed ends, in at most `most` steps.
 
-    It takes at most `most` steps.
-
-    The first step evaluates the path and moves nothing, so that one compilation serves the start and all steps; with
-    `most` = 1 the answer is that of the path itself.
+    The first step evaluates the path and does not move it, so that the start and all steps share one compiled function.
+    With `most` = 1 the result is that of the path `xs` itself.
     """
     d = xs.shape[-1]
 
@@ -173,7 +184,7 @@ def _newton_step(now: Descent, h: Float[Array, " k"], kernel: Kernel) -> Descent
     xs = now.xs.at[1:-1].add(move.reshape(now.xs[1:-1].shape))
     part, action = segments(xs, h, kernel)
     better = first | (definite & (action <= now.action * (1 + _SAME_ACTION)))
-    # A step that is accepted right after a refused one leaves the damping as it is: a smaller one has just failed.
+    # A step that is accepted right after a refused step keeps the damping, since a smaller damping has just failed.
     eased = jnp.where(now.eased, mu / _EASE, mu)
     braked = jnp.maximum(_BRAKE * mu, _FIRST_DAMPING)
     settled = ~first & better & (decrement <= _SETTLED * action) & (mu <= _FIRST_DAMPING)

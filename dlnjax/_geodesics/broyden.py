@@ -1,7 +1,7 @@
-"""Broyden's method for f(w) = 0, damped: C. G. Broyden, Math. Comp. 19 (1965), in the form that updates the inverse.
+"""Broyden's method for f(w) = 0: C. G. Broyden, Math. Comp. 19 (1965). Its steps are damped.
 
-One call of f is one geodesic, and its Jacobian is 2 d^2 of them side by side. The method therefore starts from an
-approximate inverse of the Jacobian and mends it by what each call shows.
+One call of f computes one geodesic, and the Jacobian of f would cost as much as 2 d^2 geodesics. The method starts from
+an approximate inverse of the Jacobian, and corrects this inverse after each call.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,17 @@ from jaxtyping import Array, Bool, Float, Int
 from dlnjax._tree import norm, where
 from dlnjax._types import Scalar
 
-# A step that does not bring f down is repeated at a quarter of its length; one that does frees the next by as much.
+# A step that does not make |f| smaller divides the damping by this factor. A step that does multiplies it, up to 1.
 _DAMP = 4.0
 # A call counts as progress where it makes |f| smaller by this factor.
 _PROGRESS = 0.5
-# What stands for each entry of f where f has no value: far more than any value near a solution, and finite.
+# This number replaces each entry of f where f has no value. It is far larger than any value near a solution, but
+# finite, so that no NaN arises.
 _NO_VALUE = 1e3
 
 
 class Value(eqx.Module):
-    """What a call of f gave: f(w), whether it has a value there, what it cost, and whatever else came of it."""
+    """The result of a call of f: f(w), whether f is defined at w (`good`), the cost of the call, and other results."""
 
     f: Float[Array, " n"]
     good: Bool[Array, ""]
@@ -32,7 +33,7 @@ class Value(eqx.Module):
 
 
 class Search(eqx.Module):
-    """Where Broyden's method stands: the best `w` so far, f there, and the inverse of the Jacobian.
+    """The state of Broyden's method: the best `w` so far, f at that point, and the inverse of the Jacobian.
 
     `damping` multiplies the next step; `stuck` counts the calls since the last progress; `calls` and `cost` count all
     of them. `fresh` says that f was not called yet, and `failed` that its first call had no value.
@@ -51,23 +52,23 @@ class Search(eqx.Module):
 
     @classmethod
     def at(cls, w: Float[Array, " n"], inverse: Float[Array, "n n"], other: Any) -> "Search":
-        """Before the first call. `other` has the shapes of what a call returns beside f."""
+        """The state before the first call. `other` gives the shapes of what a call returns beside f."""
         none, true = jnp.asarray(0), jnp.asarray(True)
         return cls(w, jnp.zeros_like(w), inverse, jnp.ones((), w.dtype), none, none, none, true, ~true, other)
 
     def again(self, w: Float[Array, " n"]) -> "Search":
-        """For another f, from `w`: the inverse of the Jacobian and the counts are taken on."""
+        """The state before the first call of another f, at `w`. The inverse of the Jacobian and the counts are kept."""
         start = Search.at(w, self.inverse, self.other)
         return eqx.tree_at(lambda s: (s.calls, s.cost), start, (self.calls, self.cost))
 
 
 def improve(f: Callable[[Float[Array, " n"]], Value], now: Search) -> Search:
-    """One call of f, a quasi-Newton step away from the best w, and the update of the inverse by what it shows.
+    """Call f at a quasi-Newton step from the best `w`, and update the inverse of the Jacobian by the result.
 
     The first call is at the start itself.
     """
     move = -now.inverse @ now.f
-    # No step is longer than w is, for beyond that the Jacobian says nothing.
+    # No step is longer than `w` itself. The Jacobian says nothing about f farther away.
     limit = jnp.minimum(1.0, norm(now.w) / jnp.maximum(norm(move), jnp.finfo(now.w.dtype).tiny))
     move = jnp.where(now.fresh, 0.0, move * (now.damping * limit))
     value = f(now.w + move)
@@ -97,7 +98,8 @@ def _rank_one(
 ) -> tuple[Float[Array, "n n"], Bool[Array, ""]]:
     """(Broyden's change of the inverse, by the formula of Sherman and Morrison; whether it is finite).
 
-    Broyden's method makes the least change, of rank one, after which the inverse maps the change of f to `move`.
+    Broyden's method makes the smallest change of the Jacobian, in the Frobenius norm, after which the inverse maps the
+    change of f to `move`. This change has rank one.
     """
     back = now.inverse @ (found - now.f)
     scale = move @ back

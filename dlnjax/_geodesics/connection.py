@@ -1,6 +1,6 @@
-"""From two matrices to the momentum that joins them, with derivatives: the engine of `geodesic`.
+"""The momentum of the geodesic that joins two matrices, with its derivatives. The module `geodesic` calls this one.
 
-Each end is decomposed once, where it comes in; the search goes on with the decompositions.
+Each end is decomposed once, in `Ends.of`. The search works with the decompositions.
 """
 
 from functools import partial
@@ -25,20 +25,21 @@ from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate, is_perturbed, norm, ravel, tangent_at, where
 from dlnjax._types import Matrix, Scalar
 
-# A geodesic arrives if it ends within this of B, relative to |B|.
+# A geodesic from A arrives if the distance of its end from B is at most this number times |B|.
 _ARRIVED = 1e-8
-# Lengths that differ by less than this are of one path, found from both guesses.
+# Lengths with a smaller relative difference than this belong to one path, which was found from both guesses.
 _SAME_LENGTH = 1e-9
-# Gauss-Legendre on the whole geodesic: the integrand is analytic along it, and 24 nodes give ten digits and more.
+# The nodes and weights of Gauss-Legendre quadrature on the whole geodesic. The integrand is analytic, so that 24 nodes
+# give ten digits or more.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 
-# How A, B and the kernel move: None for zero, also in the leaves of the kernel.
+# The tangents of A, B and the kernel. None stands for zero, also in the leaves of the kernel.
 EndsTangents: TypeAlias = tuple[Matrix | None, Matrix | None, PyTree]
 
 
 class Frame(eqx.Module):
-    """The isometry and the scale, X = c U X' V^T, for which A' is diagonal and |A'| |B'| = 1.
+    """The map X = c U X' V^T, an isometry times a scale c, for which A' is diagonal and |A'| |B'| = 1.
 
     Where lambda is homogeneous of degree p, X -> cX takes geodesics to geodesics, and multiplies their momenta by
     c^(1-p) and their lengths by c^(1-p/2). Where it is not homogeneous, the scale is 1.
@@ -55,7 +56,7 @@ class Frame(eqx.Module):
 
     @classmethod
     def of(cls, a: SVD, b: SVD, kernel: Kernel) -> "Frame":
-        # The geometric mean of the two norms, as a product of roots: the product of the norms may overflow.
+        # The scale is the geometric mean of the two norms. Their product may overflow, so the roots are multiplied.
         mean = _root_of_norm(a.sigma) * _root_of_norm(b.sigma)
         scale = jnp.ones((), a.sigma.dtype) if kernel.degree is None else mean
         eye = jnp.eye(a.sigma.shape[0], dtype=a.sigma.dtype)
@@ -80,7 +81,10 @@ def _root_of_norm(sigma: Float[Array, " d"]) -> Scalar:
 
 
 class Connection(eqx.Module):
-    """The momenta at both ends of a geodesic, its length, and how well it was found."""
+    """The momenta at both ends of a geodesic, its length, and how accurately it was found.
+
+    `error` is |X(1) - B| / |B|, and `drift` is the relative change of H along the geodesic.
+    """
 
     p: Float[Array, "*n d d"]
     p_end: Float[Array, "*n d d"]
@@ -92,10 +96,11 @@ class Connection(eqx.Module):
 
 
 class Ends(eqx.Module):
-    """Both ends, decomposed, and what can be said of them before a search.
+    """Both ends, decomposed, and what is known of them before the search.
 
-    Ends that no path joins are replaced by the identity, and the search ends at once. `finite` is false where an entry
-    is not; `apart` is true where the determinants have no common sign; `same` where there is nothing to search for.
+    Ends that no path joins are replaced by the identity, so that the search ends at once. `finite` says that all
+    entries are finite, `apart` that the determinants have no common sign, and `same` that there is nothing to search
+    for.
     """
 
     first: SVD
@@ -108,7 +113,7 @@ class Ends(eqx.Module):
     def of(cls, a: Matrix, b: Matrix) -> "Ends":
         finite = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b))
         first, last = svd(a), svd(b)
-        # The sign of NaN is 0, and what is not finite would count as singular.
+        # `sign_of` a matrix that is not finite is 0. Without `finite`, such a matrix would count as singular.
         apart = finite & (sign_of(first) * sign_of(last) <= 0)
         eye = jnp.eye(a.shape[0], dtype=a.dtype)
         instead = SVD(eye, jnp.ones_like(first.sigma), eye)
@@ -121,14 +126,14 @@ def sign_of(point: SVD) -> Scalar:
     """The sign of the determinant, 0 where the matrix is singular to rounding."""
     sigma = point.sigma
     rounding = sigma.shape[0] * jnp.finfo(sigma.dtype).eps * sigma[0]
-    # The determinant of U V^T, which is 1 or -1: that of a 2 x 2 matrix X may leave the range of the floats, and JAX
-    # then gives it a wrong sign.
+    # The determinant of U V^T is 1 or -1, and has the sign of det X. The determinant of X may leave the range of the
+    # floats, and JAX then gives a 2 x 2 matrix a wrong sign.
     return jnp.where(sigma[-1] > rounding, jnp.linalg.slogdet(point.u @ point.v.T)[0], 0.0)
 
 
 @compiled
 def connect_all(a: Matrix, b: Matrix, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Connection:
-    """What was found from each of the two first guesses, polar and frames, which are the leading axis."""
+    """What was found from the two first guesses. The leading axis is that of the guesses, polar and frames."""
     ends = Ends.of(a, b)
     frame = Frame.of(ends.first, ends.last, kernel)
     shots = candidates(frame.first, frame.last, kernel, rtol, descend)
@@ -163,11 +168,11 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
     )
 
 
-# No `jit` stands here: the long compilation is that of `connect_all`, which the derivatives, the distance and all
-# critical paths share. Compiled as a whole, each of them would compile it once more.
+# `connect` is not compiled as a whole. The long compilation is that of `connect_all`, which `distance`, `geodesics` and
+# the derivatives share. Compiled as a whole, each of these would compile `connect_all` once more.
 @eqx.filter_custom_jvp
 def connect(a: Matrix, b: Matrix, kernel: Kernel, *, rtol: Scalar) -> Connection:
-    """The shortest candidate that arrives; if none does, the one that comes nearest."""
+    """The shortest of the geodesics that arrive at B or, if none arrives, the one that comes nearest to B."""
     return _shortest(connect_all(a, b, kernel, rtol, jnp.asarray(True)))
 
 
@@ -175,7 +180,7 @@ def connect(a: Matrix, b: Matrix, kernel: Kernel, *, rtol: Scalar) -> Connection
 def _shortest(every: Connection) -> Connection:
     arrived = every.result == RESULTS.successful
     length = jnp.where(arrived, every.length, jnp.inf)
-    # Where both guesses lead to the same path, it is that of the first.
+    # Where both guesses lead to the same path, the result of the first guess is taken.
     best = jnp.argmax(arrived & (length <= jnp.min(length) * (1 + _SAME_LENGTH)))
     best = jnp.where(jnp.any(arrived), best, jnp.argmin(every.error))
     one = jax.tree.map(lambda z: z[best], every)
@@ -184,9 +189,10 @@ def _shortest(every: Connection) -> Connection:
 
 @connect.def_jvp
 def _connect_jvp(primals: tuple[Matrix, Matrix, Kernel], tangents: EndsTangents, *, rtol: Scalar):
-    """By Jacobi fields: dP is the solution of dB = (dX(1)/dA) dA + (dX(1)/dP) dP + (dX(1)/dkernel) dkernel.
+    """The derivative by Jacobi fields: dP solves dB = (dX(1)/dA) dA + (dX(1)/dP) dP + (dX(1)/dkernel) dkernel.
 
-    Autodiff of the search would differentiate every shot, and of a loop that stops at a tolerance it is inexact.
+    Automatic differentiation of the search would differentiate every shot. It would be inexact as well, since the
+    search stops at a tolerance.
     """
     a, b, kernel = primals
     da, db, dkernel = tangents
@@ -200,7 +206,10 @@ def _connect_jvp(primals: tuple[Matrix, Matrix, Kernel], tangents: EndsTangents,
 def _momentum_variation(
     a: Matrix, found: Connection, kernel: Kernel, tangent: tuple[Matrix, Matrix, PyTree], rtol: Scalar
 ) -> tuple[Matrix, Matrix]:
-    """How the momenta at both ends change with (A, B, kernel). The Jacobi fields are those at size one."""
+    """The tangents of the momenta at both ends, from the tangents of (A, B, kernel).
+
+    The Jacobi fields are found for A scaled to size one.
+    """
     da, db, dkernel = tangent
     n, k = a.size, scale_exponent(a, kernel)
 
@@ -208,13 +217,13 @@ def _momentum_variation(
         return scaled(p, k * (1 - degree_of(kernel)))
 
     def along(p: Matrix, dp: Float[Array, " n"]) -> Matrix:
-        # The power of two depends on the degree of the kernel, and is differentiated with it.
+        # The power of two in `back` depends on the degree of the kernel, and is differentiated with the kernel.
         return eqx.filter_jvp(back, (p, kernel), (dp.reshape(a.shape), dkernel))[1]
 
     start, end = (scaled(p, k * (degree_of(kernel) - 1)) for p in (found.p, found.p_end))
     x, p = (z[-1] for z in jacobians(scaled(a, -k), start, kernel, jnp.array([0.0, 1.0], a.dtype), rtol))
     dnumbers, _ = ravel(dkernel)
-    # The columns belong to the start, the momentum, and the numbers of the kernel.
+    # The columns of the Jacobi fields belong to the start, the momentum, and the numbers of the kernel, in this order.
     given = jnp.concatenate([scaled(da, -k).ravel(), jnp.zeros(n, a.dtype), dnumbers])
     dp = jnp.linalg.solve(x[:, n : 2 * n], scaled(db, -k).ravel() - x @ given)
     dp_end = p @ given + p[:, n : 2 * n] @ dp
@@ -232,21 +241,21 @@ def _first_variation(out: Connection, da: Matrix | None, db: Matrix | None) -> S
 
 
 def _per_length(change: Float[Array, "*k"], length: Scalar) -> Float[Array, "*k"]:
-    """The change of a length from that of half its square, 0 where the length is 0."""
+    """The change of a length, from the change of half its square. It is 0 where the length is 0."""
     there = (length > 0) & jnp.isfinite(length)
     return jnp.where(there, change / jnp.where(there, length, 1.0), 0.0)
 
 
 @eqx.filter_custom_jvp
 def measure(a: Matrix, b: Matrix, kernel: Kernel, *, rtol: Scalar) -> tuple[Scalar, RESULTS]:
-    """(the length of `connect`, infinite where nothing arrives; its code)."""
+    """(the length that `connect` finds, or infinity where no geodesic arrives; the result code)."""
     found = connect(a, b, kernel, rtol=rtol)
     return jnp.where(found.result == RESULTS.successful, found.length, jnp.inf), found.result
 
 
 @measure.def_jvp
 def _measure_jvp(primals: tuple[Matrix, Matrix, Kernel], tangents: EndsTangents, *, rtol: Scalar):
-    """By the first variation, which needs no Jacobi field: the momenta at the ends are known."""
+    """The derivative by the first variation. It needs no Jacobi fields, since the momenta at both ends are known."""
     a, b, kernel = primals
     da, db, dkernel = tangents
     found = connect(a, b, kernel, rtol=rtol)
@@ -258,7 +267,7 @@ def _measure_jvp(primals: tuple[Matrix, Matrix, Kernel], tangents: EndsTangents,
 def _kernel_variation(
     a: Matrix, b: Matrix, kernel: Kernel, dkernel: PyTree, found: Connection, rtol: Scalar
 ) -> Scalar | float:
-    """How the length changes as the kernel changes by `dkernel`, the ends held in place."""
+    """The change of the length when the kernel changes by `dkernel` and the ends stay in place."""
     if not is_perturbed(dkernel):
         return 0.0
     return _by_kernel(a, b, kernel, found, rtol) @ ravel(instantiate(dkernel, kernel))[0]
@@ -268,8 +277,8 @@ def _kernel_variation(
 def _by_kernel(a: Matrix, b: Matrix, kernel: Kernel, found: Connection, rtol: Scalar) -> Float[Array, " k"]:
     """The derivative of the length in each number of the kernel.
 
-    At fixed ends the action changes by the integral of -dH/dkernel along the geodesic: the geodesic changes too, but
-    the action is stationary in it.
+    At fixed ends the action changes by the integral of -dH/dkernel along the geodesic. The geodesic itself changes too,
+    but that adds nothing to first order, since the action is stationary at a geodesic.
     """
     frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
@@ -283,7 +292,7 @@ def _by_kernel(a: Matrix, b: Matrix, kernel: Kernel, found: Connection, rtol: Sc
 
     action = -(jnp.asarray(_WEIGHTS, a.dtype) / 2) @ jax.vmap(slope)(path.x[1:-2], path.w[1:-2])
 
-    # The degree of the kernel is also the power with which the scale enters the length.
+    # The length is multiplied by a power of the scale. This power depends on the degree of the kernel.
     def log_factor(kernel: Kernel) -> Scalar:
         return (1 - degree_of(kernel) / 2) * jnp.log(frame.scale)
 

@@ -1,8 +1,8 @@
 """The method of Dormand and Prince of order 8 for flows of matrices, as a loop of its own.
 
 P. J. Prince and J. R. Dormand, High order embedded Runge-Kutta formulae, J. Comput. Appl. Math. 7 (1981), 67-75. The
-coefficients are diffrax's. Its `diffeqsolve` takes longer to compile, and what it compiles may call Python to report an
-error: JAX keeps no such program in its persistent cache.
+coefficients are those of diffrax. `diffrax.diffeqsolve` itself takes longer to compile, and its programs may call
+Python to report an error. JAX keeps no such program in its persistent cache.
 """
 
 from collections.abc import Callable
@@ -22,21 +22,24 @@ from dlnjax._types import Scalar
 _TABLEAU: Any = diffrax.Dopri8.tableau
 _STAGES = _TABLEAU.num_stages
 _ROWS = square_tableau(_TABLEAU)
-# A step changes from the one before by a factor in this range, and aims at this share of the largest that would do.
+# A step is the step before it times a factor between the first two numbers. It is the third number times the step that
+# would just meet the tolerance.
 _LEAST, _MOST, _SAFETY = 0.2, 10.0, 0.9
-# A first step moves no block of the state by more than this share of its norm.
+# The first step moves no matrix of the state by more than this fraction of the norm of the matrix.
 _FIRST_MOVE = 0.1
-# The shortest step, as a share of the whole time: below it the time of a step is lost in rounding.
+# The shortest step, as a fraction of the whole time. A shorter step would be lost in rounding of the time.
 _SHORTEST = 1e-12
-# Below this many roundings the estimate of an error is rounding itself, and steps are refused for nothing.
+# The least tolerance, in units of eps. Below it the estimate of an error is itself rounding, and steps would be refused
+# without a reason.
 _FINEST = 16
 
 
 class Walk(eqx.Module):
-    """A flow under way, or ended: the state `y` and the velocity `f` at the time `t`, and what was saved.
+    """The state of the solver: the state `y` and the velocity `f` of the flow at time `t`, and the saved states.
 
-    `h` is the next step, and `index` the first of the times that is not reached yet. States at times that are not
-    reached are infinite. `stuck` says that the next step would be too short, and `left` that the flow left its domain.
+    `h` is the length of the next step. `index` is the index of the first time that is not reached yet. Saved states at
+    times that are not reached are infinite. `stuck` says that the next step would be too short, and `left` that the
+    flow has left its domain.
     """
 
     t: Scalar
@@ -64,13 +67,14 @@ def solve(
     refuses: Callable[[PyTree], Any] = _never,
     leaves: Callable[[PyTree], Any] = _never,
 ) -> Walk:
-    """Solve dy/dt = velocity(y) from `y0` at the first of `ts`, to the last of them, by steps that end on each.
+    """Solve dy/dt = velocity(y) from `y0` at the first of `ts` to the last of `ts`. A step ends at each of these times.
 
-    **Arguments:** the leaves of `y0` are stacks of matrices, and the error of a step is held to `rtol` relative to the
-    Frobenius norm of each matrix: relative to each entry it would ask for the smallest steps where an entry is zero.
-    A step to a state that it `refuses` is rejected; a flow ends where it `leaves` its domain.
+    **Arguments:** the leaves of `y0` are matrices or stacks of matrices. The error of a step in each matrix is at most
+    `rtol` times the Frobenius norm of that matrix. An error relative to each entry would need very short steps where an
+    entry is zero. A step to a state y for which refuses(y) is true is rejected. The flow ends at a state y for which
+    leaves(y) is true.
     """
-    # The flow does not depend on the time itself, and runs from 0.
+    # The velocity does not depend on the time, so times are counted from the start.
     ts, times = ts - ts[0], len(ts)
     rtol = jnp.maximum(rtol, _FINEST * jnp.finfo(ts.dtype).eps)
     shortest = _SHORTEST * ts[-1]
@@ -92,7 +96,8 @@ def solve(
         keep = good & (ratio <= 1)
         factor = jnp.where(good, jnp.clip(_SAFETY * _nonzero(ratio, _SHORTEST) ** (-1 / 8), _LEAST, _MOST), _LEAST)
         proposed = h * jnp.where(keep, factor, jnp.minimum(factor, 1.0))
-        # A step that was cut short, to end on a time, says little of how long the next may be.
+        # A step that was cut short, to end on a time, says little about how long the next step may be. The next step is
+        # then not made shorter than this one was before the cut.
         proposed = jnp.where(keep & (h < now.h), jnp.maximum(proposed, now.h), proposed)
         saves, i = keep & last, jnp.minimum(now.index, times - 1)
         return Walk(
@@ -101,7 +106,7 @@ def solve(
             y=where(keep, y1, now.y),
             f=where(keep, f1, now.f),
             saved=jax.tree.map(lambda s, y: s.at[i].set(jnp.where(saves, y, s[i])), now.saved, y1),
-            # Times may repeat: the first of them is saved, and is copied to the others at the end.
+            # Of equal times only the first is saved here. It is copied to the others at the end of `solve`.
             index=jnp.where(saves, jnp.searchsorted(ts, end, side="right"), now.index),
             steps=now.steps + 1,
             stuck=~keep & (proposed < shortest),
@@ -122,7 +127,8 @@ def _attempt(
     def moved(weights: Float[Array, " stages"], ks: PyTree) -> PyTree:
         return jax.tree.map(lambda k: h * jnp.tensordot(weights, k, 1, precision="highest"), ks)
 
-    # A loop, so that the velocity is compiled once. The last stage stands at the end of the step.
+    # The stages run in a loop, so that the velocity is compiled once and not once for each stage. The last stage is the
+    # state at the end of the step.
     def stage(i: Any, carry: PyTree) -> PyTree:
         ks, _, _ = carry
         y = jax.tree.map(jnp.add, y0, moved(rows[i], ks))
@@ -133,7 +139,7 @@ def _attempt(
     ks, y1, f1 = jax.lax.fori_loop(1, _STAGES, stage, (ks, y0, f0))
     sizes = jax.tree.map(lambda a, b: jnp.maximum(_norms(a), _norms(b)), y0, y1)
     relative = jax.tree.map(lambda e, size: _norms(e) / _nonzero(size, 1.0), moved(error_weights, ks), sizes)
-    # How long a step is has no derivative: it is a matter of accuracy.
+    # The length of a step only decides the accuracy, so no derivative is taken of it.
     return y1, f1, jax.lax.stop_gradient(_largest(relative) / rtol)
 
 

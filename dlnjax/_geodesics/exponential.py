@@ -1,4 +1,4 @@
-"""The exponential map: the geodesic from a point with a momentum."""
+"""The exponential map, which takes a point and a momentum to the geodesic that starts there."""
 
 from dataclasses import replace
 from functools import partial
@@ -25,13 +25,13 @@ from dlnjax._types import Matrix, Number, Numbers, Scalar
 
 
 class ExponentialSolution(Solution):
-    """A geodesic from a momentum.
+    """A geodesic, given by its start and its momentum at the start.
 
     **Attributes:**
 
     - `ts`: the times; `x` and `momentum`: the states at them, `ts d d`. Entries after `t_end` repeat the last state.
     - `t_end`: the time of the last good state.
-    - `hamiltonian_drift`: the relative change of H on the way.
+    - `hamiltonian_drift`: the relative change of H along the geodesic.
     - `result`: a code of `RESULTS`; `stats`: `steps` of the solver.
 
     **Example:**
@@ -71,12 +71,12 @@ class ExponentialSolution(Solution):
 
 
 def orthonormal(x: Matrix, p: Matrix, kernel: Kernel) -> Matrix:
-    """W = A_X^{1/2}(P), whose norm is the speed."""
+    """The orthonormal momentum W = A_X^{1/2}(P), whose norm is the speed of the geodesic."""
     return apply_metric_operator(x, p, kernel, power=0.5)
 
 
 def covector(x: Matrix, w: Matrix, kernel: Kernel) -> Matrix:
-    """P = A_X^{-1/2}(W)."""
+    """The covector P = A_X^{-1/2}(W) that belongs to the orthonormal momentum W."""
     return apply_metric_operator(x, w, kernel, power=-0.5)
 
 
@@ -136,9 +136,9 @@ def exponential(
 def _solve(
     x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
 ) -> ExponentialSolution:
-    """X is scaled to size one, the geodesic is found there, and scaled back.
+    """The geodesic, computed for X scaled to size one and then scaled back.
 
-    X -> cX takes geodesics to geodesics, and multiplies P by c^(1-degree).
+    The map X -> cX takes geodesics to geodesics, and multiplies P by c^(1-degree).
     """
     k, degree = scale_exponent(x, kernel), degree_of(kernel)
     p = scaled(p, k * (degree - 1))
@@ -158,7 +158,7 @@ def _exponential(
     """The flow (3.46) in (X, W), and at each time the covector that belongs to W."""
     w = orthonormal(x, p, kernel)
     path = integrate(x, w, kernel, ts, rtol, max_steps=max_steps)
-    # The last of the states of `path` is that at its end, which stands at all times that were not reached.
+    # The last state in `path` is the state at its end. It takes the place of the states at times that were not reached.
     came = (ts <= path.t_end)[:, None, None]
     xs, ws = jnp.where(came, path.x[:-1], path.x[-1]), jnp.where(came, path.w[:-1], path.w[-1])
     energy, end = jnp.sum(w * w), jnp.sum(path.w[-1] ** 2)
@@ -186,10 +186,10 @@ def _exponential_jvp(
     rtol: Scalar,
     max_steps: int,
 ):
-    """By Jacobi fields, as matrices that multiply the tangents.
+    """The derivative by Jacobi fields, which are here matrices that multiply the tangents.
 
-    The product is linear in the tangents and has a transpose, by which reverse mode works. The loop of a solver that
-    carried the tangents would have none.
+    This product has a transpose, which the reverse mode needs. A loop of the solver that carried the tangents along
+    would have no transpose.
     """
     x, p, kernel = primals
     out = _exponential(*primals, ts=ts, rtol=rtol, max_steps=max_steps)

@@ -1,4 +1,4 @@
-"""Geodesics between two matrices: the shortest that was found, its length, and how it depends on its ends."""
+"""Geodesics between two matrices: the public functions, from `geodesic` to `distance_bounds`."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -27,7 +27,8 @@ from dlnjax._types import Matrix, Number, Numbers, Scalar
 
 # The default of `rtol`, a thousandth of the 1e-8 to which a geodesic must arrive.
 _RTOL = 1e-11
-# Momenta that differ by less than this are of one path: far more than the error of one, far less than between two.
+# Momenta with a smaller relative difference than this belong to one path. This is far more than the error of a
+# momentum, and far less than the difference between two paths.
 _SAME_MOMENTUM = 1e-6
 
 
@@ -37,12 +38,14 @@ class GeodesicSolution(Solution):
     **Attributes:**
 
     - `a`, `b`: the ends; `depth`: the kernel, `Balanced(N)` for a number N.
-    - `momentum`: the covector at `a`, with `exponential(a, momentum, depth)` the geodesic; `end_momentum`: that at `b`.
-    - `length`: of the 1/N-normalised metric; the thesis's is `length` / sqrt(N).
+    - `momentum`: the covector at `a` for which `exponential(a, momentum, depth)` is this geodesic.
+    - `end_momentum`: the covector of the geodesic at `b`.
+    - `length`: the length in the 1/N-normalised metric. The length in the thesis's metric is `length` / sqrt(N).
     - `endpoint_error`: |X(1) - b| / |b|, Frobenius.
-    - `hamiltonian_drift`: the relative change of H on the way.
+    - `hamiltonian_drift`: the relative change of H along the geodesic.
     - `result`: a code of `RESULTS`.
-    - `stats`: `shots` fired, solver `steps` of all of them, and the `guess` that led here (0: polar, 1: frames).
+    - `stats`: the number of `shots` (trial geodesics), the solver `steps` of all shots, and the `guess` that led here
+      (0: polar, 1: frames).
 
     **Example:**
 
@@ -145,9 +148,11 @@ def _conjugate_time(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel) -> Scalar:
 
 @compiled
 def _index(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel) -> Int[Array, ""]:
-    """How many eigenvalues of the Hessian of the discrete action are negative: by Sylvester's law, those of the pivots.
+    """The number of negative eigenvalues of the Hessian of the discrete action, counted on its pivots (Sylvester's
+    law).
 
-    By Morse's theorem there are as many as conjugate times. Counting those would count two that coincide as one.
+    By Morse's theorem this is the number of conjugate times. Conjugate times themselves are not counted, since two that
+    coincide would count as one.
     """
     frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
@@ -159,7 +164,7 @@ def _index(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel) -> Int[Array, ""]:
 
 
 def _rtol(x: Array) -> Scalar:
-    """The tolerance with which a geodesic that was found is followed again."""
+    """The tolerance with which a known geodesic is integrated again."""
     return jnp.asarray(_RTOL, x.dtype)
 
 
@@ -183,7 +188,7 @@ def _ends(a: Any, b: Any) -> tuple[Matrix, Matrix]:
 
 
 def _sign_at_the_door(name: str, z: Array) -> int:
-    """The sign of the determinant of a concrete end; it is checked in NumPy, which has nothing to compile."""
+    """The sign of the determinant of a concrete end. NumPy checks the end, so that nothing is compiled for it."""
     require_finite(name, z)
     x = np.asarray(z)
     sigma = np.linalg.svd(x, compute_uv=False)
@@ -219,10 +224,10 @@ def geodesic(
 ) -> GeodesicSolution:
     """The shortest geodesic found from `a` to `b`, by shooting with (3.46) from discrete paths of least action.
 
-    Two paths in closed form, (3.76) with the polar factors turned and one that turns the singular vectors, each go down
-    to a path of least action, from which Broyden's method finds the momentum that arrives. Composes with `jit` and
-    `vmap`; momentum and length are differentiable in the ends, by Jacobi fields. For all critical paths, see
-    `geodesics`.
+    The search starts from two paths in closed form: (3.76) with the polar factors turned, and a path that turns the
+    singular vectors. Each path is deformed to a path of least action. From there Broyden's method finds the momentum
+    whose geodesic arrives. Composes with `jit` and `vmap`; momentum and length are differentiable in the ends, by
+    Jacobi fields. For all critical paths, see `geodesics`.
     **Convention:** lengths are those of the 1/N-normalised metric; the thesis's are `length` / sqrt(N).
 
     **Main arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf], a number or a traced
@@ -259,10 +264,10 @@ def geodesics(
 ) -> list[GeodesicSolution]:
     """All critical paths of the length found from `a` to `b`, shortest first, also those that are not minima.
 
-    Each of the two paths that `geodesic` starts from gives one by way of a path of least action, and one by shooting
-    from the path itself; those with the same momentum, to 1e-6, count once. There may be others. How many there are
-    depends on the numbers in the ends, so that this function does not run under `jit`, `vmap` or `grad`: of what it
-    finds, `geodesic` gives the first.
+    `geodesic` starts from two paths. From each of them, one geodesic is found by way of a path of least action, and one
+    by shooting from the path itself. Geodesics with the same momentum, to 1e-6, count once. There may be more that are
+    not found. Their number depends on the numbers in the ends, so that this function does not run under `jit`, `vmap`
+    or `grad`. There use `geodesic`, which gives the shortest.
 
     **Arguments:** as `geodesic`; `throw`, raise if none arrives.
 
@@ -297,7 +302,7 @@ def geodesics(
 
 
 def _critical(a: Matrix, b: Matrix, kernel: Kernel, rtol: Scalar) -> Iterator[GeodesicSolution]:
-    """What is found from each guess, with and without a descent before the first shot."""
+    """The geodesics found from each guess, with and without a descent to least action before the first shot."""
     for descend in (True, False):
         every = connect_all(a, b, kernel, rtol, jnp.asarray(descend))
         for guess in range(2):
@@ -325,17 +330,17 @@ def logarithm(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw
         [[1.0, 0.0], [0.0, 0.0]]
     """
     line = geodesic(a, b, depth, rtol=rtol, throw=throw)
-    # The covector alone carries no code.
+    # A covector carries no result code, so that NaN shows the failure.
     return jnp.where(jnp.asarray(line.result == RESULTS.successful), line.momentum, jnp.nan)
 
 
 def distance(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:
-    """The length of the shortest geodesic found from `a` to `b`: sqrt(N) times that of the thesis's metric.
+    """The length of the shortest geodesic found from `a` to `b`: sqrt(N) times the distance in the thesis's metric.
 
     Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth. At
     equal ends the distance and the gradient of its square are 0. Composes with `jit` and `vmap`. Isometries are
-    X -> Q X R with Q and R orthogonal, and X -> X^T. X -> X^{-1} is one at infinite depth alone: only there the kernel
-    at X^{-1} is lambda_kl / (sigma_k sigma_l)^2.
+    X -> Q X R with Q and R orthogonal, and X -> X^T. X -> X^{-1} is an isometry at infinite depth alone: only there the
+    kernel at X^{-1} is lambda_kl / (sigma_k sigma_l)^2.
 
     **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` as in `geodesic`;
     `throw`, raise where none arrives: otherwise the distance there is infinite.
@@ -364,8 +369,9 @@ def distance_bounds(a: Matrix, b: Matrix, depth: Depth) -> tuple[Float[Array, ""
 
         |y(sigma_A) - y(sigma_B)| <= d(A, B) <= |y(S_A) - y(S_B)|_F + the length of the rotation from O_A to O_B.
 
-    The first holds as the diagonal of a tangent vector in the frame of its point is the motion of the singular values,
-    the second by Theorem 3.4.2 (the kernel of (3.76) is never above that of the metric) and the triangle inequality.
+    The first inequality holds because the diagonal of a tangent vector, in the frame of its point, is the motion of the
+    singular values. The second holds by Theorem 3.4.2 (the kernel of (3.76) is never above that of the metric) and the
+    triangle inequality.
 
     **Arguments:** as `distance`.
 

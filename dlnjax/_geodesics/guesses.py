@@ -1,4 +1,4 @@
-"""First guesses of a path between two matrices of one sign of the determinant, each in closed form."""
+"""First guesses, in closed form, of a path between two matrices whose determinants have the same sign."""
 
 from typing import Any
 
@@ -13,17 +13,19 @@ from dlnjax._svd import eigh, singular_values, SVD
 from dlnjax._tree import norm
 from dlnjax._types import Matrix, Scalar
 
-# The angle by which a rotation with the eigenvalue -1 is turned first: large beside rounding, small beside the path.
-# A rotation within ten such angles of it is treated likewise, as its logarithm is ill-conditioned.
+# A rotation with the eigenvalue -1 is first turned by about the angle _TURN, which is large compared with rounding and
+# small compared with the path. A rotation within _NEAR such angles of it is turned too, as its logarithm is
+# ill-conditioned.
 _TURN, _NEAR = 1e-3, 10
-# How far a guess is bent: enough to leave a symmetric saddle in a few steps, and too little to add to the length.
+# The size by which `bend` deforms a guess. It is large enough to leave a symmetric saddle in a few steps, and too small
+# to add much to the length.
 _BEND = 0.1
-# Nodes of the fine grid along which the change of the singular values is measured.
+# The number of nodes of the fine grid along which the change of the singular values is measured.
 _FINE = 257
 
 
 def _generic(d: int, dtype: Any) -> Matrix:
-    """An antisymmetric matrix with no symmetry, the same for every call."""
+    """A fixed antisymmetric matrix that has no other symmetry."""
     i = jnp.arange(d, dtype=dtype)
     k = jnp.cos(1.0 + jnp.add.outer(i, 2 * i) + jnp.multiply.outer(i, i))
     return (k - k.T) / d
@@ -35,10 +37,11 @@ def _imaginary(x: Float[Array, "*s"]) -> Complex[Array, "*s"]:
 
 
 class Rotation(eqx.Module):
-    """t -> Q^t for a rotation Q, by the eigenvectors of its logarithm.
+    """The path t -> Q^t for a rotation Q, by the eigenvectors of its logarithm.
 
-    Where Q has the eigenvalue -1 there are many logarithms, and near it they are ill-conditioned. There Q is turned
-    first, by a small `detour`, whose inverse `back` is added along the way.
+    A rotation with the eigenvalue -1 has many logarithms, and near it the logarithm is ill-conditioned. There Q is
+    first multiplied by a small rotation, which is made from the antisymmetric matrix `detour`. The inverse of this
+    rotation, `back`, is mixed in along the path, so that the path still ends at Q.
     """
 
     vectors: Complex[Array, "d d"]
@@ -51,11 +54,12 @@ class Rotation(eqx.Module):
         eye = jnp.eye(q.shape[0], dtype=q.dtype)
         nearest = singular_values(q + eye)[-1]
         k = jnp.where(nearest < _NEAR * _TURN, _TURN, 0.0) * _generic(q.shape[0], q.dtype)
-        # Cayley's transform of an antisymmetric matrix is a rotation, near exp(k) and cheaper.
+        # Cayley's transform of the antisymmetric matrix k is a rotation. It is near exp(k), and cheaper than exp(k).
         detour = jnp.linalg.solve(eye - k / 2, eye + k / 2)
         q = q @ detour
-        # Back by the same transform, (Q - I)(Q + I)^(-1) is antisymmetric, with the eigenvalues i tan(angle / 2). A
-        # solver for matrices that are not Hermitian, such as Q, gives no orthogonal eigenvectors where angles repeat.
+        # The inverse of Cayley's transform, (Q - I)(Q + I)^(-1), is antisymmetric with the eigenvalues i tan(angle/2),
+        # so that `eigh` applies to it. A solver for matrices that are not Hermitian, applied to Q, would not give
+        # orthogonal eigenvectors where angles repeat.
         half = jnp.linalg.solve((q + eye).T, (q - eye).T).T
         tangents, vectors = eigh(_imaginary((half.T - half) / 2))
         return cls(vectors, 2 * jnp.arctan(tangents), k, detour.T)
@@ -67,15 +71,15 @@ class Rotation(eqx.Module):
 
     @property
     def rates(self) -> Matrix:
-        """The logarithm of Q, without the detour."""
+        """The logarithm of Q, after Q was multiplied by the small rotation where that was needed."""
         return ((self.vectors * _imaginary(self.angles)[None, :]) @ self.vectors.conj().T).real
 
 
 def first_guesses(a: SVD, b: SVD, kernel: Kernel, ts: Float[Array, " nodes"]) -> Float[Array, "2 nodes d d"]:
-    """Two paths, at the times `ts`, each exact where the singular vectors of A and B are the same.
+    """Two paths, at the times `ts`. Each of them is a geodesic where A and B have the same singular vectors.
 
-    Polar: (3.76) between the positive factors of A = S_A O_A and B = S_B O_B, with the rotation from O_A to O_B.
-    Frames: the frames of A turned into those of B, the largest singular value into the largest.
+    The polar path is (3.76) between the positive factors of A = S_A O_A and B = S_B O_B, times the rotation from O_A to
+    O_B. The frames path turns the singular vectors of A into those of B, in the order of the singular values.
     """
     oa, ob = a.u @ a.v.T, b.u @ b.v.T
     left, right = a.u.T @ b.u, a.v.T @ b.v
@@ -92,16 +96,18 @@ def first_guesses(a: SVD, b: SVD, kernel: Kernel, ts: Float[Array, " nodes"]) ->
 
 
 def _signs(left: Matrix, right: Matrix) -> Float[Array, " d"]:
-    """The signs of the columns of U_B and V_B, together, for which both frames turn least, and by proper rotations."""
+    """The common signs of the columns of U_B and V_B for which the frames of A turn least, and by proper rotations."""
     near = jnp.diagonal(left) + jnp.diagonal(right)
     sign = jnp.where(near < 0, -1.0, 1.0).astype(left.dtype)
-    # The matrix is orthogonal, and the sign of its determinant is safe at any size.
+    # The matrix is orthogonal, so its determinant is 1 or -1 and does not leave the range of the floats.
     odd = jnp.linalg.slogdet(left * sign[None, :])[0] < 0
     return jnp.where(odd & (jnp.arange(len(near)) == jnp.argmin(jnp.abs(near))), -sign, sign)
 
 
 def bend(xs: Float[Array, "nodes d d"], ts: Float[Array, " nodes"]) -> Float[Array, "nodes d d"]:
-    """The path turned a little in between: Newton's method would keep a symmetry of the path all the way down."""
+    """The path, turned a little between its ends. Newton's method would keep a symmetry of the path, and could then
+    end at a symmetric saddle.
+    """
     generic, eye = _generic(xs.shape[-1], xs.dtype), jnp.eye(xs.shape[-1], dtype=xs.dtype)
 
     def at(x: Matrix, t: Scalar) -> Matrix:
@@ -112,12 +118,14 @@ def bend(xs: Float[Array, "nodes d d"], ts: Float[Array, " nodes"]) -> Float[Arr
 
 
 def times(a: SVD, b: SVD, kernel: Kernel, segments: int) -> Float[Array, " nodes"]:
-    """Nodes in [0, 1], closer where a singular value of a path from A to B changes by a larger factor."""
+    """Nodes in [0, 1]. They are closer where a singular value of a path from A to B changes by a larger factor."""
     s = jnp.linspace(0, 1, _FINE, dtype=a.sigma.dtype)
-    # A step that is flat to the second order at both ends, so that the grid is fine there too.
+    # This polynomial goes from 0 to 1, and its first two derivatives vanish at both ends, so that the grid is fine
+    # there.
     fine = s * s * s * (10 - 15 * s + 6 * s * s)
     log = jnp.log(jax.vmap(lambda t: kernel.mix(t, a.sigma, b.sigma))(fine))
-    # Equal parts of time and of the largest change of a logarithm between one node and the next.
+    # Along the path `measure` grows by the time and by the largest change of a logarithm. Between neighbouring nodes it
+    # grows by equal amounts.
     measure = fine + jnp.cumsum(jnp.append(0.0, jnp.max(jnp.abs(jnp.diff(log, axis=0)), axis=1)))
     nodes = jnp.interp(jnp.linspace(0, measure[-1], segments + 1, dtype=a.sigma.dtype), measure, fine)
     return nodes.at[0].set(0.0).at[-1].set(1.0)
@@ -126,8 +134,9 @@ def times(a: SVD, b: SVD, kernel: Kernel, segments: int) -> Float[Array, " nodes
 def bounds(a: SVD, b: SVD, kernel: Kernel) -> tuple[Scalar, Scalar]:
     """(lower, upper) bounds of the distance, with y = `straighten`.
 
-    The lower one is |y(sigma_A) - y(sigma_B)|. The upper one is that of a path: the line (3.76) between the positive
-    factors, of length at most |y(S_A) - y(S_B)| by Theorem 3.4.2, and a rotation at the end where it is shorter.
+    The lower bound is |y(sigma_A) - y(sigma_B)|. The upper bound is that of the length of a path in two parts. The
+    first is the line (3.76) between the positive factors, of length at most |y(S_A) - y(S_B)| by Theorem 3.4.2. The
+    second is a rotation, at that end where the rotation is shorter.
     """
     ya, yb = kernel.straighten(a.sigma), kernel.straighten(b.sigma)
     sa, sb = symmetric(ya, a.u), symmetric(yb, b.u)

@@ -1,8 +1,8 @@
 """The Hamiltonian flow of the metric, (3.46), in the point X and the orthonormal momentum W = A_X^{1/2}(P).
 
-|W| is the constant speed of the geodesic, and an error of one size in any entry of W, in the frame of X, changes the
-speed by as much. The entries of P are those of W over the roots of lambda. Their sizes differ by as much as the
-singular values do, and no single tolerance suits them all.
+|W| is the constant speed of the geodesic. In the frame of X, errors in any two entries of W count alike, so that one
+tolerance suits all entries. The entries of P are those of W divided by the roots of lambda. Their sizes differ as much
+as the singular values do, and no single tolerance suits them all.
 """
 
 import equinox as eqx
@@ -16,11 +16,11 @@ from dlnjax._geometry.operator import densities, form_gradient, in_x, into, move
 from dlnjax._svd import singular_values, svd
 from dlnjax._types import Matrix, Scalar
 
-# Rank counts as lost once the ratio of the smallest singular value to the largest has fallen by the factor _FALL, from
-# its value at the start or from _ORDINARY, whichever is less. It also does where the ratio is _ROUNDINGS roundings.
+# Rank counts as lost where the ratio of the smallest singular value to the largest is at most _FALL times its value at
+# the start, or _FALL times _ORDINARY if that is less. It also counts as lost where the ratio is at most _ROUNDINGS eps.
 _FALL, _ORDINARY, _ROUNDINGS = 1e-3, 1e-5, 4
-# Where the solver has stalled, a fall by _STALLED_FALL is enough if the ratio is below _UNRESOLVED eps/rtol, where
-# rounding alone makes the error of a step larger than its tolerance.
+# Where the solver could not go on, a fall of the ratio by the factor _STALLED_FALL is enough, if the ratio is also
+# below _UNRESOLVED eps/rtol. There rounding alone makes the error of a step larger than its tolerance.
 _STALLED_FALL, _UNRESOLVED = 0.1, 1e3
 
 
@@ -33,7 +33,8 @@ def velocity(x: Matrix, p: Matrix, kernel: Kernel) -> tuple[Matrix, Matrix]:
 def orthonormal_velocity(x: Matrix, w: Matrix, kernel: Kernel) -> tuple[Matrix, Matrix]:
     """(dX/dt, dW/dt) of (3.46) for W = A_X^{1/2}(P): dW/dt = A_X^{1/2}(dP/dt) + (d/dt A_X^{1/2})(P).
 
-    All is computed in the frame of X, with one decomposition; the derivative of the root is that of Daleckii and Krein.
+    All is computed in the frame of X, with one decomposition. The derivative of A_X^{1/2} is given by the formula of
+    Daleckii and Krein.
     """
     point = svd(x)
     sigma, s = point.sigma, squares(point.sigma)
@@ -46,7 +47,7 @@ def orthonormal_velocity(x: Matrix, w: Matrix, kernel: Kernel) -> tuple[Matrix, 
 
 
 class Path(eqx.Module):
-    """Where the flow was at the times asked for, and how it ended."""
+    """The states of the flow at the times asked for, and how the flow ended."""
 
     x: Float[Array, "times d d"]
     w: Float[Array, "times d d"]
@@ -58,18 +59,18 @@ class Path(eqx.Module):
 
 
 def ratio(x: Matrix) -> Scalar:
-    """The ratio of the smallest singular value to the largest; 1 for what is not finite."""
+    """The ratio of the smallest singular value to the largest, or 1 for a matrix that is not finite."""
     sigma = singular_values(x)
-    # States at times that were not reached are infinite: they have lost no rank.
+    # A state that is not finite must not count as one that has lost rank.
     return jnp.where(jnp.isnan(sigma[0]), 1.0, sigma[-1] / sigma[0])
 
 
 def integrate(
     x: Matrix, w: Matrix, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar, *, max_steps: int = 4096
 ) -> Path:
-    """The flow from (X, W) at the first of `ts`: the states at each time, then the last state.
+    """The flow from (X, W) at the first of `ts`: its states at each of `ts`, followed by the state at its end.
 
-    States at times that it does not reach are infinite.
+    States at times that the flow does not reach are infinite.
     """
     eps, start = jnp.finfo(x.dtype).eps, ratio(x)
     floor = jnp.maximum(_FALL * jnp.minimum(_ORDINARY, start), _ROUNDINGS * eps)
@@ -80,9 +81,9 @@ def integrate(
     bounded = (order > 0) & (order < 2)
 
     def crosses(y: tuple[Matrix, Matrix]) -> Bool[Array, ""]:
-        # A step that changes the sign of the determinant has crossed the boundary, which no geodesic does. JAX gives a
-        # 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. X need not
-        # be brought to size one for that: their squares in `squares` leave the range before.
+        # A step that changes the sign of the determinant has crossed the singular matrices, which no geodesic does. JAX
+        # gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. X
+        # is not scaled to avoid this, since the squares of the singular values leave that range earlier.
         return bounded & (sign * jnp.linalg.slogdet(y[0])[0] < 0)
 
     def lost(y: tuple[Matrix, Matrix]) -> Bool[Array, ""]:

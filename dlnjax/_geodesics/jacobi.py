@@ -1,4 +1,4 @@
-"""Jacobi fields: the derivative of the exponential, integrated along with it, and the times at which it is singular."""
+"""Jacobi fields, which are the derivative of the exponential map, and conjugate times, at which it is singular."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,13 +18,13 @@ from dlnjax._svd import singular_values
 from dlnjax._tree import iterate, ravel
 from dlnjax._types import Matrix, Scalar
 
-# Cells of [0, 1] in which a conjugate time is looked for. Two of them in one cell are seen as one.
+# [0, 1] is divided into this many cells, in which conjugate times are looked for. Two in one cell are seen as one.
 _CELLS = 64
-# Golden sections: a cell becomes as short as rounding allows, 0.618^45 / 64 = 6e-12.
+# The ratio and the number of golden sections. They shorten a cell to 0.618^45 / 64 = 6e-12, as far as rounding allows.
 _GOLDEN, _SECTIONS = (5**0.5 - 1) / 2, 45
-# A minimum below this is a zero, as the interpolation is good to about 1e-8.
+# A minimum below this value counts as a zero. The interpolation is accurate to about 1e-8.
 _ZERO = 1e-6
-# Steps of the solver: a geodesic that needs more comes too near the boundary to be followed.
+# The largest number of steps of the solver. A geodesic that needs more comes too near the singular matrices.
 _MOST_STEPS = 4096
 
 
@@ -56,11 +56,14 @@ def _varied(state: State, kernel: Kernel) -> State:
 def jacobians(
     x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar
 ) -> tuple[Float[Array, "times n m"], Float[Array, "times n m"]]:
-    """The derivatives of X and P at each time in X and P at the start and the numbers of the kernel, as vectors.
+    """The derivatives of X and P at each time, with respect to X and P at the start and to the numbers of the kernel.
+
+    Matrices are written as vectors.
 
     **Returns:** two arrays `times n m`, m = 2n + k, for n = d^2 and a kernel of k numbers (one, 1/N, for `Balanced`).
     """
-    # The numbers of the kernel are constant in time, and no part of the state: their directions enter the velocity.
+    # The numbers of the kernel are constant in time, and are no part of the state. A tangent of them moves the
+    # velocity.
     n = x.size
     numbers, kernel_of = ravel(kernel)
     basis = jnp.eye(2 * n + len(numbers), dtype=x.dtype)
@@ -83,7 +86,7 @@ def jacobians(
 
 
 def _columns(z: Float[Array, "times m d d"]) -> Float[Array, "times n m"]:
-    """Each variation as a column."""
+    """The same variations, each written as a column."""
     return jnp.swapaxes(z.reshape(*z.shape[:2], -1), 1, 2)
 
 
@@ -108,8 +111,9 @@ def _integrate(varied: Callable[[State], State], start: State, ts: Float[Array, 
 def conjugate_time(x: Matrix, p: Matrix, kernel: Kernel, rtol: Scalar) -> Scalar:
     """The first t in (0, 1] at which P -> X(t) is singular, inf if there is none, NaN if the geodesic ends early.
 
-    The Jacobi fields that vanish at the start are taken in orthonormal coordinates at both ends. A zero of the smallest
-    singular value that is no change of sign (of even multiplicity) counts as well.
+    The Jacobian of this map consists of the Jacobi fields that vanish at the start. It is written in orthonormal
+    coordinates at both ends. A zero of its smallest singular value counts even if its determinant keeps its sign there,
+    as at a zero of even multiplicity.
     """
     d = x.shape[0]
     basis = jnp.eye(d * d, dtype=x.dtype).reshape(d * d, d, d)
@@ -133,24 +137,25 @@ def _orthonormal(x: Matrix, zs: Float[Array, "n d d"], kernel: Kernel) -> Float[
 def _singular(x: Matrix, dx: Float[Array, "n d d"], kernel: Kernel) -> tuple[Scalar, Scalar]:
     """(the smallest singular value of the Jacobian in orthonormal coordinates, the sign of its determinant)."""
     n = x.size
-    # Its size is n = d^2, and never 2: of a 2 x 2 matrix JAX gives a wrong sign outside of the range of the floats.
+    # JAX may give a 2 x 2 matrix a wrong sign where its determinant leaves the range of the floats. The Jacobian has
+    # d^2 rows, which is never 2.
     j = _orthonormal(x, dx, kernel).reshape(n, n)
     return singular_values(j)[-1], jnp.linalg.slogdet(j)[0]
 
 
 def _suspects(found: Fields, ts: Float[Array, " times"], kernel: Kernel) -> Bool[Array, " times"]:
-    """The cells of `ts` in which the smallest singular value may vanish, each at the index of its left end.
+    """The cells of `ts` in which the smallest singular value of the Jacobian may vanish, each at its left end's index.
 
-    A change of sign of the determinant shows zeros of odd multiplicity alone; the others are where the smallest
-    singular value has a local minimum that its slope may carry to zero.
+    A change of sign of the determinant shows zeros of odd multiplicity only. For the other zeros, a cell counts beside
+    a local minimum of the smallest singular value, if the slope there is steep enough to reach zero.
     """
     smallest, sign = jax.vmap(partial(_singular, kernel=kernel))(found.x[1:], found.dx[1:])
-    # The fields are 0 at the start. Over the time they are 1 there, in orthonormal coordinates.
+    # The fields are 0 at the start. Divided by the time they tend to the identity, in orthonormal coordinates.
     s, sign = jnp.append(1.0, smallest / ts[1:]), jnp.append(1.0, sign)
     left, right = jnp.append(jnp.inf, s[:-1]), jnp.append(s[1:], jnp.inf)
     crossed = jnp.append(sign[:-1] != sign[1:], False)
-    # Near a zero the smallest singular value is |t - t0| times a slope. The fall from a neighbour shows the slope:
-    # a value above twice the fall does not vanish in either cell.
+    # Near a zero t0 the smallest singular value is |t - t0| times a slope. The fall from a neighbouring time to this
+    # one measures the slope. A value above twice the fall does not vanish in either cell.
     fall = jnp.minimum(left - s, jnp.where(jnp.isinf(right), left, right) - s)
     touched = (s <= left) & (s <= right) & (s <= 2 * fall)
     return (crossed | touched | jnp.append(touched[1:], False)).at[-1].set(False)
@@ -169,7 +174,10 @@ def _smallest_inside(
     i: Int[Array, ""],
     t: Scalar,
 ) -> Scalar:
-    """The smallest singular value per unit of time, at t inside cell i, by cubic interpolation."""
+    """The smallest singular value of the Jacobian divided by the time, at t inside cell i, by cubic interpolation.
+
+    The division keeps this value away from 0 at the start, where the Jacobian itself is 0.
+    """
     h = ts[1]
     u = (t - ts[i]) / h
     dx = _hermite(u, found.dx[i], found.dx[i + 1], h * rates[i], h * rates[i + 1])
@@ -198,9 +206,9 @@ def _first_zero(
 
 
 def _minimise(f: Callable[[Scalar], Scalar], left: Scalar, right: Scalar) -> Scalar:
-    """Where f is smallest in an interval, by golden section.
+    """The point at which f is smallest in an interval, by golden section search.
 
-    Newton's method would need a slope, and the smallest singular value has a corner at its zero.
+    Newton's method would need a derivative, and the smallest singular value has a corner at its zero.
     """
 
     def shrink(_: Any, ends: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:

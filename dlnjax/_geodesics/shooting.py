@@ -1,8 +1,9 @@
-"""Shooting: from a discrete path of least action to the momentum whose geodesic arrives.
+"""Shooting: the search for the momentum at A whose geodesic arrives at B, from a discrete path of least action.
 
-Broyden's method finds the momentum. Where the ends are ill-conditioned the discrete path is too coarse to start from;
-a continuation in the exponent of the singular values then begins at better conditioned ends, whose singular values are
-those of A and B to a power below 1, and goes up to the power 1.
+A shot is one geodesic from A with a trial momentum. Broyden's method finds the momentum by a series of shots. Where the
+ends are ill-conditioned, the discrete path is too coarse to start from. A continuation then begins at ends whose
+singular values are those of A and B to a power below 1, which are better conditioned, and raises the power to 1. The
+target at one power is B with its singular values to that power.
 """
 
 from functools import partial
@@ -22,40 +23,48 @@ from dlnjax._svd import SVD
 from dlnjax._tree import iterate, norm
 from dlnjax._types import Matrix, Scalar
 
-# Pieces of a discrete path: its momentum is then good to about 1e-3, from where Broyden's method converges.
+# The number of pieces of a discrete path. With this number the momentum of the path is accurate to about 1e-3, from
+# where Broyden's method converges.
 SEGMENTS = 32
-# Steps of the minimiser. Paths that need more are those whose action has no minimum inside.
+# The largest number of steps of the minimiser. A search that needs more has no minimum among paths of full rank.
 _DESCENT = 80
-# Shots of one search, over all exponents: ten times what the hardest of the stress test that arrive need.
+# The largest number of shots of one search, over all powers. It is ten times what the hardest pair of the stress test
+# that arrives needs.
 _MOST_SHOTS = 200
-# Steps of the solver in one shot. A geodesic that needs more has come near the boundary and will not arrive.
+# The largest number of steps of the solver in one shot. A geodesic that needs more has come near the singular matrices
+# and will not arrive.
 _MOST_STEPS = 1024
-# Beyond this condition number the frames turn faster than a discrete path of this many pieces resolves.
+# At a larger condition number of an end, the frames turn faster than a path of `SEGMENTS` pieces can resolve.
 CONDITION = 1e3
-# A small singular value moves with the error of X beside it, so that the tolerance goes down as the condition number
-# goes up, but by no more than this: below it rounding takes over.
+# An error of X moves a small singular value by as much. The tolerance is therefore lowered where the condition number
+# is large, but by no more than this factor: below it, rounding is larger than the tolerance.
 _TIGHTEST = 1e-2
-# Shots on the way to the power 1 are only to tell where to aim next.
+# A shot at a power below 1 only shows where to aim next, so that its tolerance is larger by this factor.
 _COARSE = 100.0
 
-# A target on the way counts as hit to this part of the momentum, or to this many roundings. The second is for ends that
-# are equal to rounding, whose momentum is rounding itself.
+# A target at a power below 1 counts as hit if the miss is at most _HIT times the momentum plus _HIT_ROUNDINGS eps. The
+# second term is for ends that are equal up to rounding, whose momentum is itself rounding.
 _HIT, _HIT_ROUNDINGS = 1e-3, 1e3
-# The final target is reached where no digit is left, or where it is hit to the first number and shots no longer help.
+# The target at the power 1 is reached if the miss is at most _ROUNDINGS eps times the momentum. It is also reached if
+# the error is at most _NO_DIGITS and the last _NO_HELP shots made no progress.
 _ROUNDINGS = 8
 _NO_DIGITS, _NO_HELP = 1e-11, 2
-# A final shot as near as this is finished without going back to a smaller power.
+# Where a shot at the power 1 has an error below this, the search does not go back to a smaller power.
 _NEAR = 1e-9
-# A search that damps its steps below this, or makes no progress in as many shots, gets a nearer target ...
+# A search gets a nearer target if its damping is below the first number, or if it has made no progress for as many
+# shots as the second number says.
 _LOST_DAMPING, _LOST_STUCK = 1e-2, 6
-# ... and is given up at these, if there is no nearer one.
+# A search ends without success at these two numbers, if there is no nearer target.
 _HOPELESS_DAMPING, _HOPELESS_STUCK = 1e-4, 12
-# The steps of the power: the first; by how much they grow and shrink; the smallest that is worth a target.
+# The steps of the power: the first step, the factors by which a step grows and shrinks, and the smallest step.
 _FIRST_STRIDE, _GROW, _SHRINK, _SMALLEST_STRIDE = 0.1, 1.5, 3.0, 1e-3
 
 
 class Shot(eqx.Module):
-    """The orthonormal momentum at both ends, where the geodesic came, and how the search went."""
+    """The result of a search: the orthonormal momentum at both ends, the point `x` that the geodesic reached, and more.
+
+    `error` is the distance of `x` from B divided by |B|, `shots` the number of shots, `steps` the steps of all shots.
+    """
 
     start: Float[Array, "*n d d"]
     end: Float[Array, "*n d d"]
@@ -67,7 +76,7 @@ class Shot(eqx.Module):
 
 
 class Landing(eqx.Module):
-    """Where a geodesic came at time 1: X, the orthonormal momentum, and the distance to the target over its size."""
+    """The end of a shot, at time 1: X, the orthonormal momentum, and the distance to the target over |target|."""
 
     x: Matrix
     w: Matrix
@@ -76,12 +85,12 @@ class Landing(eqx.Module):
 
 
 class Continuation(eqx.Module):
-    """Where the continuation stands.
+    """The state of the continuation.
 
-    `power` is the exponent of the singular values at which the search aims, from the momentum `w`. `reached` is the
-    last exponent that was hit, 0 if there is none, and `hit` the momentum there; `rate` is the slope of the momentum in
-    the exponent, by which the next is extrapolated over `stride`. `search` is that at the last target, and `more` says
-    that there is another one to aim at.
+    `power` is that of the next target, and `w` the momentum of the first shot at this target. `reached` is the last
+    power whose target was hit, or 0 if there is none, and `hit` is the momentum there. `rate` is the slope of the
+    momentum in the power, by which the next momentum is extrapolated. `stride` is the next step of the power. `search`
+    is the search at the last target, and `more` says that there is another target.
     """
 
     power: Scalar
@@ -100,10 +109,10 @@ def flattened(point: SVD, power: Scalar) -> SVD:
 
 
 def chart(x: Matrix, point: SVD, kernel: Kernel) -> Float[Array, " n"]:
-    """Coordinates of X about B, orthonormal at B to first order: the factors of U^T X V = L D R, triangular.
+    """Coordinates of X around B: the triangular factors of U^T X V = L D R. They are orthonormal at B to first order.
 
-    When the frame turns by delta, a small singular value moves by delta^2 of the largest in the entries of X; in these
-    coordinates it does not move at all.
+    When the frame turns by delta, the entry of a small singular value in U^T X V changes by delta^2 times the largest
+    singular value. In these coordinates it does not change at all.
     """
     sigma, d = point.sigma, point.sigma.shape[0]
     y, pivots, left, right = into(point, x), [], [], []
@@ -119,13 +128,13 @@ def chart(x: Matrix, point: SVD, kernel: Kernel) -> Float[Array, " n"]:
     upper = jnp.triu(jnp.stack(right, 0), 1) * sigma[:, None]
     root = jnp.sqrt(kernel.eigenvalues(sigma))
     diagonal = kernel.straighten(jnp.where(good, pivot, sigma)) - kernel.straighten(sigma)
-    # Where X is too far from B to have these factors, the difference itself serves.
+    # Where X is too far from B to have these factors, the difference of the entries is used instead.
     plain = (into(point, x) - jnp.diag(sigma)) / root
     return jnp.where(good, (lower + upper) / root + jnp.diag(diagonal), plain).ravel()
 
 
 def from_frame(a: SVD, w: Float[Array, " n"]) -> Matrix:
-    """W, from its entries in the frame of A as a vector."""
+    """The matrix W, from the vector of its entries in the frame of A."""
     return out_of(a, w.reshape(a.u.shape))
 
 
@@ -140,7 +149,7 @@ def _condition(a: SVD, b: SVD) -> Scalar:
 
 
 def shoot(a: SVD, b: SVD, guess: Minimum, power: Scalar, kernel: Kernel, rtol: Scalar) -> Shot:
-    """The geodesic from A to B by continuation from the path `guess`, between A and B flattened to `power`."""
+    """The geodesic from A to B, by a continuation that begins at the path `guess` between A and B to the `power`."""
     first, last = flattened(a, power), flattened(b, power)
     left, right = _orthonormal(first, kernel), _orthonormal(last, kernel)
     zero, d = jnp.zeros((), a.sigma.dtype), a.sigma.shape[0]
@@ -170,7 +179,10 @@ def shoot(a: SVD, b: SVD, guess: Minimum, power: Scalar, kernel: Kernel, rtol: S
 
 
 def _next_target(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, now: Continuation) -> Continuation:
-    """Broyden's method at one target; and the next target, further on if it was hit, and nearer if it was lost."""
+    """Search for one target by Broyden's method, and choose the next target.
+
+    The next target has a larger power if this one was hit, and a smaller power if this one was lost.
+    """
 
     def f(w: Float[Array, " n"]) -> Value:
         return _fire(a, flattened(b, now.power), w, kernel, rtol, now.power)
@@ -198,7 +210,7 @@ def _goes_on(now: Continuation) -> Bool[Array, ""]:
 
 
 def _fire(a: SVD, target: SVD, w: Float[Array, " n"], kernel: Kernel, rtol: Scalar, power: Scalar) -> Value:
-    """The geodesic from A with a momentum, to time 1, and how far it misses the target, in its chart."""
+    """One shot from A with the momentum `w`. Its value is the miss: the end of the geodesic in the target's `chart`."""
     ts = jnp.array([0.0, 1.0], w.dtype)
     tight = rtol * jnp.clip(CONDITION / _condition(a, target), _TIGHTEST, 1.0)
     accuracy = jnp.where(power < 1, _COARSE * rtol, tight)
@@ -211,20 +223,20 @@ def _fire(a: SVD, target: SVD, w: Float[Array, " n"], kernel: Kernel, rtol: Scal
 
 
 def _hit(search: Search, power: Scalar) -> Bool[Array, ""]:
-    """Whether a target on the way is hit."""
+    """Whether a target at a power below 1 is hit."""
     rounding = _HIT_ROUNDINGS * jnp.finfo(search.w.dtype).eps
     return (power < 1) & (norm(search.f) <= _HIT * norm(search.w) + rounding)
 
 
 def _lost(search: Search, now: Continuation) -> Bool[Array, ""]:
-    """Whether the target is out of reach, and there is one to go back to."""
+    """Whether the target is out of reach, and there is a target of smaller power that was hit."""
     out_of_reach = (search.damping < _LOST_DAMPING) | (search.stuck >= _LOST_STUCK) | search.failed
     far = (now.power < 1) | (search.other.error > _NEAR)
     return ~_hit(search, now.power) & (now.reached > 0) & out_of_reach & far
 
 
 def _arrived(search: Search, power: Scalar) -> Bool[Array, ""]:
-    """Whether the final target is reached."""
+    """Whether the target at the power 1 is reached."""
     rounding = _ROUNDINGS * jnp.finfo(search.w.dtype).eps
     near = (search.other.error <= _NO_DIGITS) & (search.stuck >= _NO_HELP)
     return (power == 1) & (near | (norm(search.f) <= rounding * norm(search.w)))
@@ -237,12 +249,13 @@ def _hopeful(search: Search) -> Bool[Array, ""]:
 
 @jax.custom_batching.sequential_vmap
 def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
-    """The geodesics that are found from the two first guesses, which are the leading axis of what is returned.
+    """The geodesics that are found from the two first guesses. The leading axis of the result is that of the guesses.
 
-    Each search minimises the action from its guess, and shoots from the path that it finds.
+    Each search minimises the action from its guess, and shoots from the path that it finds. Without `descend`, shooting
+    starts from the guess itself and finds whatever critical path is near.
 
-    Without `descend`, shooting starts from the guess itself and finds whatever critical path is near. Under `vmap` the
-    pairs come one after the other: searches differ much in length, and side by side all would last as the longest.
+    Under `vmap` the pairs are searched one after the other. Searches differ much in length, and side by side all would
+    last as long as the longest.
     """
     power = jnp.minimum(1.0, jnp.log(CONDITION) / jnp.log(_condition(a, b) + 1))
     first, last = flattened(a, power), flattened(b, power)

@@ -1,6 +1,6 @@
-"""Symmetric block tridiagonal matrices: the Hessians of a discrete action.
+"""Symmetric block tridiagonal matrices, which are the Hessians of a discrete action.
 
-Both eliminations run along the path, block by block, in time proportional to the number of its nodes.
+`solve` and `respond` eliminate block by block along the path. Their time is proportional to the number of nodes.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 class Blocks(eqx.Module):
     """A symmetric block tridiagonal matrix in the `m` inner nodes of a path.
 
-    `diagonal[k]` is the block of node k + 1, `upper[k]` that of the nodes k and k + 1, so that the first and the last
-    of `upper` couple to the ends of the path.
+    `diagonal[k]` is the block of node k + 1, and `upper[k]` is the block that couples the nodes k and k + 1. The first
+    and the last block of `upper` couple to the ends of the path.
     """
 
     diagonal: Float[Array, "m n n"]
@@ -40,7 +40,7 @@ def solve(blocks: Blocks, rhs: Float[Array, "m n"]) -> tuple[Float[Array, "m n"]
         x = jax.scipy.linalg.cho_solve((c, True), y - upper @ x)
         return x, x
 
-    # The ends of the path do not move: the first row has no neighbour before it, and the last none after it.
+    # The ends of the path do not move, so the first row has no neighbour before it, and the last row has none after it.
     eye, zero = jnp.eye(rhs.shape[-1], dtype=rhs.dtype), jnp.zeros_like(rhs[0])
     before = blocks.upper[:-1].at[0].set(0.0)
     _, (cs, ys) = jax.lax.scan(forward, (eye, zero), (blocks.diagonal, before, rhs))
@@ -51,8 +51,8 @@ def solve(blocks: Blocks, rhs: Float[Array, "m n"]) -> tuple[Float[Array, "m n"]
 def respond(blocks: Blocks) -> tuple[Float[Array, "n n"], Int[Array, " m"]]:
     """(the derivative of X_1 in X_K along critical paths, how many eigenvalues of each pivot are negative).
 
-    The elimination takes any symmetric matrix, also an indefinite one, as Cholesky's does not. By Sylvester's law of
-    inertia the negative eigenvalues of all pivots are as many as those of the matrix.
+    The elimination works for any symmetric matrix, while the factorisation of Cholesky in `solve` needs a definite one.
+    By Sylvester's law of inertia, all pivots together have as many negative eigenvalues as the matrix.
     """
     n = blocks.upper.shape[-1]
 
@@ -61,7 +61,7 @@ def respond(blocks: Blocks) -> tuple[Float[Array, "n n"], Int[Array, " m"]]:
         block, upper = row
         inverse = jnp.linalg.inv(pivot)
         pivot = block - upper.T @ inverse @ upper
-        # With the nodes in between eliminated, dX_1/dX_k is the product of their -inverse @ upper.
+        # dX_1/dX_k is the product of the factors -inverse @ upper of the nodes between, which are eliminated.
         return (pivot, response @ -(inverse @ upper)), jnp.linalg.eigvalsh((pivot + pivot.T) / 2)
 
     first = blocks.diagonal[0]

@@ -5,15 +5,18 @@ A stack is compiled as one array, whatever its length. In a tuple each factor ha
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from dlnjax._checks import as_float, as_matrix, is_concrete, known, require
-from dlnjax._types import Layer, Matrix, Weights
+from dlnjax._types import Layer, Matrix, Scalar, Weights
+
+Sizes: TypeAlias = Float[Array, " N"] | tuple[Scalar, ...]
+"""A number for each factor, in the form of the factors."""
 
 
 def as_weights(weights: Any) -> Weights:
@@ -75,7 +78,7 @@ def each(f: Callable[..., Any], weights: Weights, *others: Any) -> Any:
     return jax.vmap(f)(weights, *others) if isinstance(weights, jax.Array) else tuple(map(f, weights, *others))
 
 
-def times(factors: Any, weights: Weights) -> Weights:
+def times(factors: Sizes, weights: Weights) -> Weights:
     """Each factor of the network times its own number."""
     return each(jnp.multiply, weights, factors)
 

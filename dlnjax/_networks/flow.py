@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._checks import (
     as_count,
@@ -30,6 +30,7 @@ from dlnjax._networks.chain import (
     matrix_shape,
     products,
     require_finite_weights,
+    Sizes,
     times,
 )
 from dlnjax._networks.cores import cores_of, restored
@@ -166,7 +167,7 @@ def _warn_of_precision(dtype: Any, rtol: Scalar) -> None:
 
 
 @compiled
-def _sizes(weights: Weights) -> PyTree[Float[Array, " N"]]:
+def _sizes(weights: Weights) -> Sizes:
     """The Frobenius norms of the factors; in place of 0, the largest of them, or 1 where all are 0."""
     sizes = each(norm, weights)
     most = jnp.max(jnp.stack(list(sizes)))
@@ -215,7 +216,7 @@ class _Controller(diffrax.AbstractStepSizeController):
 def _network_flow(
     energy: Callable,
     weights: Weights,
-    unit: PyTree[Float[Array, "..."]],
+    unit: Sizes,
     ts: Float[Array, " ts"],
     rtol: Scalar,
     atol: Scalar,
@@ -267,9 +268,9 @@ def _network_flow(
 
 
 def _states(solution: diffrax.Solution) -> tuple[tuple[Any, Any], Any]:
-    ys: Any = solution.ys
+    saved, end = solution.ys  # pyright: ignore[reportGeneralTypeIssues]
     times: Any = solution.ts
-    return (ys[0], ys[1][0]), times[1][0]
+    return (saved, jax.tree.map(lambda y: y[0], end)), times[1][0]
 
 
 def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = None, max_steps: int = 10_000) -> Weights:
@@ -303,6 +304,8 @@ def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = Non
         [[[4.0]], [[4.0], [0.0]]]
     """
     weights = require_finite_weights(as_weights(weights))
+    if len(weights) == 1:
+        return weights
     rtol = as_positive("rtol", (1e-12 if dtype_of(weights) == jnp.float64 else 1e-5) if rtol is None else rtol)
     with own_arithmetic():
         frames, cores = cores_of(weights)

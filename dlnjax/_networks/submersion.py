@@ -112,7 +112,7 @@ def _lift(weights: Weights, frames: tuple[Layer, ...] | None, z: Matrix) -> Weig
     return lift(scaled(z, -k))
 
 
-def _normal_part(frames: tuple[Layer, ...], z: Matrix) -> Matrix:
+def _normal_part(frames: tuple[Any, ...], z: Any) -> Any:
     """(I - Q_N Q_N^T) Z (I - Q_0 Q_0^T), what leaves the matrices of the rank of X."""
     outer, inner = frames[-1], frames[0]
     z = z - outer @ (outer.T @ z)

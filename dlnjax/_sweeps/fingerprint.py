@@ -1,4 +1,4 @@
-"""What makes two calls of `sweep` the same, as far as that can be told."""
+"""The identity of a call of `sweep`, by which a folder recognises the call that it belongs to."""
 
 import hashlib
 from collections.abc import Callable
@@ -11,26 +11,30 @@ import numpy as np
 
 from dlnjax._flows.problem import Options, Problem
 from dlnjax._protocol import gradient, name_of
-from dlnjax._svd import svd
+from dlnjax._svd import SVD, svd
 from dlnjax._sweeps.seeds import Energies
 from dlnjax._sweeps.starts import Ensemble
-from dlnjax._types import Matrix
 
 
 def identity(problem: Problem, options: Options, energies: Energies, starts: Any) -> dict[str, Any]:
-    """Settings and arrays; and as code cannot be compared, numbers that the energy gives for the first seed."""
-    n, first = len(starts), energies.first
-    # Of lazy starts the first and the last tell the key and the rule.
+    """What is compared: the settings, the arrays, and numbers that the energy gives for the first seed.
+
+    The numbers take the place of the code of the energy, which cannot be compared.
+    """
+    n, first = len(starts.sigma if isinstance(starts, SVD) else starts), energies.first
+    # An `Ensemble` is not drawn as a whole. Its first and its last start depend on the key and on `init`.
     drawn = [starts.take(np.array([0, n - 1]))] if isinstance(starts, Ensemble) else [starts]
-    start = jnp.asarray(drawn[0][0])
+    start = jax.tree.map(lambda x: jnp.asarray(x[0]), drawn[0])
+    point = start if isinstance(start, SVD) else svd(start)
+    x, size = point.matrix if isinstance(start, SVD) else start, (*point.matrix.shape, len(point.sigma))
     arrays = [x for x in jax.tree.leaves((energies.own, energies.shared)) if eqx.is_array(x)]
     return {
         "n": n,
-        "d": int(start.shape[-1]),
-        "dtype": str(start.dtype),
-        "starts": _digest(drawn),
+        "d": size[0] if len(set(size)) == 1 else list(size),
+        "dtype": str(x.dtype),
+        "starts": _digest(jax.tree.leaves(drawn)),
         "energy": [name_of(first), _digest(arrays)],
-        "energy at the first start": [float(first(start)), float(jnp.linalg.norm(gradient(first, start)))],
+        "energy at the first start": [float(first(x)), float(jnp.linalg.norm(gradient(first, x)))],
         "depth": [type(problem.kernel).__name__, _digest(jax.tree.leaves(problem.kernel))],
         "ts": _digest([problem.ts]),
         "rtol": float(options.rtol),
@@ -39,15 +43,15 @@ def identity(problem: Problem, options: Options, energies: Energies, starts: Any
         "max_steps": int(options.max_steps),
         "solver": repr(options.solver),
         "coordinates": options.coordinates,
-        "observe": _observed(options.observe, start),
+        "observe": _observed(options.observe, point),
     }
 
 
-def _observed(observe: Callable | None, start: Matrix) -> list[float] | None:
+def _observed(observe: Callable | None, point: SVD) -> list[float] | None:
     if observe is None:
         return None
-    # Sums with different weights, so that an order of entries is told from another.
-    leaves = [jnp.ravel(jnp.asarray(x, start.dtype)) for x in jax.tree.leaves(observe(svd(start)))]
+    # Each entry has a weight of its own, so that the same entries in another order give another sum.
+    leaves = [jnp.ravel(jnp.asarray(x, point.sigma.dtype)) for x in jax.tree.leaves(observe(point))]
     return [float(x @ jnp.cos(jnp.arange(len(x), dtype=x.dtype))) for x in leaves]
 
 

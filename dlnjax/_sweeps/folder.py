@@ -1,11 +1,11 @@
-"""A sweep's folder: what is finished, written as it goes, in one zarr group.
+"""The folder of a sweep, to which each part of the solution is written when it is finished.
 
-    folder/call.json    which call it belongs to, and a checksum for each part that is finished
-    folder/data.zarr    the solution, as `FlowSolution.to_xarray` lays it out
+    folder/call.json    the identity of the call, and a checksum for each part that is finished
+    folder/data.zarr    the solution, as `FlowSolution.to_xarray` lays it out, in one zarr group
 
-A part counts once its checksum stands in `call.json`, which is replaced in one motion: killed at any moment, the sweep
-goes on from the last finished part. While a process writes, it holds the lock `call.lock`, and `call.holder` says which
-process it is.
+A part is the solution of one chunk of seeds. It counts as finished when its checksum stands in `call.json`. This file
+is replaced as a whole by one operation. A sweep that was killed at any moment therefore goes on from the last finished
+part. A process that writes holds the lock `call.lock`, and `call.holder` names this process.
 """
 
 import json
@@ -30,7 +30,7 @@ FORMAT = "dlnjax.sweep/2"
 
 
 class Lock:
-    """The lock of a folder. The operating system releases it when the process that holds it ends, however it ends."""
+    """The lock of a folder. The operating system releases the lock when its process ends, even if it was killed."""
 
     def __init__(self, folder: Path):
         import filelock
@@ -41,7 +41,7 @@ class Lock:
     def acquire(self) -> None:
         """Take the lock.
 
-        **Raises:** `ValueError`, with the process that holds it, if another does.
+        **Raises:** `ValueError` if another process holds the lock. The error names this process.
         """
         import filelock
 
@@ -62,14 +62,14 @@ class Lock:
             return "another process"
 
     def release(self) -> None:
-        """Give the lock back, if it is held."""
+        """Release the lock if it is held."""
         if self.lock.is_locked:
             self.holder.unlink(missing_ok=True)
             self.lock.release()
 
 
 class Store:
-    """The folder of one sweep; `done` seeds of it are finished. It is a context, and locked until the end of it.
+    """The folder of one sweep, of which `done` seeds are finished. It is a context manager, which holds the lock.
 
     **Raises:** `ValueError` if the folder belongs to another call or another version, is damaged, cannot be written or
     is being written by another process; `ImportError` without zarr or filelock.
@@ -87,14 +87,14 @@ class Store:
         self.lock = Lock(self.folder)
         if self.record.exists():
             self._resume(chunk)
-            # A finished folder is only read, by as many processes as like.
+            # A finished folder is only read. It needs no lock, and several processes may read it at once.
             if self.done == call["n"]:
                 return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._require_own()
             self.lock.acquire()
-            # Another process may have begun, or gone on, before the lock was free.
+            # Another process may have written to the folder before the lock was free, so the record is read again.
             if self.record.exists():
                 self._resume(chunk)
             else:
@@ -117,7 +117,8 @@ class Store:
         return min(len(self.parts) * (self.chunk or 0), self.call["n"])
 
     def _require_own(self) -> None:
-        # A process that was killed while it wrote its first record leaves `call.new` alone, and has computed nothing.
+        # `call.new` and the lock files do not count. A process that was killed while it wrote its first record leaves
+        # these files behind, and has computed nothing.
         names = {path.name for path in self.folder.iterdir()} - {self.fresh.name, *LOCK_FILES}
         if names and self.record.name not in names:
             raise ValueError(f"{self.folder} is not empty and holds no sweep. Name a new folder, or empty this one.")
@@ -152,12 +153,12 @@ class Store:
         self._write_record()
 
     def _make_room(self, part: "xarray.Dataset", n: int, chunk: int) -> None:
-        """Arrays of `n` seeds that take no memory: what is not written yet is missing, and is stored nowhere."""
+        """Make the arrays for all `n` seeds. They take no space, since zarr stores no chunk that is not written yet."""
         import zarr
 
         seeded = _seeded(part)
         blank = {name: (v.dims, np.full_like(v.values, _missing(v.dtype)), v.attrs) for name, v in seeded.items()}
-        # `assign` leaves a coordinate a coordinate.
+        # With `assign` a coordinate stays a coordinate. A new data set of `blank` would make it a variable.
         template = part.assign(blank)
         encoding = {
             name: {"chunks": (chunk, *v.shape[1:]), "fill_value": _missing(v.dtype)} for name, v in seeded.items()
@@ -177,8 +178,8 @@ class Store:
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """A solution that its `save` wrote, or the `FlowSolution` in the folder of a finished `sweep`. Reading runs nothing
-    of it.
+    """A solution that its `save` wrote, or the `FlowSolution` in the folder of a finished `sweep`. Reading runs no code
+    from the file.
 
     **Returns:** the solution, of the class that was saved: a `FlowSolution`, `GeodesicSolution`, `ExponentialSolution`,
     `NetworkSolution` or `Training`.
@@ -214,17 +215,17 @@ def _open(path: Path) -> "xarray.Dataset":
 def _open_zarr(path: Path) -> "xarray.Dataset":
     import xarray
 
-    # The format that is written, and no older one, which could hold pickled objects.
+    # Only the format 3, which this module writes, is read. The older format 2 may hold pickled objects.
     return xarray.open_zarr(path, consolidated=False, chunks=None, mask_and_scale=False, zarr_format=3)
 
 
 def open_data(folder: Path) -> "xarray.Dataset":
-    """The data, read only where they are looked at."""
+    """The data of a folder, each of which is read from the disk when it is used."""
     return _open_zarr(folder / "data.zarr")
 
 
 def open_folder(folder: Path) -> "xarray.Dataset":
-    """The data of a sweep that has come to its end."""
+    """The data of a finished sweep."""
     record = read_record(folder)
     check_parts(folder, record)
     n, done = record["call"]["n"], len(record["parts"]) * (record["chunk"] or 0)
@@ -285,7 +286,7 @@ def _checksum(part: "xarray.Dataset") -> int:
 
 
 def _seeded(part: "xarray.Dataset") -> dict[str, Any]:
-    """The arrays and the coordinates that have the seeds in front."""
+    """The arrays and the coordinates whose first axis is that of the seeds."""
     return {str(name): variable for name, variable in part.variables.items() if "seed" in variable.dims}
 
 

@@ -1,39 +1,43 @@
-"""How a sweep is shared out: to which devices, to how many workers, in which chunks, on how many lanes.
+"""The plan of a sweep: its devices, its number of workers, and the sizes of its chunks and lanes.
 
-On a CPU the products of one flow are too small to be shared between cores, so each core takes a chunk of its own.
+- A chunk is a number of flows that one call of a compiled program integrates.
+- A worker is a thread that runs one chunk at a time. On a CPU the products of matrices of one flow are too small to be
+  shared between cores, so that each core works on a chunk of its own.
+- A lane is one row of the arrays of that program. It holds one flow at a time.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
 from dlnjax._checks import as_count, is_concrete
-from dlnjax._flows.frame import CHARTED
+from dlnjax._flows.frame import CHARTED, is_thin
 from dlnjax._flows.problem import Options
-from dlnjax._protocol import pullback
+from dlnjax._protocol import pullback, sides
 from dlnjax._svd import SVD
-from dlnjax._types import Matrix
 
-# Bytes of saved states in one chunk: a few hundred megabytes, of which a machine holds one for each worker.
+# The largest number of bytes of saved states in one chunk. The memory must hold one chunk for each worker.
 _MOST_BYTES = 2**28
-# Flows in one chunk. On a CPU a chunk of 256 keeps the lanes busy; elsewhere one call costs more.
+# The largest number of flows in one chunk. On a CPU 256 flows are enough to keep the lanes busy. On other devices each
+# call costs more, and chunks are larger.
 _MOST_ROWS = {"cpu": 256}
 _MOST_ROWS_ELSEWHERE = 2**16
-# A chunk with no more entries in all its matrices than these is small.
+# A chunk is small if all its matrices together have at most this many entries.
 _SMALL = 8000
-# What compiles quickly runs as fast, but for the chart of large matrices, by a fifth. With this many entries in all
-# matrices of a sweep, that is as much time as the compilation takes.
+# A program that is compiled quickly runs as fast as another, except for large matrices, whose chart makes it slower by
+# a fifth. Where all matrices of a sweep have this many entries, a fifth of the run takes as long as the compilation.
 _LONG = 10**6
 
 
 class Plan(NamedTuple):
-    """`rows` is the chunk, rounded up to as many for each device; `lanes` are those of one device.
+    """How a sweep is divided. `chunk` is the number of flows in a chunk.
 
-    `quick` says that the sweep is to be compiled quickly, even if it then runs a little longer.
+    `rows` is this number rounded up, so that each device gets the same number of rows. `lanes` is the number of lanes
+    on one device. `quick` says that the sweep is to be compiled quickly, even if it then runs a little longer.
     """
 
     devices: tuple[Any, ...]
@@ -45,26 +49,27 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    n: int, example: Matrix, times: int, options: Options, *, energy: Callable, devices: Any, chunk: int | None
+    n: int, point: SVD, times: int, options: Options, *, energy: Callable, devices: Any, chunk: int | None
 ) -> Plan:
-    """The plan for `n` flows of matrices like `example`, with the caller's `devices` and `chunk` where they are given.
+    """The plan for `n` flows of points like `point`, with the caller's `devices` and `chunk` where they are given.
 
     **Raises:** `TypeError` for what is no list of devices, or an energy that depends on a value traced by JAX.
     """
-    d = example.shape[-1]
+    # The side of a square matrix whose frames are as large.
+    d = math.isqrt((len(point.u) + len(point.v)) * len(point.sigma) // 2)
     devices = as_devices(devices)
     workers = worker_count(devices, n)
-    decomposes = calls_lapack(energy, example, options)
+    decomposes = calls_lapack(energy, point, options)
     if devices[0].platform == "cpu" and decomposes:
         devices, workers = devices[:1], 1
     chunk = chunk or chunk_size(n, workers, devices, per_seed(times, d, options.observe is not None))
     rows = -(-_rounded_up(chunk, devices[0]) // len(devices)) * len(devices)
-    quick = d < CHARTED or n * d**2 < _LONG
+    quick = len(point.sigma) < CHARTED or n * d**2 < _LONG
     return Plan(devices, workers, chunk, rows, lane_count(devices[0], rows // len(devices), d), quick)
 
 
 def as_chunk(chunk: Any, n: int) -> int | None:
-    """The caller's chunk, at most `n`."""
+    """The chunk that the caller gave, but at most `n`, or None."""
     return None if chunk is None else min(as_count("chunk", chunk), n)
 
 
@@ -79,7 +84,7 @@ def as_devices(devices: Any) -> tuple[Any, ...]:
 
 
 def worker_count(devices: tuple[Any, ...], n: int) -> int:
-    """Calls under way at a time. A flow's small products keep one core of a CPU busy, not several."""
+    """The number of chunks that run at a time: on a CPU one for each core, since a chunk uses one core only."""
     if devices[0].platform != "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -87,12 +92,12 @@ def worker_count(devices: tuple[Any, ...], n: int) -> int:
 
 
 def per_seed(times: int, d: int, observed: bool) -> int:
-    """Bytes that are saved of one flow: singular values, and the frames unless something is observed in their place."""
+    """The number of bytes that are saved of one flow: singular values, and the frames if nothing else is observed."""
     return 8 * times * (d if observed else 2 * d * d + d)
 
 
 def chunk_size(n: int, workers: int, devices: tuple[Any, ...], seed_bytes: int) -> int:
-    """Large enough that lanes are rarely idle, and small enough for the memory, with as much for every worker."""
+    """The number of flows in a chunk, as large as `_MOST_ROWS` and `_MOST_BYTES` allow, and equal for all workers."""
     most = _MOST_ROWS.get(devices[0].platform, _MOST_ROWS_ELSEWHERE)
     most = len(devices) * int(max(1, min(most, _MOST_BYTES // seed_bytes)))
     rounds = -(-n // (workers * most))
@@ -100,14 +105,17 @@ def chunk_size(n: int, workers: int, devices: tuple[Any, ...], seed_bytes: int) 
 
 
 def _rounded_up(chunk: int, device: Any) -> int:
-    """The next power of two, so that sweeps of other numbers of seeds share a program, where idle rows cost little."""
+    """The chunk, rounded up to a power of two if it is small and on a CPU, where idle rows cost little.
+
+    Sweeps with other numbers of seeds then have the same shapes, and share the compiled program.
+    """
     return 2 ** (chunk - 1).bit_length() if device.platform == "cpu" and chunk <= _MOST_ROWS["cpu"] else chunk
 
 
 def lane_count(device: Any, rows: int, d: int) -> int:
-    """Flows in work at a time: on a CPU as many as stay in its cache, elsewhere as many as it takes to fill it.
+    """The number of lanes on a device: on a CPU as many as fit in its cache, elsewhere as many as fill the device.
 
-    Of a small chunk each flow has a lane: to compile the queue would take longer than it saves.
+    In a small chunk each flow has its own lane. The queue of flows would take longer to compile than it saves.
     """
     if device.platform == "cpu":
         return rows if rows * d**2 <= _SMALL else min(rows, max(2, min(32, 5000 // d**2)))
@@ -120,25 +128,23 @@ _LAPACK = {
 }
 
 
-def calls_lapack(energy: Callable, example: Matrix, options: Options) -> bool:
-    """Whether a flow decomposes matrices along its way, and so may not share a CPU with another call.
+def calls_lapack(energy: Callable, point: SVD, options: Options) -> bool:
+    """Whether a flow decomposes matrices after its start, so that no other chunk may run beside it on a CPU.
 
-    Two programs with batched decompositions that run at once on a CPU can hang for ever: every thread of them waits,
-    and none works. `tests/stress/lapack.py` shows it within seconds, without this library, on jaxlib 0.10.2. We know of
-    no public report of it; jax-ml/jax#39292 is of the same pool of threads. The sweep therefore computes all
-    decompositions of the starts while nothing else runs (`in_order`), and has one worker on one device where the flows
-    need some themselves.
+    Two programs with batched decompositions that run at once on a CPU can hang for ever: all their threads wait for
+    each other. `tests/stress/lapack.py` shows this fault within seconds, without this library, on jaxlib 0.10.2. We
+    know of no public report of this fault; jax-ml/jax#39292 concerns the same pool of threads. The sweep therefore
+    decomposes all starts while nothing else runs (`in_order`). Where the flows decompose matrices themselves, the sweep
+    uses one worker and one device.
 
     **Raises:** `TypeError` if the energy or what is observed depends on a value that JAX traces outside of it.
     """
 
-    def used(x: Any):
-        eye = jnp.eye(x.shape[-1], dtype=x.dtype)
-        point = SVD(eye, eye[0], eye)
-        seen = energy(x) if options.observe is None else options.observe(point)
-        return pullback(energy, point), seen
+    def used(point: SVD):
+        seen = energy(point.matrix) if options.observe is None else options.observe(point)
+        return sides(energy, point) if is_thin(point) else pullback(energy, point), seen
 
-    closed = jax.make_jaxpr(used)(example)
+    closed = jax.make_jaxpr(used)(point)
     if not all(map(is_concrete, closed.consts)):
         raise TypeError(
             "energy or observe depends on a value that JAX traces, and a sweep cannot be traced by jax.jit, jax.grad "

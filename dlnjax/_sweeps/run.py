@@ -1,4 +1,4 @@
-"""How the flows of a sweep are worked off: chunk by chunk, by the workers and devices of the plan."""
+"""The run of a sweep: its flows are integrated chunk by chunk, by the workers and devices of the plan."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +23,9 @@ from dlnjax._types import State
 
 
 class Chunk(eqx.Module):
-    """Some flows. `rows` has what is their own: the arrays of the energy, the start and the kernel; `y0`, the state
-    from which each begins; `wanted`, which of them are to run: those that only fill up the chunk are not.
+    """The flows that one call integrates. `rows` has what is different in each flow: arrays of the energy, the start
+    and the kernel. `y0` is the state from which each flow begins. `wanted` says which flows are to run; it is false for
+    rows that only fill up the chunk.
     """
 
     rows: PyTree
@@ -46,14 +47,15 @@ class Common(eqx.Module):
 
 @compiled
 def start_chunk(rows: PyTree, common: Common) -> State:
-    """The states from which the flows of a chunk start, with all the decompositions that they need."""
+    """The states from which the flows of a chunk start.
+
+    Flows in the frame decompose their matrices here and only here.
+    """
     return start_many(common.problem, rows, common.options)
 
 
 def _solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: int):
-    """The trajectories of a chunk. Its rows are shared out to the devices, each of which
-    works off its own.
-    """
+    """The trajectories of a chunk. Each device integrates an equal share of the rows."""
 
     def solve(own: PyTree, shared: PyTree):
         chunk, common = eqx.combine(own, own_static), eqx.combine(shared, shared_static)
@@ -66,14 +68,14 @@ def _solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: 
     return jax.shard_map(solve, mesh=mesh, in_specs=(seeds, whole), out_specs=seeds, check_vma=False)(own, shared)
 
 
-# The products of a flow are too small to be shared between cores, each of which has a chunk of its own.
+# The products of matrices of a flow are too small to be shared between cores. Each core has a chunk of its own.
 _ONE_CORE = {"xla_cpu_multi_thread_eigen": False}
 solve_quickly_compiled = compiled(_solve_chunk, **_ONE_CORE)
 solve_fully_compiled = eqx.filter_jit(_solve_chunk, compiler_options=_ONE_CORE)  # pyright: ignore[reportCallIssue]
 
 
 class Run(eqx.Module):
-    """All flows of one sweep: `take` gives the starts of some seeds, and `problem` and `options` are as in a flow."""
+    """All flows of one sweep. `take` gives the starts of some seeds; `problem` and `options` are as for one flow."""
 
     n: int
     take: Callable
@@ -83,7 +85,7 @@ class Run(eqx.Module):
     plan: Plan
 
     def parts(self, done: int, running: Callable[[], None]) -> Iterator[FlowSolution]:
-        """The solutions of the chunks after the first `done` seeds; `running` is called once all is compiled."""
+        """The solutions of the chunks after the first `done` seeds. `running` is called when all is compiled."""
         firsts = range(done, self.n, self.plan.chunk)
         for first, part in in_order(self._begin, self._solve, firsts, self.plan.workers, running):
             yield part[: min(self.plan.chunk, self.n - first)]
@@ -92,17 +94,18 @@ class Run(eqx.Module):
         return Common(self.energies.shared, self.problem.ts, self.options)
 
     def _seeds(self, first: int) -> np.ndarray:
-        # Every call has the same shape, and with it the same compilation: the last start fills up the last chunk.
+        # The last start is repeated to fill up the last chunk. Every call then has the same shape, and nothing is
+        # compiled again.
         return np.minimum(np.arange(first, first + self.plan.rows), self.n - 1)
 
     def _kernels(self, seeds: np.ndarray) -> Kernel:
-        """The kernels of some seeds, indexed in NumPy, which does not compile for each shape."""
+        """The kernels of some seeds. NumPy picks them, as JAX would compile a program for each shape."""
         return jax.tree.map(lambda x: np.broadcast_to(x, (self.n,))[seeds], self.problem.kernel)
 
     def _begin(self, first: int) -> Chunk:
         seeds = self._seeds(first)
         own = jax.tree.map(itemgetter(seeds), self.energies.own)
-        rows = (own, np.asarray(self.take(seeds)), self._kernels(seeds))
+        rows = (own, jax.tree.map(np.asarray, self.take(seeds)), self._kernels(seeds))
         wanted = np.arange(first, first + self.plan.rows) < min(first + self.plan.chunk, self.n)
         return Chunk(rows, start_chunk(rows, self._common()), wanted)
 
@@ -123,14 +126,15 @@ def in_order(
     workers: int,
     running: Callable[[], None],
 ) -> Iterator[tuple[int, FlowSolution]]:
-    """solve(first, begin(first)) for each in order, `workers` at a time, in the memory of the host.
+    """(first, solve(first, begin(first))) for each of `firsts`, in their order, `workers` at a time.
 
-    They begin while nothing else runs, since `begin` decomposes matrices: see `calls_lapack`.
+    The results lie in the memory of the host. `begin` decomposes matrices, so it is called while nothing else runs: see
+    `calls_lapack`.
     """
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
     def work(first: int, chunk: Chunk) -> FlowSolution:
-        # The setting belongs to a thread, and a new thread has the one that the process began with.
+        # Each thread has its own setting of `jax_enable_x64`. A new thread starts with the setting of the process.
         with jax.enable_x64(x64):
             return jax.device_get(solve(first, chunk))
 
@@ -139,8 +143,8 @@ def in_order(
             batch = firsts[k : k + workers]
             ready = jax.block_until_ready([begin(first) for first in batch])
             if k == 0:
-                # The program is compiled once, before the workers start: else each of them would compile it. A chunk of
-                # which no row is wanted integrates nothing.
+                # This call compiles the program before the workers start, since otherwise each worker would compile it.
+                # No row is wanted here, so that nothing is integrated.
                 nothing = eqx.tree_at(lambda chunk: chunk.wanted, ready[0], np.zeros_like(ready[0].wanted))
                 jax.block_until_ready(solve(batch[0], nothing))
                 running()

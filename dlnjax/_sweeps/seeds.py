@@ -1,4 +1,4 @@
-"""Which arrays of an energy have the seeds of a sweep in front."""
+"""Which arrays of an energy have the seeds of a sweep as their first axis, and so differ from seed to seed."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,23 +12,24 @@ from dlnjax._checks import check_energy
 from dlnjax._protocol import at_start, axes_of
 from dlnjax._types import Energy
 
-# What is said of an array, and what stands for the axes of one that follows from the others.
+# The three marks of a leaf of an energy: all seeds share the leaf, each seed has its own, or nothing says which. The
+# number stands for the axes of an array that is computed from other arrays of the energy.
 _SHARED, _SEEDED, _UNSAID, _DERIVED = "shared", "seeded", "unsaid", -1
 
 
 class PerSeed(eqx.Module):
-    """In a `sweep`, an energy whose arrays have the seeds in front: the energy of seed i has the entries i of them.
+    """An energy for a `sweep` whose arrays have the seeds as first axis: seed i has the energy with the entries i.
 
-    The energies of this library need no `PerSeed`: their arrays have known shapes, and one with an axis more has the
-    seeds in front. For an energy of your own nothing is guessed from shapes: labels `n d d` can be meant as the labels
-    of `n` seeds, or as `n` matrices that every seed is compared with.
+    The energies of this library need no `PerSeed`. Their arrays have known shapes, and an array with one axis more has
+    the seeds in front. For an energy of your own nothing is guessed from shapes: an array of labels `n d d` may hold
+    the labels of `n` seeds, or `n` matrices with which every seed is compared.
 
     **Arguments:** `energy`, a callable X -> scalar with arrays in it, such as an `equinox.Module`; `where`, a callable
-    that picks from it the arrays that have the seeds in front, by default all: `lambda energy: energy.labels`, or
-    `lambda energy: (energy.labels, energy.width)`; `lambda energy: ()` says that there is none.
+    that picks from the energy the arrays that have the seeds in front, by default all: `lambda energy: energy.labels`,
+    or `lambda energy: (energy.labels, energy.width)`; `lambda energy: ()` says that no array has.
 
-    **Raises:** `TypeError` for what is not callable. In the sweep: `ValueError` if an array of them has another first
-    axis, or `where` picks something else than arrays; everywhere else, when it is called.
+    **Raises:** `TypeError` for what is not callable. In the sweep: `ValueError` if a picked array has another first
+    axis, or `where` picks something else than arrays. Outside of a sweep: `ValueError` when it is called.
 
     **Example:**
 
@@ -54,20 +55,23 @@ class PerSeed(eqx.Module):
         if self.where is not None and not callable(self.where):
             raise TypeError(f"where must be a callable that picks arrays of the energy, got {self.where!r}.")
 
-    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
+    def __call__(self, x: Float[Array, "m n"]) -> Float[Array, ""]:
         raise ValueError("PerSeed has an energy for each seed of a sweep: only dlnjax.sweep takes it.")
 
 
 class Energies(NamedTuple):
-    """`own`, the arrays that have the seeds in front, in NumPy; `shared`, the rest; `first`, the energy of seed 0."""
+    """The energies of a sweep. `own` has the arrays with the seeds in front, as NumPy arrays; `shared` has the rest.
+
+    `first` is the energy of seed 0.
+    """
 
     own: PyTree
     shared: PyTree
     first: Callable
 
 
-def split(energy: Energy, n: int, d: int, dtype: Any) -> Energies:
-    """The energies of `n` seeds for matrices `d d`.
+def split(energy: Energy, n: int, shape: tuple[int, ...], dtype: Any) -> Energies:
+    """The energies of `n` seeds for matrices of that shape.
 
     **Raises:** `ValueError` or `TypeError` for what is no energy, arrays for another number of seeds, or an energy of
     which it is not said whether its arrays have the seeds in front.
@@ -75,12 +79,12 @@ def split(energy: Energy, n: int, d: int, dtype: Any) -> Energies:
     said, energy = _said(energy, _UNSAID), _unwrapped(energy)
     seeded = jax.tree.map(lambda how: how == _SEEDED, said)
     _require_seeds(energy, seeded, n)
-    _require_said(energy, said, n, jax.ShapeDtypeStruct((d, d), dtype))
+    _require_said(energy, said, n, jax.ShapeDtypeStruct(shape, dtype))
     own, shared = eqx.partition(energy, seeded)
     shared = at_start(shared)
     first = eqx.combine(jax.tree.map(lambda x: x[0], own), shared)
     check_energy(
-        first, (d, d), dtype, f"Does it need a jnp.sum? To give each seed its own, its arrays have {n} in front."
+        first, shape, dtype, f"Does it need a jnp.sum? To give each seed its own, its arrays have {n} in front."
     )
     return Energies(jax.tree.map(np.asarray, own), shared, first)
 
@@ -101,7 +105,10 @@ def _first(energy: Any, seeded: PyTree) -> Any:
 
 
 def _said(energy: Any, every: str) -> PyTree:
-    """What is said of each leaf of the energy, which has lost its `PerSeed`: of an array of one's own, `every`."""
+    """The mark of each leaf of the energy. `every` is the mark of an array of which no `array_axes` says anything.
+
+    A `PerSeed` in the energy is replaced by the marks of the energy in it.
+    """
 
     def rule(path: Any, leaf: Any):
         if _is_wrapped(leaf):
@@ -115,7 +122,7 @@ def _said(energy: Any, every: str) -> PyTree:
 
 
 def _axes_at(energy: Any, path: tuple[Any, ...]) -> int | None:
-    """The axes that the array at `path` has for one matrix, if an energy on the way there says it."""
+    """The number of axes that the array at `path` has for one matrix, or None if no energy on the path says it."""
     for key in path:
         axes, name = axes_of(energy), getattr(key, "name", None)
         if axes is not None and name in axes:
@@ -127,18 +134,19 @@ def _axes_at(energy: Any, path: tuple[Any, ...]) -> int | None:
 
 
 def _child(tree: Any, key: Any) -> Any:
-    """What stands at a key of a path of `jax.tree_util`."""
+    """The part of `tree` at a key, which is one step of a path of `jax.tree_util`."""
     if hasattr(key, "name"):
         return getattr(tree, key.name)
     return tree[key.idx if hasattr(key, "idx") else key.key]
 
 
 def _picked(wrapped: PerSeed) -> PyTree:
-    """What `PerSeed` says of the energy that it holds."""
+    """The marks of the energy in a `PerSeed`."""
     if wrapped.where is None:
         return _said(wrapped.energy, _SEEDED)
     said = _said(wrapped.energy, _SHARED)
-    # Marks in place of the arrays, since one array may stand in two places, of which `where` picks one.
+    # `where` is applied to a tree of placeholders. With the arrays themselves, an array that stands in two places could
+    # not be told from its copy, and `where` may pick one of them only.
     marks = jax.tree.map(lambda _: _Mark(), said)
     message = "where must pick arrays of the energy, such as lambda energy: energy.labels"
     try:
@@ -170,7 +178,7 @@ def _require_seeds(energy: Any, seeded: PyTree, n: int) -> None:
 
 
 def _require_said(energy: Any, said: PyTree, n: int, x: jax.ShapeDtypeStruct) -> None:
-    """An error where arrays of one's own may have the seeds in front, and nobody said so."""
+    """An error where an array has `n` in front, but neither the energy nor a `PerSeed` says whether these are seeds."""
     unsaid = {name: np.shape(array) for name, array in _named(energy, said, _UNSAID) if np.shape(array)[:1] == (n,)}
     if not unsaid:
         return
@@ -198,7 +206,7 @@ def _is_scalar(energy: Callable, x: jax.ShapeDtypeStruct) -> bool:
 
 
 def _named(energy: Any, flags: PyTree, flag: Any) -> list[tuple[str, Any]]:
-    """(name, array) of the leaves with this flag."""
+    """(name, array) for each leaf that has this flag."""
     leaves = jax.tree_util.tree_leaves_with_path(energy)
     return [
         (jax.tree_util.keystr(path).lstrip("."), leaf)

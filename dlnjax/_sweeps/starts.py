@@ -1,4 +1,4 @@
-"""Random starts."""
+"""Random starts: one Gaussian matrix, and an `Ensemble` of starts that are drawn when they are needed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,12 +33,12 @@ def gaussian(key: PRNGKeyArray, d: int, scale: Number) -> Float[Array, "d d"]:
     return as_positive("scale", scale) * jax.random.normal(as_key(key), (d, d))
 
 
-# `fold_in` takes an integer of 32 bits: seed 2^32 would have the key of seed 0.
+# The largest number of seeds. `fold_in` takes an integer of 32 bits, so that seed 2^32 would have the key of seed 0.
 _MOST = 2**32
 
 
 class Ensemble(eqx.Module):
-    """`n` random starts that exist only when they are asked for: seed i is init(fold_in(key, i)), whatever the chunk.
+    """`n` random starts, each drawn when it is needed. The start of seed i is init(fold_in(key, i)) in any chunk.
 
     **Arguments:** `init`, a callable key -> `d d`; `key`; `n`, how many.
 
@@ -70,7 +70,8 @@ class Ensemble(eqx.Module):
         given, index = index, as_array("index", index, "It is a list of seeds such as [0, 1].")
         if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
             raise ValueError(f"index must be whole numbers of shape (m,), got {index.dtype}{list(index.shape)}.")
-        # In a narrower type n itself could not be written, and JAX cuts wider ones.
+        # The comparison needs a type that holds `n`. The type of `index` may be too narrow, and JAX cuts int64 to int32
+        # where float64 is switched off, so that NumPy keeps its int64.
         wide = np.asarray(given, np.int64) if isinstance(given, np.ndarray) else index.astype(jnp.asarray(0).dtype)
         outside = (wide < 0) | (wide >= self.n)
         index = require(index, outside, f"index must be seeds of this ensemble, from 0 to {self.n - 1}.")

@@ -1,9 +1,10 @@
-"""One flow for each of many starts."""
+"""`sweep`: the flow from each of many starts, and its progress bar."""
 
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from operator import itemgetter
 from typing import Any, Literal, overload, TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
 import diffrax
@@ -13,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_square, refuse_tracing, shape_of
-from dlnjax._flows.problem import Options, prepare, Steady
+from dlnjax._checks import refuse_tracing, shape_of
+from dlnjax._flows.problem import as_start, Options, prepare, shape_of_point, Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import as_kernel, Depths, Kernel
 from dlnjax._svd import SVD
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     import xarray
 
 
-# In the log of a batch job.
+# The least time between two lines of progress in the log of a batch job.
 _SECONDS_BETWEEN_LINES = 60.0
 
-Starts: TypeAlias = Float[Array | np.ndarray, "n d d"] | Ensemble
+Starts: TypeAlias = Float[Array | np.ndarray, "seeds m n"] | SVD | Ensemble
 
 
 class _Options(TypedDict, total=False):
@@ -84,33 +85,33 @@ def sweep(
 ) -> "FlowSolution | xarray.Dataset":
     """The flow of `gradient_flow` from each of many starts, with a result code for each seed and none lost.
 
-    A seed that fails ends with its code and its last good state, and nothing is raised for it. The others are as they
-    are without it.
+    A seed is one flow of the sweep. A seed that fails ends with its code and its last good state. It raises no error,
+    and does not change the other seeds.
 
     **Main arguments:**
 
     - `energy`: as in `gradient_flow`. The arrays of an energy of this library may have the seeds in front: labels
-      `n d d` give each seed its own. Of an energy of your own `PerSeed` says which arrays have them.
-    - `starts`: `n d d`, or an `Ensemble`.
+      `n d d` give each seed its own. For an energy of your own, `PerSeed` says which arrays have the seeds in front.
+    - `starts`: matrices `seeds m n`, an `SVD` with the seeds in front, or an `Ensemble`.
     - `depth`: one number for all, or `n` of them.
     - `ts`: as in `gradient_flow`, the same for all.
-    - `folder`: where to write what is finished as it goes, for sweeps that are long or do not fit in memory. The same
-      call again goes on from there. Needs zarr.
+    - `folder`: a folder to which finished seeds are written, for sweeps that are long or do not fit in memory. The same
+      call again goes on after the last finished seeds. It needs zarr and filelock.
 
-    **Other arguments:** `chunk`, seeds that are handed over together (by default up to 256 on a CPU, or as many as keep
-    the saved states small); `devices`, those to share the work, by default all; `progress`, a bar on a terminal with
-    the seeds done and the time left; the rest as in `gradient_flow`.
+    **Other arguments:** `chunk`, the number of seeds that one call integrates (by default up to 256 on a CPU, or as
+    many as keep the saved states small); `devices`, those that share the work, by default all; `progress`, a bar on a
+    terminal with the number of finished seeds and the time left; the rest as in `gradient_flow`.
 
-    **Returns:** a `FlowSolution` with the seed as its first axis; with `folder`, the `xarray.Dataset` in it, read only
-    where it is looked at (`dlnjax.load(folder)` makes a `FlowSolution` of it).
+    **Returns:** a `FlowSolution` with the seed as its first axis; with `folder`, the `xarray.Dataset` in it, of which
+    each array is read when it is used (`dlnjax.load(folder)` makes a `FlowSolution` of it).
 
-    **Reproducible:** the order of the seeds, their neighbours, the progress bar and a restart change no bit of a seed's
-    result. Another chunk or number of devices is another compilation, which may round differently: far within the
-    tolerance, and below 1e-9 at the default one as long as no stop ends a flow.
+    **Reproducible:** the order of the seeds, the other seeds, the progress bar and a restart change no bit of a seed's
+    result. Another chunk or number of devices is another compilation, which may round differently. The difference is
+    far within the tolerance, and below 1e-9 at the default tolerance as long as no stop ends a flow.
 
-    **Raises:** `ValueError` or `TypeError` for bad input, before anything runs, under `jax.jit`, `grad` and `vmap` too,
-    where a sweep cannot be; `ValueError` for a folder that belongs to another call, is damaged, or is being written by
-    another process. NaN in a start is no bad input but that seed's result, `non_finite`.
+    **Raises:** `ValueError` or `TypeError` for bad input, before anything runs, and under `jax.jit`, `grad` and `vmap`,
+    where a sweep cannot run; `ValueError` for a folder that belongs to another call, is damaged, or is being written by
+    another process. NaN in a start raises no error: that seed has the result `non_finite`.
 
     **Example:**
 
@@ -121,10 +122,8 @@ def sweep(
         ((10, 3), True)
     """
     refuse_tracing("a sweep", (energy, starts, depth, ts, rtol, atol, stop), "dlnjax.gradient_flow with jax.vmap")
-    n, shape, take = _count_and_take(starts)
-    # It stands for any of the starts, of which none is drawn before its chunk.
-    example = jnp.zeros((1, *shape.shape), shape.dtype)
-    kernel = _kernels(depth, n, example.dtype)
+    n, example, take = _count_and_take(starts)
+    kernel = _kernels(depth, n, jax.tree.leaves(example)[0].dtype)
     options = Options(
         solver=solver,
         rtol=rtol,
@@ -135,7 +134,9 @@ def sweep(
         max_steps=max_steps,
     )
     problem, options = prepare(energy, example, kernel, ts, options, many=True)
-    energies = split(energy, n, example.shape[-1], example.dtype)
+    point = shape_of_point(example, many=True)
+    shape, dtype = (len(point.u), len(point.v)), point.sigma.dtype
+    energies = split(energy, n, shape, dtype)
     problem = eqx.tree_at(lambda p: p.energy, problem, energies.first)
     chunk = as_chunk(chunk, n)
     store = None
@@ -143,9 +144,8 @@ def sweep(
         store = Store(folder, identity(problem, options, energies, starts), chunk)
         chunk = store.chunk or chunk
     with store or nullcontext():
-        times, first = len(problem.ts), example[0]
-        plan = make_plan(n, first, times, options, energy=energies.first, devices=devices, chunk=chunk)
-        own, shared = traced_energies(energies.own, energies.shared, first.shape[-2:], first.dtype)
+        plan = make_plan(n, point, len(problem.ts), options, energy=energies.first, devices=devices, chunk=chunk)
+        own, shared = traced_energies(energies.own, energies.shared, shape, dtype, len(point.sigma))
         run = Run(n, take, Energies(own, shared, energies.first), problem, options, plan)
         done, parts = 0 if store is None else store.done, []
         with _progress(n, progress, done) as (running, advance):
@@ -159,7 +159,7 @@ def sweep(
 
 
 def _kernels(depth: Depths, n: int, dtype: Any) -> Kernel:
-    """The kernel of all starts, or those of each."""
+    """One kernel for all starts, or a kernel whose numbers have one entry for each start."""
     kernel = as_kernel(depth, dtype, many="")
     for numbers in jax.tree.leaves(kernel):
         if numbers.shape not in ((), (n,)):
@@ -168,23 +168,35 @@ def _kernels(depth: Depths, n: int, dtype: Any) -> Kernel:
 
 
 def _count_and_take(starts: Starts) -> tuple[int, Any, Callable]:
-    """How many starts, the shape and the type of each, and the callable that gives those of some seeds."""
+    """(the number of starts, one start with the axis of seeds, a callable that gives the starts of some seeds)."""
     if isinstance(starts, Ensemble):
-        shape = shape_of("init", starts.init, starts.key)
-        if getattr(shape, "ndim", None) != 2 or shape.shape[0] != shape.shape[1]:
-            raise ValueError(f"init must return one square matrix (d, d) for a key, got {shape}.")
-        return starts.n, shape, starts.take
-    starts = as_square("starts", starts, leading=True)
-    if starts.ndim != 3:
-        raise ValueError(f"starts must be of shape (n, d, d), got {starts.shape}. For one matrix use gradient_flow.")
-    if len(starts) == 0:
+        return starts.n, _example(shape_of("init", starts.init, starts.key)), starts.take
+    stack = as_start(starts, many=True, name="starts")
+    lead = jax.tree.leaves(stack)[0].shape[:-2]
+    if len(lead) != 1:
+        raise ValueError(
+            f"starts must be of shape (seeds, m, n), or an SVD with the seeds in front, got {lead} in front of each. "
+            "For one matrix use gradient_flow."
+        )
+    if lead[0] == 0:
         raise ValueError("starts is empty: a sweep needs at least one.")
-    return len(starts), jax.ShapeDtypeStruct(starts.shape[1:], starts.dtype), np.asarray(starts).__getitem__
+    rows = jax.tree.map(np.asarray, stack)
+    return lead[0], jax.tree.map(lambda x: x[:1], rows), lambda seeds: jax.tree.map(itemgetter(seeds), rows)
+
+
+def _example(shape: Any) -> Any:
+    """A start of that shape for the checks, which read no number of it: no start of an `Ensemble` is drawn for them."""
+    if isinstance(shape, SVD):
+        eye = lambda q: jnp.eye(*q.shape[-2:], dtype=q.dtype)[None]
+        return SVD(eye(shape.u), jnp.ones((1, *shape.sigma.shape), shape.sigma.dtype), eye(shape.v))
+    if getattr(shape, "ndim", None) != 2:
+        raise ValueError(f"init must return one matrix (m, n), or an SVD of it, for a key, got {shape}.")
+    return jnp.zeros((1, *shape.shape), shape.dtype)
 
 
 @contextmanager
 def _progress(n: int, show: bool, done: int) -> Iterator[tuple[Callable[[], None], Callable[[int], None]]]:
-    """(what is called once all is compiled, what is called with the number of seeds that have been finished)."""
+    """Show the progress: (a callable for the moment when all is compiled, a callable for each number of seeds done)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     left = TimeRemainingColumn(), TextColumn("left")
@@ -202,7 +214,7 @@ def _progress(n: int, show: bool, done: int) -> Iterator[tuple[Callable[[], None
 
 
 class _Log:
-    """In the log of a batch job, a line now and then: none for a sweep that is done before the first is due."""
+    """The progress of a sweep in the log of a batch job: a line each minute, and none in the first minute."""
 
     def __init__(self, n: int, done: int):
         self.n, self.first, self.done = n, done, done

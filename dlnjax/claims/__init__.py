@@ -1,6 +1,7 @@
 """The statements of the thesis, each a check that can fail.
 
-Public: `Claim` and `Verdict`; `dlnjax.thesis`, the mapping of all statements; and `dlnjax.check`, for one of your own.
+The public names are `Claim` and `Verdict`, `dlnjax.thesis`, the mapping of all statements, and `dlnjax.check`, for a
+statement of your own.
 """
 
 import sys
@@ -46,7 +47,7 @@ thesis: Thesis = Thesis()
 
 
 class _Package(ModuleType):
-    """This package. Its name was that of the mapping before, so each use as a mapping says where the mapping is now."""
+    """This package. Earlier its name was that of the mapping, so a use as a mapping says where the mapping is now."""
 
     def __getitem__(self, name: str) -> NoReturn:
         raise TypeError(f"dlnjax.claims is the package of the statements; their mapping is dlnjax.thesis[{name!r}].")

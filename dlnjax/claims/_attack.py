@@ -1,4 +1,8 @@
-"""A global search for the worst instance of an inequality, in corners that random draws seldom reach."""
+"""A global search for the worst instance of an inequality, in corners that random draws seldom reach.
+
+The room of an inequality is its larger side minus its smaller side. Where the room is negative, the inequality is
+false. The error of a claim that is an inequality is minus its room.
+"""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -11,21 +15,21 @@ from scipy.stats.qmc import Sobol
 
 from dlnjax.claims._spectra import generator
 
-# The log-ratios of neighbouring singular values that are searched. Below NEAR, cancellation in doubles hides the sign
-# of an inequality; beyond FAR, all terms but the largest are below rounding.
+# The range of log-ratios of neighbouring singular values that is searched. Below NEAR, cancellation in doubles hides
+# the sign of an inequality. Beyond FAR, all terms but the largest are below rounding.
 NEAR, FAR = 1e-3, 40.0
-# The error of an inequality is minus its room. As a claim, a strict one holds if the error is at most STRICT, so that
-# it has room to spare, and is violated above VIOLATED.
+# A strict inequality holds as a claim if its error is at most STRICT, which leaves it some room. It is violated if its
+# error is above VIOLATED.
 STRICT, VIOLATED = -1e-6, -1e-9
 _DIGITS = 60
-# The search begins with 2^_SPREAD points of a Sobol sequence. The best _STARTS of them, which differ by at least the
-# share _APART of the box in some coordinate, are starts of L-BFGS.
+# The search begins with 2^_SPREAD points of a Sobol sequence. L-BFGS starts from the _STARTS best of these points that
+# differ from each other by at least the fraction _APART of the box in some coordinate.
 _SPREAD, _STARTS, _APART = 12, 6, 0.1
 _POPULATION, _GENERATIONS, _CORNERS = 40, 60, 6
 
 
 class Worst(NamedTuple):
-    """The least room found between the two sides of an inequality, and where; negative: it is violated there."""
+    """The least room of an inequality that was found, and the point where it was found."""
 
     room: float
     at: tuple[float, ...]
@@ -38,12 +42,12 @@ def worst(
 ) -> Worst:
     """The least value of `room` on a box.
 
-    A few thousand points spread evenly; L-BFGS from the best of them that are apart, and from where differential
-    evolution ends; and the corners of the box. The search is in doubles; which of them is worst, and by how much, is
-    decided with 60 digits.
+    The candidates are the best of a few thousand points that are spread evenly, the point where differential evolution
+    ends, the points that L-BFGS reaches from these, and the corners of the box. The search uses doubles. The worst of
+    the candidates is then found with 60 digits.
 
-    **Arguments:** `room(x, m)`, with coordinates `x` (arrays of many points, or numbers) and a namespace `m` of `exp`,
-    `log` and the rest: NumPy or mpmath; `bounds`, (low, high) of each coordinate.
+    **Arguments:** `room(x, m)`, with coordinates `x` (arrays of many points, or numbers) and a module `m` that has
+    `exp`, `log` and so on, which is NumPy or mpmath; `bounds`, (low, high) of each coordinate.
 
     **Returns:** a `Worst`. **Raises:** `ValueError` for a box that is empty or infinite.
     """
@@ -67,7 +71,7 @@ def worst(
 
 
 def _apart(points, count, distance) -> list[np.ndarray]:
-    """The first `count` points that are further than `distance` from all chosen before them, in some coordinate."""
+    """The first `count` points that differ from all points chosen before by more than `distance` in some coordinate."""
     chosen = []
     for x in points:
         if all(np.any(np.abs(x - other) > distance) for other in chosen):
@@ -78,7 +82,7 @@ def _apart(points, count, distance) -> list[np.ndarray]:
 
 
 def confirm(room: Callable[[Sequence[Any], Any], Any], x: Sequence[float]) -> Worst:
-    """`room` at one point, evaluated with 60 digits."""
+    """The room at one point, computed with 60 digits."""
     with mpmath.workdps(_DIGITS):
         value = room([mpmath.mpf(float(t)) for t in x], mpmath)
     return Worst(float(value), tuple(float(t) for t in x))
@@ -89,7 +93,10 @@ def least(values: Sequence[Any], m) -> Any:
 
 
 def largest_eigenvalue(h: Sequence[Sequence[Any]], m) -> Any:
-    """The largest eigenvalue of a symmetric matrix of entries: arrays for many at once in NumPy, numbers in mpmath."""
+    """The largest eigenvalue of a symmetric matrix, given by its entries.
+
+    The entries are numbers for mpmath, and arrays for NumPy, which hold many matrices at once.
+    """
     if m is mpmath:
         return max(mpmath.eigsy(mpmath.matrix(h), eigvals_only=True))
     entries = np.stack(np.broadcast_arrays(*(entry for row in h for entry in row)), axis=-1)
@@ -97,7 +104,7 @@ def largest_eigenvalue(h: Sequence[Sequence[Any]], m) -> Any:
 
 
 def of_gaps(u: Sequence[Any], m) -> list[Any]:
-    """Singular values whose neighbours have the log-ratios u, the smallest at 1."""
+    """Singular values, in descending order down to 1, whose neighbours have the log-ratios `u`."""
     out, total = [m.exp(0 * u[0])], 0
     for gap in reversed(u):
         total = total + gap
@@ -110,7 +117,7 @@ def log_gaps(sigma: np.ndarray) -> list[Any]:
 
 
 def over_gaps(room: Callable[[Sequence[Any], Any], Any], d: int) -> Callable:
-    """An attack of a claim: the worst of `room(u, m)` over spectra of d values, neighbours up to e^40 apart."""
+    """An attack on a claim: the least `room(u, m)` over spectra of d values whose neighbours have log-ratios `u`."""
 
     def attack(key, depth) -> tuple[float, Mapping[str, list[float]]]:
         found = worst(room, [(NEAR, FAR)] * (d - 1), generator(key))
@@ -120,7 +127,7 @@ def over_gaps(room: Callable[[Sequence[Any], Any], Any], d: int) -> Callable:
 
 
 def on_box(room: Callable[[Sequence[Any], Any], Any], *bounds: tuple[float, float]) -> Callable:
-    """An attack of a claim: the worst of `room(x, m)` on a box."""
+    """An attack on a claim: the least `room(x, m)` on a box."""
 
     def attack(key, depth) -> tuple[float, Mapping[str, list[float]]]:
         found = worst(room, bounds, generator(key))

@@ -1,4 +1,4 @@
-"""Section 1.1, and Theorem 2.1.1: the flow of the network upstairs, and what it conserves."""
+"""Section 1.1 and Theorem 2.1.1: the flow of the factors, and what the flow conserves."""
 
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ WHOLE = (2.0, 3.0, 5.0)
 
 
 def backpropagated(at: Network, *, turn_left=True, turn_right=True, skip=0) -> np.ndarray:
-    """(1.6)."""
+    """The velocity of all factors by (1.6)."""
     left = lambda a: a.T if turn_left else a
     right = lambda b: b.T if turn_right else b
     de = slope(at)
@@ -49,7 +49,7 @@ GRADIENT = Claim(
 
 
 def drift(at: Network, of=defect, t=1.0) -> float:
-    """How far `of` moves along the flow, to time t, relative to the factors."""
+    """The change of `of`(W) along the flow up to time t, relative to the size of the factors."""
     flow = lambda _, w: backpropagated(Network(w.reshape(at.w.shape), at.y)).ravel()
     end = solve_ivp(flow, (0, t), at.w.ravel(), method="DOP853", rtol=1e-11, atol=1e-12).y[:, -1]
     return float(np.max(np.abs(of(end.reshape(at.w.shape)) - of(at.w))) / np.max(at.w**2))
@@ -79,7 +79,7 @@ INVARIANT = Claim(
 
 
 class Scalar(NamedTuple):
-    """One weight in each of three layers, E(X) = -X^2/2."""
+    """Three layers with the same single weight w, and E(X) = -X^2/2."""
 
     w: float
 
@@ -94,7 +94,7 @@ def blow_up(at: Scalar) -> float:
 
 
 def grown(at: Scalar, power: float) -> float:
-    """How far the solution is from (w^-power - power t)^(-1/power), at half of 1/(4 w^4)."""
+    """The error of the solution (w^-power - power t)^(-1/power), at half of the time 1/(4 w^4) at which it ends."""
     t = at.w**-4 / 8
     end = solve_ivp(lambda _, w: w**5, (0, t), [at.w], rtol=1e-12, atol=1e-13, method="DOP853").y[0, -1]
     return off(end, (at.w**-power - power * t) ** (-1 / power))
@@ -116,7 +116,7 @@ FOR_ALL_TIMES = Claim(
 
 
 def product_rule(at: Network, *, left=lambda a: a @ a.T, right=lambda b: b.T @ b) -> float:
-    """(2.2) against d phi of the flow upstairs."""
+    """The error of (2.2), against d phi of the velocity of the factors."""
     terms = (left(prefactor(at.w, p + 1)) @ slope(at) @ right(postfactor(at.w, p - 1)) for p in range(1, at.depth + 1))
     return off(-sum(terms), push(at.w, velocity(at)))
 
@@ -138,7 +138,7 @@ DOWNSTAIRS = Claim(
 
 
 def chain(at: Network, *, shift=0) -> float:
-    """(2.4) and (2.5)."""
+    """The largest error of the equations (2.4) and (2.5)."""
     v, de, errors = velocity(at), slope(at), []
     for p in range(1, at.depth):
         below, above = postfactor(at.w, p - shift), prefactor(at.w, p + 1)

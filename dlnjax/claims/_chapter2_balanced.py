@@ -1,4 +1,4 @@
-"""The rest of section 2.1: balanced factors."""
+"""Section 2.1 after Theorem 2.1.1 (2): balanced factors."""
 
 import itertools
 import math
@@ -32,7 +32,10 @@ WHOLE = (2.0, 3.0, 5.0)
 
 
 def isospectral(at: Network, lower=lambda w: w @ w.T, upper=lambda w: w.T @ w) -> float:
-    """Equal singular values of all factors, and W_{p+1}^T W_{p+1} = W_p W_p^T: the frames between them agree."""
+    """The error of two statements: all factors have the same singular values, and W_{p+1}^T W_{p+1} = W_p W_p^T.
+
+    The second one says that the frames of neighbouring factors agree.
+    """
     sigma = np.linalg.svd(at.w, compute_uv=False)
     frames = (off(lower(w), upper(up)) for w, up in itertools.pairwise(at.w))
     return max(off(sigma, np.broadcast_to(sigma[0], sigma.shape)), *frames)
@@ -53,13 +56,16 @@ ISOSPECTRAL = Claim(
 
 
 def shifted(at: Frame) -> np.ndarray:
-    """W_p = Q_{p+1} Lambda Q_p^T for 1 <= p < N, (2.6) as printed; it has no W_N but one of the right spectrum."""
+    """W_p = Q_{p+1} Lambda Q_p^T for 1 <= p < N, (2.6) as printed.
+
+    (2.6) does not say what W_N is, so a matrix with the right spectrum takes its place.
+    """
     q = np.concatenate([at.q[1:], at.q[-1:]])
     return xi(at.lam, q)
 
 
 def bound(at: Frame, w) -> float:
-    """The singular vectors of the product are Q_N and Q_0, the factors are balanced."""
+    """The error of two statements: the product has the singular vectors Q_N and Q_0, and the factors are balanced."""
     x, square = product(w), at.sigma**2
     ends = off(x @ x.T, (at.q[-1] * square) @ at.q[-1].T), off(x.T @ x, (at.q[0] * square) @ at.q[0].T)
     return max(*ends, imbalance(w))
@@ -85,9 +91,9 @@ INDICES = Claim(
 
 
 def preimages(at: Frame) -> int:
-    """How many (Lambda', Q_N P_N, ..., Q_0 P_0) give the same factors, P_p signed permutations (d = 2).
+    """The number of (Lambda', Q_N P_N, ..., Q_0 P_0), with signed permutations P_p, that give the same factors (d = 2).
 
-    Neighbours alone matter to a factor: the choices are counted along the chain.
+    A factor W_p depends on P_p and P_{p-1} alone, so that the choices are counted along the chain of factors.
     """
     orders, signs = ((0, 1), (1, 0)), itertools.product((1.0, -1.0), repeat=2)
     moves = [np.eye(2)[:, list(order)] * sign for sign in signs for order in orders]
@@ -102,7 +108,7 @@ def preimages(at: Frame) -> int:
 
 
 def onto(at: Frame) -> float:
-    """Whether the frames that the singular value decompositions give, one after the other, make the factors again."""
+    """The error of the statement that xi is onto. Frames are found from the factors one after the other."""
     rng = np.random.default_rng(0)
     turned = at.w.copy()
     for p in range(1, at.depth):
@@ -139,7 +145,7 @@ def rank(matrix) -> int:
 
 
 def dimensions(at: Frame) -> tuple[int, int, int, int]:
-    """The rank of d xi, N d^2 less the rank of dG, and N and d."""
+    """(the rank of d xi, N d^2 minus the rank of dG, N, d)."""
     d, n = len(at.lam), at.depth
     skew = [np.outer(a, b) - np.outer(b, a) for a, b in itertools.combinations(np.eye(d), 2)]
     moved = [push_frame(at, dlam=e) for e in np.eye(d)]
@@ -150,7 +156,7 @@ def dimensions(at: Frame) -> tuple[int, int, int, int]:
 
 
 def push_frame(at: Frame, p=0, k: Any = 0.0, dlam: Any = 0.0):
-    """d xi along dLambda, and along Q_p K for an antisymmetric K."""
+    """The derivative of xi along dLambda, and along Q_p K for an antisymmetric K."""
     q = at.q.astype(complex)
     q[p] = q[p] + 1e-30j * (q[p] @ (k + np.zeros_like(at.z)))
     return np.imag(xi(at.lam + 1e-30j * np.asarray(dlam), q)).ravel() / 1e-30
@@ -181,7 +187,7 @@ DIMENSION = Claim(
 
 
 def balanced_flow(at: Network, *, shift=0, last=0) -> float:
-    """(2.9) against d phi of the flow upstairs."""
+    """The error of (2.9), against d phi of the velocity of the factors."""
     n, x = at.depth, at.x
     terms = (
         symmetric_power(x @ x.T, (n - p + shift) / n) @ slope(at) @ symmetric_power(x.T @ x, (p - 1) / n)
@@ -207,7 +213,7 @@ BALANCED_FLOW = Claim(
 
 
 def collapsed(at: Frame, base, *, lag=1) -> float:
-    """A_{p+1} = Q_N S^((N-p)/N) Q_p^T and B_{p-1} = Q_{p-lag} S^((p-1)/N) Q_0^T, for S = `base`."""
+    """The error of A_{p+1} = Q_N S^((N-p)/N) Q_p^T and B_{p-1} = Q_{p-lag} S^((p-1)/N) Q_0^T, for S = `base`."""
     n, w, q, errors = at.depth, at.w, at.q, []
     for p in range(1, n + 1):
         errors.append(off((q[n] * base ** ((n - p) / n)) @ q[p].T, prefactor(w, p + 1)))
@@ -235,7 +241,7 @@ COLLAPSED = Claim(
 
 
 def framed_flow(at: Frame, base, *, twice=2) -> float:
-    """(2.11) against (2.2)."""
+    """The error of (2.11), against (2.2)."""
     n, q, w = at.depth, at.q, at.w
     left = lambda p: (q[n] * base ** (twice * (n - p) / n)) @ q[n].T
     right = lambda p: (q[0] * base ** (twice * (p - 1) / n)) @ q[0].T
@@ -263,7 +269,7 @@ FRAMED_FLOW = Claim(
 
 
 class Initial(NamedTuple):
-    """W_p and W_{p+1} of size d with entries N(0, std^2) and N(0, (ratio std)^2)."""
+    """A random W_p and W_{p+1} of size d, with entries N(0, std^2) and N(0, (ratio std)^2)."""
 
     d: int
     std: float
@@ -271,7 +277,10 @@ class Initial(NamedTuple):
 
 
 def moments(at: Initial) -> tuple[np.ndarray, float, float]:
-    """E[G], E|G|^2 and E|W W^T|^2, exactly: a Gauss-Hermite rule of three nodes for each entry integrates degree 5."""
+    """(E[G], E|G|^2, E|W W^T|^2), by a Gauss-Hermite rule of three nodes for each entry.
+
+    The rule is exact here, since it integrates polynomials of degree 5 in each entry exactly.
+    """
     nodes, weights = np.sqrt(3) * np.array([-1.0, 0.0, 1.0]), np.array([1.0, 4.0, 1.0]) / 6
     picks = np.array(list(itertools.product(range(3), repeat=2 * at.d**2)))
     chance = np.prod(weights[picks], axis=1)
@@ -306,7 +315,7 @@ ZERO_MEAN = Claim(
 
 
 def relative_defect(at: Initial) -> float:
-    """The root mean square of |G|, relative to that of |W W^T|."""
+    """The root mean square of |G| divided by the root mean square of |W W^T|."""
     _, g, square = moments(at)
     return math.sqrt(g / square)
 
@@ -330,12 +339,15 @@ NEAR_BALANCED = Claim(
 
 
 def on_fibre(x, free) -> np.ndarray:
-    """Factors of X: W_1, ..., W_{N-1} free, W_N what is missing."""
+    """Factors of X. W_1, ..., W_{N-1} are free, and W_N is chosen such that the product is X."""
     return np.array([*free, x @ np.linalg.inv(product(free))])
 
 
 def least_norm(at: Network, factor=1.0, exponent=2.0, unbalanced=False) -> float:
-    """The least sum |W_p|^2 over the fibre, by a search, against N sum sigma^(2/N); and the balance where it is."""
+    """The error of two statements about the least sum |W_p|^2 over the fibre of X, which a search finds.
+
+    The least sum is N sum sigma^(2/N), and the factors that attain it are balanced.
+    """
     x, shape, n = at.x, at.w[:-1].shape, at.depth
     size = lambda free: np.sum(on_fibre(x, free) ** 2)
     slope_of = lambda flat: derivative(size, flat.reshape(shape)).ravel()

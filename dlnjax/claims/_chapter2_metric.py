@@ -1,4 +1,4 @@
-"""Section 2.2: the metric of the flow downstairs."""
+"""Section 2.2: the metric for which the flow of X is a gradient flow."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ WHOLE = (2.0, 3.0, 6.0)
 
 
 class Point(NamedTuple):
-    """X, a covector or velocity Z, and the depth."""
+    """A matrix X, a covector or velocity Z, and the depth."""
 
     x: np.ndarray
     z: np.ndarray
@@ -42,14 +42,18 @@ def point(key, depth, d=None) -> Point:
 
 
 def by_powers(sigma, depth, *, numerator=2.0, denominator=2.0, shift=0.0):
-    """(2.20): (sigma_k^2 - sigma_l^2) / (sigma_k^(2/N) - sigma_l^(2/N)), and N sigma_k^(2(N-1)/N) on the diagonal."""
+    """The lambda_kl of (2.20), with N sigma_k^(2(N-1)/N) at k = l:
+
+    lambda_kl = (sigma_k^2 - sigma_l^2) / (sigma_k^(2/N) - sigma_l^(2/N)).
+    """
+
     k, l, same = sigma[:, None], sigma[None, :], np.eye(len(sigma), dtype=bool)
     below = np.where(same, 1.0, k ** (denominator / depth) - l ** (denominator / depth))
     return np.where(same, depth * k ** (2 * (depth - 1 + shift) / depth), (k**numerator - l**numerator) / below)
 
 
 def diagonalised(at: Point, *, turned=False, **changed) -> float:
-    """A(u_k v_l^T) = lambda_kl u_k v_l^T, and A is symmetric and positive."""
+    """The error of two statements: A(u_k v_l^T) = lambda_kl u_k v_l^T, and A is symmetric and positive."""
     u, sigma, vt = np.linalg.svd(at.x)
     if turned:
         u, vt = vt.T, u.T
@@ -60,13 +64,16 @@ def diagonalised(at: Point, *, turned=False, **changed) -> float:
 
 
 def least(a) -> float:
-    """The least eigenvalue, relative to the largest."""
+    """The least eigenvalue divided by the largest."""
     values = np.linalg.eigvalsh(a)
     return values[0] / values[-1]
 
 
 def least_eigenvalue(key, depth):
-    """The least lambda_kl / (sigma_k sigma_l)^(1-1/N) over ratios from e^-40 to e^40, that is shc(u)/shc(u/N)."""
+    """An attack on lambda_kl > 0: the least lambda_kl / (sigma_k sigma_l)^(1-1/N) over log-ratios u up to 40.
+
+    This quotient is shc(u)/shc(u/N).
+    """
     shc = lambda x, m: (m.exp(x) - m.exp(-x)) / (2 * x)
     found = worst(lambda x, m: shc(x[0], m) / shc(x[0] / depth, m), [(NEAR, FAR)], generator(key))
     return -found.room, {"log ratio": found.at[0], "depth": depth}
@@ -92,7 +99,7 @@ DIAGONAL = Claim(
 
 
 class Repeated(NamedTuple):
-    """X = sigma Q with Q orthogonal: all singular values are equal."""
+    """X = sigma Q with Q orthogonal, so that all singular values are equal."""
 
     sigma: float
     q: np.ndarray
@@ -105,7 +112,7 @@ def repeated(key, depth) -> Repeated:
 
 
 def off_diagonal(at: Repeated, value) -> float:
-    """A u_1 v_2^T against `value` u_1 v_2^T; an error of 1 where `value` is not a number."""
+    """The error of A(u_1 v_2^T) = `value` u_1 v_2^T. It is 1 if `value` is not a number."""
     u, _, vt = np.linalg.svd(at.sigma * at.q)
     unit = np.outer(u[:, 0], vt[1])
     return off(operator(at.sigma * at.q, unit, at.depth), value * unit) if math.isfinite(value) else 1.0
@@ -136,7 +143,7 @@ EQUAL = Claim(
 
 
 def fractional(at: Point, scale: float) -> float:
-    """(2.21) and (2.22): U Sigma^(scale (N-p)/N) U^T, V Sigma^(scale (p-1)/N) V^T."""
+    """The error of (2.21) and (2.22) with U Sigma^(scale (N-p)/N) U^T and V Sigma^(scale (p-1)/N) V^T."""
     u, sigma, vt = np.linalg.svd(at.x)
     n, errors = int(at.depth), []
     for p in range(1, n + 1):
@@ -175,7 +182,7 @@ def pair(key, depth) -> Pair:
 
 
 def series(at: Pair, power=2.0, last=0) -> float:
-    """The sum in the proof, with 40 digits, against (2.23)."""
+    """The error of (2.23), against the sum in its proof, with 40 digits."""
     with mpmath.workdps(40):
         k, l, n = mpmath.mpf(at.k), mpmath.mpf(at.l), int(at.depth)
         total = sum(
@@ -199,7 +206,7 @@ SERIES = Claim(
 
 
 def riesz(at: Point, gradient) -> float:
-    """dE(X)(Z) = g^N(grad, Z) for every Z, (2.25): the left side by a complex step."""
+    """The error of dE(X)(Z) = g^N(grad, Z), (2.25), for three random Z. A complex step gives the left side."""
     rng = np.random.default_rng(1)
     y = at.z
     metric = np.linalg.inv(as_matrix(at.x, at.depth))
@@ -214,12 +221,12 @@ _operator = jax.jit(dlnjax.metric_operator)
 
 
 def point3(key, depth) -> Point:
-    """Of one size, for what is compiled."""
+    """A point of size 3. The library compiles once for each size, so that all points have this one."""
     return point(key, depth, 3)
 
 
 def library_gradient(at: Point) -> np.ndarray:
-    """A_X(dE) by the library, in the thesis's scale: at finite depth it has no 1/N."""
+    """A_X(dE) by the library, in the scale of the thesis, which has no 1/N at finite depth."""
     de = derivative(lambda x: energy(x, at.z), at.x)
     return np.asarray(_operator(at.x, de, at.depth)) * (at.depth if math.isfinite(at.depth) else 1.0)
 
@@ -250,7 +257,7 @@ def extrapolated(at: Point) -> np.ndarray:
 
 
 def integral(at: Point, power=1.0) -> np.ndarray:
-    """The integral of (2.30), by Gauss's rule."""
+    """The integral in (2.30), by Gauss-Legendre quadrature."""
     nodes, weights = np.polynomial.legendre.leggauss(20)
     left, right = at.x @ at.x.T, at.x.T @ at.x
     terms = (symmetric_power(left, power * (1 - t)) @ at.z @ symmetric_power(right, power * t) for t in (1 + nodes) / 2)
@@ -278,7 +285,7 @@ INFINITE = Claim(
 
 
 def eigenvalue_limit(at: Pair, power=2) -> float:
-    """lambda_kl / N at N = 10^20, with 60 digits, against (2.31), and the same at k = l."""
+    """The error of (2.31) for k != l and for k = l, against lambda_kl / N at N = 10^20, with 60 digits."""
     with mpmath.workdps(60):
         n, k, l = mpmath.mpf(10) ** 20, mpmath.mpf(at.k), mpmath.mpf(at.l)
         distinct = (k**2 - l**2) / (k ** (2 / n) - l ** (2 / n)) / n

@@ -1,4 +1,4 @@
-"""Section 2.2.1: the submersion that the metric comes from, and its horizontal space."""
+"""Section 2.2.1: the submersion phi from the balanced manifold M, which makes the metric, and its horizontal space."""
 
 import itertools
 import math
@@ -13,7 +13,9 @@ WHOLE = (2.0, 3.0, 6.0)
 
 
 def submersion(at: Frame, scale=1.0, exponent=1.0) -> float:
-    """d phi is onto, d phi d phi^T = A, the shortest lift of Z is tangent to M and as long as Z."""
+    """The error of these statements: d phi is onto, d phi d phi^T = A, and the shortest lift of Z is tangent to M and
+    as long as Z in the metric g^N.
+    """
     push, sigma = differential(at.w), at.sigma
     u, v, z = at.q[-1], at.q[0], at.z
     a = as_matrix((u * sigma) @ v.T, float(at.depth))
@@ -46,12 +48,12 @@ SUBMERSION = Claim(
 
 
 def low_rank(at: Frame, pair_power=2.0) -> float:
-    """Theorem 2.2.6 at rank d - 1: g^N is Tr(Z^T A^+ Z) on the tangent space, to which A is onto."""
+    """The error of Theorem 2.2.6 at rank d - 1, where g^N is Tr(Z^T A^+ Z) on the tangent space, the range of A."""
     d, n = len(at.lam), at.depth
     lam = np.where(np.arange(d) < d - 1, at.lam, 0.0)
     push, sigma, u, v = differential(xi(lam, at.q)), lam**n, at.q[-1], at.q[0]
     z = u.T @ at.z @ v
-    z[-1, -1] = 0.0  # tangent to the matrices of rank d - 1
+    z[-1, -1] = 0.0  # makes Z tangent to the matrices of rank d - 1
     k, l = sigma[:, None], sigma[None, :]
     alive = (k > 0) | (l > 0)
     zero = (k > 0) ^ (l > 0)
@@ -77,7 +79,9 @@ LOW_RANK = Claim(
 
 
 def horizontal(at: Frame, exchanged=False) -> float:
-    """The solutions of W_{p+1}^T Z_{p+1} = Z_p W_p^T, 1 <= p < N, are the orthogonal complement of ker d phi in T M."""
+    """The error of the statement that the solutions of W_{p+1}^T Z_{p+1} = Z_p W_p^T, 1 <= p < N, are the horizontal
+    space, which is the orthogonal complement of ker d phi.
+    """
     w = at.w
     rows = []
     for dw in np.eye(w.size).reshape(-1, *w.shape):
@@ -108,20 +112,22 @@ HORIZONTAL = Claim(
 
 
 def basis(at: Frame, constant) -> np.ndarray:
-    """The vectors of (2.34)-(2.42): l^k, u^{k,l,0} and u^{k,l,N}, with C_s and D_s = `constant(s, k, l)`."""
+    """The vectors l^k, u^{k,l,0} and u^{k,l,N} of (2.34)-(2.42), with the constants C_s, D_s = `constant(s, k, l)`."""
     d, n, q = len(at.lam), at.depth, at.q
     column = lambda p, i: q[p][:, i]
     stack = lambda factor: np.array([factor(s) for s in range(1, n + 1)]).ravel()
     out = [stack(lambda s, k=k: np.outer(column(s, k), column(s - 1, k)) / math.sqrt(n)) for k in range(d)]
     for k, l in itertools.combinations(range(d), 2):
-        # u^{k,l,0} takes q_{s-1,k} to q_{s,l}, and u^{k,l,N} the other way.
+        # u^{k,l,0} takes q_{s-1,k} to q_{s,l}, and u^{k,l,N} takes q_{s-1,l} to q_{s,k}.
         for a, b in ((k, l), (l, k)):
             out.append(stack(lambda s, a=a, b=b: constant(s, a, b) * np.outer(column(s, b), column(s - 1, a))))
     return np.array(out)
 
 
 def is_basis(at: Frame, constant) -> float:
-    """Orthonormal, and orthogonal to ker d phi; d phi of them are sqrt(lambda_kl) u_k v_l^T, orthogonal."""
+    """The error of these statements: the vectors are orthonormal and orthogonal to ker d phi, and d phi maps them to
+    orthogonal matrices.
+    """
     vectors, push = basis(at, constant), differential(at.w)
     q, _ = np.linalg.qr(push.T)
     images = vectors @ push.T

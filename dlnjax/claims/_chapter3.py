@@ -1,4 +1,4 @@
-"""Section 3.1: geodesics, and what a submersion makes of them."""
+"""Section 3.1: geodesics, and the images of geodesics under a submersion."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from dlnjax.claims._spectra import generator, off
 
 
 class Segment(NamedTuple):
-    """Two numbers, the ends of a curve in (0, inf), d = 1."""
+    """Two numbers, which are the ends of a curve in (0, inf), d = 1."""
 
     a: float
     b: float
@@ -29,12 +29,12 @@ def segment(key, depth) -> Segment:
 
 
 def speed_squared(x, v, depth):
-    """g^N(v, v) at X = x, with the 1/N of Remark 2.2.3."""
+    """The squared speed g^N(v, v) at X = x, d = 1, with the 1/N of Remark 2.2.3."""
     return v**2 / x ** (2 - 2 / mpmath.mpf(depth))
 
 
 def measured(at: Segment, power: float, outer=1.0) -> float:
-    """The integral of g^power along x(t) = a + (b - a) t^2, to the power `outer`, against the length."""
+    """The error of (integral of g^power)^outer as the arc length, along x(t) = a + (b - a) t^2."""
     to, _ = flat(at.depth)
     speed = lambda t: speed_squared(at.a + (at.b - at.a) * t**2, 2 * (at.b - at.a) * t, at.depth) ** power
     integral: Any = mpmath.quad(speed, [0, 1])
@@ -83,7 +83,7 @@ def along_geodesic(key, depth) -> Along:
 
 
 def euler_lagrange(at: Along, sign: float) -> float:
-    """d/dt dL/dx' against sign dL/dx for L = g."""
+    """The error of d/dt dL/dx' = sign dL/dx for L = g."""
     with mpmath.workdps(60):
         of_v = lambda t: mpmath.diff(lambda v: speed_squared(at.x(t), v, at.depth), at.v(t))
         left = mpmath.diff(of_v, at.t)
@@ -107,14 +107,14 @@ EULER_LAGRANGE = Claim(
 
 
 def legendre(x, p, depth):
-    """(3.5) for L = g/2: the supremum where its derivative vanishes."""
+    """The Hamiltonian (3.5) for L = g/2. The supremum is where the derivative in v vanishes."""
     lagrangian = lambda v: speed_squared(x, v, depth) / 2
     v = mpmath.findroot(lambda v: p - mpmath.diff(lagrangian, v), p)
     return p * v - lagrangian(v)
 
 
 def canonical(at: Along, sign=-1, scale=1) -> float:
-    """p = dL/dx', and (3.6)-(3.7) along a geodesic."""
+    """The error of (3.6)-(3.7) along a geodesic, with p = scale dL/dx' and p' = sign dH/dx."""
     with mpmath.workdps(40):
         x, v, depth = at.x(at.t), at.v(at.t), at.depth
         momentum = lambda t: mpmath.diff(lambda v: speed_squared(at.x(t), v, depth) / 2, at.v(t)) * scale
@@ -140,9 +140,10 @@ CANONICAL = Claim(
 
 
 def from_above(at: Frame, horizontal=True, end=0.5):
-    """A geodesic of the balanced manifold that starts along a horizontal vector: its factors and velocities, in time.
+    """A geodesic of the balanced manifold M that starts along a horizontal vector: (factors, velocities) at three
+    times.
 
-    Its acceleration is normal to M: the shortest that keeps every G_p at 0.
+    The acceleration of a geodesic is normal to M. It is the shortest acceleration that keeps every G_p at 0.
     """
     w0 = at.w
     shape = w0.shape
@@ -164,7 +165,9 @@ def from_above(at: Frame, horizontal=True, end=0.5):
 
 
 def projected(at: Frame, horizontal=True) -> float:
-    """Theorem 3.1.2: it stays horizontal, and its product is the geodesic of dlnjax, of the same speed."""
+    """The error of Theorem 3.1.2: the geodesic of M stays horizontal, and its product is the geodesic of the library,
+    with the same speed.
+    """
     states, depth = from_above(at, horizontal), at.depth
     errors, size = [], np.max(np.abs(states[0, 1]))
     for w, v in states:

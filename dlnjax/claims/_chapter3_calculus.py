@@ -14,7 +14,7 @@ D = 3
 
 
 class Symmetric(NamedTuple):
-    """S = Q diag(values) Q^T and a direction Z."""
+    """A symmetric S = Q diag(values) Q^T and a direction Z."""
 
     q: np.ndarray
     values: np.ndarray
@@ -32,12 +32,15 @@ def symmetric(key, _) -> Symmetric:
 
 
 def step(values, z) -> float:
-    """Of a difference along Z: far from where the least eigenvalue or singular value would change sign."""
+    """The step of a difference along Z.
+
+    It is small enough that the least eigenvalue or singular value keeps its sign.
+    """
     return 1e-2 * float(np.min(values) / np.linalg.norm(z, 2))
 
 
 def divided(values, f, df):
-    """(3.40), with its second line on the diagonal alone."""
+    """The matrix f^[1] of (3.40). Its second line, f', is used on the diagonal only."""
     same = np.eye(len(values), dtype=bool)
     gap = np.where(same, 1.0, values[:, None] - values[None, :])
     return np.where(same, df(values), (f(values)[:, None] - f(values)[None, :]) / gap)
@@ -51,7 +54,7 @@ FUNCTIONS = (
 
 
 def calculus(at: Symmetric, *, scale=1.0, on_diagonal=1.0) -> float:
-    """(3.39) against differences."""
+    """The error of (3.39), against differences."""
     errors = []
     for f, df in FUNCTIONS:
         measured = slope(lambda h, f=f: function(at.s + h * at.z, f), step(at.values, at.z))
@@ -82,7 +85,10 @@ def doubled(key, _) -> Symmetric:
 
 
 def at_equal(at: Symmetric, value) -> float:
-    """(3.39) for exp, with `value` in (3.40) at equal eigenvalues and i != j; an error of 1 if it is no number."""
+    """The error of (3.39) for exp, with `value` in (3.40) at equal eigenvalues and i != j.
+
+    It is 1 if `value` is not a number.
+    """
     equal = (at.values[:, None] == at.values[None, :]) & ~np.eye(len(at.values), dtype=bool)
     if not np.all(np.isfinite(value)):
         return 1.0

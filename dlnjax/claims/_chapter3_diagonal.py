@@ -1,4 +1,4 @@
-"""The corollary and the remark that end section 3.4: diagonal matrices, symmetric matrices, equal singular vectors."""
+"""Corollary 3.4.2.1 and Remark 3.4.3: ends that are diagonal, symmetric, or have the same singular vectors."""
 
 import math
 from typing import NamedTuple
@@ -15,7 +15,7 @@ DEEPER = (3.0, 10.0, math.inf)
 
 
 class Diagonals(NamedTuple):
-    """The diagonals of A and B, positive."""
+    """The positive diagonals of the diagonal matrices A and B."""
 
     a: np.ndarray
     b: np.ndarray
@@ -51,7 +51,7 @@ GEODESIC = Claim(
 
 
 def binomial(at: Diagonals, *, swapped=False) -> float:
-    """The sum of (3.86) at some t."""
+    """The error of the sum in (3.86), at two times."""
     n, errors = int(at.depth), []
     for t in (0.2, 0.7):
         s = 1 - t if swapped else t
@@ -76,21 +76,21 @@ BINOMIAL = Claim(
 
 
 class Exchanged(NamedTuple):
-    """The log ratio u of A = diag(e^u, 1) and B = diag(1, e^u)."""
+    """The log-ratio u of the ends A = diag(e^u, 1) and B = diag(1, e^u)."""
 
     log_ratio: float
     depth: float
 
 
 def straight(at: Exchanged) -> float:
-    """The length of (3.86) from A to B, at finite depth that of the thesis's g^N."""
+    """The length of (3.86) from A to B. At finite depth it is the length in the g^N of the thesis."""
     to, _ = flat(at.depth)
     scale = math.sqrt(at.depth) if math.isfinite(at.depth) else 1.0
     return math.sqrt(2) * float(to(math.exp(at.log_ratio)) - to(1.0)) / scale
 
 
 def turning(at: Exchanged) -> float:
-    """The length of R(pi t/2) A R(pi t/2)^T."""
+    """The length of the curve R(pi t/2) A R(pi t/2)^T from A to B."""
 
     def turned(t):
         c, s = math.cos(math.pi * t / 2), math.sin(math.pi * t / 2)
@@ -101,7 +101,10 @@ def turning(at: Exchanged) -> float:
 
 
 def closed_turning(at: Exchanged, factor=1.0) -> float:
-    """The same: pi sqrt(u tanh(u/2)) at infinite depth, and with sinh(u/N)/(1/N) e^(u/N) for u at finite depth."""
+    """The length `turning` in closed form: pi sqrt(u tanh(u/2)) at infinite depth.
+
+    At finite depth the factor u is replaced by sinh(u/N) e^(u/N).
+    """
     u, n = at.log_ratio, at.depth
     rate = u if math.isinf(n) else math.sinh(u / n) * math.exp(u / n)
     return factor * math.pi * math.sqrt(rate * math.tanh(u / 2))
@@ -125,7 +128,7 @@ SHORTEST = Claim(
 
 
 def hessian(at: Exchanged) -> float:
-    """The least second derivative of the action at (3.86), along off-diagonal symmetric directions; relative."""
+    """The least second derivative of the action at (3.86), along off-diagonal symmetric directions, over the action."""
     to, back = flat(at.depth)
     ends = to(np.array([math.exp(at.log_ratio / 2), math.exp(-at.log_ratio / 2)]))
     x = sample(lambda t: np.diag(back((1 - t) * ends + t * ends[::-1])))
@@ -138,12 +141,14 @@ def hessian(at: Exchanged) -> float:
     return float(np.min(np.linalg.eigvalsh(values)) / base)
 
 
-# At which a/b it ceases to be shorter than its neighbours.
+# For each depth, the ratio a/b beyond which (3.86) from diag(a, b) to diag(b, a) is not shorter than its neighbours.
 TURNS = {3.0: 81.5, 4.0: 52.8, 10.0: 37.6, math.inf: 35.6}
 
 
 def turned_at(at: Exchanged, factor=1.0) -> float:
-    """The error of: shorter than its neighbours up to 2 % below that ratio, not from 3 % above; for N = 2 always."""
+    """The error of the statement that (3.86) is shorter than its neighbours at 2 % below the ratio in `TURNS`, and not
+    at 3 % above it. For N = 2 it is always shorter.
+    """
     near = lambda beside: at._replace(log_ratio=math.log(factor * beside * TURNS.get(at.depth, 36.0)))
     beyond = hessian(near(1.03)) if at.depth in TURNS else -1.0
     return max(-hessian(near(0.98)), beyond, -hessian(at._replace(depth=2.0)))
@@ -174,7 +179,7 @@ def ordered(key, depth) -> Diagonals:
 
 
 def detour(at: Diagonals, c) -> float:
-    """How much longer than (3.86) a curve with bumps `c` is, relative."""
+    """The relative excess of the length of a curve over that of (3.86). The bumps `c` are added to (3.86)."""
     bump = (NODES * (1 - NODES))[:, None, None]
     c = np.reshape(c, (2, 3, 3))
     x = sample(interpolated(at, at.depth)) + bump * (c[0] + (2 * NODES - 1)[:, None, None] * c[1])
@@ -184,12 +189,12 @@ def detour(at: Diagonals, c) -> float:
 
 
 def bumps_of(at: Diagonals):
-    """Any, the same for the same ends."""
+    """Random bumps for `detour`, which depend only on the ends."""
     return 0.1 * np.random.default_rng(int(1e6 * at.a[0])).standard_normal(18) * at.a[-1]
 
 
 def shortest_detour(key, depth):
-    """The shortest curve that a search finds from a random one."""
+    """An attack: the shortest curve that a search finds from a random curve."""
     at = ordered(key, depth)
     found = minimize(lambda c: detour(at, c), bumps_of(at), options={"maxiter": 15})
     return -found.fun, {**at._asdict(), "bumps": found.x}
@@ -224,7 +229,7 @@ def polar(x):
 
 
 def apart(a, b) -> float:
-    """How far U V^T is from U~ V~^T: 0 iff there is a Q with U~ = U Q and V~ = V Q."""
+    """The distance of U V^T from U~ V~^T. It is 0 iff there is a Q with U~ = U Q and V~ = V Q."""
     return float(np.linalg.norm(polar(a) - polar(b)) / math.sqrt(len(a)))
 
 
@@ -241,7 +246,9 @@ def symmetrics(key, _) -> Symmetrics:
 
 
 def of_equal_signs(at: Symmetrics) -> float:
-    """Of positive definite and of negative definite matrices with the eigenvectors of A and B."""
+    """The error of Remark 3.4.3 for two positive definite matrices with the eigenvectors of A and B, and for two
+    negative definite ones.
+    """
     a, b = function(at.a, np.exp), function(at.b, np.exp)
     return max(apart(a, b), apart(-a, -b))
 
@@ -266,7 +273,7 @@ SYMMETRIC = Claim(
 
 
 class Shared(NamedTuple):
-    """Singular values of A and of B, and singular vectors U, V, and W."""
+    """Singular values of A and of B, and singular vectors U, V and W."""
 
     sigma: np.ndarray
     sigma_b: np.ndarray

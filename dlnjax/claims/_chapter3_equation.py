@@ -19,7 +19,7 @@ D = 3
 
 
 class Phase(NamedTuple):
-    """X = U diag(sigma) V^T, a covector P, a velocity Z, an exponent and the depth."""
+    """A matrix X = U diag(sigma) V^T, a covector P, a velocity Z, an exponent alpha and the depth."""
 
     u: np.ndarray
     sigma: np.ndarray
@@ -38,7 +38,7 @@ class Phase(NamedTuple):
         return {"X": self.x, "P": self.p, "depth": self.depth}
 
     def tilde(self, m):
-        """U^T M V."""
+        """The matrix U^T M V, which the thesis writes with a tilde."""
         return self.u.T @ m @ self.v
 
 
@@ -53,7 +53,7 @@ BY_HAND = Phase(np.eye(D), np.array([4.0, 1.0, 1.0]), np.eye(D), np.diag([1.0, 0
 
 
 def supremum(at: Phase) -> float:
-    """(3.5): sup over Z of Tr(P^T Z) - g^N(Z, Z)/2, by a search."""
+    """The H of (3.5), which is the supremum over Z of Tr(P^T Z) - g^N(Z, Z)/2, by a search."""
     a = as_matrix(at.x, at.depth)
     metric, p = np.linalg.inv(a), at.p.ravel()
     slope = lambda z: metric @ z - p
@@ -61,7 +61,7 @@ def supremum(at: Phase) -> float:
 
 
 class Moved(NamedTuple):
-    """Another X."""
+    """What `inverse_form` needs, with another X."""
 
     x: np.ndarray
     p: np.ndarray
@@ -69,7 +69,7 @@ class Moved(NamedTuple):
 
 
 def inverse_form(at: Phase | Moved) -> float:
-    """1/2 Tr(P^T A^{-1}(P)), as printed."""
+    """1/2 Tr(P^T A^{-1}(P)), which is (3.37) as printed."""
     a = as_matrix(at.x, at.depth)
     return float(at.p.ravel() @ np.linalg.solve(a, at.p.ravel())) / 2
 
@@ -98,13 +98,13 @@ HAMILTONIAN = Claim(
 
 
 def kernel(at: Phase, alpha, *, power=2.0):
-    """(3.43)."""
+    """The matrix f_alpha^[1](Sigma^2) of (3.43)."""
     s = at.sigma**power
     return divided(s, lambda x: x**alpha, lambda x: alpha * x ** (alpha - 1))
 
 
 def powers(at: Phase, *, power=2.0, exchanged=False, one=False) -> float:
-    """(3.41) and (3.42) against differences."""
+    """The error of (3.41) and (3.42), against differences."""
     raised = lambda x: function(x, lambda y: y**at.alpha)
     moved = lambda square: slope(lambda h: raised(square(at.x + h * at.z)), step(at.sigma, at.z))
     s, z, f = np.diag(at.sigma), at.tilde(at.z), kernel(at, at.alpha, power=power)
@@ -134,7 +134,7 @@ POWERS = Claim(
 
 
 class Traces(NamedTuple):
-    """Symmetric K and M, diagonal Sigma, any A."""
+    """Symmetric K and M, the diagonal of Sigma, and any A."""
 
     k: np.ndarray
     m: np.ndarray
@@ -149,7 +149,7 @@ def traces(key, _) -> Traces:
 
 
 def identities(at: Traces, *, last=None, turned=False) -> float:
-    """(3.55) and (3.56)."""
+    """The error of (3.55) and (3.56)."""
     s, (k, m, _, a) = np.diag(at.sigma), at
     b = a if turned else a.T
     first = [np.trace((k * (s @ b)) @ m), np.trace((k * (a @ s)) @ m), np.trace(s @ (k * m) @ a)]
@@ -178,7 +178,9 @@ TRACES = Claim(
 
 
 def layers(depth):
-    """((N-p)/N, (p-1)/N, weight) for each p, and of the integral that they become at infinite depth."""
+    """((N-p)/N, (p-1)/N, 1) for each p. At infinite depth the sum over p becomes an integral, and these are (1-t, t,
+    weight) for the nodes t of a quadrature.
+    """
     if math.isfinite(depth):
         n = int(depth)
         return [((n - p) / n, (p - 1) / n, 1.0) for p in range(1, n + 1)]
@@ -187,7 +189,7 @@ def layers(depth):
 
 
 def energy(at: Phase):
-    """H(X, P) of (3.37), corrected, as a function of X and P."""
+    """The corrected H(X, P) of (3.37), as a function of X and P."""
 
     def h(x, p):
         power = lambda square, exponent: function(square, lambda y: y**exponent)
@@ -198,7 +200,7 @@ def energy(at: Phase):
 
 
 def force(at: Phase, *, exchanged=False, turned=False, scale=1.0):
-    """P' of (3.46): -U (sum_p [f_a o M_1] Sigma + Sigma [f_b o M_2]) V^T, with (3.47)-(3.48)."""
+    """The P' of (3.46), -U (sum_p [f_a o M_1] Sigma + Sigma [f_b o M_2]) V^T, with (3.47)-(3.48)."""
     s, p, total = np.diag(at.sigma), at.tilde(at.p), 0.0
     for a, b, w in layers(at.depth):
         m1 = (p * at.sigma ** (2 * b)) @ p.T
@@ -215,7 +217,7 @@ def gradient(along):
 
 
 def motion(at: Phase, **changed) -> float:
-    """(3.46) against the derivatives of H, by differences and by those of dlnjax."""
+    """The error of (3.46), against the derivatives of H by differences and by the library."""
     h = energy(at)
     of_x = gradient(lambda z: slope(lambda t: h(at.x + t * z, at.p), step(at.sigma, z)))
     of_p = gradient(lambda z: slope(lambda t: h(at.x, at.p + t * z)))
@@ -226,7 +228,7 @@ def motion(at: Phase, **changed) -> float:
 
 
 def as_printed(at: Phase) -> float:
-    """(3.46) against the H of (3.37) with the inverse of A."""
+    """The error of (3.46), against the H of (3.37) as printed, with the inverse of A."""
     moved = lambda h: inverse_form(Moved(at.x + h * at.z, at.p, at.depth))
     return off(np.sum(force(at) * at.z), -slope(moved, step(at.sigma, at.z)))
 
@@ -255,12 +257,12 @@ MOTION = Claim(
 
 
 def slope_along(at: Phase) -> float:
-    """D_X[H](Z), by differences along Z."""
+    """The derivative D_X[H](Z), by differences along Z."""
     return float(slope(lambda h: energy(at)(at.x + h * at.z, at.p), step(at.sigma, at.z)))
 
 
 def directional(at: Phase, *, half=0.5, second=1.0) -> float:
-    """(3.49)-(3.51) and (3.53)-(3.54)."""
+    """The error of (3.49)-(3.51) and of (3.53)-(3.54)."""
     s, z, pt = np.diag(at.sigma), at.tilde(at.z), at.tilde(at.p)
     full = small = 0.0
     for a, b, w in layers(at.depth):
@@ -294,7 +296,7 @@ DIRECTIONAL = Claim(
 
 
 def collected(at: Phase, *, turned=False) -> float:
-    """(3.61)-(3.63), and (3.64) as minus the transpose of what they hold."""
+    """The error of (3.61)-(3.63), and of (3.64), which is minus the transpose of the matrix in them."""
     s, z, pt = np.diag(at.sigma), at.tilde(at.z), at.tilde(at.p)
     total = 0.0
     for a, b, w in layers(at.depth):

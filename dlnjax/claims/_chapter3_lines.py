@@ -1,4 +1,4 @@
-"""Section 3.4: straight lines upstairs, Lemma 3.4.1."""
+"""Section 3.4, Lemma 3.4.1: straight lines between balanced factors."""
 
 import math
 from typing import NamedTuple
@@ -15,7 +15,7 @@ WHOLE = (2.0, 3.0, 5.0)
 
 
 class Line(NamedTuple):
-    """What xi takes at the two ends of (3.66): Lambda, Lambda~, and Q_p, Q~_p for p = 0..N."""
+    """The arguments of xi at the two ends of the line (3.66): Lambda and Lambda~, and Q_p and Q~_p for p = 0..N."""
 
     lam: np.ndarray
     lam_b: np.ndarray
@@ -24,7 +24,7 @@ class Line(NamedTuple):
 
     @property
     def turns(self):
-        """Q~_p^T Q_p, (3.65)."""
+        """The matrices Q~_p^T Q_p of (3.65). The functions below call these matrices Q_p too, as the lemma does."""
         return np.swapaxes(self.q_b, -1, -2) @ self.q
 
     def at(self, t):
@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
 
 def line(key, depth, turns=None) -> Line:
-    """Q~_p such that Q~_p^T Q_p is `turns`, of the parity of p unless given."""
+    """A random line for which Q~_p^T Q_p is `turns`. Unless these are given, they depend on the parity of p only."""
     rng = generator(key)
     d = 2 if turns else int(rng.integers(2, 4))
     q = np.array([orthogonal(rng, d) for _ in range(int(depth) + 1)])
@@ -46,13 +46,13 @@ def never_balanced(at: Line) -> float:
 
 
 def opposed(at: Line) -> Line:
-    """Q_{p+1} = -Q_{p-1} in place of (1)."""
+    """The line with Q_{p+1} = -Q_{p-1} in place of condition (1)."""
     signs = np.array([(-1.0) ** (p // 2) for p in range(len(at.q))])
     return at._replace(q_b=at.q_b * signs[:, None, None])
 
 
 def shuffled(at: Line) -> Line:
-    """Q_{p+1} = Q_{p-1}^T."""
+    """The line with Q_{p+1} = Q_{p-1}^T in place of condition (1)."""
     turns = [o if p % 4 < 2 else o.T for p, o in enumerate(at.turns)]
     return at._replace(q_b=np.array([a @ o.T for a, o in zip(at.q, turns, strict=True)]))
 
@@ -78,7 +78,10 @@ def rotation(angle):
 
 
 def mixed(key, depth) -> Line:
-    """Lines of one of three kinds: those of (1); any; those that satisfy (2), not (1): Q_0 = R^T, Q_1 = I, Q_2 = R."""
+    """A line of one of three kinds: it satisfies (1), or it is any line, or it satisfies (2) but not (1).
+
+    A line of the last kind has Q_0 = R^T, Q_1 = I and Q_2 = R.
+    """
     kind = int(generator(key).integers(3))
     if kind == 0:
         return line(key, depth)
@@ -90,7 +93,7 @@ def mixed(key, depth) -> Line:
 
 
 def skew(at: Line, *, inverse=True, sign=1.0) -> float:
-    """How far (Q_{p+1} - Q_{p-1}) M^T, (3.67)-(3.68), are from antisymmetric."""
+    """The largest entry of K + K^T for K = (Q_{p+1} - Q_{p-1}) M^T of (3.67)-(3.68). It is 0 for antisymmetric K."""
     o, errors = at.turns, [0.0]
     for p in range(1, len(o) - 1):
         m = (o[p] * at.lam) / (at.lam_b[:, None] if inverse else 1.0)
@@ -100,7 +103,7 @@ def skew(at: Line, *, inverse=True, sign=1.0) -> float:
 
 
 def equivalent(at: Line, **changed) -> float:
-    """0 if the line is balanced and the condition satisfied, or neither."""
+    """0 if the line is balanced and satisfies condition (2), or if neither is true, and else 1."""
     return float((never_balanced(at) < 1e-10) != (skew(at, **changed) < 1e-10))
 
 
@@ -123,7 +126,7 @@ CHARACTERIZED = Claim(
 
 
 def loses_rank(at: Line) -> float:
-    """1 if a factor is singular somewhere on the line, 0 if not: the least singular value, by a search in t."""
+    """1 if a factor is singular somewhere on the line, else 0. A search in t finds the least singular value."""
     least = lambda t: float(np.min(np.linalg.svd(at.at(t), compute_uv=False)))
     grid = np.linspace(0, 1, 201)
     t = grid[int(np.argmin([least(t) for t in grid]))]
@@ -133,13 +136,13 @@ def loses_rank(at: Line) -> float:
 
 
 def through_zero(key, depth) -> Line:
-    """A line of (1), to factors that are -Q_p L~ Q_{p-1}^T."""
+    """A line that satisfies (1), and ends at the factors -Q_p L~ Q_{p-1}^T."""
     at = line(key, depth)
     return at._replace(q_b=at.q * ((-1.0) ** np.arange(len(at.q)))[:, None, None])
 
 
 def one_turn(at: Line) -> Line:
-    """The same ends but with Q~_p^T Q_p the same for all p."""
+    """A line with the same start and the same L~, for which Q~_p^T Q_p is the same for all p."""
     return at._replace(q_b=at.q @ at.turns[0].T)
 
 

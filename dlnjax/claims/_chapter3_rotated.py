@@ -1,4 +1,4 @@
-"""Theorem 3.4.2: endpoints that a rotation relates."""
+"""Theorem 3.4.2: ends A and B whose singular vectors differ by one common rotation."""
 
 import math
 from typing import NamedTuple
@@ -16,7 +16,7 @@ WHOLE = (2.0, 3.0, 5.0)
 
 
 class Ends(NamedTuple):
-    """A = U Sigma V^T and B = U Q Sigma~ (V Q)^T."""
+    """The ends A = U Sigma V^T and B = U Q Sigma~ (V Q)^T."""
 
     sigma: np.ndarray
     sigma_b: np.ndarray
@@ -39,7 +39,7 @@ class Ends(NamedTuple):
 
     @property
     def positive(self):
-        """S_A and S_B: in the frame of A, so that A = U S_A V^T."""
+        """The positive factors S_A and S_B, in the frame of A, so that A = U S_A V^T and B = U S_B V^T."""
         return np.diag(self.sigma), (self.q * self.sigma_b) @ self.q.T
 
     @property
@@ -52,7 +52,7 @@ def ends(key, depth) -> Ends:
     d = int(rng.integers(2, 4))
     turn = lambda: orthogonal(rng, d)
     q = turn()
-    while min(np.max(np.abs(q), axis=0)) > 0.95:  # almost a permutation: S_A and S_B would almost commute
+    while min(np.max(np.abs(q), axis=0)) > 0.95:  # S_A and S_B almost commute where Q is almost a permutation
         q = turn()
     return Ends(spectrum(rng, d, 0.4, 1.2), spectrum(rng, d, 0.4, 1.2), turn(), turn(), q, depth)
 
@@ -69,7 +69,7 @@ BY_HAND = Ends(
 
 
 def with_last(at: Ends, v) -> float:
-    """xi(Sigma^(1/N), U, I, ..., I, `v`) and xi(Sigma~^(1/N), U~, Q, ..., Q, `v` of B) over A and B."""
+    """The error of A = phi(xi(Sigma^(1/N), U, I, ..., I, v(V))) and B = phi(xi(Sigma~^(1/N), U~, Q, ..., Q, v(V~)))."""
     n, eye = int(at.depth), np.eye(len(at.sigma))
     q_a = np.array([v(at.v), *[eye] * (n - 1), at.u])
     q_b = np.array([v(at.v @ at.q), *[at.q] * (n - 1), at.u @ at.q])
@@ -102,14 +102,17 @@ def factors(at: Ends) -> tuple[np.ndarray, np.ndarray]:
 
 
 def not_horizontal(at: Ends) -> float:
-    """How far the line is from W_{p+1}^T Z_{p+1} = Z_p W_p^T at A."""
+    """The error of W_{p+1}^T Z_{p+1} = Z_p W_p^T at A for the direction Z of the line.
+
+    It is 0 for a horizontal line.
+    """
     w_a, w_b = factors(at)
     z = w_b - w_a
     return float(np.max(np.abs(twist(w_a, z))) / (np.max(np.abs(w_a)) * np.max(np.abs(z))))
 
 
 def turned_back(at: Ends, sign=-1.0) -> float:
-    """W_{p+1}^T Z_{p+1} - Z_p W_p^T at A, for every p, against [L, Q L~ Q^T]."""
+    """The error of W_{p+1}^T Z_{p+1} - Z_p W_p^T = [L, Q L~ Q^T] at A, for every p."""
     l, k = (function(s, lambda x: x ** (1 / at.depth)) for s in at.positive)
     w_a, w_b = factors(at)
     gaps = twist(w_a, w_b - w_a)
@@ -134,14 +137,16 @@ SPAN = Claim(
 
 
 def printed_curve(at: Ends):
-    """(3.76); at infinite depth, and where N is not whole, by the powers of U l(...)^N V^T that it simplifies to."""
+    """The curve (3.76), in the form U l(...)^N V^T, which has a meaning for every N, and at infinite depth too."""
     to, back = flat(at.depth)
     s_a, s_b = (function(s, to) for s in at.positive)
     return lambda t: at.u @ function((1 - t) * s_a + t * s_b, back) @ at.v.T
 
 
 def in_factors(at: Ends, *, exponent=1.0, q_last=None) -> float:
-    """The line is balanced and of full rank, and lies over (3.76) as printed, from A to B."""
+    """The error of these statements: the line of factors is balanced and of full rank, its product is (3.76) as
+    printed, and it joins A and B.
+    """
     n, q = int(at.depth), at.q
     w_a, w_b = factors(at)
     u_b, v_b = at.u @ q, at.v @ (q if q_last is None else q_last(q))
@@ -196,7 +201,7 @@ GEODESIC = Claim(
 
 
 def commuting_curve(at: Ends, exponent=1.0) -> float:
-    """From A to B, and a geodesic."""
+    """The error of the statement that the curve for commuting S_A and S_B joins A and B and is a geodesic."""
     x = sample(printed_curve(at.commuting._replace(depth=at.depth * exponent)))
     a, b = at.commuting.a, at.commuting.b
     return max(off(x[0], a), off(x[-1], b), first_variation(x, at.depth))
@@ -217,7 +222,7 @@ COMMUTING = Claim(
 
 
 def right_form(at: Ends, *, inverse=True):
-    """((1-t) I + t M) S_A ((1-t) I + t M) in the frame of A, M = S_A^{-1} # S_B."""
+    """The geodesic for N = 2, ((1-t) I + t M) S_A ((1-t) I + t M) in the frame of A, with M = S_A^{-1} # S_B."""
     s_a, s_b = at.positive
     m, eye = mean(np.linalg.inv(s_a) if inverse else s_a, s_b), np.eye(len(s_a))
     mix = lambda t: (1 - t) * eye + t * m
@@ -225,7 +230,10 @@ def right_form(at: Ends, *, inverse=True):
 
 
 def of_length(at: Ends, curve) -> float:
-    """From A to B, and of the length of the geodesic: g^2 = 2 g^BW."""
+    """The error of the statement that the curve joins A and B and is as long as the geodesic for N = 2.
+
+    The length of the geodesic is known from Bures and Wasserstein, as g^2 = 2 g^BW.
+    """
     x = sample(curve)
     distance = math.sqrt(2) * wasserstein(*at.positive)
     return max(off(x[0], at.a), off(x[-1], at.b), off(length(x, 2.0), distance))
@@ -250,14 +258,17 @@ DEPTH_TWO = Claim(
 
 
 def chord(at: Ends) -> float:
-    """sqrt(N) |S_A^(1/N) - S_B^(1/N)|, at infinite depth |log S_A - log S_B|."""
+    """The upper bound sqrt(N) |S_A^(1/N) - S_B^(1/N)|, which is |log S_A - log S_B| at infinite depth."""
     to, _ = flat(at.depth)
     size = float(np.linalg.norm(function(at.positive[0], to) - function(at.positive[1], to)))
     return size / (math.sqrt(at.depth) if math.isfinite(at.depth) else 1.0)
 
 
 def beyond(at: Ends, factor=1.0) -> float:
-    """How far the length of (3.76) is beyond the bound, and at N = 2 below the distance; negative within."""
+    """The relative excess of the length of (3.76) over the upper bound. It is negative if the bound holds.
+
+    At N = 2 the lower bound, which is the distance, is checked too.
+    """
     measured = length(sample(printed_curve(at)), at.depth)
     errors = [measured / (factor * chord(at)) - 1]
     if at.depth == 2:
@@ -294,7 +305,10 @@ def direction(key, depth) -> Direction:
 
 
 def pulled_back(at: Direction, power=2.0) -> float:
-    """N |dS^(1/N)(Z)|^2 against the metric of the kernel ((x - y)/(f(x) - f(y)))^2, f(x) = N x^(1/N) or log x."""
+    """The error of two statements about the kernel ((x - y)/(f(x) - f(y)))^2, with f(x) = N x^(1/N) or log x.
+
+    Its metric is N |dS^(1/N)(Z)|^2, and the kernel is never above lambda_kl.
+    """
     to, _ = flat(at.depth)
     s = (at.q * at.sigma) @ at.q.T
     step = 1e-2 * float(at.sigma.min() / np.linalg.norm(at.z, 2))
@@ -309,7 +323,10 @@ def pulled_back(at: Direction, power=2.0) -> float:
 
 
 def kernel_below(key, depth):
-    """The least lambda_kl less the kernel, relative: 1 - (1/N) tanh(u/2) / tanh(u/2N), with u the log ratio."""
+    """An attack: the least relative difference of lambda_kl and the kernel, over the log-ratio u.
+
+    This difference is 1 - (1/N) tanh(u/2) / tanh(u/2N).
+    """
     tanh = lambda x, m: (1 - m.exp(-2 * x)) / (1 + m.exp(-2 * x))
     below = lambda u, m: tanh(u / (2 * depth), m) * depth if math.isfinite(depth) else u / 2
     found = worst(lambda x, m: 1 - tanh(x[0] / 2, m) / below(x[0], m), [(NEAR, FAR)], generator(key))

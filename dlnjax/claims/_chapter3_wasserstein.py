@@ -39,17 +39,17 @@ BY_HAND = Definite(
 
 
 def lyapunov(x, z):
-    """(3.10): the solution of L X + X L = Z."""
+    """The solution L of L X + X L = Z, (3.10)."""
     return solve_sylvester(x, x, z)
 
 
 def half_metric(x, z1, z2):
-    """(3.9)."""
+    """The metric g^BW of (3.9)."""
     return np.trace(z1.T @ lyapunov(x, z2)) / 2
 
 
 def least_lift(at: Definite, scale=1.0) -> float:
-    """The least |V|^2 with V W^T + W V^T = Z, for W W^T = A, against (3.9)."""
+    """The error of (3.9), against the least |V|^2 with V W^T + W V^T = Z, where W W^T = A."""
     w = function(at.a, np.sqrt)
     units = np.eye(w.size).reshape(-1, *w.shape)
     push_w = np.array([(v @ w.T + w @ v.T).ravel() for v in units]).T
@@ -89,13 +89,13 @@ DEPTH_TWO = Claim(
 
 
 def mean(a, b):
-    """(3.13)."""
+    """The geometric mean A # B of (3.13)."""
     root, back = function(a, np.sqrt), function(a, lambda x: x**-0.5)
     return root @ function(back @ b @ back, np.sqrt) @ root
 
 
 def riccati(at: Definite, m=mean) -> float:
-    """B = M A^{-1} M, and a positive definite solution found from another start is M."""
+    """The error of two statements: M solves B = M A^{-1} M, and a search for a positive definite solution finds M."""
     found = m(at.a, at.b)
     inverse = np.linalg.inv(at.a)
     d = len(at.a)
@@ -146,7 +146,7 @@ ROOTS = Claim(
 
 
 def differentiated(at: Definite, factor: float) -> float:
-    """D_Y of Tr(Y L_X^{-1}(Y))/2 along H = P, by a complex step, against factor Tr(L_X^{-1}(Y) H)."""
+    """The error of factor Tr(L_X^{-1}(Y) H) as derivative of Tr(Y L_X^{-1}(Y))/2 in Y along H = P."""
     lagrangian = lambda y: np.trace(y.T @ (lyapunov(at.a, np.real(y)) + 1j * lyapunov(at.a, np.imag(y)))) / 2
     return off(np.imag(lagrangian(at.y + 1e-30j * at.p)) / 1e-30, factor * np.trace(lyapunov(at.a, at.y) @ at.p))
 
@@ -170,7 +170,7 @@ THIRD_LINE = Claim(
 
 
 def supremum(at: Definite, factor=1.0) -> float:
-    """(3.17): sup_Y of Tr(P Y) - L(X, Y), by a search, against Tr(P^2 X)."""
+    """The error of factor Tr(P^2 X) in (3.17), against the supremum over Y of Tr(P Y) - L(X, Y), by a search."""
     d = len(at.a)
     upper = np.triu_indices(d)
 
@@ -199,7 +199,7 @@ HAMILTONIAN = Claim(
 
 
 def equations(at: Definite, scale=1.0) -> float:
-    """(3.18) against the derivatives of Tr(P L_X(P))/2."""
+    """The error of (3.18), against the derivatives of H = Tr(P L_X(P))/2."""
     h = lambda x, p: np.trace(p @ (x @ p + p @ x)) / 2
     of_x, of_p = derivative(lambda x: h(x, at.p), at.a), derivative(lambda p: h(at.a, p), at.p)
     return max(off(at.a @ at.p + at.p @ at.a, of_p), off(-scale * at.p @ at.p, -of_x))
@@ -218,7 +218,7 @@ EQUATIONS = Claim(
 
 
 def flowed(at: Definite):
-    """X(1) and P(1) of (3.18) from A and P."""
+    """X(1) and P(1) of the equations (3.18), integrated from A and P."""
     shape = at.a.shape
 
     def flow(_, state):
@@ -230,7 +230,7 @@ def flowed(at: Definite):
 
 
 def momentum(at: Definite, sign=1.0) -> float:
-    """(3.19)-(3.20) at t = 1, and (3.21) integrated to there."""
+    """The error of (3.19)-(3.20) at t = 1, and of (3.21) integrated up to t = 1."""
     eye, p = np.eye(len(at.p)), flowed(at)[1]
     nodes, weights = np.polynomial.legendre.leggauss(30)
     ts = (1 + nodes) / 2
@@ -253,7 +253,7 @@ MOMENTUM = Claim(
 
 
 def solution(at: Definite, factor=1.0) -> float:
-    """(3.25)-(3.30) at t = 1."""
+    """The error of (3.25)-(3.30) at t = 1."""
     c = factor * np.real(logm(at.p + np.eye(len(at.p))))
     end = flowed(at)[0]
     line = np.eye(len(at.p)) + at.p
@@ -291,13 +291,15 @@ BOUNDARY = Claim(
 
 
 def wasserstein(a, b) -> float:
-    """The distance of Bures and Wasserstein: (Tr A + Tr B - 2 Tr (A^(1/2) B A^(1/2))^(1/2))^(1/2)."""
+    """The distance of Bures and Wasserstein, (Tr A + Tr B - 2 Tr (A^(1/2) B A^(1/2))^(1/2))^(1/2)."""
     root = np.real(sqrtm(a))
     return float(np.sqrt(np.trace(a) + np.trace(b) - 2 * np.trace(np.real(sqrtm(root @ b @ root)))))
 
 
 def geodesic(at: Definite, *, cross=1.0, one_sided=False) -> float:
-    """(3.15): from A to B, (3.33)-(3.36), a geodesic, of the known distance."""
+    """The error of these statements: (3.15) joins A and B, is equal to (3.33)-(3.36), is a geodesic, and is as long as
+    the distance.
+    """
     a, b = at.a, at.b
     ab, ba = np.real(sqrtm(a @ b)), np.real(sqrtm(b @ a))
     middle = 2 * ab if one_sided else ab + ba
@@ -306,7 +308,7 @@ def geodesic(at: Definite, *, cross=1.0, one_sided=False) -> float:
     factored = lambda t: (t * m + (1 - t) * eye) @ a @ (t * m + (1 - t) * eye)
     x = sample(curve)
     ends = max(off(x[0], a), off(x[-1], b), off(x, sample(factored)))
-    # g^2 = 2 g^BW
+    # Lengths in g^2 are sqrt(2) times those in g^BW.
     return max(ends, first_variation(x, 2.0), off(length(x, 2.0), math.sqrt(2) * wasserstein(a, b)))
 
 
@@ -330,7 +332,10 @@ GEODESIC = Claim(
 
 
 def lifted(at: Definite, factor=lambda a, b: polar(b @ a)[0]) -> float:
-    """The second proof: the line from A^(1/2) to B^(1/2) U is horizontal, V W^{-1} symmetric, and lies over (3.15)."""
+    """The error of two statements of the second proof about the line from A^(1/2) to B^(1/2) U.
+
+    The line is horizontal, which means that V W^{-1} is symmetric, and it lies over (3.15).
+    """
     a, b = function(at.a, np.sqrt), function(at.b, np.sqrt)
     end = b @ factor(a, b)
     slope = (end - a) @ np.linalg.inv(a)

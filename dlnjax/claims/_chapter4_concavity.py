@@ -33,18 +33,18 @@ from dlnjax.claims._spectra import (
 
 
 def second(i, j, m):
-    """The term of (4.44), the derivative of g in its first argument."""
+    """The term of (4.44), which is the derivative of g(s_i, s_j) in its first argument."""
     u = m.log(i / j)
     return (-(i**2) - j**2) / (i**2 - j**2) ** 2 - (-(i**-2) * u - i**-2) / (2 * u**2)
 
 
 def cross(i, j, m):
-    """(4.45)."""
+    """The second derivative (4.45) in s_i and s_j."""
     return 2 * i * j / (i**2 - j**2) ** 2 - i**-1 * j**-1 / (2 * m.log(i / j) ** 2)
 
 
 def hessian(sigma, m, second=second, cross=cross):
-    """[i][j]: (4.44) and (4.45)."""
+    """The Hessian of S_inf as rows of entries: (4.44) on the diagonal and (4.45) off the diagonal."""
     others = lambda i: [b for j, b in enumerate(sigma) if j != i]
     return [
         [sum(second(a, c, m) for c in others(i)) if i == j else cross(a, b, m) for j, b in enumerate(sigma)]
@@ -53,7 +53,7 @@ def hessian(sigma, m, second=second, cross=cross):
 
 
 def hessian_error(at: Spectrum, second=second, cross=cross) -> float:
-    """Against the complex step through (4.37)."""
+    """The error of the Hessian, against the complex step through (4.37)."""
     gradient = lambda i: lambda sigma: np.sum(entropy_slopes(sigma, np.inf), axis=1)[i]
     expected = np.array([derivative(gradient(i), at.sigma) for i in range(len(at.sigma))])
     return off(np.array(hessian(at.sigma, np, second, cross)), expected)
@@ -82,7 +82,7 @@ HESSIAN = Claim(
 
 
 class Two(NamedTuple):
-    """Two singular values, the first in units of the second."""
+    """Two singular values, given by the ratio of the first to the second."""
 
     ratio: float
 
@@ -92,7 +92,7 @@ def wide(key, depth) -> Two:
 
 
 def signs(u, m, sign=1):
-    """The least of -s_i^2 (4.44), for s_i above and below s_j, and -s_i s_j (4.45)."""
+    """The room of the statement that all terms of (4.44) and (4.45) are negative, in units of s_i s_j."""
     i, j = m.exp(u[0]), m.exp(0 * u[0])
     return sign * least([-(i**2) * second(i, j, m), -(j**2) * second(j, i, m), -i * j * cross(i, j, m)], m)
 
@@ -117,13 +117,13 @@ TURN = 9.106688
 
 
 def dominated(ratio, m, row=0):
-    """|H_ii|/|H_ij| - 1 for two singular values: positive where the row is dominated by its diagonal."""
+    """|H_ii|/|H_ij| - 1 for two singular values. It is positive where the diagonal dominates the row."""
     h = hessian([ratio, 0 * ratio + 1], m)
     return h[row][row] / h[row][1 - row] - 1
 
 
 def until(turn):
-    """The error of: dominated up to that ratio, and not beyond it."""
+    """The error of the statement that the diagonal dominates up to the ratio `turn`, and not beyond it."""
     return lambda at: -float(dominated(at.ratio, np) * np.sign(turn - at.ratio))
 
 
@@ -151,7 +151,10 @@ DOMINANCE = Claim(
 
 
 def chain(at: Two, last=1.0) -> float:
-    """(4.48), (4.49) and (4.50), and what they are made from: - s_ij + d^2 S/ds_i ds_j, left less right of each."""
+    """The error of the algebra in (4.48), (4.49) and (4.50).
+
+    The left side minus the right side of each must be (4.45) minus the term of (4.44), from which they are derived.
+    """
     i, j = at.ratio, 1.0
     u = np.log(i / j)
     steps = (
@@ -178,7 +181,7 @@ CHAIN = Claim(
 
 
 def bend(u, m):
-    """Minus the largest eigenvalue of the Hessian of S_inf, in units of the singular values."""
+    """Minus the largest eigenvalue of the Hessian of S_inf, with each entry multiplied by s_i s_j."""
     sigma = of_gaps(u, m)
     h = hessian(sigma, m)
     return -largest_eigenvalue(
@@ -221,14 +224,14 @@ def cross_at_depth(depth):
 
 
 def bend_at_depth(at: Spectrum) -> float:
-    """Of the Hessian of S_N: minus its largest eigenvalue over its smallest."""
+    """The largest eigenvalue of the Hessian of S_N over its smallest. It is positive where S_N is strictly concave."""
     parts = (second, cross) if np.isinf(at.depth) else (second_at_depth(at.depth), cross_at_depth(at.depth))
     values = np.linalg.eigvalsh(np.array(hessian(at.sigma, np, *parts)) * at.sigma * at.sigma[:, None])
     return float(values[-1] / values[0])
 
 
 def strict_but(at: Spectrum, but: bool) -> float:
-    """The error of: strictly concave; but flat in one direction where `but`."""
+    """The error of the statement that S_N is strictly concave or, with `but`, that it is flat in one direction."""
     return -1.0 if but and abs(bend_at_depth(at)) < 1e-9 else -bend_at_depth(at)
 
 
@@ -238,7 +241,10 @@ def of_any_size(key, depth) -> Spectrum:
 
 
 def pair_attack(key, depth) -> tuple[float, Any]:
-    """1 - H_12^2/(H_11 H_22) of two values up to e^40, enough for N > 2; of three up to e^5 at N = 2."""
+    """An attack on strict concavity. For N > 2 the least 1 - H_12^2/(H_11 H_22) over two values is enough.
+
+    At N = 2 it is minus the largest eigenvalue for three values.
+    """
     n = max(2.0, float(depth))
     parts = (second, cross) if np.isinf(n) else (second_at_depth(n), cross_at_depth(n))
 
@@ -283,7 +289,7 @@ def two_matrices(key, depth) -> Matrices:
 
 
 def entropy(sigma):
-    """(4.28), with its limit where singular values agree."""
+    """S_inf of (4.28), with its limit where singular values agree."""
     j, k = pairs(sigma)
     u = np.log(j / k)
     same = np.abs(u) < 1e-6
@@ -291,7 +297,7 @@ def entropy(sigma):
 
 
 def above_middle(x, y, log_size) -> float:
-    """How much more the mean of S is than S at the middle: 0 or less for a concave S."""
+    """The mean of S at two points minus S at their middle. It is at most 0 for a concave S."""
     return float((log_size(x) + log_size(y)) / 2 - log_size((x + y) / 2))
 
 
@@ -331,7 +337,7 @@ def frame(key, depth) -> Frame:
 
 
 def matrix_gradient(at: Frame, gradient) -> float:
-    """Against the complex step in each entry of X."""
+    """The error of the gradient dS/dX, against the complex step in each entry of X."""
     x = (at.u * at.sigma) @ at.v.T
     expected = derivative(lambda x: log_volume(singular_values(x), at.depth), x)
     return off(gradient(at.u, np.sum(entropy_slopes(at.sigma, at.depth), axis=1), at.v), expected)

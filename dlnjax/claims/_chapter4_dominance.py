@@ -22,7 +22,7 @@ class Symmetric(NamedTuple):
 
 
 def dominant(key, depth) -> Symmetric:
-    """A symmetric matrix whose diagonal is positive and just exceeds the sums of its rows."""
+    """A symmetric matrix whose diagonal is positive and just above the sums of the |A_ij| in its rows."""
     rng = generator(key)
     d = int(rng.integers(2, 6))
     a = rng.standard_normal((d, d))
@@ -35,7 +35,7 @@ def indefinite(at: Symmetric, sign=1.0) -> float:
 
 
 def dominance_attack(key, depth):
-    """Off-diagonal entries of a 3 x 3 matrix on whose diagonal is barely more than the sums of the rows."""
+    """An attack over the off-diagonal entries of a 3 x 3 matrix whose diagonal is barely above the sums of the rows."""
 
     def room(x, m):
         a, b, c = x
@@ -85,7 +85,7 @@ def symmetric(key, depth) -> Symmetric:
 
 
 def outside_discs(at: Symmetric, radius) -> float:
-    """How far the eigenvalue that is farthest from all discs is from the nearest, over the largest entry."""
+    """The largest distance of an eigenvalue from its nearest disc, over the largest entry of A."""
     centres = np.diag(at.a)
     values = np.linalg.eigvalsh(at.a)[:, None]
     out = np.abs(values - centres) - radius(at.a - np.diag(centres))

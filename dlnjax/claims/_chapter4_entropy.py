@@ -25,7 +25,7 @@ from dlnjax.claims._spectra import (
 
 
 class Pair(NamedTuple):
-    """Two spectra, between which a constant cannot hide."""
+    """Two spectra. A formula with an unknown constant is checked by its difference between them."""
 
     sigma: np.ndarray
     other: np.ndarray
@@ -38,7 +38,10 @@ def two_spectra(key, depth) -> Pair:
 
 
 def orbit_volume(sigma, depth):
-    """log of the root of the Gram determinant of the O_d^(N-1) orbit of W_p = Q_p L Q_{p-1}^T, at Q_p = I."""
+    """The logarithm of the volume element of the O_d^(N-1) orbit of W_p = Q_p L Q_{p-1}^T at Q_p = I.
+
+    It is half of the logarithm of a Gram determinant.
+    """
     n, d = int(depth), len(sigma)
     factor = np.diag(sigma ** (1 / n))
     moves = []
@@ -53,7 +56,7 @@ def orbit_volume(sigma, depth):
 
 
 def volume_error(at: Pair, log_size) -> float:
-    """Whether the volumes of two orbits differ as log_size does."""
+    """The error of `log_size` as the logarithm of the volume of an orbit, up to a constant."""
     measured = orbit_volume(at.sigma, at.depth) - orbit_volume(at.other, at.depth)
     return abs(measured - (log_size(at.sigma, at.depth) - log_size(at.other, at.depth)))
 
@@ -101,7 +104,7 @@ LOG_VOLUME = Claim(
 
 
 def limit_error(at: Spectrum, shift) -> float:
-    """(4.28) against the sum of (4.27) at depth 10^20, with 60 digits."""
+    """The error of (4.28), against the sum of (4.27) minus shift C(d,2) log N at depth 10^20, with 60 digits."""
     n = mpmath.mpf(10) ** 20
     with mpmath.workdps(60):
         sigma = [mpmath.mpf(float(s)) for s in at.sigma]
@@ -153,20 +156,20 @@ VANDERMONDE = Claim(
 
 
 def volume(sigma, m):
-    """(4.28) in a namespace."""
+    """S_inf of (4.28), by the functions of the module `m`, which is NumPy or mpmath."""
     terms = [(a**2 - b**2) / (m.log(a**2) - m.log(b**2)) for i, a in enumerate(sigma) for b in sigma[i + 1 :]]
     return sum(m.log(t) for t in terms) / 2
 
 
 def apart_at_norm(at: Spectrum) -> float:
-    """How much less S_inf is than at the isotropic matrix of the same norm."""
+    """S_inf at the isotropic matrix of the same norm minus S_inf."""
     d = len(at.sigma)
     isotropic = d * (d - 1) / 2 * np.log(np.linalg.norm(at.sigma) / np.sqrt(d))
     return isotropic - log_volume(at.sigma, np.inf)
 
 
 def apart_at_determinant(u, m, order=1) -> Any:
-    """How much more S_inf is than at the isotropic matrix of the same determinant, as a share of the largest u."""
+    """S_inf minus S_inf at the isotropic matrix of the same determinant, over the log-ratio of the extreme values."""
     d, sigma = len(u) + 1, of_gaps(u, m)
     isotropic = (d - 1) / 2 * sum(m.log(s) for s in sigma)
     return order * (volume(sigma, m) - isotropic) / sum(u)
@@ -191,17 +194,20 @@ APART = Claim(
 
 
 def slope(i, j, m):
-    """g of (4.56)."""
+    """The function g(s_i, s_j) of (4.56)."""
     return i / (i**2 - j**2) - i**-1 / (m.log(i**2) - m.log(j**2))
 
 
 def slopes(sigma, m):
-    """(4.37)."""
+    """The gradient (4.37) of S_inf."""
     return [sum(slope(a, b, m) for j, b in enumerate(sigma) if j != i) for i, a in enumerate(sigma)]
 
 
 def parting(u, m):
-    """How fast neighbours part along the flow of -S_inf: the rates of log sigma_i, sigma_i dS/dsigma_i, over tanh u."""
+    """The least rate at which the log-ratio u of neighbours grows along the flow of -S_inf, divided by tanh u.
+
+    Along this flow log sigma_i grows at the rate sigma_i dS/dsigma_i.
+    """
     sigma = of_gaps(u, m)
     rates = [s * g for s, g in zip(sigma, slopes(sigma, m), strict=True)]
     return least([(a - b) / m.tanh(gap) for a, b, gap in zip(rates, rates[1:], u, strict=False)], m)
@@ -217,7 +223,7 @@ def any_start(key, depth) -> Start:
 
 
 def flow_ratios(at: Start, sign=-1.0) -> float:
-    """The least growth of a log-ratio between two saved times of the library's flow of -S_inf, with its sign."""
+    """The largest `sign` times growth of a log-ratio between two saved times of the library's flow of -S_inf."""
     sigma = np.asarray(flow(Energy(), at.x, 2.0, beta=1.0).sigma)
     growth = np.diff(np.log(sigma[:, :-1] / sigma[:, 1:]), axis=0)
     return float(np.max(sign * growth))
@@ -241,13 +247,13 @@ SPREAD = Claim(
 
 
 def parting_rates(sigma, depth):
-    """d/dt log(sigma_i/sigma_{i+1}) along the flow of -S_N, in units of the fastest."""
+    """d/dt log(sigma_i/sigma_{i+1}) along the flow of -S_N, relative to the fastest of the log sigma_i."""
     rates = sigma ** (1 - 2 / depth) * np.sum(entropy_slopes(sigma, depth), axis=1)
     return -np.diff(rates) / np.max(np.abs(rates))
 
 
 def crowded(key, depth) -> Spectrum:
-    """Two singular values next to each other, above N/2 small ones."""
+    """A spectrum of two large singular values that are close to each other, and more than N/2 small ones."""
     depth = min(max(float(depth), 2.0), 64.0)
     rng = generator(key)
     small = np.geomspace(0.02, 0.01, 2 + int(depth / 2)) * np.exp(rng.normal(0, 0.01))
@@ -280,7 +286,7 @@ def scaled(key, depth) -> Scaled:
 
 
 def scaling_error(at: Scaled, log_a, factor=None) -> float:
-    """(4.31) and (4.32) with that logarithm; a complex one is off by its imaginary part."""
+    """The error of (4.31) and (4.32) with the logarithm `log_a`. A complex logarithm is wrong by its imaginary part."""
     d = len(at.sigma)
     factor = 1 - 1 / at.depth if factor is None else factor
     given = d * (d - 1) / 2 * factor * log_a(at.a)
@@ -315,7 +321,10 @@ def gradient_error(at: Spectrum, terms) -> float:
 
 
 def bare(sigma):
-    """i against j, with what is printed on the diagonal of a sum over j != i."""
+    """What a sum over j != i needs as a matrix: sigma_i, sigma_j, and two functions for the diagonal.
+
+    The first function sets the diagonal to 0, and the second sets the diagonal of a denominator to 1.
+    """
     same = np.eye(len(sigma), dtype=bool)
     return sigma[:, None], sigma[None, :], lambda a: np.where(same, 0.0, a), lambda gap: np.where(same, 1.0, gap)
 
@@ -348,7 +357,10 @@ def second_by_j(sigma, depth):
 
 
 def halves_error(at: Spectrum, factor=1.0) -> float:
-    """(4.39)-(4.42): the derivatives of 1/2 sum log(s_j^2 - s_k^2) and of 1/2 sum log(log s_j^2 - log s_k^2)."""
+    """The error of (4.39)-(4.42), which are the derivatives of the two halves of S_inf.
+
+    The halves are 1/2 sum log(s_j^2 - s_k^2) and 1/2 sum log(log s_j^2 - log s_k^2).
+    """
     i, j, drop, safe = bare(at.sigma)
     halves = (lambda s: s**2, i), (lambda s: np.log(s**2), 1 / i)
     errors = []

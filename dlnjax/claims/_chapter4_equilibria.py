@@ -1,4 +1,4 @@
-"""Section 4.3, Remark 4.3.8 and the end: other energies less the entropy, and their equilibria."""
+"""Section 4.3, Remark 4.3.8 and the end: the equilibria of other energies minus the entropy."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from dlnjax.claims._spectra import entropy_slopes, generator, off
 
 
 class Convex(NamedTuple):
-    """f(x) = a x^2/2 + b e^(c x), convex, and an isotropic matrix s I."""
+    """A convex function f(x) = a x^2/2 + b e^(c x), and an isotropic matrix s I."""
 
     a: float
     b: float
@@ -32,14 +32,15 @@ def convex(key, depth) -> Convex:
 
 
 def out_of_balance(at: Convex, s, factor=0.5) -> float:
-    """How far s I is from an equilibrium: s f'(s) against (d-1)/(2 beta)."""
+    """The relative error of the equilibrium condition s f'(s) = factor (d-1)/beta at s I."""
     return abs(s * at.slope(s) * at.beta / (factor * (at.d - 1)) - 1)
 
 
 def at_root(at: Convex, factor=0.5) -> float:
-    """The only root of s f'(s) = factor (d-1)/beta, in the equilibrium condition; 1 if it is not the only one.
+    """The error of the statement that s f'(s) = factor (d-1)/beta has exactly one root s, and that s I is an
+    equilibrium.
 
-    Where f increases nowhere there must be none.
+    If f increases nowhere, the statement is that there is no root. A wrong number of roots is an error of 1.
     """
     excess = lambda x: np.exp(x) * at.slope(np.exp(min(x, 5.0))) - factor * (at.d - 1) / at.beta
     grid = np.linspace(-20, 5, 2001)
@@ -49,7 +50,7 @@ def at_root(at: Convex, factor=0.5) -> float:
         return float(not nowhere or bool(np.any(np.diff(signs))))
     k = int(np.flatnonzero(np.diff(signs))[0])
     s = np.exp(root_scalar(excess, bracket=(grid[k], grid[k + 1]), xtol=1e-14).root)
-    # The gradient of S_inf by (4.37), a hair from isotropy on either side.
+    # (4.37) is 0/0 at an isotropic matrix. The gradient of S_inf is therefore taken at a spectrum very close to it.
     close = s * np.exp(1e-4 * (np.arange(at.d) - (at.d - 1) / 2))
     middle = np.mean(close * np.sum(entropy_slopes(close, np.inf), axis=1))
     return abs(s * at.slope(s) * at.beta / middle - 1)
@@ -78,7 +79,7 @@ class Ends(NamedTuple):
 
 
 def mean_value(at: Ends, power=1.0) -> float:
-    """(4.77) for f = exp: 0 if its xi is between s_j and s_i, and both sides are positive."""
+    """The error of (4.77) for f = exp. It is 0 if xi is between s_j and s_i, and both sides are positive."""
     ratio = (np.exp(at.i) - np.exp(at.j)) / (at.i - at.j) ** power
     return max(at.j - np.log(ratio), np.log(ratio) - at.i, -ratio, 0.0)
 
@@ -103,7 +104,7 @@ MEAN_VALUE = Claim(
 
 
 class Along(NamedTuple):
-    """[[1, a], [-a, 1]], and a start of the flow."""
+    """The number a of the matrix [[1, a], [-a, 1]], and a start of the flow."""
 
     a: float
     x: np.ndarray
@@ -115,14 +116,14 @@ def along(key, depth) -> Along:
 
 
 def drifts(at: Along) -> float:
-    """d log |X|/dt of the library's flow of (4.21) - S_inf, at the end of its run: 0 where it comes to rest."""
+    """d log |X|/dt at the end of the library's flow of (4.21) - S_inf. It is 0 if the flow comes to rest."""
     sol = flow(Energy(completion=1.0), at.x, 4.0, beta=1.0)
     size = np.linalg.norm(np.asarray(sol.sigma), axis=-1)
     return float(np.log(size[-1] / size[-2]) / (sol.ts[-1] - sol.ts[-2]))
 
 
 def unbounded(at: Along, half=0.5) -> float:
-    """E = 0 and S = 1/2 log(1 + a^2) on the curve."""
+    """The error of E = 0 and S = 1/2 log(1 + a^2) at [[1, a], [-a, 1]]."""
     x = np.array([[1.0, at.a], [-at.a, 1.0]])
     energy = np.sum((np.diag(x) - 1) ** 2)
     return max(energy, off(entropy(np.linalg.svd(x, compute_uv=False)), half * np.log1p(at.a**2)))
@@ -155,7 +156,7 @@ class Saddle(NamedTuple):
 
 
 def saddle(at: Saddle, sign=1.0) -> float:
-    """0 if dF = 0 at s I, and F falls along s I + a J, by -log(1 + a^2/s^2)/(2 beta)."""
+    """The error of two statements: dF = 0 at s I, and F changes by -log(1 + a^2/s^2)/(2 beta) from s I to s I + a J."""
     free = lambda x: np.sum((np.diag(x) - 1) ** 2) - entropy(np.linalg.svd(x, compute_uv=False)) / at.beta
     x, a, h = at.s * np.eye(2), 0.1, 1e-5
     units = np.eye(4).reshape(4, 2, 2)

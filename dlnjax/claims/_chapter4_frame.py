@@ -19,7 +19,7 @@ from dlnjax.claims._spectra import (
 
 
 class Point(NamedTuple):
-    """X = U diag(sigma) V^T with a velocity or a covector Z."""
+    """A matrix X = U diag(sigma) V^T with a velocity or a covector Z."""
 
     u: np.ndarray
     sigma: np.ndarray
@@ -33,7 +33,7 @@ class Point(NamedTuple):
 
     @property
     def g(self):
-        """U^T Z V."""
+        """The matrix U^T Z V."""
         return self.u.T @ self.z @ self.v
 
 
@@ -44,14 +44,15 @@ def point(key, depth) -> Point:
 
 
 def antisymmetric(m):
-    """s(M) of Lemma 4.1.2."""
+    """The matrix s(M) = M - M^T of Lemma 4.1.2."""
     return m - m.T
 
 
 def frame_error(at: Point, dx, du, dsigma, dv) -> float:
-    """How far (dU, dsigma, dV) is from the motion of the frame: it moves X by dx, and U^T dU, V^T dV are antisymmetric.
+    """The error of (dU, dsigma, dV) as the motion of the frame when X moves by dx.
 
-    At distinct singular values nothing else does.
+    It must move X by dx, and U^T dU and V^T dV must be antisymmetric. At distinct singular values, this determines the
+    motion.
     """
     moved = (du * at.sigma) @ at.v.T + (at.u * dsigma) @ at.v.T + (at.u * at.sigma) @ dv.T
     drift = [q.T @ dq + dq.T @ q for q, dq in ((at.u, du), (at.v, dv))]
@@ -59,19 +60,19 @@ def frame_error(at: Point, dx, du, dsigma, dv) -> float:
 
 
 def inverse_gaps(values):
-    """1/(values_i - values_j), 0 on the diagonal."""
+    """The matrix of 1/(values_i - values_j), with 0 on the diagonal."""
     same = np.eye(len(values), dtype=bool)
     return np.where(same, 0.0, 1 / np.where(same, 1.0, values[:, None] - values[None, :]))
 
 
 def differentiated(at: Point, *, crossed=True, swapped=False, exponent=2):
-    """(4.2)-(4.4) for dX = Z."""
+    """(dU, dsigma, dV) by (4.2)-(4.4) for dX = Z."""
     u, v, x, dx = at.u, at.v, at.x, at.z
     dsigma = np.diag(u.T @ dx @ v)
     gaps = inverse_gaps(at.sigma**exponent)
     left = dx @ x.T + crossed * x @ dx.T
     right = dx.T @ x + x.T @ dx
-    # [j, i]: the coefficient of u_j in the derivative of u_i.
+    # The entry [j, i] of the matrix in brackets is the coefficient of u_j in the derivative of u_i.
     du = u @ (gaps.T * (u.T @ left @ u))
     dv = v @ ((gaps if swapped else gaps.T) * (v.T @ right @ v))
     return du, dsigma, dv
@@ -100,7 +101,7 @@ def turned(at: Point, h) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measured(at: Point, h=1e-3) -> tuple[np.ndarray, np.ndarray]:
-    """dU and dV along X + t Z, by differences of sixth order over h of the least gap."""
+    """dU and dV along X + t Z, by differences of sixth order. The step moves X by `h` times the least gap."""
     h = h * float(np.min(at.sigma[:-1] - at.sigma[1:])) / np.linalg.norm(at.z)
     weights = ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
     parts = [[w * (b - f) / h for f, b in zip(turned(at, -k * h), turned(at, k * h), strict=True)] for k, w in weights]
@@ -109,7 +110,7 @@ def measured(at: Point, h=1e-3) -> tuple[np.ndarray, np.ndarray]:
 
 
 def proof_error(at: Point, sigma_sign=1.0, doubled=1.0) -> float:
-    """(4.5), (4.8) and (4.12) of frames that are differentiated numerically."""
+    """The error of (4.5), (4.8) and (4.12), for frames that are differentiated numerically."""
     (du, dv), (u, sigma, v), x, dx = measured(at), at[:3], at.x, at.z
     dsigma = np.diag(u.T @ dx @ v)
     left, right = dx @ v + x @ dv, u * dsigma + sigma_sign * du * sigma
@@ -139,7 +140,7 @@ PROOF = Claim(
 
 
 def in_frame(at: Point, lam, *, side="printed", sign=-1.0):
-    """(4.16), (4.17) and (4.19) for dE(X) = Z: dU and dV."""
+    """(dU, dV) by (4.16), (4.17) and (4.19) for dE(X) = Z."""
     gaps = lam * inverse_gaps(at.sigma**2)
     by_column, by_row = gaps * at.sigma, at.sigma[:, None] * gaps
     if side == "exchanged":
@@ -149,7 +150,7 @@ def in_frame(at: Point, lam, *, side="printed", sign=-1.0):
 
 
 def flow_error(at: Point, **tamper) -> float:
-    """(4.17) and (4.19) against X' = -A(dE), with the true motion of the singular values."""
+    """The error of (4.17) and (4.19), against X' = -A(dE) with the true motion of the singular values."""
     dx = -operator(at.x, at.z, at.depth)
     du, dv = in_frame(at, eigenvalues(at.sigma, at.depth), **tamper)
     return frame_error(at, dx, du, np.diag(at.u.T @ dx @ at.v), dv)
@@ -173,16 +174,19 @@ DEEPEST = 64.0
 
 
 def summed(key, depth) -> Point:
-    """A point of the flow with the sum of (4.1), which has no infinite depth; at depth 1 a factor N cannot be seen."""
+    """A point at a depth between 2 and `DEEPEST`, for the flow (4.1), whose sum over layers has no infinite depth.
+
+    Depth 1 is left out, since a wrong factor N cannot be seen there.
+    """
     return point(key, min(max(float(depth), 2.0), DEEPEST))
 
 
-# X = diag(2, 1), dE = I, N = 2: by (4.1), X' = -(XX^T)^(1/2) - (X^TX)^(1/2) = -2 X.
+# X = diag(2, 1), dE = I and N = 2, where X' = -(XX^T)^(1/2) - (X^TX)^(1/2) = -2 X by (4.1).
 BY_HAND = Point(np.eye(2), np.array([2.0, 1.0]), np.eye(2), np.eye(2), 2.0)
 
 
 def speed_error(at: Point, speed) -> float:
-    """Sigma' = -speed diag(U^T dE V), against (4.2) of X' = -A(dE)."""
+    """The error of Sigma' = -speed diag(U^T dE V), against (4.2) for X' = -A(dE)."""
     dx = -operator(at.x, at.z, at.depth)
     return off(-speed * np.diag(at.g), np.diag(at.u.T @ dx @ at.v))
 
@@ -209,7 +213,10 @@ SPEED = Claim(
 
 
 def of_any_version(at: Point, speed) -> float:
-    """Of the sum, the mean and the integral of (2.30): (A, its lambda, N as its diagonal sees it)."""
+    """The error of (4.17)-(4.19) for three versions of A: the sum of (4.1), the sum over N, and the integral (2.30).
+
+    `speed` gives the factor in (4.18), from the lambda of that version and from the factor as printed.
+    """
     errors = []
     for depth, scale in ((at.depth, 1.0), (at.depth, 1 / at.depth), (np.inf, 1.0)):
         lam = scale * eigenvalues(at.sigma, depth)
@@ -238,7 +245,7 @@ VERSIONS = Claim(
 
 
 def diagonal_speed_error(at: Point, speed) -> float:
-    """(4.20) for a diagonal X and E = sum sigma^3/3, whose gradient at a diagonal X is diag(sigma^2)."""
+    """The error of (4.20) for a diagonal X and E = sum sigma^3/3, whose gradient at a diagonal X is diag(sigma^2)."""
     dx = -operator(np.diag(at.sigma), np.diag(at.sigma**2), at.depth)
     return off(np.diag(-speed * at.sigma**2), dx)
 
@@ -269,7 +276,7 @@ def diagonal_start(key, depth) -> Diagonal:
 
 
 def stays_diagonal(at: Diagonal, exponent=2.0) -> float:
-    """The library's flow of E_p from a diagonal matrix, against SciPy on (4.20) alone."""
+    """The error of the library's flow of E_p from a diagonal matrix, against SciPy's solution of (4.20)."""
     x = np.asarray(flow(Energy(schatten=1.0, p=at.p), np.diag(at.sigma), 1.0, depth=at.depth).x[-1])
     rate = lambda t, sigma: -(sigma ** (exponent - 2 / at.depth)) * sigma ** (at.p - 1)
     expected = solve_ivp(rate, (0, 1), at.sigma, method="DOP853", rtol=1e-10, atol=1e-12).y[:, -1]
@@ -297,7 +304,7 @@ def near_repeated(key, depth) -> Point:
 
 
 def common_rotation(at: Point, half=0.5, sign=1.0) -> float:
-    """gap (U^T U')_12 and gap (V^T V')_12 against the limit of the 1/N-normalised flow at gap 0."""
+    """The error of the limits of gap (U^T U')_12 and gap (V^T V')_12 at gap 0, in the 1/N-normalised flow."""
     scale = 1.0 if np.isinf(at.depth) else 1 / at.depth
     du, dv = in_frame(at, scale * eigenvalues(at.sigma, at.depth))
     gap = np.log(at.sigma[0] / at.sigma[1])

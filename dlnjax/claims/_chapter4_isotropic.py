@@ -1,4 +1,4 @@
-"""Section 4.3, (4.54) and Theorem 4.3.7: the energies of which the isotropic matrices are the equilibria."""
+"""Section 4.3, (4.54) and Theorem 4.3.7: energies minus the entropy, whose equilibria are isotropic matrices."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +18,7 @@ DIGITS = 60
 
 
 class Powers(NamedTuple):
-    """A spectrum, and the energy E_p less S/beta."""
+    """A spectrum, and the numbers p, beta and N of the energy E_p - S_N/beta."""
 
     sigma: np.ndarray
     p: float
@@ -33,7 +33,7 @@ def powers(key, depth) -> Powers:
 
 
 def balance_error(at: Powers, over_beta=1.0) -> float:
-    """(4.55), left less right, against the complex step of (4.54) less S_inf/beta."""
+    """The error of (4.55), whose left side minus right side must be the gradient of (4.54) - S_inf/beta."""
     free = lambda sigma: np.sum(sigma**2) / 2 - log_volume(sigma, np.inf) / at.beta
     printed = at.sigma - over_beta / at.beta * np.sum(entropy_slopes(at.sigma, np.inf), axis=1)
     return off(printed, derivative(free, at.sigma))
@@ -69,7 +69,10 @@ def any_start(key, depth) -> Start:
 
 
 def isotropic_limit(at: Start, s_to_p) -> float:
-    """Where the library's flow of E_p - S_N/beta at depth N ends, against s for all singular values."""
+    """The error of the statement that the library's flow of E_p - S_N/beta ends at sigma_i = s for all i.
+
+    `s_to_p` gives s^p from (d-1)/beta and N.
+    """
     energy = Energy(schatten=1.0, p=at.p)
     sigma = np.asarray(flow(energy, at.x, 60.0, beta=at.beta, depth=at.depth).sigma[-1])
     return off(sigma, np.full(3, s_to_p(2 / at.beta, at.depth) ** (1 / at.p)))
@@ -98,14 +101,18 @@ ISOTROPIC = Claim(
 
 
 def imbalance(sigma, p, m, beta=1):
-    """The relative differences of sigma_i^p and sigma_i dS/dsigma_i/beta, root of squares, over tanh of the spread."""
+    """The distance of a spectrum from an equilibrium, where sigma_i^p = sigma_i dS/dsigma_i/beta for all i.
+
+    It is the root of the sum of squares of the relative differences, divided by tanh of the log-ratio of the extreme
+    values.
+    """
     parts = [(s**p, s * g / beta) for s, g in zip(sigma, slopes(sigma, m), strict=True)]
     total = sum(((a - b) / (a + b)) ** 2 for a, b in parts)
     return m.sqrt(total) / m.tanh(m.log(sigma[0] / sigma[-1]))
 
 
 class Candidate(NamedTuple):
-    """A spectrum, and the energy E_p - S_inf: other beta are other scales."""
+    """A spectrum, and the p of the energy E_p - S_inf. Another beta only scales the spectrum."""
 
     sigma: np.ndarray
     p: float
@@ -120,7 +127,7 @@ def candidate(low) -> Callable:
 
 
 def candidates(d, low, high) -> Callable:
-    """The room of: no spectrum of d different values is in balance, for a p of that range."""
+    """An attack on the statement that no spectrum of d different values is an equilibrium. p is in [low, high]."""
 
     def room(x, m):
         *u, scale, p = x
@@ -130,7 +137,7 @@ def candidates(d, low, high) -> Callable:
 
 
 def in_balance(at: Candidate) -> float:
-    """Minus the imbalance, less what rounding can do."""
+    """Minus the imbalance, plus a margin for rounding."""
     return 1e-5 - float(imbalance(list(at.sigma), at.p, np))
 
 
@@ -151,7 +158,7 @@ ONLY_ISOTROPIC = Claim(
 )
 
 
-# Found by `candidates` at p = 1/2, and refined.
+# An equilibrium that is not isotropic. The search of `candidates` found it at p = 1/2, and it was refined afterwards.
 SECOND = Candidate(np.array([0.752544895796168, 0.017557984264939]), 0.5)
 
 BELOW_ONE = Claim(
@@ -170,11 +177,11 @@ BELOW_ONE = Claim(
 
 
 def is_minimum(p, d) -> bool:
-    """Whether F is larger at small log-ratios x and -x between two of d equal values than at the equilibrium itself."""
+    """Whether F grows from the isotropic equilibrium when two of its d values are multiplied by e^x and e^-x."""
     with mpmath.workdps(DIGITS):
         p, x, near = mpmath.mpf(p), mpmath.mpf(10) ** -8, mpmath.mpf(10) ** -24
         s = (mpmath.mpf(d - 1) / 2) ** (1 / p)
-        # The others apart by far less than that, for (4.28) as printed.
+        # The other values differ by far less than x. They must differ, since (4.28) is 0/0 at equal values.
         at = lambda x: [s * mpmath.exp(y) for y in (x, -x, *(near * k for k in range(2, d)))]
         f = lambda sigma: sum(s**p for s in sigma) / p - volume(sigma, mpmath)
         return f(at(x)) > f(at(near))
@@ -217,7 +224,7 @@ def g(i, j):
 
 
 def differences(at: Powers, *, sign=-1.0, scale=None) -> float:
-    """(4.71): the difference of two equilibrium conditions, left less right, against that of the gradient."""
+    """The error of (4.71), whose left side minus right side must be the difference of two entries of the gradient."""
     free = lambda sigma: np.sum(sigma**at.p) / at.p - log_volume(sigma, np.inf) / at.beta
     gradient, s = derivative(free, at.sigma), at.sigma
     term = lambda i, k: s[i] / (s[i] ** 2 - s[k] ** 2) + sign * s[i] ** -1 / (np.log(s[i] ** 2) - np.log(s[k] ** 2))
@@ -242,7 +249,7 @@ DIFFERENCE = Claim(
 
 
 def regrouped(at: Powers, over_beta, sign=1.0) -> float:
-    """The right side of (4.72) against that of (4.71) as corrected."""
+    """The error of the right side of (4.72), against the right side of the corrected (4.71)."""
     s, *rest = at.sigma, *range(2, len(at.sigma))
     printed = g(s[0], s[1]) - g(s[1], s[0]) + sign * sum(g(s[0], s[k]) - g(s[1], s[k]) for k in rest)
     sums = np.sum(entropy_slopes(s, np.inf), axis=1)
@@ -268,7 +275,10 @@ REGROUPED = Claim(
 
 
 def negative(x, m, sign=1):
-    """The least of minus the differences in (4.72), relative to g(s_j, .), over tanh of log-ratios; s_k anywhere."""
+    """The room of "every difference in (4.72) is negative", for s_i = s_j e^u and any s_k.
+
+    The differences are relative to g(s_j, .) and divided by tanh u.
+    """
     u, w = x
     i, j, k = m.exp(u), m.exp(0 * u), m.exp(w)
     own = 1 - slope(i, j, m) / slope(j, i, m)
@@ -294,7 +304,7 @@ NEGATIVE = Claim(
 
 
 def common_value(at: Powers, factor) -> float:
-    """(4.75) in (4.73), d = 3, with g at a gap of 10^-15."""
+    """The error of (4.75) in (4.73) for d = 3. The limit of g is taken at a relative gap of 10^-15."""
     with mpmath.workdps(DIGITS):
         p, beta = mpmath.mpf(at.p), mpmath.mpf(at.beta)
         s = (factor / beta) ** (1 / p)

@@ -25,12 +25,12 @@ def any_matrix(key, depth) -> Matrix:
 
 
 def completion(x, labels, seen):
-    """(4.24)."""
+    """The energy (4.24) of matrix completion."""
     return np.sum(seen * (x - labels) ** 2) / 2
 
 
 def diagonal_completion(x):
-    """(4.21), in any dimension."""
+    """The energy (4.21), in any dimension."""
     return np.sum((np.diag(x) - 1) ** 2)
 
 
@@ -60,7 +60,7 @@ class Entries(NamedTuple):
 
 
 def entries(key, depth) -> Entries:
-    """At least one of them is seen."""
+    """A matrix, labels and a mask, by which at least one entry is seen."""
     rng = generator(key)
     seen = rng.random((4, 4)) < 0.5
     seen[0, 0] = True
@@ -88,20 +88,20 @@ GRADIENT = Claim(
 
 
 class Outer(NamedTuple):
-    """a b^T, of rank one."""
+    """The vectors a and b of the matrix a b^T of rank one."""
 
     a: np.ndarray
     b: np.ndarray
 
 
 def of_rank_one(key, depth) -> Outer:
-    """A minimiser of (4.21) of rank one: where a_i b_i = 1."""
+    """A minimiser of (4.21) of rank one. These are the a b^T with a_i b_i = 1."""
     a = generator(key).standard_normal(2)
     return Outer(a, 1 / a)
 
 
 def hyperbola(at: Outer, other) -> float:
-    """The minimiser against [[1, alpha], [other(alpha), 1]]; and the other way round: that has E = 0 and rank one."""
+    """The error of two statements: the minimiser is [[1, alpha], [other(alpha), 1]], which has E = 0 and rank one."""
     x = np.outer(at.a, at.b)
     curve = np.array([[1.0, x[0, 1]], [other(x[0, 1]), 1.0]])
     flat = np.linalg.det(curve) / np.sum(curve**2)
@@ -135,7 +135,10 @@ def any_spectrum(key, depth) -> Spectrum:
 
 
 def rank_error(at: Spectrum, rank) -> float:
-    """(4.23) against Shannon's entropy by SciPy; 1 at rank one, d at isotropy, blind to scale, and between 1 and d."""
+    """The error of `rank` as the effective rank (4.23), against Shannon's entropy by SciPy.
+
+    It must also be 1 at rank one, d at isotropic matrices, and between 1 and d, and not depend on the scale.
+    """
     d = len(at.sigma)
     one = np.append(at.sigma[0], np.full(d - 1, np.finfo(float).tiny))
     given = rank(at.sigma)
@@ -210,7 +213,7 @@ def any_start(key, depth) -> Start:
 
 
 def loses_rank(at: Start) -> float:
-    """1 if det X(t) meets 0 or has two signs along the library's flow of (4.21)."""
+    """1 if det X(t) is 0 or changes its sign along the library's flow of (4.21), else 0."""
     determinants = np.linalg.det(np.asarray(flow(Energy(completion=1.0), at.x, 2.0, depth=at.depth).x))
     return float(np.any(determinants * determinants[0] <= 0))
 
@@ -237,7 +240,7 @@ def small(key, depth) -> Small:
 
 
 def from_small(at: Small):
-    """The flow of (4.21) at infinite depth, long past its convergence."""
+    """The flow of (4.21) at infinite depth, to a time long after it has converged."""
     return flow(Energy(completion=1.0), at.x, 3e4)
 
 

@@ -23,7 +23,7 @@ DIGITS = 60
 
 
 def falling(x, m, sign=1):
-    """How much g(., s_j) falls from s_j e^u to s_j e^(u + v), relative, over tanh v."""
+    """The relative fall of g(., s_j) from s_j e^u to s_j e^(u + v), divided by tanh v."""
     u, v = x
     before, after = (slope(m.exp(w), m.exp(0 * w), m) for w in (u, u + v))
     return sign * (1 - after / before) / m.tanh(v)
@@ -57,7 +57,7 @@ DECREASING = Claim(
 
 
 def reversed_order(u, m, sign=1, factor=1):
-    """g(s_j, s_i) - g(s_i, s_j) for s_i > s_j, relative, over tanh u."""
+    """The relative difference g(s_j, s_i) - g(s_i, s_j) for s_i = s_j e^u > s_j, divided by tanh u."""
     i, j = m.exp(u[0]), m.exp(0 * u[0])
     return sign * (1 - factor * slope(i, j, m) / slope(j, i, m)) / m.tanh(u[0])
 
@@ -86,13 +86,13 @@ EXCHANGE = Claim(
 
 
 def difference_slope(ratio) -> float:
-    """d/dr of g(r, 1) - g(1, r), in units of 1/r, by the complex step."""
+    """r times the derivative of g(r, 1) - g(1, r) in r, by the complex step."""
     f = lambda r: slope(r[0], 1.0, np) - slope(1.0, r[0], np)
     return float(derivative(f, np.array([ratio]))[0] * ratio)
 
 
 def turns(turn) -> Callable[[Two], float]:
-    """The error of: decreasing up to that ratio, and increasing beyond."""
+    """The error of the statement that g(r, 1) - g(1, r) decreases up to the ratio `turn` and increases beyond it."""
     return lambda at: difference_slope(at.ratio) * float(np.sign(turn - at.ratio))
 
 
@@ -129,7 +129,7 @@ def value(key, depth) -> Value:
 
 
 def slope_at_depth(i, j, depth):
-    """g of (4.56), and the term of (4.36), by mpmath."""
+    """The term of (4.36), or at infinite depth the g of (4.56), for numbers of mpmath."""
     if np.isinf(depth):
         return slope(i, j, mpmath)
     a = mpmath.mpf(2) / depth
@@ -137,7 +137,7 @@ def slope_at_depth(i, j, depth):
 
 
 def limit_error(at: Value, factor) -> float:
-    """At a gap of 10^-15, with 60 digits."""
+    """The error of the limit factor/(2 s_j), against a relative gap of 10^-15 with 60 digits."""
     with mpmath.workdps(DIGITS):
         j = mpmath.mpf(at.sigma)
         return abs(float(slope_at_depth(j * (1 + mpmath.mpf(10) ** -15), j, at.depth) * 2 * j / factor - 1))
@@ -169,7 +169,7 @@ LIMIT_AT_DEPTH = Claim(
 
 
 def summed_slopes(at: Spectrum, scale=1.0) -> float:
-    """(4.58) against the complex step through (4.37): the diagonal of the Hessian."""
+    """The error of (4.58), against the diagonal of the Hessian by the complex step through (4.37)."""
     sums = lambda i: lambda sigma: np.sum(entropy_slopes(sigma, np.inf), axis=1)[i]
     sigma, index = at.sigma, range(len(at.sigma))
     expected = np.array([derivative(sums(i), sigma)[i] for i in index])
@@ -190,7 +190,7 @@ SUM_OF_SLOPES = Claim(
 
 
 class Remainders(NamedTuple):
-    """What is left of (4.60), (4.61), (4.66) and (4.68) at s_j = 1, at h and at h/2."""
+    """The remainders of the expansions (4.60), (4.61), (4.66) and (4.68) at s_j = 1, for h and for h/2."""
 
     h: tuple[float, ...]
     half: tuple[float, ...]
@@ -206,7 +206,10 @@ def remainders(h) -> tuple[float, ...]:
 
 
 def shrinking(at: Remainders, *orders) -> float:
-    """The remainder over the stated power of h must not stay, for o, or grow, for O, as h is halved."""
+    """The largest relative growth of a remainder over h^order when h is halved.
+
+    A remainder O(h^order) does not grow. A remainder o(h^order) becomes smaller.
+    """
     return max(b / a * 2**order - 1 for a, b, order in zip(at.h, at.half, orders, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Section 4.3, what the volumes above and below say of low rank."""
+"""Section 4.3: the volume of the orbit upstairs, the volume of the metric downstairs, and their values at low rank."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from dlnjax.claims._spectra import as_matrix, eigenvalues, generator, log_volume
 
 
 class Minimiser(NamedTuple):
-    """[[1, alpha], [beta, 1]], off the hyperbola alpha beta = 1."""
+    """The minimiser [[1, alpha], [beta, 1]] of (4.21). It has full rank off the hyperbola alpha beta = 1."""
 
     alpha: float
     beta: float
@@ -26,13 +26,13 @@ def sigma_of(alpha, beta):
 
 
 def towards_hyperbola(at: Minimiser, log_size) -> float:
-    """How much less the volume is next to the hyperbola than at the minimiser."""
+    """The logarithm of the volume at the minimiser minus that next to the hyperbola."""
     near = sigma_of(at.alpha, (1 - 1e-9) / at.alpha)
     return float(log_size(sigma_of(at.alpha, at.beta)) - log_size(near))
 
 
 def downstairs(sigma):
-    """log sqrt(det g) at infinite depth: the eigenvalues of the metric are the 1/lambda_kl."""
+    """log sqrt(det g) at infinite depth, where the eigenvalues of the metric g are the 1/lambda_kl."""
     return -np.sum(np.log(eigenvalues(sigma, np.inf))) / 2
 
 
@@ -52,7 +52,7 @@ HIGH_VOLUME = Claim(
 
 
 def metric_volume(at: Point, factor=2.0, sign=-1.0) -> float:
-    """log sqrt(det g^N) of the matrix of A_X, entry by entry, against -1/2 sum log lambda_kk - 2 S_N."""
+    """The error of log sqrt(det g^N) = -1/2 sum log lambda_kk - 2 S_N, against the determinant of the matrix of A_X."""
     diagonal = np.sum(np.log(np.diag(eigenvalues(at.sigma, at.depth))))
     expected = sign * diagonal / 2 - factor * log_volume(at.sigma, at.depth)
     return off(-np.linalg.slogdet(as_matrix(at.x, at.depth))[1] / 2, expected)

@@ -25,12 +25,12 @@ def sensing(key, depth) -> Sensing:
 
 
 def energy(x, at: Sensing):
-    """(5.4)."""
+    """The energy (5.4) of matrix sensing."""
     return np.sum((np.einsum("mij,ij->m", at.a, x) - at.y) ** 2)
 
 
 def gradient_error(at: Sensing, factor) -> float:
-    """factor times (5.5), against the complex step through (5.4)."""
+    """The error of `factor` times (5.5), against the complex step through (5.4)."""
     printed = np.einsum("m,mij->ij", np.einsum("mij,ij->m", at.a, at.x) - at.y, at.a)
     return off(factor * printed, derivative(lambda x: energy(x, at), at.x))
 
@@ -51,7 +51,7 @@ GRADIENT = Claim(
 
 
 def generalises(at: Entries, factor) -> float:
-    """(5.4) of the unit matrices E_ij of the mask and their labels, against factor times (4.24)."""
+    """The error of (5.4) = `factor` times (4.24), for the unit matrices E_ij of the mask and their labels."""
     unit = np.eye(len(at.x))
     units = np.array([np.outer(unit[i], unit[j]) for i, j in np.argwhere(at.seen)])
     sensed = energy(at.x, Sensing(units, at.labels[at.seen], at.x))
@@ -103,7 +103,7 @@ INVARIANCE = Claim(
 
 
 class Network(NamedTuple):
-    """Positive weights, and a positive or a mixed input: all units are active for the first."""
+    """Positive weights, a positive input `x`, for which all units are active, and an input `mixed` with both signs."""
 
     weights: np.ndarray
     x: np.ndarray
@@ -117,7 +117,7 @@ def network(key, depth) -> Network:
 
 
 def linear_error(at: Network, x, slope=1.0) -> float:
-    """The network with (5.3) after each layer, against slope times the product of its weights."""
+    """The error of `slope` times the product of the weights, against the network with the activation (5.3)."""
     out, product = x, np.eye(3)
     for w in at.weights:
         out, product = np.maximum(w @ out, 0), w @ product
@@ -139,19 +139,19 @@ RELU = Claim(
 
 
 class Small(NamedTuple):
-    """A start of the flow, and the depth."""
+    """A small start of the flow, and the depth."""
 
     x: np.ndarray
     depth: float
 
 
 SMALL = 1e-6
-# X_12 + X_22 = 4 and X_21 = X_22: among the solutions is X_12 = 4 with zeros elsewhere, of nuclear norm 4.
+# The measurements X_12 + X_22 = 4 and X_21 = X_22. One solution is X_12 = 4 with zeros elsewhere, of nuclear norm 4.
 SENSED = ((np.array([[0, 1.0, 0], [0, 1, 0], [0, 0, 0]]), 4.0), (np.array([[0, 0, 0], [-1.0, 1, 0], [0, 0, 0]]), 0.0))
 
 
 def small(key, depth) -> Small:
-    """Random in the block that is measured, and as small beside it; deeper flows are slow to come to rest."""
+    """A small start, random in the block that is measured, at depth 2 or 3. Deeper flows come to rest too slowly."""
     rng = generator(key)
     x = np.diag([0.0, 0.0, SMALL])
     x[:2, :2] = SMALL * rng.standard_normal((2, 2))
@@ -164,7 +164,10 @@ def nuclear_norm_of_limit(x, sensed, depth) -> float:
 
 
 def excess_of_commuting(at: Small, factor=1.0) -> float:
-    """Of two diagonal measurements of a positive diagonal matrix, against a linear programme."""
+    """The relative excess of the nuclear norm of the limit over the least one, for two commuting measurements.
+
+    These are diagonal measurements of a positive diagonal matrix, for which a linear programme gives the least norm.
+    """
     rng = np.random.default_rng(np.abs(at.x[:2, :2] / SMALL * 2**20).astype(int).ravel())
     a, target = rng.standard_normal((2, 3)), rng.uniform(0.2, 1, 3)
     y = a @ target

@@ -1,4 +1,9 @@
-"""A statement of the thesis that can be refuted: what is printed, what is true, and the instances that tell."""
+"""A statement of the thesis as a check: what is printed, what is true, and the instances on which both are tried.
+
+- An instance is a set of matrices and numbers for which the statement is computed.
+- The error of a statement on an instance is 0 where the statement is true.
+- "Upstairs" are the factors W_1, ..., W_N, and "downstairs" is their product X = phi(W).
+"""
 
 import math
 import re
@@ -15,10 +20,10 @@ from jaxtyping import PRNGKeyArray
 
 from dlnjax._checks import as_key
 
-# The quantities that a statement is about: any pytree, best a NamedTuple or a dictionary. If it has an attribute
-# `shown`, that is printed in its place.
+# An instance is any pytree, best a NamedTuple or a dictionary. If it has an attribute `shown`, this attribute is
+# printed in place of the instance.
 Instance = Any
-# The error of a statement on an instance, 0 where the statement is true of it.
+# A function that returns the error of a statement on an instance.
 Error = Callable[[Instance], Any]
 Word = Literal["holds", "corrected", "fails", "undecided"]
 
@@ -29,8 +34,9 @@ NO_DEPTH = (None,)
 class Claim:
     """A statement, checked on random instances and on examples chosen by hand.
 
-    An error is relative, and 0 where the statement is true; that of an inequality is signed: minus the room that it
-    has. The largest over all instances decides:
+    An error is relative, and 0 where the statement is true. The error of an inequality has a sign: it is the smaller
+    side minus the larger side, and positive where the inequality is false. The largest error over all instances
+    decides:
 
     - holds: `printed` <= `tolerance`;
     - corrected: `printed` > `floor`, and `corrected` <= `tolerance`;
@@ -39,22 +45,23 @@ class Claim:
 
     **Arguments:**
 
-    - `name`: number in the thesis, and a word where a number has several statements: "Theorem 3.4.2 (2)".
-    - `statement`: as printed, in one line. `note`: what is true of it or instead, in one line.
-    - `where`: "Section 2.2, (2.20) and (2.23)".
+    - `name`: the number in the thesis, and a word where a number has several statements: "Theorem 3.4.2 (2)".
+    - `statement`: the statement as printed, in one line. `note`: what is true of it, or true instead, in one line.
+    - `where`: the place in the thesis, such as "Section 2.2, (2.20) and (2.23)".
     - `expected`: the verdict that is known.
     - `draw`: `(key, depth) -> instance`; the depth is None for `NO_DEPTH`.
-    - `printed`, `corrected`, `instead`: the error of the statement, of its correction, of what is true where no
-      correction saves it.
-    - `tampered`: pairs (what was changed, error) that take the place of what is true, `corrected` or `instead` if there
-      is one and else `printed`: each must turn the verdict. Where a statement fails and nothing is said instead, it is
-      a mended one, which must hold.
-    - `examples`: instances small enough to check by hand, tried besides the draws, which a failing statement fails.
-    - `attack`: `(key, depth) -> (error, instance)`, the worst that an optimiser finds of what is true. It counts among
-      its errors.
-    - `depths`: those drawn for unless others are given: `NO_DEPTH` for a statement in which there is none. `whole`:
-      it speaks of the factors, so that only whole, finite depths make sense.
-    - `draws`: for each depth.
+    - `printed`, `corrected`, `instead`: the error of the statement, of its correction, and of what is true where no
+      correction saves the statement.
+    - `tampered`: pairs (what was changed, error). The error takes the place of `corrected` or `instead` if there is
+      one, and else of `printed`, and each pair must then change the verdict. Where a statement fails and there is no
+      `instead`, the pair is a mended statement, which must hold.
+    - `examples`: instances small enough to check by hand, which are tried besides the draws. A statement that fails
+      must fail on them.
+    - `attack`: `(key, depth) -> (error, instance)`, the worst instance of what is true that an optimiser finds. Its
+      error counts among the errors of what is true.
+    - `depths`: the depths for which instances are drawn unless others are given; `NO_DEPTH` for a statement without a
+      depth. `whole`: the statement is about the factors, so that only whole, finite depths make sense.
+    - `draws`: the number of draws for each depth.
     """
 
     name: str
@@ -83,10 +90,10 @@ class Claim:
         return int(found.group())
 
     def check(self, key: PRNGKeyArray, *, draws: int | None = None, depths: Sequence[float] | None = None) -> "Verdict":
-        """Measure the errors, in float64, and say what follows.
+        """Measure the errors, in float64, and return the verdict.
 
-        **Arguments:** `key`, of the random draws; `draws`, for each depth, 0 for the examples alone; `depths`, in place
-        of the usual ones, where the statement speaks of a depth.
+        **Arguments:** `key`, of the random draws; `draws`, the number of draws for each depth, 0 for the examples
+        alone; `depths`, in place of the usual depths, if the statement has a depth.
 
         **Returns:** a `Verdict`.
         """
@@ -123,8 +130,9 @@ class Claim:
             warnings.warn(f"{self.name}: an error is NaN, at {describe(bad)}", RuntimeWarning, stacklevel=3)
             return Measure(math.nan, bad, math.nan, bad, len(tried))
         worst = int(np.argmax(errors))
-        # The instance that is shown should be easy to check by hand: first comes an example that refutes the statement,
-        # then the instance that does with the fewest and shortest numbers, and the worst one if none refutes it.
+        # The instance that is shown should be easy to check by hand. An example that refutes the statement comes first.
+        # If there is none, the refuting instance with the fewest and shortest numbers is shown, and if nothing refutes
+        # the statement, the instance with the largest error.
         refuting = [i for i, e in enumerate(errors) if e > self.floor]
         simple = min(refuting, key=lambda i: (i >= len(self.examples), size(tried[i])), default=worst)
         return Measure(errors[worst], tried[worst], errors[simple], tried[simple], len(tried))
@@ -145,8 +153,9 @@ class Measure:
 class Verdict:
     """What the errors of a claim say: `word` is holds, corrected, fails or undecided.
 
-    **Attributes:** `printed`, the errors as printed; `true`, those of the correction, or of what is true instead, if
-    there is one; `attacked`, the largest error that the optimiser found, if one was set on it.
+    **Attributes:** `printed`, the errors of the statement as printed; `true`, the errors of the correction, or of what
+    is true instead, if there is one; `attacked`, the largest error that the optimiser found, if the claim has an
+    attack.
     """
 
     claim: Claim
@@ -176,7 +185,7 @@ class Verdict:
 
     @property
     def counterexample(self) -> Instance | None:
-        """The simplest instance found of which the statement as printed is false, if there is one."""
+        """The simplest instance found on which the statement as printed is false, if there is one."""
         return self.printed.simplest if self.printed.error > self.claim.floor else None
 
     def __str__(self) -> str:
@@ -213,6 +222,6 @@ def _plain(value: Any) -> str:
 
 
 def size(instance: Instance) -> tuple[int, int]:
-    """(how many numbers an instance has, how long it is in print): the order of what is easy to check by hand."""
+    """(the number of numbers in an instance, the length of its text). Small instances are easy to check by hand."""
     text = describe(instance)
     return text.count(",") + 1, len(text)

@@ -1,4 +1,4 @@
-"""`check`: the user's own lemma, with the machinery of the claims."""
+"""`check`: a search for a counterexample to an equation or inequality of the user."""
 
 import inspect
 import math
@@ -50,7 +50,8 @@ def _vector(rng, d, whole):
     return rng.integers(-2, 3, d).astype(float) if whole else rng.standard_normal(d)
 
 
-# By name: what is drawn of size d, of whole numbers or of any.
+# For each kind of argument, by its name, a function (rng, d, whole) that draws one of size d. With `whole`, its entries
+# are small whole numbers.
 KINDS: dict[str, Callable[[np.random.Generator, int, bool], Any]] = {
     "matrix": _matrix,
     "symmetric": _symmetric,
@@ -66,11 +67,11 @@ KINDS: dict[str, Callable[[np.random.Generator, int, bool], Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Conjecture:
-    """What `check` found.
+    """The result of `check`.
 
-    **Attributes:** `word`, "holds" (no counterexample found), "fails" or "undecided"; `error`, the largest found, or
-    that of the counterexample; `instance`, the arguments there, by name; `lhs` and `rhs`, the values there; `tried`,
-    how many instances.
+    **Attributes:** `word`, "holds" (no counterexample was found), "fails" or "undecided"; `error`, that of the
+    counterexample, or the largest error if there is none; `instance`, the arguments with this error, by name; `lhs` and
+    `rhs`, the two sides for these arguments; `tried`, the number of instances that were tried.
     """
 
     word: Literal["holds", "fails", "undecided"]
@@ -108,7 +109,7 @@ def check(
 
         error = max |lhs - rhs| / max(|lhs|, |rhs|),    or max(lhs - rhs) / max(|lhs|, |rhs|) for "<=".
 
-    It refutes; it does not prove. It runs in float64.
+    A counterexample refutes the equation; to find none is no proof. The search runs in float64.
 
     **Arguments:**
 
@@ -117,9 +118,9 @@ def check(
       "spectrum" (distinct singular values, descending), "vector", "number", "time" in [0, 1], "depth"; a list of values
       to choose from; or a function of `(rng, d)`, with `rng` a `numpy.random.Generator`.
     - `relation`: "==" or "<=", entry by entry.
-    - `key`: of the random draws; `jax.random.key(0)` unless given.
-    - `sizes`: of the matrices. `tries`: instances of each size, whole and not.
-    - `tolerance` and `floor`: it holds if no error is above the one, fails if one is above the other.
+    - `key`: the key of the random draws, by default `jax.random.key(0)`.
+    - `sizes`: the sizes of the matrices. `tries`: the number of instances of each size, for whole numbers and for any.
+    - `tolerance` and `floor`: the equation holds if no error is above `tolerance`, and fails if one is above `floor`.
 
     **Returns:** a `Conjecture`: true if no counterexample was found. **Raises:** `TypeError` or `ValueError` for sides
     that are not functions of these arguments or whose shapes differ, and for unknown kinds.

@@ -1,4 +1,4 @@
-"""Curves of matrices in [0, 1] and what they are in the metric, in NumPy alone: length, action, first variation."""
+"""Curves of matrices over [0, 1], and their length, action and first variation in the metric, in NumPy alone."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ Curve = Callable[[float], np.ndarray]
 
 
 def chebyshev(n: int):
-    """Nodes on [0, 1], the matrix of the derivative there, and the weights of the integral."""
+    """The n + 1 Chebyshev nodes on [0, 1], the matrix of the derivative at them, and the weights of the integral."""
     j = np.arange(n + 1)
     x = np.cos(np.pi * j / n)
     c = np.where((j == 0) | (j == n), 2.0, 1.0) * (-1.0) ** j
@@ -18,12 +18,12 @@ def chebyshev(n: int):
     d = (c[:, None] / c[None, :]) / gap
     d -= np.diag(d.sum(axis=1))
     moments = np.where(j % 2 == 0, 2 / (1 - (j * (j % 2 == 0)) ** 2.0), 0.0)
-    # The weights integrate every Chebyshev polynomial exactly.
+    # The weights are those that integrate the first n + 1 Chebyshev polynomials exactly.
     w = np.linalg.solve(np.cos(np.outer(j, np.pi * j / n)), moments)
     return (1 - x) / 2, -2 * d, w / 2
 
 
-# An odd number has no node at 1/2, where curves that exchange two singular values have them equal.
+# With an odd n no node is at 1/2. A curve that exchanges two singular values has them equal there.
 NODES, DERIVATIVE, WEIGHTS = chebyshev(27)
 
 
@@ -32,12 +32,12 @@ def sample(curve: Curve) -> np.ndarray:
 
 
 def along(values) -> np.ndarray:
-    """The derivative of what is sampled at the nodes."""
+    """The derivative in time, at the nodes, of a curve that is given by its values at the nodes."""
     return np.einsum("ij,j...->i...", DERIVATIVE, values)
 
 
 def squared_speed(x, z, depth):
-    """g^N(Z, Z) = Tr(Z^T A_X^{-1}(Z)) at each node, (2.18), at infinite depth with its 1/N."""
+    """g^N(Z, Z) = Tr(Z^T A_X^{-1}(Z)), (2.18), at each node. At infinite depth the 1/N is included."""
     u, sigma, vt = np.linalg.svd(x)
     lam = np.array([eigenvalues(row, depth) for row in sigma])
     return np.sum((np.swapaxes(u, -1, -2) @ z @ np.swapaxes(vt, -1, -2)) ** 2 / lam, axis=(-2, -1))
@@ -53,7 +53,7 @@ def length(x, depth) -> float:
 
 
 def first_variation(x, depth) -> float:
-    """The largest derivative of the action as the curve moves, its ends fixed: 0 for a geodesic. Relative."""
+    """The largest relative derivative of the action when the curve moves with fixed ends. It is 0 for a geodesic."""
     bumps = [NODES * (1 - NODES) * f for f in (1.0, 2 * NODES - 1, (2 * NODES - 1) ** 2)]
     size = np.linalg.norm(x[0]) + np.linalg.norm(x[-1])
     slopes = []
@@ -71,13 +71,13 @@ def slope(f, h=1e-2):
 
 
 def function(s, f) -> np.ndarray:
-    """f of a symmetric matrix, (3.38)."""
+    """The function f of a symmetric matrix, (3.38)."""
     values, vectors = np.linalg.eigh(s)
     return (vectors * f(values)) @ vectors.T
 
 
 def flat(depth):
-    """x -> N x^(1/N), in which diagonal geodesics are straight, log x at infinite depth; and its inverse."""
+    """(x -> N x^(1/N), or log x at infinite depth, and its inverse). Diagonal geodesics are straight lines under it."""
     if np.isinf(depth):
         return np.log, np.exp
     return (lambda x: depth * x ** (1 / depth)), (lambda y: (y / depth) ** depth)

@@ -1,4 +1,4 @@
-"""The flows that claims speak of, by the library."""
+"""The flows that the claims are about, computed by the library."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from dlnjax import FreeEnergy, gradient_flow, MatrixSensing, Schatten, Steady
 
 
 class Energy(eqx.Module):
-    """A sum of (5.4) with its 1/2, or of (4.21), and of E_p: so all flows of these claims share one compilation."""
+    """The sum of (5.4) with its 1/2, or of (4.21), and of E_p. With one energy, all flows share one compilation."""
 
     sensing: MatrixSensing
     schatten: Float[Array, ""]
@@ -37,7 +37,7 @@ NO_ENTROPY = 1e300
 
 
 def flow(energy, x0, t, *, beta=NO_ENTROPY, depth: Any = jnp.inf, rest=1e-13):
-    """The library's flow of E - S/beta, d = 3, to time t or to |dF| <= rest, saved at eight times."""
+    """The library's flow of F = E - S/beta for d = 3, to time t or until |dF| <= rest, saved at nine times."""
     ts = np.append(0.0, np.linspace(t / 8, t, 8))
     free = FreeEnergy(energy, beta, depth)
     stop = Steady(rest)

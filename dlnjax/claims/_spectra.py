@@ -1,4 +1,4 @@
-"""What claims are drawn from and measured by, in NumPy alone: nothing here calls the code under test."""
+"""The random instances and the formulas that many claims share, in NumPy alone. None of them calls the library."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ def generator(key) -> np.random.Generator:
 
 
 def spectrum(rng, d, near=0.1, far=1.2) -> np.ndarray:
-    """Singular values, descending, about 1, with log-ratios of neighbours between `near` and `far`."""
+    """Random singular values around 1, in descending order. Neighbours have log-ratios between `near` and `far`."""
     log = np.cumsum(rng.uniform(near, far, d))[::-1]
     return np.exp(log - log.mean() + rng.normal(0, 0.3))
 
@@ -33,25 +33,28 @@ def orthogonal(rng, d) -> np.ndarray:
 
 
 def off(measured, expected) -> float:
-    """The largest difference, relative to the largest entry expected."""
+    """The largest difference between `measured` and `expected`, relative to the largest entry of `expected`."""
     measured, expected = np.asarray(measured), np.asarray(expected)
     return float(np.max(np.abs(measured - expected)) / max(np.max(np.abs(expected)), np.finfo(float).tiny))
 
 
 def derivative(f, x, step=1e-30) -> np.ndarray:
-    """The gradient of an analytic f by the complex step: exact to rounding, and no formula of a derivative in it."""
+    """The gradient of an analytic f by the complex step.
+
+    It is exact to rounding and uses no formula for a derivative.
+    """
     flat = np.asarray(x, float).ravel()
     moved = lambda k: (flat + 1j * step * (np.arange(flat.size) == k)).reshape(np.shape(x))
     return np.array([np.imag(f(moved(k))) / step for k in range(flat.size)]).reshape(*np.shape(x))
 
 
 def singular_values(x) -> np.ndarray:
-    """The singular values of a real matrix or of one with a complex step, in which they are analytic."""
+    """The singular values of a real matrix, or of one with a complex step, since they are analytic functions of it."""
     return np.sqrt(np.linalg.eigvals(x.T @ x))
 
 
 def pairs(sigma):
-    """(sigma_j, sigma_k) of all j < k."""
+    """(sigma_j, sigma_k) for all pairs j < k, as two arrays."""
     j, k = np.triu_indices(len(sigma), 1)
     return sigma[j], sigma[k]
 
@@ -64,7 +67,7 @@ def log_volume(sigma, depth):
 
 
 def entropy_slopes(sigma, depth):
-    """[i, j]: the term of (4.36) or (4.37), the g(sigma_i, sigma_j) of (4.56); 0 on the diagonal."""
+    """The matrix of the terms of (4.36) or (4.37), with g(sigma_i, sigma_j) of (4.56) at [i, j] and 0 at i = j."""
     i, j, same = sigma[:, None], sigma[None, :], np.eye(len(sigma), dtype=bool)
     gap = lambda f: np.where(same, 1.0, f(i) - f(j))
     if np.isinf(depth):
@@ -75,7 +78,7 @@ def entropy_slopes(sigma, depth):
 
 
 def eigenvalues(sigma, depth):
-    """(2.20), and lambda_kk = N sigma_k^(2-2/N); at infinite depth those of the limit (2.30), with its 1/N."""
+    """The lambda_kl of (2.20), with lambda_kk = N sigma_k^(2-2/N). At infinite depth they are those of (2.30)."""
     k, l, same = sigma[:, None], sigma[None, :], np.eye(len(sigma), dtype=bool)
     power = (lambda s: np.log(s**2)) if np.isinf(depth) else lambda s: s ** (2 / depth)
     diagonal = k**2 if np.isinf(depth) else depth * k ** (2 - 2 / depth)
@@ -88,7 +91,7 @@ def symmetric_power(a, exponent):
 
 
 def operator(x, z, depth) -> np.ndarray:
-    """A_{N,X}(Z): the sum of (4.1) for a whole N, the integral of (2.30) at infinite depth, (2.20) between."""
+    """A_{N,X}(Z), by the sum in (4.1) for whole N, the integral (2.30) at infinite depth, and (2.20) for other N."""
     left, right = x @ x.T, x.T @ x
     if np.isinf(depth):
         nodes, weights = np.polynomial.legendre.leggauss(24)
@@ -106,6 +109,6 @@ def operator(x, z, depth) -> np.ndarray:
 
 
 def as_matrix(x, depth) -> np.ndarray:
-    """A_{N,X} of (2.19) as a matrix, d^2 by d^2."""
+    """The operator A_{N,X} of (2.19) as a matrix, d^2 by d^2."""
     units = np.eye(x.size).reshape(-1, *x.shape)
     return np.array([operator(x, unit, depth).ravel() for unit in units]).T

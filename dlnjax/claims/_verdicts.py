@@ -1,4 +1,4 @@
-"""Verdicts written out: as plain data, and as the errata of the thesis."""
+"""Verdicts in two written forms: plain data, and the errata of the thesis."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ q: Q_0, ..., Q_N; z: a matrix in place of dE.
 
 
 def as_data(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as plain data, for JSON; a number that is not finite is a string."""
+    """A verdict as plain data for JSON. A number that is not finite becomes a string."""
     claim, printed, true = verdict.claim, verdict.printed, verdict.true
     return {
         "name": claim.name,
@@ -72,11 +72,11 @@ def _entry(verdict: Verdict) -> str:
 
 
 def _quoted(text: str) -> str:
-    """The text with every sign escaped that Markdown would read as emphasis, a tag or a link."""
+    """The text with an escape before each sign that Markdown would read as emphasis, a tag or a link."""
     return text.replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;").replace("[", r"\[")
 
 
 def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """How many statements have each verdict, in a fixed order, without those that none has."""
+    """The number of statements with each verdict, in a fixed order. A verdict that no statement has is left out."""
     words = [verdict.word for verdict in verdicts]
     return {word: words.count(word) for word in ("holds", "corrected", "fails", "undecided") if word in words}

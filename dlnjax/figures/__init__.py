@@ -1,6 +1,7 @@
-"""The figures of the thesis, each as a module: `compute` its data, `draw` it from them, read `numbers` off them.
+"""The figures of the thesis, each in a module with three functions.
 
-To add one, write such a module and name it here.
+`compute` makes the data of the figure, `draw` draws the figure from these data alone, and `numbers` reads the rows of
+the table off them. To add a figure, write such a module and name it here.
 """
 
 from dlnjax.figures import (

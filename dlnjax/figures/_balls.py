@@ -16,7 +16,7 @@ DEPTHS = (1.0, 2.0, np.inf)
 
 
 def _point(x, y):
-    """exp([[x, y], [y, -x]]): the symmetric, positive definite matrices of determinant 1."""
+    """exp([[x, y], [y, -x]]). All symmetric positive definite matrices of determinant 1 have this form."""
     r = jnp.sqrt(x**2 + y**2)
     shc = jnp.where(r > 0, jnp.sinh(r) / jnp.where(r > 0, r, 1.0), 1.0)
     return jnp.cosh(r) * jnp.eye(2) + shc * jnp.array([[x, y], [y, -x]])
@@ -29,9 +29,10 @@ def _distances(x, y, depth):
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    seeds |= 1  # an odd number, so that the diagonal matrices y = 0 are among them
+    seeds |= 1  # an odd number of points has the diagonal matrices, y = 0, among them
     side = np.linspace(-REACH, REACH, seeds)
-    # X -> D X D with D = diag(1, -1) is an isometry that fixes the centre and turns y into -y: half is enough.
+    # X -> D X D with D = diag(1, -1) is an isometry that fixes the centre and turns y into -y. Half of the points is
+    # therefore enough.
     half = side[: (seeds + 1) // 2]
     x, y = (a.ravel() for a in np.meshgrid(side, half, indexing="ij"))
     found = [np.asarray(_distances(x, y, jnp.asarray(depth))).reshape(seeds, -1) for depth in DEPTHS]
@@ -48,7 +49,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     panels = figure.subplots(1, len(DEPTHS), sharey=True)
     for ax, depth in zip(panels, data["depth"].values, strict=True):
         values = data["distance"].sel(depth=depth).values.T
-        # From the centre to where the slice cuts a ball off, at round distances.
+        # The levels are round distances, up to the ball that is cut off by the edge of the slice.
         levels = MaxNLocator(6).tick_values(0, 1.2 * values[values.shape[0] // 2, -1])[1:]
         contours = ax.contour(data["x"], data["y"], values, levels=levels, colors="C0", linewidths=0.8)
         ax.clabel(contours, levels[:3], fontsize=6, fmt="%g", inline_spacing=2)

@@ -1,4 +1,4 @@
-"""The page of all statements of the thesis: each with its verdict, and the errors that it was measured by."""
+"""The page of all statements of the thesis, each with its verdict and its measured errors."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ KINDS = {"holds": "good", "corrected": "mixed", "fails": "bad", "undecided": "ba
 
 
 def write_claims(folder: Path, verdicts: Sequence[dict[str, Any]], *, seed: int, command: str) -> Path:
-    """Write claims.html, which needs no other file, and its data, claims.json, from which the report has its counts."""
+    """Write claims.html, which needs no other file, and its data, claims.json, from which the report takes counts."""
     with replacing(folder / "claims.json") as fresh:
         fresh.write_text(json.dumps(list(verdicts), indent=1), encoding="utf-8")
     path = folder / "claims.html"

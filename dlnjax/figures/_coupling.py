@@ -40,7 +40,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     figure = new_figure(3.4, 2.8)
     ax = figure.subplots()
     reach = 1.1 * float(max(abs(data["x12"]).max(), abs(data["x21"]).max()))
-    # Most limits have rank one to a per cent: the power spreads the colours there.
+    # Most limits have an effective rank within one per cent of 1. The power spreads the colours there.
     norm = PowerNorm(0.4, vmin=1, vmax=max(1.02, float(data["effective_rank"].max())))
     points = _scatter(ax, data, norm, reach)
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel=r"$X_{12}$", ylabel=r"$X_{21}$", aspect="equal")

@@ -14,7 +14,7 @@ from dlnjax.figures._shapes import completion_flows, ENERGY, many_diagonal
 from dlnjax.plot import new_figure
 
 D, TIME = 10, 2.0
-# Steps of descent to get there, and so the step size: the learning rate is TIME / (N steps).
+# The numbers of steps of descent to the time TIME. The learning rate is TIME / (N steps).
 STEPS = (100, 300, 1000, 3000)
 DEPTHS, FLOW_DEPTHS = (2, 3, 10, 50), (2.0, 3.0, 10.0, 50.0, 200.0, 1000.0)
 ENERGY_OF = MatrixCompletion.diagonal(D)
@@ -22,7 +22,7 @@ ENERGY_OF = MatrixCompletion.diagonal(D)
 
 @functools.partial(jax.jit, static_argnums=1)
 def _trained(starts, depth: int, steps):
-    """X after gradient descent on the factors, from balanced ones, at the time TIME of the 1/N-normalised flow."""
+    """X after gradient descent on balanced factors of `starts`, at the time TIME of the 1/N-normalised flow."""
     optimizer = optax.sgd(TIME / (depth * steps))
     one = lambda x: train(ENERGY_OF, balanced_factors(x, depth), optimizer, steps, throw=False).x
     return jax.vmap(one)(starts)
@@ -70,7 +70,7 @@ def draw(data: xarray.Dataset) -> Drawing:
         error = data["error"].sel(depth=depth)
         _bars(ax, size, error, color, fmt="o-", lw=0.9)
         label = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7, "color": color}
-        # Neighbours are labelled one above the other.
+        # Each label is moved above the one before, so that labels of nearby curves do not cover each other.
         place = max(float(error.isel(steps=0).mean()), 1.45 * place)
         ax.annotate(f"$N = {depth}$", (size[0], place), **label)
     anchor = 0.25 * float(data["error"].isel(steps=-1).mean()) * size / size[-1]
@@ -93,7 +93,7 @@ def draw(data: xarray.Dataset) -> Drawing:
 
 
 def _order(x, values) -> tuple[float, float]:
-    """The exponent of a power law for each seed, and with it a standard error. **Arguments:** `values`, `x seed`."""
+    """The mean over seeds of the exponent of a power law, and its standard error. **Arguments:** `values`, `x seed`."""
     return mean(np.polyfit(np.log(x), np.log(values), 1)[0])
 
 

@@ -17,8 +17,8 @@ EXPECTED = ((0.0036, 5.03), (0.0025, 0.0043), (0.0017, 0.0017), (0.00098, 0.0008
 def compute(key, seeds: int) -> xarray.Dataset:
     keys = jax.random.split(key, seeds)
     many = diagonal_flows(keys, D, STD, times(1.0, HORIZON))
-    # The example is the median one: of the seeds, the one that takes the median time to come to rest. It is saved at
-    # more times than a sweep has here, and so by several.
+    # The example is the seed that takes the median time to come to rest. It is saved at more times than one sweep of
+    # this shape has, so that several sweeps save different times.
     example = int(np.argsort(np.asarray(many.t_end))[seeds // 2])
     fine = np.linspace(0.0, 1.25 * float(many.t_end[example]), 6 * (TIMES - 1) + 1)
     parts = [np.append(0.0, fine[k::6]) for k in range(1, 7)]

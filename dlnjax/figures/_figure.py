@@ -1,4 +1,4 @@
-"""The parts of a figure of the report, and the statistics that its numbers are made by."""
+"""The parts of a figure of the report, and the statistics from which its numbers are computed."""
 
 import math
 from collections.abc import Callable
@@ -17,10 +17,10 @@ _SAMPLED = "The expected value is sampled too: the two agree within three standa
 
 
 class Number(NamedTuple):
-    """One row of the table: what the thesis says, and what came out here.
+    """One row of the table: what the thesis says, and what was measured here.
 
-    `expected` is the same number from an independent computation, where there is one; `note` explains a deviation from
-    it, or from the thesis, of more than three standard errors.
+    `expected` is the same number from an independent computation, or NaN if there is none. `note` explains a deviation
+    of more than three standard errors from `expected` or from the thesis.
     """
 
     quantity: str
@@ -33,10 +33,11 @@ class Number(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A figure: `compute(key, seeds)` its data, `draw` it from them alone, and the `numbers` that they hold.
+    """A figure. `compute(key, seeds)` makes its data, `draw` draws it from these alone, `numbers` reads its numbers
+    off.
 
-    `text` says in two or three sentences what it shows; `parameters` in one line with what it was made, and
-    `counted` what the `seeds` are.
+    `text` says in two or three sentences what the figure shows. `parameters` says in one line how the data were made,
+    and `counted` says what `seeds` counts.
     """
 
     name: str
@@ -57,7 +58,7 @@ def mean(values) -> tuple[float, float]:
 
 
 def share(values) -> tuple[float, float]:
-    """The share of seeds for which a value is true, and its standard error.
+    """The fraction of seeds for which a value is true, and its standard error.
 
     The error uses Laplace's rule of succession. The usual formula gives 1 with an error of 0 if all of n are true.
     """
@@ -89,16 +90,20 @@ def verdict(agrees: bool, otherwise: str = "disagrees") -> str:
 
 
 def half_digit(expected: float) -> float:
-    """Half of the last decimal that a number is given to: 0.05 for 1.3."""
+    """Half a unit of the last decimal with which a number is written: 0.05 for 1.3."""
     exponent = Decimal(str(expected)).as_tuple().exponent
     assert isinstance(exponent, int)
     return 0.5 * 10.0**exponent
 
 
 def measured(quantity: str, here: tuple[float, float], expected: float = NAN, thesis: str = "-", note: str = ""):
-    """A row judged by what was `expected`: a sampled value too, of about as many draws, and rounded to its last digit.
+    """A row whose verdict comes from a comparison with `expected`, or is "measured" if that is NaN.
 
-    **Arguments:** `here`, the value and its standard error; `note`, kept where they are further apart than that.
+    `expected` was sampled with about as many draws as the value here, and rounded to its last digit. The two may
+    therefore differ by three standard errors of their difference and half a unit of that digit.
+
+    **Arguments:** `here`, the value and its standard error; `note`, which explains a larger difference, and is left out
+    if there is none.
     """
     value, error = here
     if math.isnan(expected):

@@ -16,7 +16,7 @@ POWERS, DEPTHS = (1.0, 1.5, 2.0, 3.0), (2.0, 3.0, 10.0, np.inf)
 
 
 def isotropic(p, depth):
-    """The equilibrium of Theorem 4.3.7 as (4.75) has it, with its factor at finite depth."""
+    """The equilibrium of Theorem 4.3.7 by (4.75), with the factor 1 - 1/N that it needs at finite depth."""
     return ((D - 1) * (1 - 1 / depth) / (2 * BETA)) ** (1 / p)
 
 
@@ -28,7 +28,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
     starts = jax.vmap(gaussian, (0, None, None))(jax.random.split(key, seeds), D, D**-0.5)
     starts = jnp.broadcast_to(starts, (*shape, D, D)).reshape(-1, D, D)
     energy = FreeEnergy(Schatten(jnp.asarray(p)), jnp.full(len(p), BETA), jnp.asarray(depth))
-    # To ten digits, for the limit is known.
+    # The limit is known exactly, so that the flow is computed to high accuracy.
     options = {"rtol": 1e-8, "atol": 1e-10, "stop": Steady(1e-9), "observe": sigma_of}
     sol = sweep(energy, starts, depth=jnp.asarray(depth), ts=times(1e-2, 100.0), **options)
     of_run = lambda values: np.asarray(values).reshape(*shape, *np.shape(values)[1:])

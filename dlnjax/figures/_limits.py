@@ -11,7 +11,8 @@ from dlnjax.figures._shapes import diagonal_flows, ENERGY, SIZE, times
 from dlnjax.plot import new_figure
 
 LARGEST = 25
-# The panel that goes further: dimensions by the shape that they share, and starts to each, as a share of the seeds.
+# The panel with larger dimensions. For each padded size it has the dimensions that share this size, and the number of
+# starts for each dimension as a fraction of `seeds`.
 FURTHER = {SIZE: ((10, 15, 20, 25), 0.4), 100: ((50, 100), 0.08)}
 DEPTHS = (2.0, 3.0, 10.0, np.inf)
 
@@ -62,7 +63,7 @@ def _further(data: xarray.Dataset, depth: float):
 
 
 def _points(ax: Axes, d, rank, color, marker="o"):
-    """The means against d with two standard errors, and the fitted line; its slope and error."""
+    """Draw the means against d with two standard errors, and the fitted line. Returns its slope and error."""
     dims = np.unique(d)
     average = np.array([rank[d == each].mean() for each in dims])
     error = np.array([rank[d == each].std(ddof=1) / np.sqrt((d == each).sum()) for each in dims])

@@ -13,7 +13,7 @@ from dlnjax.figures._figure import Figure, mean, measured, NAN, Number, shown_de
 from dlnjax.plot import ellipses, new_figure
 
 A, B = np.diag([4.0, 1.0]), np.array([[2.5, 1.5], [1.5, 2.5]])  # the pair with known lengths at N = 2
-# A pair to draw: condition number 50, and turned by 80 degrees, where the two curves are told apart by eye.
+# A pair to draw, with condition number 50 and turned by 80 degrees. The eye can tell the two curves apart there.
 TURN = np.array([[np.cos(np.pi / 2.25), -np.sin(np.pi / 2.25)], [np.sin(np.pi / 2.25), np.cos(np.pi / 2.25)]])
 DRAWN = np.diag([50**0.5, 50**-0.5])
 DEPTHS = (2.0, 3.0, np.inf)
@@ -22,7 +22,10 @@ COUNT = 7
 
 @jax.jit
 def _curves(a, b, depth):
-    """The geodesic and the printed line: their lengths, the latter's by Gauss-Legendre quadrature, and their points."""
+    """The lengths and the points of the geodesic and of the printed line.
+
+    The length of the printed line is computed by Gauss-Legendre quadrature.
+    """
     nodes, weights = np.polynomial.legendre.leggauss(16)
     times = jnp.linspace(0, 1, COUNT)
     line = closed_form.printed_line(a, b, depth)
@@ -42,7 +45,7 @@ def _positive(key):
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    # Positive definite, so that their polar factors are the same and (3.76) applies.
+    # The pairs are positive definite, so that their polar factors are the same and (3.76) applies.
     pairs = jax.vmap(_positive)(jax.random.split(key, 2 * seeds)).reshape(seeds, 2, 2, 2)
     a, b = jnp.asarray(DRAWN), jnp.asarray(TURN @ DRAWN @ TURN.T)
     pairs = np.concatenate([[[A, B], [a, b]], pairs])
@@ -96,7 +99,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     ]
     for depth in data["depth"].values:
         excess = _excess(data).sel(depth=depth).values
-        # Claimed of every pair: one is enough to refute it.
+        # The thesis says this of every pair, so that one pair is enough to refute it.
         said = verdict(bool(np.all(excess <= 1e-6)))
         note = "Theorem 3.4.2 (2) holds only where S_A and S_B commute; elsewhere (3.76) is longer than the geodesic."
         rows.append(Number(f"mean excess of (3.76), N = {depth:g}", "a geodesic: 0", *mean(excess), said, NAN, note))

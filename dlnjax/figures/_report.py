@@ -13,7 +13,7 @@ from dlnjax.figures._figure import Number
 from dlnjax.figures._run import draw, is_drawn, replacing, Run
 
 COLUMNS = ("figure", "quantity", "thesis", "expected", "measured", "standard_error", "verdict", "note")
-# By this factor a drawing is enlarged on the page, so that its letters are as large as those of the text.
+# A drawing is enlarged by this factor on the page, so that its letters are as large as those of the text.
 _SCALE = 1.6
 
 
@@ -30,7 +30,7 @@ def write_numbers(path: Path, runs: Sequence[Run]) -> None:
 
 
 def templates():
-    """The templates of the pages."""
+    """The templates of the two html pages, the report and the claims."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
@@ -45,7 +45,8 @@ def templates():
 def write_report(path: Path, runs: Sequence[Run], statements: Sequence[tuple[str, str, int]] = ()) -> None:
     """Write one html file that needs no other: drawings, text and numbers of the runs, and how they were made.
 
-    **Arguments:** `statements`, (verdict, how it is marked, how many) of the claims.html beside, if there is one.
+    **Arguments:** `statements`, (verdict, its CSS class, how many statements have it) for each verdict in claims.html,
+    if this page stands in the same folder.
     """
     entries = [_entry(run) for run in runs]
     makings: dict[tuple[str, str], list[str]] = {}
@@ -98,7 +99,7 @@ def _entry(run: Run) -> dict[str, Any]:
 
 
 def _image(run: Run) -> tuple[str, int]:
-    """The drawing as a data address, the smaller of its two files, and its width on the page."""
+    """The smaller of the two files of a drawing as a data URL, and the width of the drawing on the page."""
     svg = run.drawing if is_drawn(run) else draw(run)
     vector, pixels = svg.read_bytes(), svg.with_suffix(".png").read_bytes()
     size = re.search(rb'<svg[^>]* width="([\d.]+)pt"', vector)
@@ -122,12 +123,12 @@ def _row(n: Number) -> dict[str, str]:
 
 
 def kind(verdict: str) -> str:
-    """The CSS class of a verdict: good, bad, plain where there is nothing to compare with, and mixed for all others."""
+    """The CSS class of a verdict: good, bad, plain if there is nothing to compare with, and mixed for all others."""
     return {"agrees": "good", "disagrees": "bad", "measured": "plain"}.get(verdict, "mixed")
 
 
 def with_error(value: float, error: float) -> str:
-    """The value to the second digit of its standard error, and that error: 3.026 ± 0.011."""
+    """The value and its standard error, both to the second digit of the error: 3.026 ± 0.011."""
     if not (math.isfinite(value) and math.isfinite(error) and error > 0):
         return f"{value:.6g}"
     digits = 1 - math.floor(math.log10(error))

@@ -1,4 +1,7 @@
-"""A figure on disk: its data, NAME.nc, which are complete or absent, and the drawings and numbers made from them."""
+"""A figure on disk: its data, NAME.nc, and the drawings and numbers that are made from them.
+
+A file is written under another name and then renamed. It is therefore either complete or absent.
+"""
 
 import os
 import platform
@@ -26,7 +29,7 @@ FORMAT = "dlnjax.figure/1"
 
 
 class Run(NamedTuple):
-    """A figure, and the data of it that were read from `path`."""
+    """A figure with its data, which were read from `path`, and its numbers."""
 
     figure: Figure
     path: Path
@@ -39,7 +42,7 @@ class Run(NamedTuple):
 
 
 def identity(name: str, *, seed: int, seeds: int, quick: bool) -> dict[str, str | int]:
-    """The attributes that determine the data of a figure: two runs with the same ones have the same data."""
+    """The attributes that determine the data of a figure. Two runs with the same attributes have the same data."""
     return {
         "format": FORMAT,
         "dlnjax": dlnjax.__version__,
@@ -60,12 +63,12 @@ def is_kept(path: Path, wanted: dict[str, str | int]) -> bool:
 
 
 def key_of(name: str, seed: int) -> PRNGKeyArray:
-    """The key of a figure, which differs from figure to figure."""
+    """The key of the random draws of a figure. Each figure has another key."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
 def compute(path: Path, wanted: dict[str, str | int]) -> None:
-    """Compute the data of a figure and write them to `path`, in one motion."""
+    """Compute the data of a figure and write them to `path`, which is replaced as a whole."""
     name = str(wanted["figure"])
     figure = FIGURES[name]
     date, began = datetime.now(UTC), time.perf_counter()
@@ -79,7 +82,7 @@ def compute(path: Path, wanted: dict[str, str | int]) -> None:
 def read(path: Path) -> Run:
     """The figure whose data lie at `path`.
 
-    **Raises:** `ValueError` if they cannot be read, or are of no figure or of another version's.
+    **Raises:** `ValueError` if the file cannot be read, or does not hold the data of a figure of this version.
     """
     try:
         with xarray.open_dataset(path, engine="scipy") as file:
@@ -98,7 +101,7 @@ def read(path: Path) -> Run:
 
 
 def draw(run: Run) -> Path:
-    """Draw a figure from its data, beside them: NAME.png and NAME.svg. Returns the path of the latter."""
+    """Draw a figure into the folder of its data, as NAME.png and NAME.svg. Returns the path of NAME.svg."""
     fresh = run.path.with_name(f".{run.figure.name}.part")
     # Letters are drawn as outlines, so that the picture does not depend on the fonts of the machine.
     with plot.style(), matplotlib.rc_context({"svg.fonttype": "path"}):
@@ -114,9 +117,9 @@ def is_drawn(run: Run) -> bool:
 
 
 def choose(wanted: Iterable[str] | None, names: Iterable[str]) -> list[str]:
-    """Those of `names` that are wanted, by name (4.2d) or by group (4.2); all of them if `wanted` is None.
+    """Those of `names` that `wanted` has, by name (4.2d) or by group (4.2), or all of them if `wanted` is None.
 
-    **Raises:** `KeyError` with the first that matches none.
+    **Raises:** `KeyError` with the first entry of `wanted` that matches no name.
     """
     names = list(names)
     if wanted is None:
@@ -134,7 +137,10 @@ def _group(name: str) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path, which is renamed to `path` at the end. A process killed before leaves `path` as it was."""
+    """A temporary path, which is renamed to `path` at the end.
+
+    If the process is killed earlier, `path` is unchanged.
+    """
     fresh = path.with_name(f".{path.name}.part")
     yield fresh
     os.replace(fresh, path)

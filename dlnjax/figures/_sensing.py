@@ -16,15 +16,16 @@ from dlnjax.plot import new_figure
 D, MEASUREMENTS, HORIZON = 5, 8, 1e6
 CASES = ("commuting", "generic")
 DEPTHS = (2.0, 3.0, np.inf)
-# Small starts first: their flows are the slow ones.
+# Small starts come first, as `dealt_sweep` needs slow flows first.
 STDS = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1)
 MISSING = "The minimiser needs CVXPY, which is not installed: pip install cvxpy."
 
 
 def commuting(key):
-    """Three diagonal measurements of a positive diagonal matrix, filled up by zeros, and the start, a multiple of I.
+    """Three diagonal measurements of a positive diagonal matrix, filled up by zeros, their values, and a start near I.
 
-    Commuting symmetric measurements are diagonal in one basis. Equal singular values would leave the frame free.
+    Commuting symmetric measurements are diagonal in one basis. The start is not a multiple of I itself, since equal
+    singular values would leave the frame free.
     """
     measure_key, target_key = jax.random.split(key)
     diagonal = jnp.zeros((MEASUREMENTS, D)).at[:3].set(jax.random.normal(measure_key, (3, D)))
@@ -33,7 +34,7 @@ def commuting(key):
 
 
 def generic(key):
-    """Gaussian measurements of a matrix of rank one, and a Gaussian start."""
+    """Gaussian measurements of a matrix of rank one, their values, and a Gaussian start."""
     measure_key, left_key, right_key, start_key = jax.random.split(key, 4)
     measurements = jax.random.normal(measure_key, (MEASUREMENTS, D, D)) / jnp.sqrt(MEASUREMENTS)
     target = jnp.outer(jax.random.normal(left_key, (D,)), jax.random.normal(right_key, (D,))) / D
@@ -43,7 +44,7 @@ def generic(key):
 def least_nuclear_norm(measurements, values, positive: bool):
     """The singular values of argmin |X|_* over <A_i, X> = y_i, and over X >= 0 if `positive`, by CVXPY.
 
-    NaN where that is not installed or finds none.
+    They are NaN if CVXPY is not installed or finds no solution.
     """
     if importlib.util.find_spec("cvxpy") is None:
         return np.full(D, NAN)

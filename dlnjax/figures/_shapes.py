@@ -1,4 +1,4 @@
-"""Sweeps that many figures share. All have the same shapes, so that one compilation serves them all."""
+"""Sweeps that many figures share. All sweeps have the same shapes, so that one compilation serves all figures."""
 
 from typing import Any, ClassVar
 
@@ -17,7 +17,8 @@ SIZE, TIMES, CHUNK = 25, 49, 50
 class PaddedDiagonal(eqx.Module):
     """(4.21) of the leading d x d block: E(X) = sum_{i <= d} (X_ii - 1)^2.
 
-    A d x d matrix padded by zeros has rank d, and the flow keeps the rank. So flows of all sizes d have one shape.
+    A d x d matrix padded by zeros has rank d, and the flow keeps the rank. Flows of all sizes d therefore have one
+    shape. `inside` is 1 for the first d entries of the diagonal, and 0 for the others.
     """
 
     inside: Float[Array, "*n size"]
@@ -38,18 +39,20 @@ class PaddedDiagonal(eqx.Module):
 
 
 def many_diagonal(n: int, d: int) -> MatrixCompletion:
-    """(4.21) for each of n matrices of size d."""
+    """The energy (4.21) for each of n matrices of size d."""
     eye = jnp.broadcast_to(jnp.eye(d), (n, d, d))
     return MatrixCompletion(eye, eye == 1, weight=1.0)
 
 
 def times(first: float, last: float, *others: float) -> Float[np.ndarray, " times"]:
-    """0, the `others`, and logarithmic times from `first` to `last`: always as many in all."""
+    """TIMES times: 0, the `others`, and logarithmic times from `first` to `last`."""
     return np.sort([0.0, *others, *np.geomspace(first, last, TIMES - 1 - len(others))])
 
 
 def diagonal_flows(keys, d, std, ts, *, depth: Any = jnp.inf, gradient=1e-4, size: int = SIZE) -> FlowSolution:
-    """A sweep of starts X_ij ~ N(0, std^2) of size d to rest, |dE| <= gradient; sigma is kept, padded by zeros.
+    """A sweep from starts X_ij ~ N(0, std^2) of size d until rest, |dE| <= gradient.
+
+    Only the singular values are saved, padded by zeros.
 
     **Arguments:** `keys`, `n`; `d`, `std` and `depth`, one number or `n`; `ts`, as many as `times` gives.
     """
@@ -65,7 +68,9 @@ def diagonal_flows(keys, d, std, ts, *, depth: Any = jnp.inf, gradient=1e-4, siz
 def completion_flows(
     energy: MatrixCompletion, starts, ts, *, depth: Any = jnp.inf, gradient, rtol=1e-6, chunk: int = 1000
 ) -> FlowSolution:
-    """A sweep of completions with labels and masks of their own, `n d d`, to rest, |dE| <= gradient; sigma is kept.
+    """A sweep of completions, each with its own labels and mask, `n d d`, until rest, |dE| <= gradient.
+
+    Only the singular values are saved.
 
     **Arguments:** `starts`, `n d d`; `ts`, three times.
     """
@@ -74,20 +79,23 @@ def completion_flows(
 
 
 def small_flows(energy, starts, ts, *, gradient) -> FlowSolution:
-    """A sweep of 2 x 2 matrices to rest, |dE| <= gradient; sigma is kept. **Arguments:** `ts`, from `times`."""
+    """A sweep of 2 x 2 matrices until rest, |dE| <= gradient, which saves only the singular values.
+
+    **Arguments:** `ts`, as many as `times` gives.
+    """
     options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "chunk": 250}
     return dealt_sweep(energy, starts, jnp.inf, **options)
 
 
 def dealt_sweep(energy, starts, depth, *, chunk: int, **options) -> FlowSolution:
-    """`sweep`, in chunks of one size that cost about the same. **Arguments:** slow flows come first."""
-    # Flow i goes to chunk i modulo their number: every chunk gets its share of the slow flows, and begins with them.
-    # A sweep smaller than a chunk would have a shape of its own and compile again, so it is filled up with starts of
-    # NaN, which end at once.
+    """`sweep` in chunks of one size that take about the same time. In `starts`, slow flows come first."""
+    # Flow i goes to chunk i modulo the number of chunks. Every chunk thus gets the same share of the slow flows, and
+    # begins with them. A sweep smaller than a chunk would have a shape of its own and would be compiled again. It is
+    # therefore filled up with starts of NaN, which end at once.
     n = len(starts)
     hands = -(-n // chunk)
     rows = np.append(np.argsort(np.arange(n) % hands, kind="stable"), np.full(max(0, chunk - n), -1))
-    # The rows are chosen by NumPy: JAX would compile each indexing, and for each shape again.
+    # NumPy picks the rows, since JAX would compile a program for each shape.
     starts = np.where(rows[:, None, None] < 0, np.nan, np.asarray(starts)[rows])
     energy = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[rows]) if np.ndim(a) and len(a) == n else a, energy)
     sol = sweep(energy, starts, depth=np.broadcast_to(depth, n)[rows], chunk=chunk, **options)
@@ -95,5 +103,5 @@ def dealt_sweep(energy, starts, depth, *, chunk: int, **options) -> FlowSolution
 
 
 def sigma_of(point: SVD) -> Float[Array, "*n d"]:
-    """The singular values, which the sweeps of figures observe in place of the states."""
+    """The singular values of a state, which the sweeps of figures save in place of the state."""
     return point.sigma

@@ -41,7 +41,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     for std, color in zip(stds, colormaps["viridis"](np.linspace(0, 0.85, len(stds))), strict=True):
         one = data.sel(std=std)
         effective_rank(one, ax=ax, individuals=0, color=color, line=color)
-        # Those that end together are labelled one above the other.
+        # Each label is at least 1 above the one before, so that labels of curves that end together do not overlap.
         place = max(place + 1.0, float(one["effective_rank"].isel(time=-1).mean()))
         ax.annotate(
             f"{std:g}", (HORIZON, place), (3, 0), textcoords="offset points", va="center", color=color, fontsize=7
@@ -69,7 +69,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         for std, expected in EXPECTED.items()
     ]
     rows += [measured(f"mean effective rank at convergence, std {std:g}", at(std, HORIZON)) for std in EXPECTED]
-    # The energy with a factor 1/2 is half as fast: its T = 100 is T = 50 here.
+    # The flow of the energy with a factor 1/2 is half as fast, so that its time T = 100 is the time T = 50 here.
     rows.append(measured("with the 1/2 of (4.24), at T = 100, std 0.001", at(1e-3, T / 2), 17.1))
     rows.append(measured("share that converged, all std", share(data["converged"].values.ravel())))
     return rows

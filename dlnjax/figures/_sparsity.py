@@ -19,16 +19,16 @@ def compute(key, seeds: int) -> xarray.Dataset:
     labels_key, mask_key, start_key = jax.random.split(key, 3)
     matrices = max(3, seeds // 5)
     labels = jax.random.uniform(labels_key, (matrices, D, D), minval=-2.0, maxval=2.0)
-    # Masks of exactly K entries: the K first in a random order, so that they are nested.
+    # A mask has exactly K entries, the first K in a random order, so that the masks of one label matrix are nested.
     order = jax.vmap(lambda k: jax.random.permutation(k, D * D))(jax.random.split(mask_key, matrices))
-    # Many entries first: their flows are the slow ones.
+    # Masks with many entries come first, as their flows are slow and `dealt_sweep` needs slow flows first.
     K = np.sort(list(EXPECTED))[::-1]
     mask = order.reshape(matrices, D, D) < K[:, None, None, None]
     starts = jax.vmap(gaussian, (0, None, None))(jax.random.split(start_key, seeds), D, D**-0.5)
     shape = (len(K), matrices, seeds)
     flat = lambda a: jnp.broadcast_to(a, (*shape, D, D)).reshape(-1, D, D)
     energy = MatrixCompletion(flat(labels[:, None]), flat(mask[:, :, None]))
-    # The mean over runs does not ask for more than four digits.
+    # Four digits are enough for a mean over runs.
     sol = completion_flows(energy, flat(starts), [0.0, HORIZON / 3, HORIZON], gradient=1e-3, rtol=1e-4)
     of_run = lambda values: np.asarray(values).reshape(*shape, *np.shape(values)[1:])
     runs = ("K", "matrix", "run")
@@ -47,7 +47,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
 def draw(data: xarray.Dataset) -> Drawing:
     figure = new_figure(3.4, 2.9)
     ax = figure.subplots()
-    # As the thesis has it: the mean over runs for each label matrix, and its distribution over label matrices.
+    # As in the thesis, a violin shows the distribution over label matrices of the mean over runs.
     means = data["effective_rank"].mean("run")
     groups = {f"{k}": means.sel(K=k).to_dataset() for k in data["K"].values}
     groups["labels"] = data["labels_rank"].expand_dims("time").to_dataset(name="effective_rank")

@@ -1,6 +1,7 @@
-"""Pictures. Every function accepts `ax=` and returns the axes.
+"""Pictures of flows and geodesics. Every function that draws takes `ax=` and returns the axes.
 
-Those of flows take a `FlowSolution` or its xarray form, those of geodesics a `GeodesicSolution` or any curve.
+Pictures of flows take a `FlowSolution` or its xarray form. Pictures of geodesics take a `GeodesicSolution` or any
+curve.
 """
 
 from dlnjax.plot._distributions import effective_rank_violins as effective_rank_violins

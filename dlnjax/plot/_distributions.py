@@ -18,11 +18,11 @@ def effective_rank_violins(
     color: str = "C0",
     side: Literal["both", "low", "high"] = "both",
 ) -> Axes:
-    """Effective rank (4.23) over a parameter: for each of its values a violin of the seeds, their mean and 2 s.e.
+    """Effective rank (4.23) over a parameter: for each value a violin of the seeds, their mean and two standard errors.
 
-    **Arguments:** `sols`, a mapping from what stands on the axis to the `FlowSolution` of a sweep or its xarray form;
-    `time`, the saved time nearest to which, by default the last; `side`, "low" or "high" for halves, so that two calls
-    can stand back to back.
+    **Arguments:** `sols`, a mapping from values of the parameter to the `FlowSolution` of a sweep or its xarray form;
+    `time`, of which the nearest saved time is drawn, by default the last; `side`, "low" or "high" for half violins, so
+    that two calls can stand back to back.
 
     **Raises:** `ValueError` if `sols` is empty.
 

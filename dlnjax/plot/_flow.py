@@ -32,8 +32,8 @@ def _along(sol: "Shown | xarray.Dataset", name: str) -> Curves:
 
 
 def _time_axis(ax: Axes, times, label: str) -> None:
-    # A flow starts at 0 and is at rest for the last decades of its times, so neither a linear nor a logarithmic axis
-    # shows all of it. This one is logarithmic from the first positive time on, and linear before it.
+    # A flow starts at time 0 and is at rest for the last decades of its times, so that neither a linear nor a
+    # logarithmic axis shows all of it. This axis is linear up to the first positive time, and logarithmic after it.
     positive = times[times > 0]
     if len(positive) > 2 and positive[-1] / positive[0] > 50 and np.ptp(np.diff(times)) > 1e-9 * times[-1]:
         ax.set_xscale("symlog", linthresh=positive[0], linscale=0.7)
@@ -52,7 +52,7 @@ def effective_rank(
     """Effective rank (4.23) in time: the mean over seeds, the bands that hold 50 % and 90 % of them, and some seeds.
 
     **Arguments:** `sol`, any solution of the library, or the xarray form of a flow; `individuals`, how many seeds to
-    draw one by one; `color`, of these and of the bands; `line`, the colour of the mean.
+    draw one by one; `color`, the colour of these seeds and of the bands; `line`, the colour of the mean.
 
     **Example:**
 
@@ -99,7 +99,7 @@ def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) ->
     place = np.inf
     # A singular value of zero has no place on a logarithmic axis, and no label.
     for k, end in enumerate(np.log(sigma[-1][sigma[-1] > 0])):
-        # Labels of values that end together would cover each other: only the largest of them has one.
+        # Labels of values that end close together would cover each other. Only the largest of these values is labelled.
         if end < place - 0.05 * (high - low):
             place, label = end, rf"$\sigma_{{{k + 1}}}$"
             at = {"textcoords": "offset points", "va": "center", "fontsize": 7}

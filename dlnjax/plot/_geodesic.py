@@ -33,7 +33,7 @@ def ellipses(
     """A curve of 2 x 2 matrices as the images of the unit circle under X(t), at times evenly spaced along the axis.
 
     **Arguments:** `curve`, a `GeodesicSolution`, a callable of times in [0, 1], or matrices `count 2 2`; `row`, the
-    height at which they stand, where the largest is .9 high.
+    height at which the ellipses stand. The largest ellipse is 0.9 high.
 
     **Raises:** `ValueError` for matrices of another size.
 
@@ -54,7 +54,7 @@ def ellipses(
     for k, state in enumerate(states):
         x, y = size * state @ circle
         ax.plot(k + x, row + y, color=color, linestyle=linestyle, lw=0.9)
-        # The image of the first axis shows a rotation, of which the outline alone says nothing.
+        # The image of the first axis shows a rotation, which the outline alone does not show.
         ax.plot([k, k + x[0]], [row, row + y[0]], color=color, lw=0.8, marker="o", markersize=2, markevery=[1])
     ax.set_aspect("equal")
     ax.set_xticks([0, (count - 1) / 2, count - 1], ["0", "1/2", "1"])

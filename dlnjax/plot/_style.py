@@ -1,4 +1,4 @@
-"""The project's one matplotlib style, and figures that belong to no window."""
+"""The matplotlib style of the project, and figures and axes in this style."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Matplotlib draws in the project's style: `with dlnjax.plot.style(): ...`, or `@dlnjax.plot.style()`.
+    """Let matplotlib draw in the style of the project: `with dlnjax.plot.style(): ...`, or `@dlnjax.plot.style()`.
 
-    For a whole script or notebook it is `plt.style.use("dlnjax.plot.dlnjax")`.
+    For a whole script or notebook use `plt.style.use("dlnjax.plot.dlnjax")`.
 
     **Example:**
 
@@ -27,14 +27,14 @@ def style() -> Iterator[None]:
         try:
             yield
         finally:
-            # The first figure of a notebook turns interactive drawing on. The context of the style would turn it off
-            # again on its way out, and no later figure would be shown.
+            # The first figure of a notebook turns interactive drawing on. The context of the style resets this at its
+            # end, and no later figure would be shown. The setting is therefore restored below.
             interactive = matplotlib.is_interactive()
     matplotlib.interactive(interactive)
 
 
 def new_figure(width: float = 3.4, height: float = 2.6) -> Figure:
-    """An empty figure of a size in inches; a column of print is 3.4 wide.
+    """An empty figure, with its size in inches. A column of a printed page is 3.4 inches wide.
 
     **Example:**
 
@@ -46,7 +46,7 @@ def new_figure(width: float = 3.4, height: float = 2.6) -> Figure:
 
 
 def new_axes(ax: Axes | None) -> Axes:
-    """`ax`, or the axes of a new figure in the project's style (in a notebook, one that shows itself).
+    """`ax`, or the axes of a new figure in the style of the project, which a notebook shows by itself.
 
     **Example:**
 
@@ -65,9 +65,9 @@ def new_axes(ax: Axes | None) -> Axes:
 
 
 def ink(color: str, ax: Axes | None) -> str:
-    """The colour as a number, read in the project's style where the axes are new.
+    """The colour as a hexadecimal number. For new axes, "C0" is a colour of the project's style.
 
-    matplotlib resolves "C0" when a line is drawn, which may be after the style has ended.
+    matplotlib itself looks "C0" up when a line is drawn, which may be after the context of the style has ended.
     """
 
     with style() if ax is None else nullcontext():

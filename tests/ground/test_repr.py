@@ -78,7 +78,9 @@ SHOWN = [
 ]
 
 
-@pytest.mark.parametrize(("sol", "text", "lines", "caption"), SHOWN, ids=[f"{k} {type(s[0]).__name__}" for k, s in enumerate(SHOWN)])
+@pytest.mark.parametrize(
+    ("sol", "text", "lines", "caption"), SHOWN, ids=[f"{k} {type(s[0]).__name__}" for k, s in enumerate(SHOWN)]
+)
 def test_a_solution_shows_what_it_is_and_the_course_of_its_singular_values(sol, text, lines, caption):
     assert text in repr(sol) and repr(sol) == str(sol)
     tree = ElementTree.fromstring(sol._repr_html_())
