@@ -45,12 +45,15 @@ from dlnjax._geometry.spectrum import (
 from dlnjax._networks.factors import (
     balanced_factors as balanced_factors,
     balancedness as balancedness,
+    imbalanced_factors as imbalanced_factors,
     product as product,
 )
 from dlnjax._networks.flow import balance as balance, network_flow as network_flow, NetworkSolution as NetworkSolution
+from dlnjax._networks.sharpness import sharpness as sharpness
 from dlnjax._networks.submersion import (
     horizontal_lift as horizontal_lift,
     horizontal_projection as horizontal_projection,
+    tangent_kernel as tangent_kernel,
     vertical_projection as vertical_projection,
 )
 from dlnjax._networks.training import train as train, Training as Training

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # The prefixes of names in the file: the frames of a flow are u and v, those of its last state final_u and final_v.
 _PREFIXES = {"svd": "", "final": "final_", "depth": "kernel_"}
 _SETTINGS = ("depth", "rtol", "atol")
+# The field with the factors of a network. A tuple of factors is weights_1, ..., weights_N in the file.
+_LAYERS = "weights"
 # The largest number of bytes of a variable in netCDF 3. SciPy writes this number as a signed integer of 32 bits.
 _LARGEST = 2**31 - 4
 # The attribute that marks an array of integers that had 64 bits before it was written.
@@ -78,7 +80,7 @@ class Solution(Shown):
     def _carries_lead(self, name: str, leaf: Any) -> bool:
         if name.startswith("observed"):
             return bool(self._lead)
-        own = len(self.layout.axes.get(name, "").split())
+        own = len(_axes(self.layout, name))
         return np.ndim(leaf) > own and np.shape(leaf)[: len(self._lead)] == self._lead
 
     @classmethod
@@ -138,7 +140,7 @@ class Solution(Shown):
         data, coords, attrs = {}, {}, {"format": layout.format, "written_by": f"dlnjax {_version()}", **layout.attrs}
         for name, value in self.to_numpy().items():
             setting = name in _SETTINGS or name.startswith(_PREFIXES["depth"])
-            own = ("time", *_numbered(name, 9)) if name.startswith("observed") else layout.axes.get(name, "").split()
+            own = ("time", *_numbered(name, 9)) if name.startswith("observed") else _axes(layout, name)
             front = lead if self._carries_lead(name, value) else []
             axes = [*front, *own][: value.ndim]
             axes += _numbered(f"{name}_axis", value.ndim - len(axes))
@@ -193,7 +195,18 @@ def _name(path: tuple[Any, ...]) -> str:
         return _PREFIXES[field] + "_".join(str(getattr(key, "name", getattr(key, "idx", key))) for key in rest)
     if field in _PREFIXES:
         return _PREFIXES[field] + rest[-1].name
+    if field == _LAYERS and rest:
+        return f"{field}_{rest[-1].idx + 1}"
     return str(rest[-1].key) if field == "stats" else field
+
+
+def _axes(layout: Layout, name: str) -> list[str]:
+    """The axes of an array beyond those in front. The factor W_p has n_p rows and n_{p-1} columns."""
+    field, _, number = name.rpartition("_")
+    if field != _LAYERS:
+        return layout.axes.get(name, "").split()
+    widths = {"row": f"width_{number}", "column": f"width_{int(number) - 1}"}
+    return [widths.get(axis, axis) for axis in layout.axes[field].split() if axis != "layer"]
 
 
 def _numbered(name: str, n: int) -> list[str]:
@@ -295,6 +308,8 @@ def _field(field: Any, data: "xarray.Dataset", get: Callable[[str], Any], source
         return SVD(*map(get, parts)) if set(parts) <= set(data) else None
     if field.type is str:
         return data.attrs[name]
+    if name == _LAYERS and name not in data.variables:
+        return tuple(get(f"{name}_{p + 1}") for p in range(sum(str(v).startswith(f"{name}_") for v in data.variables)))
     return get(name) if name in data.variables or name in data.attrs or name == "ts" else None
 
 
