@@ -71,7 +71,7 @@ def ratings(rng: np.random.Generator, rows: int) -> tuple[Table, Table]:
 
 def alternating_least_squares(seen: Table, rank: int, rng: np.random.Generator):
     """The points on the path of ridges: each factor in turn is the ridge regression of the values on the other."""
-    right = rng.normal(size=(seen.shape[1], rank))
+    left, right = (rng.normal(size=(size, rank)) for size in seen.shape)
     for ridge in RIDGES:
         for _ in range(SWEEPS):
             left = _regressed(seen.rows, seen.columns, seen.values, right, ridge, seen.shape[0])
@@ -125,6 +125,7 @@ def start(seen: Table, rank: int, frames: str, size: float, rng: np.random.Gener
         from scipy.sparse.linalg import svds
 
         u, _, vt = svds(seen.matrix(seen.values), k=rank, v0=rng.normal(size=min(seen.shape)))
+        assert u is not None and vt is not None
         u, v = u[:, ::-1], vt[::-1].T
     else:
         u, v = (np.linalg.qr(rng.normal(size=(size, rank)))[0] for size in seen.shape)
