@@ -23,6 +23,7 @@ from dlnjax._geodesics.geodesic import (
     GeodesicSolution as GeodesicSolution,
     logarithm as logarithm,
 )
+from dlnjax._geometry.imbalanced import Imbalanced as Imbalanced
 from dlnjax._geometry.kernel import Balanced as Balanced, Kernel as Kernel
 from dlnjax._geometry.metric import (
     hamiltonian as hamiltonian,
@@ -44,12 +45,15 @@ from dlnjax._geometry.spectrum import (
 from dlnjax._networks.factors import (
     balanced_factors as balanced_factors,
     balancedness as balancedness,
+    imbalanced_factors as imbalanced_factors,
     product as product,
 )
 from dlnjax._networks.flow import balance as balance, network_flow as network_flow, NetworkSolution as NetworkSolution
+from dlnjax._networks.sharpness import sharpness as sharpness
 from dlnjax._networks.submersion import (
     horizontal_lift as horizontal_lift,
     horizontal_projection as horizontal_projection,
+    tangent_kernel as tangent_kernel,
     vertical_projection as vertical_projection,
 )
 from dlnjax._networks.training import train as train, Training as Training

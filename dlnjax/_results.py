@@ -90,6 +90,7 @@ class RESULTS(eqx.Module):
     # largest.
     successful: ClassVar[_Code] = _Code("The flow reached the last of `ts`.")
     steady: ClassVar[_Code] = _Code("The gradient fell below the tolerance of `Steady`; later times repeat that state.")
+    stopped: ClassVar[_Code] = _Code("The energy fell to the `stop` of a training; later steps repeat that state.")
     max_steps_reached: ClassVar[_Code] = _Code(
         "The step limit came first. Raise `max_steps`, loosen `rtol`, or pass stop=dlnjax.Steady(...) "
         "if the flow has long converged. A flow that is too stiff for 200 stages needs solver=diffrax.Kvaerno5(). "

@@ -7,6 +7,7 @@ is run when it is read.
 """
 
 import dataclasses
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 # The prefixes of names in the file: the frames of a flow are u and v, those of its last state final_u and final_v.
 _PREFIXES = {"svd": "", "final": "final_", "depth": "kernel_"}
 _SETTINGS = ("depth", "rtol", "atol")
+# The field with the factors of a network. A tuple of factors is weights_1, ..., weights_N in the file.
+_LAYERS = "weights"
 # The largest number of bytes of a variable in netCDF 3. SciPy writes this number as a signed integer of 32 bits.
 _LARGEST = 2**31 - 4
 # The attribute that marks an array of integers that had 64 bits before it was written.
@@ -77,7 +80,7 @@ class Solution(Shown):
     def _carries_lead(self, name: str, leaf: Any) -> bool:
         if name.startswith("observed"):
             return bool(self._lead)
-        own = len(self.layout.axes.get(name, "").split())
+        own = len(_axes(self.layout, name))
         return np.ndim(leaf) > own and np.shape(leaf)[: len(self._lead)] == self._lead
 
     @classmethod
@@ -137,7 +140,7 @@ class Solution(Shown):
         data, coords, attrs = {}, {}, {"format": layout.format, "written_by": f"dlnjax {_version()}", **layout.attrs}
         for name, value in self.to_numpy().items():
             setting = name in _SETTINGS or name.startswith(_PREFIXES["depth"])
-            own = ("time", *_numbered(name, 9)) if name.startswith("observed") else layout.axes.get(name, "").split()
+            own = ("time", *_numbered(name, 9)) if name.startswith("observed") else _axes(layout, name)
             front = lead if self._carries_lead(name, value) else []
             axes = [*front, *own][: value.ndim]
             axes += _numbered(f"{name}_axis", value.ndim - len(axes))
@@ -187,9 +190,23 @@ def _name(path: tuple[Any, ...]) -> str:
     field = first.name.lstrip("_")
     if field == "observed":
         return field + jax.tree_util.keystr(tuple(rest))
+    if field == "depth":
+        # A kernel may hold a tuple of numbers: `kernel_imbalance_0`.
+        return _PREFIXES[field] + "_".join(str(getattr(key, "name", getattr(key, "idx", key))) for key in rest)
     if field in _PREFIXES:
         return _PREFIXES[field] + rest[-1].name
+    if field == _LAYERS and rest:
+        return f"{field}_{rest[-1].idx + 1}"
     return str(rest[-1].key) if field == "stats" else field
+
+
+def _axes(layout: Layout, name: str) -> list[str]:
+    """The axes of an array beyond those in front. The factor W_p has n_p rows and n_{p-1} columns."""
+    field, _, number = name.rpartition("_")
+    if field != _LAYERS:
+        return layout.axes.get(name, "").split()
+    widths = {"row": f"width_{number}", "column": f"width_{int(number) - 1}"}
+    return [widths.get(axis, axis) for axis in layout.axes[field].split() if axis != "layer"]
 
 
 def _numbered(name: str, n: int) -> list[str]:
@@ -285,12 +302,14 @@ def _field(field: Any, data: "xarray.Dataset", get: Callable[[str], Any], source
     if name == "stats":
         return {key: get(key) for key in data.attrs.get(name, "").split()}
     if name == "depth":
-        return _kernel(field.type, data.attrs["kernel"], get, source)
+        return _kernel(field.type, data, get, source)
     if name in _PREFIXES:
         parts = [_PREFIXES[name] + part for part in ("u", "sigma", "v")]
         return SVD(*map(get, parts)) if set(parts) <= set(data) else None
     if field.type is str:
         return data.attrs[name]
+    if name == _LAYERS and name not in data.variables:
+        return tuple(get(f"{name}_{p + 1}") for p in range(sum(str(v).startswith(f"{name}_") for v in data.variables)))
     return get(name) if name in data.variables or name in data.attrs or name == "ts" else None
 
 
@@ -315,11 +334,12 @@ def _result(result: "xarray.DataArray", source: str) -> RESULTS:
     return RESULTS.named(names)
 
 
-def _kernel(base: type, name: str, get: Callable[[str], Any], source: str) -> Any:
-    """A kernel of the class with this name.
+def _kernel(base: type, data: "xarray.Dataset", get: Callable[[str], Any], source: str) -> Any:
+    """A kernel of the class that the file names.
 
     The file has the name only, so the class must be defined in this program.
     """
+    name = data.attrs["kernel"]
     found = [cls for cls in _subclasses(base) if cls.__name__ == name]
     if not found:
         raise ValueError(
@@ -328,8 +348,16 @@ def _kernel(base: type, name: str, get: Callable[[str], Any], source: str) -> An
         )
     kernel = object.__new__(found[0])
     for field in dataclasses.fields(found[0]):
-        object.__setattr__(kernel, field.name, get(_PREFIXES["depth"] + field.name))
+        object.__setattr__(kernel, field.name, _numbers(_PREFIXES["depth"] + field.name, data, get))
     return kernel
+
+
+def _numbers(name: str, data: "xarray.Dataset", get: Callable[[str], Any]) -> Any:
+    """The number of a kernel by this name, or the tuple of those that are called `name_0`, `name_1` and so on."""
+    there = {*data.variables, *data.attrs}
+    if name in there:
+        return get(name)
+    return tuple(get(f"{name}_{i}") for i in itertools.takewhile(lambda i: f"{name}_{i}" in there, itertools.count()))
 
 
 def _subclasses(cls: type) -> list[Any]:

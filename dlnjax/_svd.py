@@ -6,9 +6,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from dlnjax._checks import as_matrix
+from dlnjax._checks import as_float, as_matrix, known, require, require_normal
 
 
 class SVD(eqx.Module):
@@ -144,6 +145,32 @@ def svd(x: Float[Array, "*seeds m n"]) -> SVD:
         [3.0, 1.0]
     """
     return SVD(*_decompose(as_matrix("x", x, leading=True)))
+
+
+def as_point(name: str, point: SVD) -> SVD:
+    """`point`, if it is one finite matrix with orthonormal frames, with all three arrays in one precision."""
+    u, v, sigma = (
+        as_matrix(f"{name}.u", point.u),
+        as_matrix(f"{name}.v", point.v),
+        as_float(f"{name}.sigma", point.sigma),
+    )
+    m, n, r = u.shape[-2], v.shape[-2], sigma.shape[-1] if sigma.ndim else 0
+    if (u.shape, sigma.shape, v.shape) != ((m, r), (r,), (n, r)) or r > min(m, n):
+        raise ValueError(
+            f"{name} must be an SVD of shapes u (m, r), sigma (r,), v (n, r) with r at most m and n, "
+            f"got {u.shape}, {sigma.shape}, {v.shape}."
+        )
+    dtype = np.result_type(u.dtype, v.dtype, sigma.dtype)
+    u, v, sigma = u.astype(dtype), v.astype(dtype), require_normal(f"{name}.sigma", sigma.astype(dtype), axis=())
+    bad = ~((abs(known(sigma)) < np.inf).all() & _is_orthonormal(known(u)) & _is_orthonormal(known(v)))
+    message = f"{name} must be finite with orthonormal columns of u and v. Pass the matrix itself, or dlnjax.svd(x)."
+    return SVD(require(u, bad, message), sigma, v)
+
+
+def _is_orthonormal(u: Any) -> Any:
+    defect = abs(u.swapaxes(-1, -2) @ u - np.eye(u.shape[-1], dtype=u.dtype)).max()
+    # Frames that have come out of long computations are orthonormal to less than rounding.
+    return defect < 1e3 * np.finfo(u.dtype).eps ** 0.75
 
 
 def truncated(point: SVD, rank: int | None) -> SVD:

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geometry.differences import first_difference, squares, values
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.operator import densities, form_gradient, in_x, into, moved, out_of, turned
+from dlnjax._geometry.motion import densities, in_x, moved, turned
+from dlnjax._geometry.operator import form_gradient, into, out_of
 from dlnjax._svd import singular_values, svd
 from dlnjax._types import Matrix, Scalar
 

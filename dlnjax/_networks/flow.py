@@ -1,7 +1,7 @@
 """The network upstairs in continuous time: its gradient flow, and the flow that balances it."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import diffrax
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._checks import (
@@ -18,19 +19,30 @@ from dlnjax._checks import (
     check_energy,
     is_concrete,
     require,
-    require_finite,
-    require_full_rank,
 )
 from dlnjax._compile import compiled
-from dlnjax._networks.factors import as_weights, balancedness, product, products
+from dlnjax._networks.chain import (
+    as_weights,
+    chain_product,
+    described,
+    dtype_of,
+    each,
+    matrix_shape,
+    products,
+    require_finite_weights,
+    Sizes,
+    times,
+)
+from dlnjax._networks.cores import cores_of, restored
+from dlnjax._networks.factors import balancedness_of_stack
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._scale import ATOL_SHARE, shortest_step
 from dlnjax._show import Curves, FLOW_TIME, singular_values_of
 from dlnjax._traced import traced_energy
-from dlnjax._tree import all_finite, norm, own_arithmetic
-from dlnjax._types import Energy, Number, Numbers, Scalar, Weights
+from dlnjax._tree import all_finite, norm, own_arithmetic, where
+from dlnjax._types import Energy, Layer, Number, Numbers, Scalar, Stack, Weights
 
 # In a blow-up the shortest step still moves by this share of the factors; at a singular gradient it moves by less.
 BLOW_UP = 1e-3
@@ -43,9 +55,10 @@ NEVER = 1e12
 class NetworkSolution(Solution):
     """A flow of the factors, saved at `ts`.
 
-    **Attributes:** `ts`, in units of the 1/N-normalised flow; `weights`, `ts N d d`, W_1 first; `x`, their products,
-    `ts d d`; `t_end`, the time of the last good state, which later `ts` repeat; `result`, a code of `RESULTS`; `stats`:
-    `steps` of the solver. Under `vmap` each has the axis of the networks in front.
+    **Attributes:** `ts`, in units of the 1/N-normalised flow; `weights`, W_1 first, `ts N d d`, or a tuple of factors
+    with the axis `ts` in front, as they were given; `x`, their products, `ts m n`; `t_end`, the time of the last good
+    state, which later `ts` repeat; `result`, a code of `RESULTS`; `stats`: `steps` of the solver. Under `vmap` each has
+    the axis of the networks in front.
 
     **Example:**
 
@@ -57,11 +70,11 @@ class NetworkSolution(Solution):
         True
     """
 
-    ts: Float[Array, "*n ts"]
-    weights: Float[Array, "*n ts N d d"]
-    t_end: Float[Array, "*n"]
+    ts: Float[Array, "*k ts"]
+    weights: Float[Array, "*k ts N d d"] | tuple[Float[Array, "*k ts _ _"], ...]
+    t_end: Float[Array, "*k"]
     result: RESULTS
-    stats: dict[str, Int[Array, "*n"]]
+    stats: dict[str, Int[Array, "*k"]]
 
     layout: ClassVar[Layout] = Layout(
         format="dlnjax.NetworkSolution/1",
@@ -79,7 +92,7 @@ class NetworkSolution(Solution):
         return {"x": self.x}
 
     @property
-    def x(self) -> Float[Array, "*n ts d d"]:
+    def x(self) -> Float[Array, "*k ts m n"]:
         """The end-to-end matrices."""
         return products(self.weights)
 
@@ -87,15 +100,14 @@ class NetworkSolution(Solution):
         return Curves.of(self.ts, singular_values_of(self.x), FLOW_TIME)
 
     def _describe(self) -> str:
-        depth, d = self.weights.shape[-3:-1]
         ts = np.asarray(self.ts).reshape(-1, self.ts.shape[-1])[0]
         span = f"{len(ts)} times from {ts[0]:.6g} to {ts[-1]:.6g}"
-        return f"NetworkSolution(N = {depth}, d = {d}, {span}, {result_counts(self.result)})"
+        return f"NetworkSolution({described(self.weights)}, {span}, {result_counts(self.result)})"
 
 
 def network_flow(
     energy: Energy,
-    weights: Weights,
+    weights: Weights | Sequence[ArrayLike],
     *,
     ts: Numbers,
     rtol: Number = 1e-8,
@@ -110,14 +122,14 @@ def network_flow(
     It conserves `balancedness`. **Convention:** the time is that of `gradient_flow`: from balanced factors, X at the
     time t is that of `gradient_flow` at depth N at the same t. The thesis's time is `ts` / N.
 
-    **Main arguments:** `energy`, as in `gradient_flow`; `weights`, `N d d`, W_1 first (`balanced_factors`); `ts`, at
-    least two increasing times.
+    **Main arguments:** `energy`, as in `gradient_flow`; `weights`, W_1 first, a stack `N d d` or a sequence of matrices
+    that chain (`balanced_factors`, `imbalanced_factors`); `ts`, at least two increasing times.
 
     **Other arguments:** `rtol`, `atol`, of a step of Dopri8, on each entry of the factors: by default `atol` is
     `rtol` / 100 in units of each factor's Frobenius norm at the start; `max_steps`; `throw`, raise if the flow does not
     reach the last of `ts`: otherwise see `result`.
 
-    **Returns:** a `NetworkSolution`.
+    **Returns:** a `NetworkSolution`, with factors in the form in which they were given.
 
     **Raises:** `ValueError` or `TypeError` for bad input, before anything runs; an error with the sentence of the code
     in `RESULTS` if the flow fails and `throw`.
@@ -130,22 +142,23 @@ def network_flow(
         >>> bool(jnp.max(jnp.abs(up.x[-1] - down.x[-1])) < 1e-7)
         True
     """
-    weights = require_finite("weights", as_weights(weights))
-    check_energy(energy, weights.shape[1:], weights.dtype)
-    ts, rtol = as_times(ts, weights.dtype), as_positive("rtol", rtol).astype(weights.dtype)
-    _warn_of_precision(weights, rtol)
+    weights = require_finite_weights(as_weights(weights))
+    shape, dtype = matrix_shape(weights), dtype_of(weights)
+    check_energy(energy, shape, dtype)
+    ts, rtol = as_times(ts, dtype), as_positive("rtol", rtol).astype(dtype)
+    _warn_of_precision(dtype, rtol)
     if atol is None:
         unit, atol = _sizes(weights), ATOL_SHARE * rtol
     else:
-        unit, atol = jnp.ones_like(weights[:, :1, :1]), as_positive("atol", atol).astype(weights.dtype)
-    energy = traced_energy(energy, weights.shape[1:], weights.dtype)
+        unit, atol = each(lambda w: jnp.ones((), dtype), weights), as_positive("atol", atol).astype(dtype)
+    energy = traced_energy(energy, shape, dtype)
     with own_arithmetic():
         solution = _network_flow(energy, weights, unit, ts, rtol, atol, max_steps=as_count("max_steps", max_steps))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 
 
-def _warn_of_precision(weights: Weights, rtol: Scalar) -> None:
-    if weights.dtype == jnp.float32 and is_concrete(rtol) and float(rtol) < FINEST_OF_FLOAT32:
+def _warn_of_precision(dtype: Any, rtol: Scalar) -> None:
+    if dtype == jnp.float32 and is_concrete(rtol) and float(rtol) < FINEST_OF_FLOAT32:
         warnings.warn(
             f"weights are float32, which cannot keep rtol={float(rtol):g}. Enable float64 before the first array is "
             'made, jax.config.update("jax_enable_x64", True), or pass rtol=1e-5.',
@@ -154,11 +167,12 @@ def _warn_of_precision(weights: Weights, rtol: Scalar) -> None:
 
 
 @compiled
-def _sizes(weights: Weights) -> Float[Array, "N 1 1"]:
+def _sizes(weights: Weights) -> Sizes:
     """The Frobenius norms of the factors; in place of 0, the largest of them, or 1 where all are 0."""
-    sizes = jax.vmap(norm)(weights)[:, None, None]
-    most = jnp.max(sizes)
-    return jnp.where(sizes > 0, sizes, jnp.where(most > 0, most, 1.0))
+    sizes = each(norm, weights)
+    most = jnp.max(jnp.stack(list(sizes)))
+    instead = jnp.where(most > 0, most, 1.0)
+    return jax.tree.map(lambda size: jnp.where(size > 0, size, instead), sizes)
 
 
 class _Controller(diffrax.AbstractStepSizeController):
@@ -202,7 +216,7 @@ class _Controller(diffrax.AbstractStepSizeController):
 def _network_flow(
     energy: Callable,
     weights: Weights,
-    unit: Float[Array, "N 1 1"],
+    unit: Sizes,
     ts: Float[Array, " ts"],
     rtol: Scalar,
     atol: Scalar,
@@ -215,8 +229,8 @@ def _network_flow(
     def velocity(given: tuple[Any, Any], t: Any, y: Weights, args: Any) -> Weights:
         # (1.5)-(1.6) over N, for the factors in units of `unit`; the pullback of `product` is the transpose in (1.6).
         energy, unit = given
-        x, pull = jax.vjp(product, unit * y)
-        return -pull(gradient(energy, x))[0] / (depth * unit)
+        x, pull = jax.vjp(chain_product, times(unit, y))
+        return each(lambda slope, u: -slope / (depth * u), pull(gradient(energy, x))[0], unit)
 
     velocity = Partial(velocity, (energy, unit))
 
@@ -227,7 +241,7 @@ def _network_flow(
         t0=jnp.zeros_like(ts[0]),
         t1=ts[-1] - ts[0],
         dt0=None,
-        y0=weights / unit,
+        y0=each(jnp.divide, weights, unit),
         saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts - ts[0]), diffrax.SubSaveAt(t1=True)]),
         stepsize_controller=_Controller(diffrax.PIDController(rtol=rtol, atol=atol)),
         max_steps=max_steps,
@@ -235,7 +249,7 @@ def _network_flow(
     )
     (saved, last), t_end = _states(solution)
     # diffrax fills the states at times that were not reached with infinity.
-    came = jnp.all(jnp.isfinite(saved), axis=(1, 2, 3), keepdims=True)
+    came = jax.vmap(all_finite)(saved)
     speed = velocity(t_end, last, None)
     grows = shortest_step(t_end) * norm(speed) > BLOW_UP * norm(last)
     code = code_of(
@@ -246,7 +260,7 @@ def _network_flow(
     )
     return NetworkSolution(
         ts=ts,
-        weights=unit[None] * jnp.where(came, saved, last[None]),
+        weights=jax.vmap(lambda came, state: times(unit, where(came, state, last)))(came, saved),
         t_end=ts[0] + t_end,
         result=code,
         stats={"steps": solution.stats["num_steps"]},
@@ -254,27 +268,31 @@ def _network_flow(
 
 
 def _states(solution: diffrax.Solution) -> tuple[tuple[Any, Any], Any]:
-    ys: Any = solution.ys
+    saved, end = solution.ys  # pyright: ignore[reportGeneralTypeIssues]
     times: Any = solution.ts
-    return (ys[0], ys[1][0]), times[1][0]
+    return (saved, jax.tree.map(lambda y: y[0], end)), times[1][0]
 
 
-def balance(weights: Weights, *, rtol: Number | None = None, max_steps: int = 10_000) -> Weights:
+def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = None, max_steps: int = 10_000) -> Weights:
     """The balanced factors of the same product to which the least-norm flow on the fibre leads,
 
         dW_p/dt = -(G_p W_p - W_p G_{p-1}),    G_0 = G_N = 0,    G_p as in `balancedness`:
 
-    X stays in place, and sum |W_p|^2 falls to its minimum, N sum sigma^(2/N) (Remark 2.1.4). It starts where scalars
-    have brought all factors to one Frobenius norm, since from norms far apart it is stiff.
+    X stays in place, and sum |W_p|^2 falls to its minimum, N sum sigma^(2/N) (Remark 2.1.4). The flow starts where
+    scalars have brought all factors to one Frobenius norm, since from norms far apart it is stiff.
     Source: K. Lindsey and G. Menon, the flow of theirs whose limit is the balanced point of the fibre.
 
-    **Arguments:** `weights`, `N d d`, W_1 first, of a product of full rank; `rtol`, the error of a step, and the |G|
-    relative to |W|^2 at which it ends, by default 1e-12 in float64 and 1e-5 in float32; `max_steps`.
+    A layer that is wider than the rank of X has parts that X does not see. The flow would take them to 0 at a rate that
+    falls to 0 itself. So they are left out before: each layer keeps the space that the narrowest layer reaches.
 
-    **Returns:** the factors, `N d d`.
+    **Arguments:** `weights`, W_1 first, a stack `N d d` or a sequence of matrices that chain, whose product has the
+    largest rank that the widths allow; `rtol`, the error of a step, and the |G| relative to |W|^2 at which the flow
+    ends, by default 1e-12 in float64 and 1e-5 in float32; `max_steps`.
 
-    **Raises:** `ValueError` or `TypeError` for what is no stack of real, finite square matrices, or a singular factor,
-    from where the flow need not arrive; an error if `max_steps` are not enough.
+    **Returns:** the factors, in the form in which they were given.
+
+    **Raises:** `ValueError` or `TypeError` for what is no stack of real, finite square matrices and no sequence of such
+    that chain, or a product of lower rank, from where the flow need not arrive; an error if `max_steps` are not enough.
 
     **Example:**
 
@@ -282,13 +300,16 @@ def balance(weights: Weights, *, rtol: Number | None = None, max_steps: int = 10
         >>> balanced = dln.balance(weights)
         >>> balanced.round(6).tolist()
         [[[2.0, 0.0], [0.0, 2.0]], [[2.0, 0.0], [0.0, 2.0]]]
+        >>> [w.round(6).tolist() for w in dln.balance([jnp.ones((1, 1)), jnp.array([[16.0], [0.0]])])]
+        [[[4.0]], [[4.0], [0.0]]]
     """
-    weights = require_finite("weights", as_weights(weights))
-    weights = require_full_rank("weights", weights, "the determinant of a factor is 0.")
-    if rtol is None:
-        rtol = 1e-12 if weights.dtype == jnp.float64 else 1e-5
+    weights = require_finite_weights(as_weights(weights))
+    if len(weights) == 1:
+        return weights
+    rtol = as_positive("rtol", (1e-12 if dtype_of(weights) == jnp.float64 else 1e-5) if rtol is None else rtol)
     with own_arithmetic():
-        out, arrived = _balance(weights, as_positive("rtol", rtol), as_count("max_steps", max_steps))
+        frames, cores = cores_of(weights)
+        out, arrived = _balance(frames, cores, rtol, as_count("max_steps", max_steps))
     message = (
         "the factors are not balanced after max_steps: raise it, or loosen rtol. The number of steps grows with the "
         "square of the condition number of a factor."
@@ -297,18 +318,20 @@ def balance(weights: Weights, *, rtol: Number | None = None, max_steps: int = 10
 
 
 @compiled
-def _balance(weights: Weights, rtol: Scalar, max_steps: int) -> tuple[Weights, Bool[Array, ""]]:
+def _balance(
+    frames: tuple[Layer, ...] | None, weights: Stack, rtol: Scalar, max_steps: int
+) -> tuple[Weights, Bool[Array, ""]]:
     # In units in which every factor is of norm 1, and so is the fastest rate. The product of the units is put back
     # evenly, as the mean of their logarithms: it may be beyond the floats where its root is not.
     unit = _sizes(weights)
     common = jnp.exp(jnp.mean(jnp.log(unit)))
 
-    def velocity(t: Any, weights: Weights, args: Any) -> Weights:
-        g = jnp.pad(balancedness(weights), ((1, 1), (0, 0), (0, 0)))
+    def velocity(t: Any, weights: Stack, args: Any) -> Stack:
+        g = jnp.pad(balancedness_of_stack(weights), ((1, 1), (0, 0), (0, 0)))
         return weights @ g[:-1] - g[1:] @ weights
 
-    def balanced(rtol: Scalar, t: Any, weights: Weights, args: Any, **kwargs: Any) -> Bool[Array, ""]:
-        return norm(balancedness(weights)) <= rtol * jnp.sum(weights**2)
+    def balanced(rtol: Scalar, t: Any, weights: Stack, args: Any, **kwargs: Any) -> Bool[Array, ""]:
+        return norm(balancedness_of_stack(weights)) <= rtol * jnp.sum(weights**2)
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(velocity),
@@ -316,11 +339,11 @@ def _balance(weights: Weights, rtol: Scalar, max_steps: int) -> tuple[Weights, B
         t0=0.0,
         t1=NEVER,
         dt0=None,
-        y0=weights / unit,
+        y0=each(jnp.divide, weights, unit),
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol),
         event=diffrax.Event(Partial(balanced, rtol)),
         max_steps=max_steps,
         throw=False,
     )
     last: Any = solution.ys
-    return common * last[0], balanced(rtol, 0.0, last[0], None)
+    return restored(frames, common * last[0]), balanced(rtol, 0.0, last[0], None)

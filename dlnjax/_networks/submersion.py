@@ -1,17 +1,73 @@
-"""The map phi from the factors to their product: horizontal lifts, and the two parts of a motion of the factors."""
+"""The map phi from the factors to their product: its tangent kernel, lifts, and the two parts of a motion."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
-from dlnjax._checks import as_finite, as_float, as_square, require_full_rank
-from dlnjax._networks.factors import as_weights, product
+from dlnjax._checks import as_finite, as_float, as_matrix, known, require
+from dlnjax._compile import compiled
+from dlnjax._networks.chain import as_finite_weights, as_weights, chain_product, dtype_of, each, matrix_shape
+from dlnjax._networks.cores import cores_of
 from dlnjax._scale import exponent, scaled
-from dlnjax._types import Matrix, Scalar, Weights
+from dlnjax._tree import own_arithmetic
+from dlnjax._types import Layer, Matrix, Scalar, Weights
+
+# How far from a tangent Z may be, relative to its norm: rounding in the product of two projections.
+_TANGENT = 1e-10
 
 
-def horizontal_lift(weights: Weights, z: Matrix) -> Weights:
+def tangent_kernel(weights: Weights | Sequence[ArrayLike]) -> Float[Array, "m n m n"]:
+    """The neural tangent kernel of the end-to-end map, K = d phi d phi^T:
+
+        K_{ij,kl} = sum over all weights w of (dX_ij / dw) (dX_kl / dw)
+                  = sum_p (B_p B_p^T)_{ik} (A_p^T A_p)_{jl},    B_p = W_N ... W_{p+1},  A_p = W_{p-1} ... W_1.
+
+    Under the gradient flow (1.5) of the factors, dX/dt = -K dE(X). On balanced factors K is N times the operator of
+    `metric_operator` (Theorem 2.2.6), which has the 1/N of this library.
+
+    **Arguments:** `weights`, W_1 first: a stack `N d d`, or a sequence of matrices that chain.
+
+    **Returns:** K, `m n m n`: `jnp.tensordot(K, z)` is its action on a matrix, and `K.reshape(m * n, m * n)` the
+    symmetric matrix of it.
+
+    **Raises:** as `product`.
+
+    **Example:**
+
+        >>> x, z = jnp.diag(jnp.array([8.0, 1.0])), jnp.ones((2, 2))
+        >>> kernel = dln.tangent_kernel(dln.balanced_factors(x, 3))
+        >>> bool(jnp.allclose(jnp.tensordot(kernel, z), 3 * dln.metric_operator(x, z, 3)))
+        True
+    """
+    weights = as_finite_weights(as_weights(weights))
+    with own_arithmetic():
+        return _tangent_kernel(weights)
+
+
+@compiled
+def _tangent_kernel(weights: Weights) -> Float[Array, "m n m n"]:
+    m, n = matrix_shape(weights)
+    one = lambda size: jnp.eye(size, dtype=dtype_of(weights))
+    below = _before_each(lambda a, w: w @ a, one(n), weights, reverse=False)
+    above = _before_each(lambda b, w: b @ w, one(m), weights, reverse=True)
+    left, right = each(lambda b: b @ b.T, above), each(lambda a: a.T @ a, below)
+    return jnp.einsum("pik,pjl->ijkl", jnp.stack(list(left)), jnp.stack(list(right)))
+
+
+def _before_each(join: Callable[[Matrix, Layer], Matrix], start: Matrix, weights: Weights, reverse: bool) -> Weights:
+    """The partial product that is there before each factor joins it, from the first on, or from the last."""
+    if isinstance(weights, jax.Array):
+        return jax.lax.scan(lambda partial, w: (join(partial, w), partial), start, weights, reverse=reverse)[1]
+    found = list(itertools.accumulate(weights[::-1] if reverse else weights, join, initial=start))[:-1]
+    return tuple(found[::-1] if reverse else found)
+
+
+def horizontal_lift(weights: Weights | Sequence[ArrayLike], z: Matrix) -> Weights:
     """The shortest motion of the factors that moves their product X by Z: d phi^T (d phi d phi^T)^(-1) Z.
 
     At balanced factors d phi d phi^T is N times the operator of `metric_operator` (Theorem 2.2.6), so that the squared
@@ -19,11 +75,14 @@ def horizontal_lift(weights: Weights, z: Matrix) -> Weights:
 
         W_{p+1}^T Z_{p+1} = Z_p W_p^T,    1 <= p < N.
 
-    **Arguments:** `weights`, `N d d`, W_1 first, of a product of full rank, balanced or not; `z`, `d d`.
+    Through a layer of width r below m and n only matrices of rank r come, and Z must be tangent to them.
 
-    **Returns:** the motions of the factors, `N d d`.
+    **Arguments:** `weights`, W_1 first, a stack `N d d` or a sequence of matrices that chain, balanced or not, whose
+    product has the largest rank that the widths allow; `z`, `m n`.
 
-    **Raises:** `ValueError` or `TypeError` for shapes that differ, or a product that is singular.
+    **Returns:** the motions of the factors, in the form in which they were given.
+
+    **Raises:** `ValueError` or `TypeError` for shapes that differ, a product of lower rank, or a Z that is no tangent.
 
     **Example:**
 
@@ -32,58 +91,79 @@ def horizontal_lift(weights: Weights, z: Matrix) -> Weights:
         >>> print(f"{jnp.sum(lift**2):.6f} = {dln.inner(x, z, z, 3) / 3:.6f}")  # Theorem 2.2.6
         0.857217 = 0.857217
     """
-    weights, z = as_finite("weights", as_weights(weights)), as_finite("z", as_square("z", z))
-    if z.shape != weights.shape[1:]:
-        raise ValueError(f"z must have the shape of a factor, {weights.shape[1:]}, got {z.shape}.")
-    k, _, lift = _at_size_one(_of_full_rank(weights))
+    weights, z = as_finite_weights(as_weights(weights)), as_finite("z", as_matrix("z", z))
+    if z.shape != matrix_shape(weights):
+        raise ValueError(f"z must have the shape of the product, {matrix_shape(weights)}, got {z.shape}.")
+    frames, _ = cores_of(weights)
+    if frames is not None:
+        beyond = _normal_part(tuple(map(known, frames)), known(z))
+        message = (
+            f"z must be tangent to the matrices of rank {frames[0].shape[1]}, as no motion of the factors moves their "
+            "product otherwise: see metric_operator and horizontal_projection for motions that are."
+        )
+        z = require(z, abs(beyond).max() > _TANGENT * abs(known(z)).max(), message)
+    with own_arithmetic():
+        return _lift(weights, frames, z)
+
+
+@compiled
+def _lift(weights: Weights, frames: tuple[Layer, ...] | None, z: Matrix) -> Weights:
+    k, _, lift = _at_size_one(weights, frames)
     return lift(scaled(z, -k))
 
 
-def _of_full_rank(weights: Weights) -> Weights:
-    # A factor without inverse makes d phi d phi^T singular.
-    message = "the determinant of a factor of the product is 0, and not every Z has a lift."
-    return require_full_rank("weights", weights, message)
+def _normal_part(frames: tuple[Any, ...], z: Any) -> Any:
+    """(I - Q_N Q_N^T) Z (I - Q_0 Q_0^T), what leaves the matrices of the rank of X."""
+    outer, inner = frames[-1], frames[0]
+    z = z - outer @ (outer.T @ z)
+    return z - (z @ inner) @ inner.T
 
 
 def _at_size_one(
-    weights: Weights,
+    weights: Weights, frames: tuple[Layer, ...] | None
 ) -> tuple[Scalar, Callable[[Weights], Matrix], Callable[[Matrix], Weights]]:
     """(k, push, lift), d phi / 2^k and the lift of what it gives, neither of which leaves the range of the floats.
 
     With factors W_p = 2^(k_p) w_p, d phi at W is 2^(sum k) times the sum over p of 2^(-k_p) d_p phi at w. The largest
     of these powers is taken out, 2^k; what is left of each, at most 1, is `share`.
     """
-    each = jax.vmap(exponent)(weights)
-    unit, least = jax.vmap(scaled)(weights, -each), jnp.min(each)
+    powers = each(exponent, weights)
+    exponents = jnp.stack(list(powers))
+    least = jnp.min(exponents)
+    unit = each(lambda w, k: scaled(w, -k), weights, powers)
 
     def share(w: Weights) -> Weights:
-        return jax.vmap(scaled)(w, least - each)
+        return each(lambda w, k: scaled(w, least - k), w, powers)
 
     def push(w: Weights) -> Matrix:
-        return jax.jvp(product, (unit,), (share(w),))[1]
+        return jax.jvp(chain_product, (unit,), (share(w),))[1]
 
     def pull(z: Matrix) -> Weights:
-        return share(jax.vjp(product, unit)[1](z)[0])
+        return share(jax.vjp(chain_product, unit)[1](z)[0])
+
+    def normal_part(z: Matrix) -> Matrix:
+        # It takes the place of d phi d phi^T where that is 0, so that one solve serves matrices of any rank.
+        return jnp.zeros_like(z) if frames is None else _normal_part(frames, z)
 
     def lift(z: Matrix) -> Weights:
-        # The matrix of d phi d phi^T has d^2 rows, and one column for each matrix of the basis. It is dense where the
-        # factors are not balanced.
+        # The matrix of d phi d phi^T has a row for each entry of X, and one column for each matrix of the basis. It is
+        # dense where the factors are not balanced.
         basis = jnp.eye(z.size, dtype=z.dtype).reshape(-1, *z.shape)
-        operator = jax.vmap(lambda p: push(pull(p)))(basis).reshape(z.size, z.size)
+        operator = jax.vmap(lambda p: push(pull(p)) + normal_part(p))(basis).reshape(z.size, z.size)
         return pull(jnp.linalg.solve(operator, z.ravel()).reshape(z.shape))
 
-    return jnp.sum(each) - least, push, lift
+    return jnp.sum(exponents) - least, push, lift
 
 
-def horizontal_projection(weights: Weights, velocity: Weights) -> Weights:
+def horizontal_projection(weights: Weights | Sequence[ArrayLike], velocity: Any) -> Weights:
     """The part of a motion of the factors that moves their product: the lift of d phi(velocity).
 
     What is left, `velocity` - `horizontal_projection(weights, velocity)`, is vertical: it moves along the fibre, where
     the product rests, and is orthogonal to every horizontal motion.
 
-    **Arguments:** `weights` and `velocity`, `N d d`, W_1 first.
+    **Arguments:** `weights`, W_1 first, and `velocity`, of the same shapes: stacks `N d d`, or sequences of matrices.
 
-    **Returns:** the horizontal part, `N d d`.
+    **Returns:** the horizontal part, in the form of `weights`.
 
     **Raises:** as `horizontal_lift`.
 
@@ -95,14 +175,36 @@ def horizontal_projection(weights: Weights, velocity: Weights) -> Weights:
         >>> bool(jnp.max(jnp.abs(dln.horizontal_projection(weights, along_fibre))) < 1e-12)
         True
     """
-    weights, velocity = as_finite("weights", as_weights(weights)), as_finite("velocity", as_float("velocity", velocity))
-    if velocity.shape != weights.shape:
-        raise ValueError(f"velocity must have the shape of weights, {weights.shape}, got {velocity.shape}.")
-    _, push, lift = _at_size_one(_of_full_rank(weights))
+    weights = as_finite_weights(as_weights(weights))
+    velocity = _as_velocity(velocity, weights)
+    frames, _ = cores_of(weights)
+    with own_arithmetic():
+        return _project(weights, frames, velocity)
+
+
+@compiled
+def _project(weights: Weights, frames: tuple[Layer, ...] | None, velocity: Weights) -> Weights:
+    _, push, lift = _at_size_one(weights, frames)
     return lift(push(velocity))
 
 
-def vertical_projection(weights: Weights, velocity: Weights) -> Weights:
+def _as_velocity(velocity: Any, weights: Weights) -> Weights:
+    """A motion of the factors, of their shapes and in their form."""
+    if isinstance(weights, jax.Array):
+        velocity = as_finite("velocity", as_float("velocity", velocity))
+        if velocity.shape != weights.shape:
+            raise ValueError(f"velocity must have the shape of weights, {weights.shape}, got {velocity.shape}.")
+        return velocity
+    if not isinstance(velocity, (list, tuple)):
+        raise TypeError(f"velocity must be a sequence of matrices, as weights are, got {type(velocity).__name__}.")
+    layers = tuple(as_finite(f"velocity[{p}]", as_float(f"velocity[{p}]", v)) for p, v in enumerate(velocity))
+    expected, found = ([w.shape for w in ws] for ws in (weights, layers))
+    if expected != found:
+        raise ValueError(f"velocity must have the shapes of weights, {expected}, got {found}.")
+    return layers
+
+
+def vertical_projection(weights: Weights | Sequence[ArrayLike], velocity: Any) -> Weights:
     """The part of a motion of the factors that leaves their product in place: see `horizontal_projection`.
 
     Arguments, what is returned and raised, as there.
@@ -115,4 +217,7 @@ def vertical_projection(weights: Weights, velocity: Weights) -> Weights:
         >>> bool(jnp.allclose(dln.vertical_projection(weights, along_fibre), along_fibre))
         True
     """
-    return velocity - horizontal_projection(weights, velocity)
+    horizontal = horizontal_projection(weights, velocity)
+    if isinstance(horizontal, tuple):
+        return tuple(v - h for v, h in zip(velocity, horizontal, strict=True))
+    return velocity - horizontal

@@ -1,7 +1,8 @@
 """Training of the network in discrete time, by the optimisers of optax."""
 
 import inspect
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,25 +11,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from dlnjax._checks import as_array, check_energy, is_concrete, known, require, require_finite
+from dlnjax._checks import as_array, as_real, is_concrete, known, refuse_tracing, require
 from dlnjax._compile import compiled
-from dlnjax._networks.factors import as_weights, chain_product, products
+from dlnjax._networks.batches import Batches, Loss, loss_of
+from dlnjax._networks.chain import (
+    as_weights,
+    chain_product,
+    described,
+    dtype_of,
+    layers_of,
+    like,
+    matrix_shape,
+    products,
+    require_finite_weights,
+)
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves, singular_values_of
-from dlnjax._traced import traced_energy
-from dlnjax._tree import iterate, own_arithmetic
-from dlnjax._types import Energy, Scalar, Weights
+from dlnjax._tree import all_finite, iterate, own_arithmetic, where
+from dlnjax._types import Energy, Matrix, Number, Scalar, Weights
 
 
 class Training(Solution):
     """What `train` returns. Where `steps` was one number, the axis of saved states is absent.
 
-    **Attributes:** `weights`, `[saved] N d d`; `x`, their product, `[saved] d d`; `steps`, how many were taken until
-    then, `[saved]`; `result`, a code of `RESULTS`. After a failure the last good state is repeated.
+    **Attributes:** `weights`, `[saved] N d d`, or a tuple of factors `[saved] n_p n_(p-1)`, as they were given; `x`,
+    their product, `[saved] m n`; `steps`, how many were taken until then, `[saved]`; `result`, a code of `RESULTS`.
+    After a failure or a stop the last good state is repeated.
 
     **Example:**
 
@@ -38,7 +51,7 @@ class Training(Solution):
         ([0, 10, 200], (3, 3, 2, 2), (3, 2, 2))
     """
 
-    weights: Float[Array, "*saved N d d"]
+    weights: Float[Array, "*saved N d d"] | tuple[Float[Array, "*saved _ _"], ...]
     steps: Int[Array, "*saved"]
     result: RESULTS
 
@@ -58,7 +71,7 @@ class Training(Solution):
         return {"x": self.x}
 
     @property
-    def x(self) -> Float[Array, "*saved d d"]:
+    def x(self) -> Float[Array, "*saved m n"]:
         """The end-to-end matrices."""
         return products(self.weights)
 
@@ -68,17 +81,18 @@ class Training(Solution):
         return Curves.of(self.steps, singular_values_of(self.x), "steps")
 
     def _describe(self) -> str:
-        depth, d = self.weights.shape[-3:-1]
         taken = np.max(np.asarray(self.steps))
-        return f"Training(N = {depth}, d = {d}, {taken} steps, {result_counts(self.result)})"
+        return f"Training({described(self.weights)}, {taken} steps, {result_counts(self.result)})"
 
 
 def train(
-    energy: Energy,
-    weights: Weights,
+    energy: Energy | Callable[[Matrix, Any], Scalar],
+    weights: Weights | Sequence[ArrayLike],
     optimizer: optax.GradientTransformation | optax.MultiSteps,
     steps: int | Sequence[int] | Int[Array | np.ndarray, "*saved"],
     *,
+    batches: Batches | None = None,
+    stop: Number | None = None,
     throw: bool = True,
 ) -> Training:
     """Training of the network in discrete time: steps of an optimiser along the gradient of E(W_N ... W_1), (1.6),
@@ -94,21 +108,26 @@ def train(
 
     **Arguments:**
 
-    - `energy`: as in `gradient_flow`.
-    - `weights`: the start, `N d d`, W_1 first; see `balanced_factors`.
+    - `energy`: as in `gradient_flow`; with `batches` a function of X and a batch.
+    - `weights`: the start, W_1 first, a stack `N d d` or a sequence of matrices that chain; see `balanced_factors`.
     - `optimizer`: any of optax's that works on a tree of parameters and their gradient. Its parameters are the tuple
       (W_1, ..., W_N), so that `lars` and `muon` treat each factor by itself. It is offered `value`, `grad`, `value_fn`,
       `grad_fn` and `obj_fn`, which `lbfgs`, line searches, `polyak_sgd`, `reduce_on_plateau`, `sam` and `sophia` ask
       for. What is saved are the parameters that it updates; `schedule_free` means another average of them.
     - `steps`: how many, or increasing numbers of steps after each of which the weights are saved.
+    - `batches`: what `energy` takes beside X at each step. A callable of the number of the step, 0 at the first, is
+      traced into the training: `lambda step: step` gives the energy the step itself, and for noise
+      `lambda step: jax.random.fold_in(key, step)` a key of its own. An iterator of batches, trees of arrays of the same
+      shapes each time, is asked for one before each step, and cannot be used inside of `jit` and `vmap`.
+    - `stop`: end where the energy, that of the batch at hand, is at most this; the result is then `stopped`.
     - `throw`: raise if the weights or their energy leave the finite numbers; otherwise see `result`.
 
     **Returns:** a `Training`.
 
     **Raises:** `ValueError` or `TypeError` for bad input, before anything runs: an optimiser that works on no such tree
     is refused (`optax.lookahead`, which has two sets of parameters, and `dpsgd`, which has a gradient for each
-    example). An error with the sentence of `RESULTS.non_finite` if the weights or their energy leave the finite numbers
-    and `throw`.
+    example), as are batches whose shapes differ or that are fewer than the steps. An error with the sentence of
+    `RESULTS.non_finite` if the weights or their energy leave the finite numbers and `throw`.
 
     **Example:**
 
@@ -118,19 +137,29 @@ def train(
         [1.0, 1.0]
         >>> bool(energy(dln.train(energy, weights, optax.lbfgs(), steps=20).x) < 1e-10)
         True
+        >>> rows = jnp.eye(2)  # one of them at each step
+        >>> loss = lambda x, row: jnp.sum((x @ row - row) ** 2)
+        >>> out = dln.train(loss, weights, optax.sgd(0.05), steps=400, batches=lambda step: rows[step % 2])
+        >>> jnp.diagonal(out.x).round(6).tolist()
+        [1.0, 1.0]
     """
-    weights = require_finite("weights", as_weights(weights))
-    check_energy(energy, weights.shape[1:], weights.dtype)
-    optimizer = _as_optimizer(optimizer)
-    counts = _as_steps(steps)
-    energy = traced_energy(energy, weights.shape[1:], weights.dtype)
+    weights = require_finite_weights(as_weights(weights))
+    optimizer, counts, stop = _as_optimizer(optimizer), _as_steps(steps), _as_stop(stop, dtype_of(weights))
+    if isinstance(batches, Iterator):
+        refuse_tracing("train with an iterator of batches", weights, "a callable of the step")
+    loss, stream = loss_of(energy, batches, matrix_shape(weights), dtype_of(weights))
     with own_arithmetic():
-        _check_optimizer(energy, weights, optimizer)
-        out = _train(energy, weights, optimizer, jnp.atleast_1d(counts))
+        if stream is None:
+            _check_optimizer(loss.at(as_array("step", 0)), weights, optimizer)
+            out = _train(loss, weights, optimizer, jnp.atleast_1d(counts), stop)
+        else:
+            first = next(stream)
+            _check_optimizer(loss.at(first), weights, optimizer)
+            out = _train_on(loss, weights, optimizer, np.atleast_1d(counts), stop, itertools.chain([first], stream))
     if throw:
-        out = out.result.error_if(out, out.result != RESULTS.successful)
+        out = out.result.error_if(out, out.result == RESULTS.non_finite)
     if counts.ndim == 0:
-        out = eqx.tree_at(lambda o: (o.weights, o.steps), out, (out.weights[0], out.steps[0]))
+        out = Training(jax.tree.map(lambda w: w[0], out.weights), out.steps[0], out.result)
     return out
 
 
@@ -154,6 +183,15 @@ def _as_steps(steps: Any) -> Int[Array, "*saved"]:
     return require(counts, bad, f"steps must be at least 0, and increase where there are several{shown}.")
 
 
+def _as_stop(stop: Any, dtype: Any) -> Scalar:
+    if stop is None:
+        return as_array("stop", np.asarray(-np.inf, dtype))
+    stop = as_real("stop", stop, "It is a number that the energy is to fall to.")
+    if stop.ndim:
+        raise ValueError(f"stop must be one number, got shape {stop.shape}.")
+    return require(stop, np.isnan(known(stop)) if is_concrete(stop) else jnp.isnan(stop), "stop must not be NaN.")
+
+
 def _check_optimizer(energy: Energy, weights: Weights, optimizer: optax.GradientTransformation) -> None:
     """Trace one step, so that an optimiser of another kind of parameters is refused by one sentence."""
     eqx.filter_eval_shape(partial(_evaluate, energy), weights)
@@ -165,7 +203,7 @@ def _check_optimizer(energy: Energy, weights: Weights, optimizer: optax.Gradient
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TypeError(f"{must}. It says: {said}") from error
     shapes = [leaf.shape for leaf in jax.tree.leaves(updates)]
-    if shapes != [weights.shape[1:]] * len(weights):
+    if shapes != [w.shape for w in jax.eval_shape(layers_of, weights)]:
         raise ValueError(f"{must}, got shapes {shapes}. Private ones need a gradient for each example.")
 
 
@@ -181,22 +219,61 @@ class _Progress(NamedTuple):
 
 
 @compiled
-def _train(energy: Callable, weights: Weights, optimizer: Any, counts: Int[Array, " saved"]) -> Training:
-    def until(at: _Progress, count: Int[Array, ""]) -> tuple[_Progress, tuple[Weights, Int[Array, ""]]]:
-        def goes_on(at: _Progress) -> Bool[Array, ""]:
-            return (at.taken < count) & at.good
+def _train(loss: Loss, weights: Weights, optimizer: Any, counts: Int[Array, " saved"], stop: Scalar) -> Training:
+    def at(step: Int[Array, ""]) -> Callable:
+        return loss.at(step.astype(int))
 
-        at = iterate(partial(_step, energy, optimizer), goes_on, at)
-        return at, (at.weights, at.taken)
+    def step(now: _Progress) -> _Progress:
+        return _step(at(now.taken), at(now.taken + 1), optimizer, now)
 
-    start = _start(energy, weights, optimizer)._replace(taken=jnp.zeros((), counts.dtype))
-    last, (saved, taken) = jax.lax.scan(until, start, counts)
-    return Training(saved, taken, code_of((~last.good, RESULTS.non_finite)))
+    def until(now: _Progress, count: Int[Array, ""]) -> tuple[_Progress, tuple[Weights, Int[Array, ""]]]:
+        now = iterate(step, lambda now: (now.taken < count) & _goes_on(now, stop), now)
+        return now, (now.weights, now.taken)
+
+    zero = jnp.zeros((), counts.dtype)
+    last, (saved, taken) = jax.lax.scan(until, _start(at(zero), weights, optimizer)._replace(taken=zero), counts)
+    return Training(saved, taken, _code(last, stop))
 
 
-def _start(energy: Energy, weights: Weights, optimizer: optax.GradientTransformation) -> _Progress:
+def _train_on(
+    loss: Loss, weights: Weights, optimizer: Any, counts: np.ndarray, stop: Scalar, stream: Iterator[PyTree]
+) -> Training:
+    """As `_train`, on an iterator of batches: one program for each step, since the next batch is not there before."""
+    batch = next(stream)
+    now, saved = _begin_on(loss, batch, weights, optimizer), []
+    for count in counts:
+        while int(now.taken) < count and bool(_goes_on(now, stop)):
+            # After the last step, its own batch says whether the energy is still a number.
+            following = batch if int(now.taken) + 1 == counts[-1] else next(stream, None)
+            if following is None:
+                raise ValueError(f"batches must be as many as steps, {counts[-1]}, got {int(now.taken) + 1} of them.")
+            now, batch = _advance_on(loss, batch, following, optimizer, now), following
+        saved.append((now.weights, now.taken))
+    states, taken = jax.tree.map(lambda *states: jnp.stack(states), *saved)
+    return Training(states, taken, _code(now, stop))
+
+
+@compiled
+def _begin_on(loss: Loss, batch: PyTree, weights: Weights, optimizer: Any) -> _Progress:
+    return _start(loss.at(batch), weights, optimizer)
+
+
+@compiled
+def _advance_on(loss: Loss, batch: PyTree, following: PyTree, optimizer: Any, now: _Progress) -> _Progress:
+    return _step(loss.at(batch), loss.at(following), optimizer, now)
+
+
+def _goes_on(now: _Progress, stop: Scalar) -> Bool[Array, ""]:
+    return now.good & ~(now.value <= stop)
+
+
+def _code(last: _Progress, stop: Scalar) -> RESULTS:
+    return code_of((~last.good, RESULTS.non_finite), (last.value <= stop, RESULTS.stopped))
+
+
+def _start(energy: Callable, weights: Weights, optimizer: optax.GradientTransformation) -> _Progress:
     value, slope = _evaluate(energy, weights)
-    state = jax.tree.map(jnp.asarray, optimizer.init(tuple(weights)))
+    state = jax.tree.map(jnp.asarray, optimizer.init(layers_of(weights)))
     start = _Progress(weights, value, slope, state, jnp.zeros((), int), jnp.isfinite(value))
     # Some optimisers start from float32 or integers and go on in the type of the parameters; a loop keeps one type.
     after = jax.eval_shape(lambda s: _update(energy, optimizer, start._replace(state=s))[1], state)
@@ -207,28 +284,30 @@ def _start(energy: Energy, weights: Weights, optimizer: optax.GradientTransforma
     return start._replace(state=jax.tree.map(cast, state, after))
 
 
-def _step(energy: Energy, optimizer: optax.GradientTransformation, at: _Progress) -> _Progress:
-    """The next state. If its weights or its energy are not finite, the weights stay and training ends."""
-    updates, state = _update(energy, optimizer, at)
-    after: Any = optax.apply_updates(at.weights, jnp.stack(updates))
-    value, slope = _evaluate(energy, after)
-    good = jnp.all(jnp.isfinite(after)) & jnp.isfinite(value)
-    return _Progress(
-        jnp.where(good, after, at.weights), value, slope, state, jnp.where(good, at.taken + 1, at.taken), good
-    )
+def _step(energy: Callable, following: Callable, optimizer: optax.GradientTransformation, now: _Progress) -> _Progress:
+    """The state after a step along the gradient of `energy`, with the value and the gradient of `following`.
+
+    If its weights or its energy are not finite, the weights stay and training ends.
+    """
+    updates, state = _update(energy, optimizer, now)
+    after: Any = optax.apply_updates(now.weights, like(now.weights, updates))
+    value, slope = _evaluate(following, after)
+    good = all_finite(after) & jnp.isfinite(value)
+    taken = jnp.where(good, now.taken + 1, now.taken)
+    return _Progress(where(good, after, now.weights), value, slope, state, taken, good)
 
 
-def _update(energy: Energy, optimizer: optax.GradientTransformation, at: _Progress) -> tuple[PyTree, PyTree]:
+def _update(energy: Callable, optimizer: optax.GradientTransformation, now: _Progress) -> tuple[PyTree, PyTree]:
     # A line search of optax refuses extra arguments that `value_fn` has no name for.
     def value_fn(layers: Any, grad_fn: Any = None, obj_fn: Any = None):
-        return energy(chain_product(layers))
+        return energy(chain_product(like(now.weights, layers)))
 
     def grad_fn(layers: Any, _: Any):
-        return tuple(_evaluate(energy, jnp.stack(layers))[1])
+        return layers_of(_evaluate(energy, like(now.weights, layers))[1])
 
-    layers, slope = tuple(at.weights), tuple(at.slope)
+    layers, slope = layers_of(now.weights), layers_of(now.slope)
     offered: dict[str, Any] = {
-        "value": at.value,
+        "value": now.value,
         "grad": slope,
         "value_fn": value_fn,
         "obj_fn": value_fn,
@@ -236,7 +315,7 @@ def _update(energy: Energy, optimizer: optax.GradientTransformation, at: _Progre
     }
     takes = _keywords(optimizer.update)
     extra = offered if takes is None else {name: x for name, x in offered.items() if name in takes}
-    return optimizer.update(slope, at.state, layers, **extra)
+    return optimizer.update(slope, now.state, layers, **extra)
 
 
 def _keywords(f: Callable) -> set[str] | None:
@@ -245,7 +324,7 @@ def _keywords(f: Callable) -> set[str] | None:
     return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
 
 
-def _evaluate(energy: Energy, weights: Weights) -> tuple[Scalar, Weights]:
+def _evaluate(energy: Callable, weights: Weights) -> tuple[Scalar, Weights]:
     """E(W_N ... W_1) and its gradient (1.6), which uses the closed form of dE where the energy has one."""
     x, pull = jax.vjp(chain_product, weights)
     return energy(x), pull(gradient(energy, x))[0]

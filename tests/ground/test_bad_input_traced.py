@@ -47,6 +47,9 @@ MATRIX = {
     "hamiltonian": lambda x: dln.hamiltonian(x, EYE, 2),
     "riemannian_gradient": lambda x: dln.riemannian_gradient(dln.Schatten(2), x, 2),
     "balanced_factors": lambda x: dln.balanced_factors(x, 2),
+    "imbalanced_factors": lambda x: dln.imbalanced_factors(x, 1.0),
+    "tangent_kernel": lambda x: dln.tangent_kernel((x, EYE)),
+    "sharpness": lambda x: dln.sharpness(twice(x), ENERGY),
     "product": lambda x: dln.product(twice(x)),
     "balancedness": lambda x: dln.balancedness(twice(x)),
     "horizontal_lift": lambda x: dln.horizontal_lift(twice(x), EYE),
@@ -125,6 +128,7 @@ NOT_FINITE = {"NaN": NAN * EYE, "one NaN": np.array([[1.0, NAN], [0.0, 1.0]]), "
 NOT_SQUARE = {"wide": np.ones((2, 3)), "vector": np.ones(2), "empty": np.ones((0, 0))}
 # Of these the matrix need not be square.
 ANY_SHAPE = {"svd", "Schatten", "SpectralEnergy", "FreeEnergy", "FreeEnergy.gradient"}
+ANY_SHAPE |= {"balanced_factors", "imbalanced_factors", "tangent_kernel"}
 NOT_REAL = {"int": np.eye(2, dtype=int), "bool": EYE > 0, "complex": EYE + 0j}
 SINGULAR = {"singular": np.diag([1.0, 0.0]), "zero": 0 * EYE}
 TRANSFORMS = {"jit": lambda f: jax.jit(f), "vmap": lambda f: lambda x: jax.vmap(f)(twice(x))}
@@ -145,7 +149,7 @@ def outcome(transform, f, x):
 def is_marked(out):
     """Whether what came out says that something is wrong: NaN, infinity, or a code."""
     if hasattr(out, "result"):
-        return bool(np.all(np.asarray(out.result.code) > dln.RESULTS.steady.code))
+        return bool(np.all(np.asarray(out.result.code) > dln.RESULTS.stopped.code))
     floats = [np.asarray(z) for z in jax.tree.leaves(out) if jnp.issubdtype(z.dtype, jnp.inexact)]
     return any(not np.isfinite(z).all() for z in floats)
 

@@ -69,10 +69,18 @@ SHOWN = [
         "",
     ),
     (Training(steps=jnp.arange(5), **network((5, 2))), "Training(N = 2, d = 3, 4 steps, successful)", 3, ""),
+    (
+        Training(steps=jnp.arange(5), weights=(jnp.ones((5, 4, 2)), jnp.ones((5, 3, 4))), result=codes()),
+        "Training(N = 2, widths 2, 4, 3, 4 steps, successful)",
+        1,
+        "",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("sol", "text", "lines", "caption"), SHOWN, ids=[type(s[0]).__name__ for s in SHOWN])
+@pytest.mark.parametrize(
+    ("sol", "text", "lines", "caption"), SHOWN, ids=[f"{k} {type(s[0]).__name__}" for k, s in enumerate(SHOWN)]
+)
 def test_a_solution_shows_what_it_is_and_the_course_of_its_singular_values(sol, text, lines, caption):
     assert text in repr(sol) and repr(sol) == str(sol)
     tree = ElementTree.fromstring(sol._repr_html_())
@@ -143,7 +151,7 @@ def test_no_seeds_are_said_and_not_drawn():
             none.plot()
 
 
-@pytest.mark.parametrize("sol", [s[0] for s in SHOWN], ids=[type(s[0]).__name__ for s in SHOWN])
+@pytest.mark.parametrize("sol", [s[0] for s in SHOWN], ids=[f"{k} {type(s[0]).__name__}" for k, s in enumerate(SHOWN)])
 def test_a_solution_in_part_has_a_name(sol):
     # The arrays of a solution in part are shapes, or gone.
     floats = eqx.filter(sol, eqx.is_inexact_array)

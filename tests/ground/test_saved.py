@@ -75,7 +75,21 @@ def training(*saved):
     return dln.Training(numbers(*saved, 2, D, D), counts(*saved), codes())
 
 
+def layers(*lead):
+    return tuple(numbers(*lead, m, n) for n, m in ((3, 4), (4, 2), (2, 5)))
+
+
+def network_of_widths(*n):
+    ts = jnp.broadcast_to(TS, (*n, T))
+    return dln.NetworkSolution(ts, layers(*n, T), numbers(*n), codes(*n), {"steps": counts(*n)})
+
+
+def training_of_widths(*saved):
+    return dln.Training(layers(*saved), counts(*saved), codes())
+
+
 MADE = {make.__name__: make for make in (flow, geodesic, exponential, network, training)}
+MADE |= {make.__name__: make for make in (network_of_widths, training_of_widths)}
 SETTINGS = {
     "observed": lambda *n: flow(*n, observed=numbers(*n, T, 2)),
     "observed integers": lambda *n: flow(*n, observed=jnp.asarray(RNG.integers(0, 9, (*n, T)), jnp.int32)),

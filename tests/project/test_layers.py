@@ -22,6 +22,7 @@ GROUND = {
     "_protocol",
     "_traced",
     "_scale",
+    "_layers",
     "_show",
     "_saved",
     "_terminal",

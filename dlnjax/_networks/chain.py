@@ -1,0 +1,135 @@
+"""The factors of a network in their two forms, a stack of square matrices and a tuple of matrices that chain.
+
+A stack is compiled as one array, whatever its length. In a tuple each factor has its own shape and its own operations.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dlnjax._checks import as_float, as_matrix, is_concrete, known, require
+from dlnjax._types import Layer, Matrix, Scalar, Weights
+
+Sizes: TypeAlias = Float[Array, " N"] | tuple[Scalar, ...]
+"""A number for each factor, in the form of the factors."""
+
+
+def as_weights(weights: Any) -> Weights:
+    """A stack of at least one factor, all square and of one size; or of a sequence, a tuple of factors that chain."""
+    if isinstance(weights, (list, tuple)):
+        return _as_chain(weights)
+    weights = as_float("weights", weights)
+    if weights.ndim != 3 or len(weights) == 0 or weights.shape[-1] != weights.shape[-2] or weights.shape[-1] == 0:
+        raise ValueError(
+            f"weights must be N square matrices of shape (N, d, d), W_1 first, got shape {weights.shape}. "
+            "Factors of other shapes are a sequence of matrices, (W_1, ..., W_N). For many networks use jax.vmap."
+        )
+    return weights
+
+
+def _as_chain(weights: Sequence[Any]) -> tuple[Layer, ...]:
+    if not weights:
+        raise ValueError("weights must be a stack or a sequence of at least one matrix, W_1 first, got none.")
+    layers = [as_matrix(f"weights[{p}]", w) for p, w in enumerate(weights)]
+    for p, (lower, upper) in enumerate(itertools.pairwise(layers)):
+        if upper.shape[1] != lower.shape[0]:
+            raise ValueError(
+                f"weights must chain, as W_N ... W_1 does, got {', '.join(str(w.shape) for w in layers)}, W_1 first: "
+                f"W_{p + 2} must have as many columns as W_{p + 1} has rows, {lower.shape[0]}."
+            )
+    dtype = np.result_type(*(w.dtype for w in layers))
+    return tuple(w.astype(dtype) for w in layers)
+
+
+def require_finite_weights(weights: Weights) -> Weights:
+    """`weights`, if every entry is finite."""
+    finite = [(abs(known(w)) < np.inf).all() for w in jax.tree.leaves(weights)]
+    # One check of a whole tuple costs one callback under `jit`, where one of each factor would cost N.
+    bad = ~finite[0] if len(finite) == 1 else ~_all(finite)
+    return require(weights, bad, "weights must be finite, got NaN or infinity.")
+
+
+def _all(conditions: list[Any]) -> Any:
+    return np.all(conditions) if all(map(is_concrete, conditions)) else jnp.all(jnp.stack(conditions))
+
+
+def as_finite_weights(weights: Weights) -> Weights:
+    """`weights`, if they are finite or traced: of what is traced, NaN comes out as NaN."""
+    return require_finite_weights(weights) if all(map(is_concrete, jax.tree.leaves(weights))) else weights
+
+
+def layers_of(weights: Weights) -> tuple[Layer, ...]:
+    """The factors one by one."""
+    return tuple(weights)
+
+
+def like(weights: Weights, layers: Sequence[Layer]) -> Weights:
+    """`layers` in the form of `weights`."""
+    return jnp.stack(list(layers)) if isinstance(weights, jax.Array) else tuple(layers)
+
+
+def each(f: Callable[..., Any], weights: Weights, *others: Any) -> Any:
+    """f(W_p, ...) for every p: an array with the axis of layers in front, or a tuple."""
+    return jax.vmap(f)(weights, *others) if isinstance(weights, jax.Array) else tuple(map(f, weights, *others))
+
+
+def times(factors: Sizes, weights: Weights) -> Weights:
+    """Each factor of the network times its own number."""
+    return each(jnp.multiply, weights, factors)
+
+
+def widths_of(weights: Any) -> tuple[int, ...]:
+    """n_0, ..., n_N: of W_p, n_p is the number of rows, and n_{p-1} that of columns."""
+    if isinstance(weights, tuple):
+        return weights[0].shape[-1], *(w.shape[-2] for w in weights)
+    # By the shape alone: to index a concrete stack runs a program.
+    return (weights.shape[-1],) * (weights.shape[-3] + 1)
+
+
+def matrix_shape(weights: Weights) -> tuple[int, int]:
+    """The shape of the product, `m n`."""
+    n, *_, m = widths_of(weights)
+    return m, n
+
+
+def dtype_of(weights: Weights) -> Any:
+    """The precision of the factors, which is that of all."""
+    return jax.tree.leaves(weights)[0].dtype
+
+
+def described(weights: Any) -> str:
+    """How a solution names its network; axes in front do not matter."""
+    if isinstance(weights, tuple):
+        return f"N = {len(weights)}, widths {', '.join(map(str, widths_of(weights)))}"
+    return f"N = {weights.shape[-3]}, d = {weights.shape[-1]}"
+
+
+def chain_product(layers: Weights | Sequence[Matrix]) -> Matrix:
+    """W_N ... W_1 of a stack or a sequence of factors, unchecked."""
+    if isinstance(layers, jax.Array):
+        return _product_of_stack(layers)
+    # The cheapest order of multiplication is found from the shapes.
+    return layers[0] if len(layers) == 1 else jnp.linalg.multi_dot(list(layers)[::-1])
+
+
+def _product_of_stack(weights: Array) -> Matrix:
+    # Neighbours are multiplied, then their products. A loop over the factors would compile N products, this log N.
+    while len(weights) > 1:
+        pairs = len(weights) // 2 * 2
+        weights = jnp.concatenate([weights[1:pairs:2] @ weights[:pairs:2], weights[pairs:]])
+    return weights[0]
+
+
+def products(weights: Any) -> Array:
+    """The end-to-end matrices of many networks, whose axes are in front."""
+    leaf = jax.tree.leaves(weights)[0]
+    core = 3 if isinstance(weights, jax.Array) else 2
+    lead = leaf.shape[: leaf.ndim - core]
+    flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[len(lead) :]), weights)
+    x = jax.vmap(chain_product)(flat)
+    return x.reshape(*lead, *x.shape[-2:])
