@@ -127,16 +127,8 @@ NAN = float("nan")
 NOT_FINITE = {"NaN": NAN * EYE, "one NaN": np.array([[1.0, NAN], [0.0, 1.0]]), "inf": np.diag([1.0, np.inf])}
 NOT_SQUARE = {"wide": np.ones((2, 3)), "vector": np.ones(2), "empty": np.ones((0, 0))}
 # Of these the matrix need not be square.
-ANY_SHAPE = {
-    "svd",
-    "riemannian_gradient",
-    "balanced_factors",
-    "Schatten",
-    "SpectralEnergy",
-    "FreeEnergy",
-    "FreeEnergy.gradient",
-}
-ANY_SHAPE |= {"balanced_factors", "imbalanced_factors", "tangent_kernel"}
+ANY_SHAPE = {"svd", "Schatten", "SpectralEnergy", "FreeEnergy", "FreeEnergy.gradient"}
+ANY_SHAPE |= {"balanced_factors", "imbalanced_factors", "tangent_kernel", "riemannian_gradient"}
 NOT_REAL = {"int": np.eye(2, dtype=int), "bool": EYE > 0, "complex": EYE + 0j}
 SINGULAR = {"singular": np.diag([1.0, 0.0]), "zero": 0 * EYE}
 TRANSFORMS = {"jit": lambda f: jax.jit(f), "vmap": lambda f: lambda x: jax.vmap(f)(twice(x))}
