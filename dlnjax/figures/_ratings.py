@@ -23,8 +23,8 @@ CARRIED = (10, 50)
 FLOWS = (
     (2.0, "random", 0.1, 4.0, "-", "C1"),
     (3.0, "random", 0.1, 4.0, "--", "C2"),
-    (np.inf, "observed", 1.0, 0.4, "-.", "C0"),
-    (np.inf, "random", 1.0, 10.0, ":", "C0"),
+    (np.inf, "observed", 1.0, 0.2, "-.", "C0"),
+    (np.inf, "random", 1.0, 4.0, ":", "C0"),
 )
 RTOL, TIMES = 1e-3, np.append(0.0, np.geomspace(1 / 200, 1, 50))
 # Ridges of alternating least squares, each from the result of the one before, and sweeps at each.
@@ -190,7 +190,9 @@ def draw(data: xarray.Dataset) -> Drawing:
         above.set_title(f"rank {carried} carried")
         below.set_xlabel("time")
     ticks = (0.1, 0.2, 0.5, 1.0)
-    axes[0, 0].set(xscale="log", yscale="log", ylabel="test error", yticks=ticks, yticklabels=map(str, ticks))
+    axes[0, 0].set(
+        xscale="log", xlim=(0.01, 5), yscale="log", ylabel="test error", yticks=ticks, yticklabels=map(str, ticks)
+    )
     axes[0, 0].minorticks_off()
     axes[1, 0].set_ylabel("effective rank")
     axes[1, 0].legend(loc="upper left", bbox_to_anchor=(-0.02, 1.02), fontsize=6, handlelength=2.4)
