@@ -1,5 +1,7 @@
 """Figure 5.5, beyond the thesis: from rich to lazy training by the imbalance of two layers alone."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +40,7 @@ def kernel_change(before, after, g):
     return size(left2 - left, right2 - right) / size(left, right)
 
 
-def exact(x0, teacher, g: float, t: float):
+def exact(x0: Any, teacher: Any, g: float, t: Any):
     """X(t) of two layers with W_1 W_1^T - W_2^T W_2 = g I under E = |X - M|^2 / 2: Fukumizu 1998, Braun et al. 2022."""
     from scipy.linalg import expm
 

@@ -1,6 +1,6 @@
 """Figure 5.6, beyond the thesis: completion at real size, against alternating least squares and the nuclear norm."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +124,8 @@ def start(seen: Table, rank: int, frames: str, size: float, rng: np.random.Gener
     if frames == "observed":
         from scipy.sparse.linalg import svds
 
-        u, _, vt = svds(seen.matrix(seen.values), k=rank, v0=rng.normal(size=min(seen.shape)))
+        decomposed: Any = svds(seen.matrix(seen.values), k=rank, v0=rng.normal(size=min(seen.shape)))
+        u, _, vt = decomposed
         assert u is not None and vt is not None
         u, v = u[:, ::-1], vt[::-1].T
     else:
