@@ -23,7 +23,7 @@ CARRIED = (10, 50)
 FLOWS = (
     (2.0, "random", 0.1, 4.0, "-", "C1"),
     (3.0, "random", 0.1, 4.0, "--", "C2"),
-    (np.inf, "observed", 1.0, 0.2, "-.", "C0"),
+    (np.inf, "observed", 2.0, 0.1, "-.", "C0"),
     (np.inf, "random", 1.0, 4.0, ":", "C0"),
 )
 RTOL, TIMES = 1e-3, np.append(0.0, np.geomspace(1 / 200, 1, 50))
@@ -251,6 +251,6 @@ FIGURE = Figure(
     "50 are not, each with its best penalty. At infinite depth the column and row spaces never turn: random ones "
     "learn nothing, and those of the largest singular values of the entries seen hold a part of the table.",
     parameters="943 x 1682, 5 % of the entries seen and a ninth as many held out, N = 2, 3, infinity, all sigma about "
-    "0.1 at the start (1 at infinite depth), rtol 1e-3; a smaller table: as many entries for each degree of freedom",
+    "0.1 at the start (1, 2 at infinite depth), rtol 1e-3; a smaller table: as many entries for each degree of freedom",
     counted="rows of the table",
 )
