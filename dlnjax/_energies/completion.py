@@ -133,8 +133,10 @@ class MatrixCompletion(eqx.Module):
         return norm(self._residual(point.matrix)) / jnp.sqrt(seen.astype(self.labels.dtype))
 
     def at_start(self) -> "MatrixCompletion":
-        """The energy with the `entries` of its mask as it is now. Found any earlier, they would be those of an old mask
-        after `eqx.tree_at`, and would have no seeds of their own in a stack of energies.
+        """The energy with the `entries` of its mask, if they are few.
+
+        They are not found when the energy is made: after `eqx.tree_at` has put in another mask, they would still be
+        those of the first, and a stack of energies would have no entries for each seed.
         """
         return eqx.tree_at(lambda e: e.entries, self, _few_entries(self.mask), is_leaf=lambda leaf: leaf is None)
 
