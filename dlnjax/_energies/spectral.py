@@ -25,7 +25,7 @@ from dlnjax._types import Energy, Matrix, Number
 
 @eqx.filter_custom_jvp
 def _isospectral(f: Callable, x: Matrix):
-    """U diag(f(sigma)) V^T, for f: `d` -> `d` that commutes with permutations."""
+    """U diag(f(sigma)) V^T, for a function f: `r` -> `r` that commutes with permutations."""
     point = svd(x)
     return (point.u * f(point.sigma)[None, :]) @ point.v.T
 
@@ -43,12 +43,12 @@ def _isospectral_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
     jacobian = jax.jacfwd(f)(sigma)
     slope = divided_difference(values, jnp.diagonal(jacobian)[:, None] - jacobian, sigma)
     total = sigma[:, None] + sigma[None, :]
-    # At a pair of zeros an odd f has the same limit here as in the divided difference.
+    # The quotient is 0/0 at a pair of zeros. If f is odd, its limit there is f'(0), as that of the divided difference.
     mean = jnp.where(total > 0, (values[:, None] + values[None, :]) / jnp.where(total > 0, total, 1.0), slope)
     tangent = slope * (m + m.T) / 2 + mean * (m - m.T) / 2
     tangent = jnp.where(jnp.eye(len(sigma), dtype=bool), jnp.diag(dvalues), tangent)
     tangent = u @ tangent @ v.T
-    # Out of a thin frame, the singular value that sigma_k is compared with is 0, and so is f there.
+    # A motion out of a thin frame pairs sigma_k with a singular value 0. Both quotients are then f(sigma_k)/sigma_k.
     ratio = jnp.where(sigma > 0, values / jnp.where(sigma > 0, sigma, 1.0), jnp.diagonal(jacobian))
     if u.shape[0] > u.shape[1]:
         tangent = tangent + ((dx @ v - u @ m) * ratio[None, :]) @ v.T
@@ -76,7 +76,7 @@ def _of_singular_values_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...])
 
 
 def _one(name: str, value: Array) -> Array:
-    """`value`, of one matrix."""
+    """`value`, or an error if it has an axis of seeds: energies are called with one matrix, and one number for it."""
     if value.ndim:
         raise ValueError(f"{name} must be one number for one matrix, got shape {value.shape}: only sweep takes many.")
     return value
@@ -134,7 +134,7 @@ def _of_values_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
 
 
 def _slope(f: Callable, point: SVD) -> Float[Array, " r"]:
-    """f' at each singular value, with its sign: on the way of a flow of depth 1, singular values may be negative."""
+    """The derivative of f(|sigma|): the singular values of a flow of depth 1 may be negative on its way."""
     return _Gradient(f)(jnp.abs(point.sigma)) * jnp.where(point.sigma < 0, -1.0, 1.0)
 
 
@@ -226,10 +226,11 @@ class SpectralEnergy(eqx.Module):
         return _spectral_sides(_Sum(self.f), point)
 
     def at(self, point: SVD) -> Float[Array, ""]:
-        value, sigma = _of_values(_Sum(self.f), jnp.abs(point.sigma)), point.sigma
-        # A point of rank r has min(m, n) - r singular values more, which are 0.
+        sigma = jnp.abs(point.sigma)
+        total = _of_values(_Sum(self.f), sigma)
+        # The matrix of a point of rank r has min(m, n) - r singular values more, which are 0.
         zeros = min(len(point.u), len(point.v)) - len(sigma)
-        return value + zeros * self.f(jnp.zeros((), sigma.dtype)) if zeros else value
+        return total + zeros * self.f(jnp.zeros((), sigma.dtype)) if zeros else total
 
 
 class FreeEnergy(eqx.Module):
@@ -240,9 +241,9 @@ class FreeEnergy(eqx.Module):
     values, so that a flow on the matrices of rank r has the entropy of such networks. Of the same X as a matrix the
     zeros count as well, and make the entropy -inf: two of them at finite depth, and one at infinite depth.
 
-    Bounded below only if E outgrows log |X|: with a spectral E it has the isotropic equilibrium of Theorem 4.3.7,
-    sigma = ((d-1)(1-1/N)/(2 beta))^(1/p) for E_p; with matrix completion its equilibria are saddles, and the flow
-    drifts off.
+    F_beta is bounded below only if E grows faster than log |X|. With a spectral E it has the isotropic equilibrium of
+    Theorem 4.3.7, sigma = ((d-1)(1-1/N)/(2 beta))^(1/p) for E_p. With matrix completion its equilibria are saddles, and
+    the flow drifts off.
 
     **Arguments:** `energy`, a callable X -> scalar; `beta` > 0, the inverse temperature; `depth`, N of the entropy,
     which need not be that of the flow. In a `sweep` the numbers may have the seeds in front.

@@ -359,7 +359,10 @@ def as_kernel(depth: Depth | Depths, dtype: Any, many: str = "jax.vmap") -> Kern
     kernel = depth if isinstance(depth, Kernel) else Balanced(as_depth(depth, many=many))
     shapes = [np.shape(numbers) for numbers in jax.tree.leaves(kernel)]
     if many and kernel.per_seed and any(shapes):
-        raise ValueError(f"depth must be one kernel, got numbers of shape {max(shapes)} in it. For many use {many}.")
+        raise ValueError(
+            f"depth must be one kernel, got numbers of shape {max(shapes)} in it. For many use {many}. One kernel with "
+            "several numbers holds a tuple of them, such as dlnjax.Imbalanced((0.5, 0.3))."
+        )
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, kernel)
 
 

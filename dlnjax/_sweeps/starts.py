@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from dlnjax._checks import as_array, as_count, as_key, as_positive, require
 from dlnjax._compile import compiled
+from dlnjax._svd import SVD
 from dlnjax._traced import Traced
 from dlnjax._types import Number
 
@@ -51,7 +52,7 @@ _MOST = 2**32
 class Ensemble(eqx.Module):
     """`n` random starts, each drawn when it is needed. The start of seed i is init(fold_in(key, i)) in any chunk.
 
-    **Arguments:** `init`, a callable key -> `m n`; `key`; `n`, how many.
+    **Arguments:** `init`, a callable from a key to a matrix, `m n`, or an `SVD` of one; `key`; `n`, how many.
 
     **Raises:** `ValueError` if n < 1 or n > 2^32; `TypeError` if `init` is not callable, or `key` no key.
 
@@ -62,7 +63,7 @@ class Ensemble(eqx.Module):
         (1000000, (2, 2, 2))
     """
 
-    init: Callable[[PRNGKeyArray], Float[Array, "m n"]]
+    init: Callable[[PRNGKeyArray], Float[Array, "m n"] | SVD]
     key: PRNGKeyArray
     n: int = eqx.field(static=True, converter=partial(as_count, "n"))
 
@@ -76,7 +77,7 @@ class Ensemble(eqx.Module):
     def __len__(self) -> int:
         return self.n
 
-    def take(self, index: Integer[Array | np.ndarray, " k"]) -> Float[Array, "k m n"]:
+    def take(self, index: Integer[Array | np.ndarray, " k"]) -> Float[Array, "k m n"] | SVD:
         """The starts of the seeds in `index`, `k m n`; `ValueError` for what is no seed of this ensemble."""
         given, index = index, as_array("index", index, "It is a list of seeds such as [0, 1].")
         if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
@@ -90,5 +91,5 @@ class Ensemble(eqx.Module):
 
 
 @compiled
-def _draw(init: Traced, key: PRNGKeyArray, index: Integer[Array, " k"]) -> Float[Array, "k m n"]:
+def _draw(init: Traced, key: PRNGKeyArray, index: Integer[Array, " k"]) -> Float[Array, "k m n"] | SVD:
     return jax.vmap(lambda i: init(jax.random.fold_in(key, i)))(index)

@@ -1,5 +1,7 @@
 """Completion from entries, against completion with a mask, and what it has besides: parts, errors, a warning."""
 
+import doctest
+import inspect
 import warnings
 
 import equinox as eqx
@@ -155,6 +157,14 @@ def test_masks_of_the_same_size_share_a_program():
         shapes.add(tuple(leaf.shape for leaf in jax.tree.leaves(energy)))
     assert len(shapes) == 1
     assert entries._BLOCK % entries._LONGEST == 0
+
+
+def test_example_in_the_docstring_prints_what_it_says():
+    names = {"dln": dln, "jax": jax, "jnp": jnp}
+    test = doctest.DocTestParser().get_doctest(inspect.getdoc(SEEN) or "", names, "from_entries", None, None)
+    said = []
+    doctest.DocTestRunner(verbose=False).run(test, out=said.append)
+    assert test.examples and not said, "".join(said)
 
 
 @pytest.mark.long

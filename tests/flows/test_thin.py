@@ -47,6 +47,35 @@ def test_flow_is_that_of_the_factors(m, n, r, depth):
     assert_close(sol.x, reference, INTEGRATION)
 
 
+IMBALANCED = [
+    ((3, 5, 3), 0.7),
+    ((6, 4, 2), -0.2),
+    ((5, 3, 3), 0.7),
+    ((4, 4, 4), 1.3),
+    ((4, 5, 2), 30.0),
+    ((7, 3, 3), 0.0),
+    ((6, 4, 2), (0.5, 0.3)),
+    ((4, 6, 2), (-0.5, 0.3)),
+    ((5, 5, 5), (0.4, -0.3, 0.2)),
+    ((4, 3, 2), (-1.0, -2.0, 0.5)),
+]
+
+
+@pytest.mark.parametrize(
+    ("shape", "imbalance"),
+    [pytest.param(*case, marks=() if k < 2 else pytest.mark.long) for k, case in enumerate(IMBALANCED)],
+)
+def test_flow_of_an_imbalanced_network_is_that_of_its_factors(shape, imbalance):
+    energy, gradient = fit(*shape[:2])
+    start = as_svd(*point(*shape))
+    weights = [np.asarray(w) for w in dln.imbalanced_factors(start, imbalance)]
+    for lower, upper, g in zip(weights[:-1], weights[1:], np.atleast_1d(imbalance), strict=True):
+        assert_close(lower @ lower.T - upper.T @ upper, g * np.eye(len(lower)), INTEGRATION)
+    reference = upstairs.flow(gradient, weights, TS)
+    sol = dln.gradient_flow(energy, start, depth=dln.Imbalanced(imbalance), ts=TS, rtol=1e-10)
+    assert_close(sol.x, reference, INTEGRATION)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("depth", [3, np.inf])
 def test_values_that_nearly_meet_cross_in_thin_frames_too(depth):

@@ -13,6 +13,7 @@ import xarray
 import dlnjax as dln
 from dlnjax import _checks, plot
 from dlnjax._flows.problem import Options, prepare
+from dlnjax._results import NAMES
 
 EYE, TS = np.eye(3), [0.0, 1.0]
 FULL = np.ones((3, 3), bool)
@@ -74,12 +75,18 @@ def with_nan(a):
     return np.where(np.eye(3), NAN, a)
 
 
+def thin(m, n, rank=2):
+    return dln.SVD(jnp.eye(m, rank), jnp.ones(rank), jnp.eye(n, rank))
+
+
+WIDE = dln.MatrixCompletion(np.ones((3, 5)), np.ones((3, 5), bool))
+
 WRONG = [
     # x0
-    (flow(x0=np.ones((2, 3))), ValueError, ["x0", "square", "(2, 3)"]),
-    (flow(x0=np.ones(3)), ValueError, ["x0", "square", "(3,)"]),
-    (flow(x0=EYE[None]), ValueError, ["x0", "square", "sweep"]),
-    (flow(x0=np.ones((0, 0))), ValueError, ["x0", "square"]),
+    (flow(x0=np.ones((2, 3))), ValueError, ["energy", "(2, 3)", "(3, 3)"]),
+    (flow(x0=np.ones(3)), ValueError, ["x0", "matrix", "(3,)"]),
+    (flow(x0=EYE[None]), ValueError, ["x0", "matrix", "sweep"]),
+    (flow(x0=np.ones((0, 0))), ValueError, ["x0", "matrix"]),
     (flow(x0=np.eye(3, dtype=int)), TypeError, ["x0", "floating point", "int", "astype"]),
     (flow(x0=EYE + 0j), TypeError, ["x0", "complex"]),
     (flow(x0="identity"), TypeError, ["x0", "numbers", "str"]),
@@ -87,13 +94,38 @@ WRONG = [
     (flow(x0=None), TypeError, ["x0", "NoneType"]),
     (flow(x0=with_nan(EYE)), ValueError, ["x0", "finite"]),
     (flow(x0=np.where(EYE > 0, np.inf, 1.0)), ValueError, ["x0", "finite"]),
-    (flow(x0=dln.SVD(2 * jnp.eye(3), jnp.ones(3), jnp.eye(3))), ValueError, ["x0", "orthogonal"]),
+    (flow(x0=dln.SVD(2 * jnp.eye(3), jnp.ones(3), jnp.eye(3))), ValueError, ["x0", "orthonormal"]),
     (lambda: flow(x0=dln.SVD(jnp.eye(3), jnp.ones(2), jnp.eye(3)))(), ValueError, ["x0", "shapes"]),
     (flow(x0=dln.SVD(jnp.eye(3), jnp.ones(3) * NAN, jnp.eye(3))), ValueError, ["x0", "finite"]),
     (flow(x0=np.zeros((3, 3))), ValueError, ["x0", "zero matrix"]),
     (flow(x0=SINGULAR, depth=1), ValueError, ["rank 2", "depth 1", 'coordinates="matrix"']),
     (flow(x0=SINGULAR, coordinates="matrix"), ValueError, ["rank 2", 'coordinates="svd"']),
     (flow(x0=[[1.0, 0.0], [0.0, 1.0, 0.0]]), TypeError, ["x0", "numbers", "rows of one length"]),
+    # any shape and rank
+    (flow(energy=WIDE, x0=np.ones((5, 3))), ValueError, ["X has shape (5, 3)", "(3, 5)", "transposed", ".T"]),
+    (flow(energy=fitted(np.ones((5, 9)), np.ones((3, 9)))(), x0=np.ones((5, 3))), ValueError, ["3 x 5", ".T"]),
+    (flow(energy=entries()(), x0=np.ones((3, 2))), ValueError, ["entries", "(2, 3)", "transposed"]),
+    (flow(energy=sensed(np.ones((4, 2, 3)), np.ones(4))(), x0=np.ones((3, 2))), ValueError, ["measure", "transposed"]),
+    (flow(energy=WIDE, x0=thin(5, 3)), ValueError, ["X has shape (5, 3)", "transposed"]),
+    (flow(energy=WIDE, x0=thin(3, 5, 4)), ValueError, ["x0", "r at most m and n", "(5, 4)"]),
+    (flow(energy=WIDE, x0=np.linalg.svd(np.ones((3, 5)))), TypeError, ["x0", "SVDResult", "dlnjax.svd(matrix)"]),
+    (lambda: flow(WIDE, dln.SVD(jnp.eye(3), jnp.ones(3), jnp.eye(5)))(), ValueError, ["x0", "NumPy", "too large"]),
+    (flow(energy=WIDE, x0=thin(3, 5), coordinates="matrix"), ValueError, ["rank 2 < 3", 'coordinates="svd"']),
+    (flow(energy=WIDE, x0=np.zeros((3, 5))), ValueError, ["x0", "zero matrix", "Start nearby"]),
+    (flow(energy=WIDE, x0=np.zeros((3, 5)), depth=1), ValueError, ["rank 0 < 3", 'coordinates="matrix"']),
+    (sweep(energy=WIDE, starts=thin(3, 5)), ValueError, ["starts", "SVD with the seeds in front", "gradient_flow"]),
+    (
+        lambda: dln.distance(np.ones((3, 5)), np.ones((3, 5)), 2.0),
+        ValueError,
+        ["a must be a square", "flows"],
+    ),
+    (lambda: dln.logarithm(np.ones((3, 5)), np.ones((3, 5)), 2.0), ValueError, ["a must be a square", "any"]),
+    (lambda: dln.exponential(np.ones((3, 5)), np.ones((3, 5)), 2.0, ts=TS), ValueError, ["x must be a square", "any"]),
+    (lambda: dln.closed_form.bures_wasserstein(np.ones((3, 5)), np.ones((3, 5))), ValueError, ["square", "any"]),
+    (lambda: dln.distance(dln.svd(EYE), EYE, 2.0), TypeError, ["a must be", "SVD", "a.matrix"]),
+    # imbalance
+    (flow(depth=dln.Imbalanced(jnp.array([0.5, 0.3]))), ValueError, ["one kernel", "(2,)", "tuple", "sweep"]),
+    (sweep(depth=dln.Imbalanced(jnp.array([0.5, 0.3]))), ValueError, ["depth", "1 starts", "(2,)"]),
     # depth
     (flow(depth={}), TypeError, ["depth", "number", "{}"]),
     (flow(depth=np.array("deep")), TypeError, ["depth", "[1, inf]"]),
@@ -166,7 +198,7 @@ WRONG = [
     (flow(energy=lambda x: float(jnp.sum(x))), TypeError, ["energy", "jax.numpy", "no float()"]),
     (flow(energy=lambda x: np.sum(np.asarray(x))), TypeError, ["energy", "jax.numpy", "no NumPy"]),
     (flow(energy=lambda x: jnp.sum(x) if x[0, 0] > 0 else 0.0), TypeError, ["energy", "jax.numpy", "no `if`"]),
-    (flow(energy=lambda x, y: jnp.sum(x)), TypeError, ["energy", "one argument", "'y'"]),
+    (flow(energy=lambda x, y: jnp.sum(x)), TypeError, ["energy", "a matrix of shape (3, 3)", "'y'"]),
     (flow(energy=dln.MatrixCompletion), TypeError, ["energy", "the class MatrixCompletion", "make one"]),
     (lambda: ENERGY("matrix"), TypeError, ["X", "numbers", "str"]),
     (lambda: ENERGY([[1.0]]), ValueError, ["(1, 1)", "(3, 3)"]),
@@ -226,6 +258,8 @@ WRONG = [
     (fitted(outputs=np.ones(5)), ValueError, ["outputs", "column", "(5,)", "outputs[None, :]"]),
     (fitted(np.ones((2, 0)), np.ones((3, 0))), ValueError, ["inputs", "at least one sample", "(2, 0)"]),
     (fitted(inputs=np.full((2, 5), NAN)), ValueError, ["inputs", "finite"]),
+    (fitted(np.ones((5, 2)), np.ones((3, 5))), ValueError, ["same samples", "rows of inputs", "inputs.T"]),
+    (fitted(np.ones((2, 5)), np.ones((5, 3))), ValueError, ["same samples", "rows of outputs", "outputs.T"]),
     (fitted(outputs=np.full((3, 5), np.inf)), ValueError, ["outputs", "finite"]),
     (fitted(inputs=np.ones((2, 5), int)), TypeError, ["inputs", "floating point"]),
     (fitted(weights=[1.0, 1.0, 1.0, 1.0, -1.0]), ValueError, ["weights", "at least 0"]),
@@ -384,13 +418,13 @@ WRONG = [
     (lambda: dln.Ensemble(3, KEY, 4), TypeError, ["init", "callable"]),
     (lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 2**32 + 1), ValueError, ["n", "at most 2^32", "4294967297"]),
     (lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 0), ValueError, ["n", "at least 1"]),
-    (sweep(starts=dln.Ensemble(lambda k: jnp.ones(3), KEY, 4)), ValueError, ["init", "square"]),
-    (sweep(starts=EYE), ValueError, ["starts", "(n, d, d)", "gradient_flow"]),
+    (sweep(starts=dln.Ensemble(lambda k: jnp.ones(3), KEY, 4)), ValueError, ["init", "matrix"]),
+    (sweep(starts=EYE), ValueError, ["starts", "(seeds, m, n)", "gradient_flow"]),
     (sweep(starts=None), TypeError, ["starts", "numbers", "NoneType"]),
     (sweep(devices="gpu"), TypeError, ["devices", "jax.devices()", "'gpu'"]),
     (sweep(devices=[]), TypeError, ["devices", "jax.devices()", "[]"]),
     (sweep(folder=3), TypeError, ["folder", "path", "int"]),
-    (sweep(starts=np.ones((4, 2, 3))), ValueError, ["starts", "square"]),
+    (sweep(starts=np.ones((4, 2, 3))), ValueError, ["energy", "(2, 3)", "(3, 3)"]),
     (sweep(starts=np.ones((0, 3, 3))), ValueError, ["starts", "empty"]),
     (sweep(starts=[[["one"]]]), TypeError, ["starts", "numbers"]),
     (sweep(chunk=0), ValueError, ["chunk", "at least 1"]),
@@ -510,13 +544,15 @@ def test_inside_of_jit_the_sentence_comes_before_all_else(capfd, wrap):
 
 
 def test_inside_of_jit_a_code_is_told_before_all_else(capfd):
-    call = jax.jit(lambda code, x: dln.RESULTS(code).error_if(x, code > 1))
+    call = jax.jit(lambda code, x: dln.RESULTS(code).error_if(x, code > dln.RESULTS.stopped.code))
     assert call(1, 2.0) == 2.0
     with pytest.raises((RuntimeError, ValueError), match="The step limit came first"):
-        jax.block_until_ready(call(2, 2.0))
+        jax.block_until_ready(call(dln.RESULTS.max_steps_reached.code, 2.0))
     assert capfd.readouterr().err.startswith("dlnjax: The step limit came first")
     with pytest.raises((RuntimeError, ValueError), match="A singular value reached zero"):
-        jax.block_until_ready(jax.vmap(call)(jnp.array([2, 4]), jnp.ones(2)))
+        jax.block_until_ready(
+            jax.vmap(call)(jnp.array([dln.RESULTS.max_steps_reached.code, dln.RESULTS.rank_lost.code]), jnp.ones(2))
+        )
     assert capfd.readouterr().err.startswith("dlnjax: A singular value reached zero")
 
 

@@ -1,8 +1,4 @@
-"""Geodesics in closed form, for the ends that have one; and the line of (3.76), which is not always a geodesic.
-
-Each function takes the ends and returns a callable of t, which gives X(t) for a number, or for an array of times. Ends
-for which the form does not hold are refused, with the number by which they fail.
-"""
+"""Geodesics in closed form, for the ends that have one; and the line of (3.76), which is not always a geodesic."""
 
 from collections.abc import Callable
 from typing import Any
