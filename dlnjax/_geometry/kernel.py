@@ -105,6 +105,12 @@ class Kernel(eqx.Module):
         """d log lambda / d log s, elementwise. The default uses forward-mode autodiff."""
         return jax.jvp(lambda s: self.log_eigenvalue(s, log_t), (log_s,), (jnp.ones_like(log_s),))[1]
 
+    def log_eigenvalue_and_slope(
+        self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """(`log_eigenvalue`, `log_slope`), for kernels where both have a part in common."""
+        return self.log_eigenvalue(log_s, log_t), self.log_slope(log_s, log_t)
+
     def speed(self, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
         """lambda(sigma, sigma), the diagonal of `eigenvalues`. It is even in sigma."""
         log, size = log_or_tiny(jnp.abs(sigma)), jnp.abs(sigma)
