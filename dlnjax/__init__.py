@@ -7,6 +7,7 @@ from typing import Any, TYPE_CHECKING
 from dlnjax import closed_form as closed_form
 from dlnjax._compile import cache as cache
 from dlnjax._energies.completion import MatrixCompletion as MatrixCompletion
+from dlnjax._energies.regression import LeastSquares as LeastSquares
 from dlnjax._energies.sensing import MatrixSensing as MatrixSensing
 from dlnjax._energies.spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy
 from dlnjax._flows.chebyshev import RungeKuttaChebyshev as RungeKuttaChebyshev
@@ -22,6 +23,7 @@ from dlnjax._geodesics.geodesic import (
     GeodesicSolution as GeodesicSolution,
     logarithm as logarithm,
 )
+from dlnjax._geometry.imbalanced import Imbalanced as Imbalanced
 from dlnjax._geometry.kernel import Balanced as Balanced, Kernel as Kernel
 from dlnjax._geometry.metric import (
     hamiltonian as hamiltonian,

@@ -336,10 +336,11 @@ def shape_of(name: str, f: Callable, argument: Any) -> Any:
             f"{name} must be written with jax.numpy, so that JAX can trace it: no NumPy, no float(), no `if` on the "
             f"values of its argument. JAX says: {str(error).splitlines()[0]}"
         ) from error
-    except TypeError as error:
-        taken = f"a matrix of shape {argument.shape}" if hasattr(argument, "shape") else "one argument"
+    except (TypeError, ValueError) as error:
+        shape = f", a matrix of shape {argument.shape}," if hasattr(argument, "shape") else ""
         said = str(error).splitlines()[0].rstrip(".")
-        raise TypeError(f"{name} must take {taken} and return arrays: {said}.") from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name} must take one argument{shape} and return arrays: {said}.") from error
 
 
 def check_energy(energy: Any, shape: tuple[int, ...], dtype: Any, hint: str = "Does it need a jnp.sum?") -> None:

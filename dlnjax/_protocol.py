@@ -4,6 +4,8 @@
 - `energy.pullback(point)`: U^T dE(X) V, `r r`, for an `SVD` of rank r, where that is cheaper than the two products.
 - `energy.sides(point)`: (dE(X) V, dE(X)^T U), `m r` and `n r`, where that is cheaper than to make dE(X), `m n`. It is
   used where X has fewer singular values than rows or columns.
+- `energy.at(point)`: E(X) for an `SVD`, where that is cheaper than to make X, `m n`, or where E depends on the number
+  of singular values that the point has, as the entropy in `FreeEnergy` does.
 - `energy.at_start()`: the energy with which a flow runs. It may hold what is computed once from the arrays of the
   energy, before these are traced.
 - `energy.array_axes`: the number of axes that each array of the energy has for one matrix, by the name of its field. In
@@ -18,6 +20,12 @@ import jax
 from jaxtyping import Array, Float
 
 from dlnjax._svd import SVD
+
+
+def value(energy: Callable, point: SVD) -> Float[Array, ""]:
+    """E(X) at a point."""
+    offered = getattr(energy, "at", None)
+    return energy(point.matrix) if offered is None else offered(point).astype(point.sigma.dtype)
 
 
 def gradient(energy: Callable, x: Float[Array, "m n"]) -> Float[Array, "m n"]:

@@ -7,6 +7,7 @@ is run when it is read.
 """
 
 import dataclasses
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -189,6 +190,9 @@ def _name(path: tuple[Any, ...]) -> str:
     field = first.name.lstrip("_")
     if field == "observed":
         return field + jax.tree_util.keystr(tuple(rest))
+    if field == "depth":
+        # A kernel may hold a tuple of numbers: `kernel_imbalance_0`.
+        return _PREFIXES[field] + "_".join(str(getattr(key, "name", getattr(key, "idx", key))) for key in rest)
     if field in _PREFIXES:
         return _PREFIXES[field] + rest[-1].name
     if field == _LAYERS and rest:
@@ -298,7 +302,7 @@ def _field(field: Any, data: "xarray.Dataset", get: Callable[[str], Any], source
     if name == "stats":
         return {key: get(key) for key in data.attrs.get(name, "").split()}
     if name == "depth":
-        return _kernel(field.type, data.attrs["kernel"], get, source)
+        return _kernel(field.type, data, get, source)
     if name in _PREFIXES:
         parts = [_PREFIXES[name] + part for part in ("u", "sigma", "v")]
         return SVD(*map(get, parts)) if set(parts) <= set(data) else None
@@ -330,11 +334,12 @@ def _result(result: "xarray.DataArray", source: str) -> RESULTS:
     return RESULTS.named(names)
 
 
-def _kernel(base: type, name: str, get: Callable[[str], Any], source: str) -> Any:
-    """A kernel of the class with this name.
+def _kernel(base: type, data: "xarray.Dataset", get: Callable[[str], Any], source: str) -> Any:
+    """A kernel of the class that the file names.
 
     The file has the name only, so the class must be defined in this program.
     """
+    name = data.attrs["kernel"]
     found = [cls for cls in _subclasses(base) if cls.__name__ == name]
     if not found:
         raise ValueError(
@@ -343,8 +348,16 @@ def _kernel(base: type, name: str, get: Callable[[str], Any], source: str) -> An
         )
     kernel = object.__new__(found[0])
     for field in dataclasses.fields(found[0]):
-        object.__setattr__(kernel, field.name, get(_PREFIXES["depth"] + field.name))
+        object.__setattr__(kernel, field.name, _numbers(_PREFIXES["depth"] + field.name, data, get))
     return kernel
+
+
+def _numbers(name: str, data: "xarray.Dataset", get: Callable[[str], Any]) -> Any:
+    """The number of a kernel by this name, or the tuple of those that are called `name_0`, `name_1` and so on."""
+    there = {*data.variables, *data.attrs}
+    if name in there:
+        return get(name)
+    return tuple(get(f"{name}_{i}") for i in itertools.takewhile(lambda i: f"{name}_{i}" in there, itertools.count()))
 
 
 def _subclasses(cls: type) -> list[Any]:

@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import PyTree
 
 from dlnjax._checks import is_concrete
-from dlnjax._protocol import gradient, name_of, pullback, sides
+from dlnjax._protocol import gradient, name_of, pullback, sides, value
 from dlnjax._svd import SVD, svd, truncated
 from dlnjax._types import Matrix
 
@@ -75,10 +75,11 @@ class Traced(eqx.Module):
 
 
 class TracedEnergy(eqx.Module):
-    """An energy, held as programs for its value, its gradient and, if it has them, its `pullback` and its `sides`."""
+    """An energy, held as programs for its value, its gradient and, if it has them, `at`, `pullback` and `sides`."""
 
     arrays: PyTree
     value: Traced
+    value_at: Traced | None
     slope: Traced
     slope_in_frame: Traced | None
     slope_on_sides: Traced | None
@@ -87,6 +88,9 @@ class TracedEnergy(eqx.Module):
 
     def __call__(self, x: Matrix):
         return self.value(self.arrays, x)
+
+    def at(self, point: SVD):
+        return self(point.matrix) if self.value_at is None else self.value_at(self.arrays, point)
 
     def gradient(self, x: Matrix):
         return self.slope(self.arrays, x)
@@ -118,6 +122,7 @@ def traced_energy(energy: Callable, shape: tuple[int, ...], dtype: Any, rank: in
     return TracedEnergy(
         arrays,
         Traced.of(lambda arrays, x: whole(arrays)(x), arrays, x),
+        Traced.of(lambda arrays, point: value(whole(arrays), point), arrays, point) if offers("at") else None,
         # The gradient is traced as well, since the rule of a custom derivative is not in the text of the value.
         Traced.of(lambda arrays, x: gradient(whole(arrays), x), arrays, x),
         Traced.of(lambda arrays, point: pullback(whole(arrays), point), arrays, point) if offers("pullback") else None,

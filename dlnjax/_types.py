@@ -12,6 +12,7 @@ Energy: TypeAlias = Callable[[Float[Array, "m n"]], Float[Array, ""]]
 
 Scalar: TypeAlias = Float[Array, ""]
 Matrix: TypeAlias = Float[Array, "m n"]
+Square: TypeAlias = Float[Array, "d d"]
 Layer: TypeAlias = Float[Array, "_ _"]
 """One of several matrices, each of its own shape."""
 Stack: TypeAlias = Float[Array, "N d d"]

@@ -8,9 +8,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax._checks import as_array, as_count, as_positive, as_square, broadcast, is_concrete, known, require
+from dlnjax._checks import as_array, as_count, as_matrix, as_positive, broadcast, is_concrete, known, require
+from dlnjax._energies.entries import SparseCompletion
 from dlnjax._svd import SVD
-from dlnjax._types import Number
+from dlnjax._tree import norm
+from dlnjax._types import Number, Numbers, Scalar
 
 
 class MatrixCompletion(eqx.Module):
@@ -20,7 +22,10 @@ class MatrixCompletion(eqx.Module):
 
     with the gradient 2 weight (X - labels) on the mask, (4.25). Labels outside the mask are not read, and may be NaN.
 
-    **Arguments:** `labels`, `d d`; `mask`, `d d`, boolean or 0/1; `weight`. In a `sweep` each may have the seeds in
+    Labels and mask are whole matrices. A large matrix of which a few percent are seen is given by its entries,
+    `MatrixCompletion.from_entries`.
+
+    **Arguments:** `labels`, `m n`; `mask`, `m n`, boolean or 0/1; `weight`. In a `sweep` each may have the seeds in
     front.
 
     **Raises:** `ValueError` for shapes that do not match, a mask that is not boolean or 0/1, or NaN labels on the mask.
@@ -32,15 +37,15 @@ class MatrixCompletion(eqx.Module):
         (0.5, [[0.0, 1.0], [0.0, 0.0]])
     """
 
-    labels: Float[Array, "*n d d"]
-    mask: Bool[Array, "*n d d"]
-    weight: Float[Array, "*n"]
-    entries: Int[Array, "3 d"] | None
+    labels: Float[Array, "*seeds m n"]
+    mask: Bool[Array, "*seeds m n"]
+    weight: Float[Array, "*seeds"]
+    entries: Int[Array, "3 r"] | None
 
     array_axes: ClassVar[dict[str, int]] = {"labels": 2, "mask": 2, "weight": 0}
 
     def __init__(self, labels: ArrayLike, mask: ArrayLike, weight: Number = 0.5):
-        labels = as_square("labels", labels, leading=True)
+        labels = as_matrix("labels", labels, leading=True)
         mask = as_array("mask", mask)
         if mask.shape[-2:] != labels.shape[-2:]:
             raise ValueError(f"mask must have the shape of labels, {labels.shape}, got {mask.shape}.")
@@ -51,7 +56,8 @@ class MatrixCompletion(eqx.Module):
         weight = as_positive("weight", weight, many=True).astype(labels.dtype)
         lead = broadcast("labels and mask", labels.shape, mask.shape)
         if weight.ndim:
-            # A weight for each seed is broadcast to all: labels of as many rows as there are seeds are one matrix.
+            # Weights that are one for each seed have axes of length 1 for the rows and columns: without them, as many
+            # weights as there are columns would be taken for weights of the columns.
             lead = broadcast("labels, mask and weight", lead, (*weight.shape, 1, 1))
         unknown = (known(mask) & ~(abs(known(labels)) < jnp.inf)).any()
         labels = require(labels, unknown, "labels must be finite on the mask, got NaN or infinity there.")
@@ -65,26 +71,64 @@ class MatrixCompletion(eqx.Module):
         d = as_count("d", d)
         return cls(jnp.eye(d), jnp.eye(d, dtype=bool), weight=1.0)
 
+    @classmethod
+    def from_entries(
+        cls, rows: Numbers, columns: Numbers, values: Numbers, shape: tuple[int, int], *, weight: Number = 0.5
+    ) -> SparseCompletion:
+        """The completion of a large matrix from few of its entries, (4.24) with labels_{rows, columns} = values.
+
+        A flow on a point of rank r costs of the order of entries r + (m + n) r^2 for each evaluation, and never makes a
+        matrix `m n`. A row or a column without an entry is allowed. Nothing is known of it: the flow makes it what its
+        start and the rest of the matrix say, and warns when it begins.
+
+        **Arguments:** `rows` and `columns`, `entries` each, whole numbers from 0 on, known before anything runs;
+        `values`, `entries`, which may be traced, and in a `sweep` have the seeds in front; `shape`, (m, n); `weight`.
+
+        **Returns:** an energy with two methods more. `split(key, share)` gives two energies, the second of a random
+        share of the entries that is held out of the first. `error(point)` is the root mean square error on the entries
+        for a `point` that is an `SVD`: the `error` of the held-out part can be passed as `observe` to a flow.
+
+        **Raises:** `ValueError` for entries outside of the shape or given twice, lengths that differ, no entries, NaN;
+        `TypeError` for rows and columns that are no whole numbers or traced, or values that are integers.
+
+        **Example:**
+
+            >>> energy = dln.MatrixCompletion.from_entries([0, 0, 1], [0, 2, 1], [1.0, 2.0, 3.0], (2, 3))
+            >>> float(energy(jnp.zeros((2, 3)))), energy.gradient(jnp.zeros((2, 3))).tolist()
+            (7.0, [[-1.0, 0.0, -2.0], [0.0, -3.0, 0.0]])
+            >>> seen, held_out = energy.split(jax.random.key(0), 1 / 3)
+            >>> len(seen.values), len(held_out.values), held_out.error(dln.svd(jnp.zeros((2, 3)))).shape
+            (2, 1, ())
+        """
+        return SparseCompletion(rows, columns, values, shape, weight)
+
     def _residual(self, x: Any):
         x = as_array("X", x)
         if x.shape[-2:] != self.labels.shape[-2:]:
             raise ValueError(f"X has shape {x.shape}, but the labels have shape {self.labels.shape}.")
         return jnp.where(self.mask, x - self.labels, 0.0)
 
-    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, "*n"]:
+    def __call__(self, x: Float[Array, "m n"]) -> Float[Array, "*seeds"]:
         return self.weight * jnp.sum(self._residual(x) ** 2, axis=(-2, -1))
 
-    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "*n d d"]:
+    def gradient(self, x: Float[Array, "m n"]) -> Float[Array, "*seeds m n"]:
         return 2 * self.weight[..., None, None] * self._residual(x)
 
+    def error(self, point: SVD) -> Scalar:
+        """The root mean square of X - labels on the mask; 0 where nothing is seen."""
+        seen = jnp.maximum(jnp.sum(self.mask), 1)
+        return norm(self._residual(point.matrix)) / jnp.sqrt(seen.astype(self.labels.dtype))
+
     def at_start(self) -> "MatrixCompletion":
-        """The energy with the `entries` of its mask as it is now. Found any earlier, they would be those of an old mask
-        after `eqx.tree_at`, and would have no seeds of their own in a stack of energies.
+        """The energy with the `entries` of its mask, if they are few.
+
+        They are not found when the energy is made: after `eqx.tree_at` has put in another mask, they would still be
+        those of the first, and a stack of energies would have no entries for each seed.
         """
         return eqx.tree_at(lambda e: e.entries, self, _few_entries(self.mask), is_leaf=lambda leaf: leaf is None)
 
-    def pullback(self, point: SVD) -> Float[Array, "d d"]:
-        """U^T dE V. With at most d entries seen, X is computed at these alone, by one product in place of three."""
+    def pullback(self, point: SVD) -> Float[Array, "r r"]:
+        """U^T dE V. With at most min(m, n) entries seen, X is computed at these alone, by one product, not by three."""
         if self.entries is None:
             return point.u.T @ self.gradient(point.matrix) @ point.v
         rows, columns, seen = self.entries
@@ -95,9 +139,9 @@ class MatrixCompletion(eqx.Module):
 
 
 def _few_entries(mask: Any) -> Array | None:
-    """(rows, columns, 1 or 0 for those that count) of a mask of at most d entries; None if it has more."""
-    if mask is None or not is_concrete(mask) or mask.ndim != 2 or np.count_nonzero(mask) > len(mask):
+    """(rows, columns, 1 or 0 for those that count) of a mask of at most min(m, n) entries; None if it has more."""
+    if mask is None or not is_concrete(mask) or mask.ndim != 2 or np.count_nonzero(mask) > min(mask.shape):
         return None
     rows, columns = np.nonzero(np.asarray(mask))
-    # There are always d of them, so that masks of other sizes are not compiled again.
-    return jnp.asarray(np.pad([rows, columns, np.ones_like(rows)], ((0, 0), (0, len(mask) - len(rows)))))
+    # They are padded to min(m, n), so that masks with fewer entries are not compiled again.
+    return jnp.asarray(np.pad([rows, columns, np.ones_like(rows)], ((0, 0), (0, min(mask.shape) - len(rows)))))

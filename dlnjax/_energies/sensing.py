@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_array, as_finite, as_float, as_square, broadcast
+from dlnjax._checks import as_array, as_finite, as_float, as_matrix, broadcast
 
 
 class MatrixSensing(eqx.Module):
@@ -15,10 +15,10 @@ class MatrixSensing(eqx.Module):
 
         E(X) = 1/2 sum_i (<A_i, X> - y_i)^2,    dE(X) = sum_i (<A_i, X> - y_i) A_i.
 
-    **Arguments:** `measurements`, the A_i, `m d d`; `values`, the y_i, `m`. In a `sweep` each may have the
-    seeds in front.
+    **Arguments:** `measurements`, the A_i, `k m n`, for matrices X of any shape `m n`; `values`, the y_i, `k`. In a
+    `sweep` each may have the seeds in front.
 
-    **Raises:** `ValueError` for shapes that do not match; `TypeError` for integers or complex numbers.
+    **Raises:** `ValueError` for shapes that do not match, NaN or infinity; `TypeError` for integers or complex numbers.
 
     **Example:**
 
@@ -27,17 +27,17 @@ class MatrixSensing(eqx.Module):
         (0.0, 2.0)
     """
 
-    measurements: Float[Array, "*n m d d"]
-    values: Float[Array, "*n m"]
+    measurements: Float[Array, "*seeds k m n"]
+    values: Float[Array, "*seeds k"]
 
     array_axes: ClassVar[dict[str, int]] = {"measurements": 3, "values": 1}
 
     def __init__(self, measurements: ArrayLike, values: ArrayLike):
-        self.measurements = as_finite("measurements", as_square("measurements", measurements, leading=True))
+        self.measurements = as_finite("measurements", as_matrix("measurements", measurements, leading=True))
         self.values = as_finite("values", as_float("values", values))
         if self.measurements.ndim < 3 or self.values.ndim < 1 or self.measurements.shape[-3] != self.values.shape[-1]:
             raise ValueError(
-                "measurements must have shape (m, d, d) and values (m,), "
+                "measurements must have shape (k, m, n) and values (k,), "
                 f"got {self.measurements.shape} and {self.values.shape}."
             )
         seeds = broadcast("measurements and values", self.measurements.shape[:-3], self.values.shape[:-1])
@@ -48,10 +48,10 @@ class MatrixSensing(eqx.Module):
         x = as_array("X", x)
         if x.shape[-2:] != self.measurements.shape[-2:]:
             raise ValueError(f"X has shape {x.shape}, but the measurements have shape {self.measurements.shape}.")
-        return jnp.einsum("...mij,...ij->...m", self.measurements, x) - self.values
+        return jnp.einsum("...kij,...ij->...k", self.measurements, x) - self.values
 
-    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, "*n"]:
+    def __call__(self, x: Float[Array, "m n"]) -> Float[Array, "*seeds"]:
         return jnp.sum(self._residual(x) ** 2, axis=-1) / 2
 
-    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "*n d d"]:
-        return jnp.einsum("...m,...mij->...ij", self._residual(x), self.measurements)
+    def gradient(self, x: Float[Array, "m n"]) -> Float[Array, "*seeds m n"]:
+        return jnp.einsum("...k,...kij->...ij", self._residual(x), self.measurements)

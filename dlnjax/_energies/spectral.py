@@ -1,7 +1,8 @@
 """Energies of the singular values alone, and the free energy.
 
-The gradient of f(sigma(X)) is U diag(f') V^T, and its derivative is a divided difference of f' in the frame. Both are
-given here in closed form. The divided difference has its limit at equal values, so that no gap of zero is divided by.
+The gradient of f(sigma(X)) is U diag(f') V^T, and its derivative is a divided difference of f' in the frame (Lewis and
+Sendov, SIAM J. Matrix Anal. Appl. 23, 2001). Both are given here in closed form: autodiff of a decomposition divides by
+the gaps between singular values, where the divided difference has a limit.
 """
 
 from collections.abc import Callable
@@ -15,14 +16,16 @@ from jaxtyping import Array, Float
 from dlnjax._checks import as_positive, shape_of
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._geometry.special import divided_difference
-from dlnjax._protocol import gradient, pullback
+from dlnjax._protocol import gradient, pullback, sides, value
+from dlnjax._scale import along_slope
 from dlnjax._svd import SVD, svd
+from dlnjax._tree import is_perturbed
 from dlnjax._types import Energy, Matrix, Number
 
 
 @eqx.filter_custom_jvp
 def _isospectral(f: Callable, x: Matrix):
-    """U diag(f(sigma)) V^T, for f: `d` -> `d` that commutes with permutations."""
+    """U diag(f(sigma)) V^T, for a function f: `r` -> `r` that commutes with permutations."""
     point = svd(x)
     return (point.u * f(point.sigma)[None, :]) @ point.v.T
 
@@ -34,15 +37,24 @@ def _isospectral_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
     point = svd(x)
     u, sigma, v = point.u, point.sigma, point.v
     values = f(sigma)
-    m = jnp.zeros_like(x) if dx is None else u.T @ dx @ v
+    dx = jnp.zeros_like(x) if dx is None else dx
+    m = u.T @ dx @ v
     dvalues = eqx.filter_jvp(lambda f, s: f(s), (f, sigma), (df, jnp.diagonal(m)))[1]
     jacobian = jax.jacfwd(f)(sigma)
     slope = divided_difference(values, jnp.diagonal(jacobian)[:, None] - jacobian, sigma)
     total = sigma[:, None] + sigma[None, :]
-    mean = (values[:, None] + values[None, :]) / jnp.where(total > 0, total, 1.0)
+    # The quotient is 0/0 at a pair of zeros. If f is odd, its limit there is f'(0), as that of the divided difference.
+    mean = jnp.where(total > 0, (values[:, None] + values[None, :]) / jnp.where(total > 0, total, 1.0), slope)
     tangent = slope * (m + m.T) / 2 + mean * (m - m.T) / 2
     tangent = jnp.where(jnp.eye(len(sigma), dtype=bool), jnp.diag(dvalues), tangent)
-    return (u * values[None, :]) @ v.T, u @ tangent @ v.T
+    tangent = u @ tangent @ v.T
+    # A motion out of a thin frame pairs sigma_k with a singular value 0. Both quotients are then f(sigma_k)/sigma_k.
+    ratio = jnp.where(sigma > 0, values / jnp.where(sigma > 0, sigma, 1.0), jnp.diagonal(jacobian))
+    if u.shape[0] > u.shape[1]:
+        tangent = tangent + ((dx @ v - u @ m) * ratio[None, :]) @ v.T
+    if v.shape[0] > v.shape[1]:
+        tangent = tangent + u @ ((dx.T @ u - v @ m.T) * ratio[None, :]).T
+    return (u * values[None, :]) @ v.T, tangent
 
 
 @eqx.filter_custom_jvp
@@ -58,13 +70,13 @@ def _of_singular_values_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...])
     value, tangent = f(sigma), jnp.zeros((), x.dtype)
     if dx is not None:
         tangent += jnp.sum(_isospectral(_Gradient(f), x) * dx)
-    if any(leaf is not None for leaf in jax.tree.leaves(df)):
+    if is_perturbed(df):
         tangent += eqx.filter_jvp(lambda f: f(sigma), (f,), (df,))[1]
     return value, tangent
 
 
 def _one(name: str, value: Array) -> Array:
-    """`value`, of one matrix."""
+    """`value`, or an error if it has an axis of seeds: energies are called with one matrix, and one number for it."""
     if value.ndim:
         raise ValueError(f"{name} must be one number for one matrix, got shape {value.shape}: only sweep takes many.")
     return value
@@ -73,43 +85,70 @@ def _one(name: str, value: Array) -> Array:
 class _Gradient(eqx.Module):
     f: Callable
 
-    def __call__(self, sigma: Float[Array, " d"]):
+    def __call__(self, sigma: Float[Array, " r"]):
         return getattr(self.f, "gradient", jax.grad(self.f))(sigma)
 
 
 class _Power(eqx.Module):
     p: Float[Array, ""]
 
-    def __call__(self, sigma: Float[Array, " d"]):
+    def __call__(self, sigma: Float[Array, " r"]):
         return jnp.sum(sigma**self.p) / self.p
 
-    def gradient(self, sigma: Float[Array, " d"]):
+    def gradient(self, sigma: Float[Array, " r"]):
         return sigma ** (self.p - 1)
 
 
 class _Sum(eqx.Module):
     f: Callable
 
-    def __call__(self, sigma: Float[Array, " d"]):
+    def __call__(self, sigma: Float[Array, " r"]):
         return jnp.sum(jax.vmap(self.f)(sigma))
 
 
 class _Entropy(eqx.Module):
     kernel: Kernel
 
-    def __call__(self, sigma: Float[Array, " d"]):
+    def __call__(self, sigma: Float[Array, " r"]):
         return self.kernel.entropy(sigma)
 
-    def gradient(self, sigma: Float[Array, " d"]):
+    def gradient(self, sigma: Float[Array, " r"]):
         return self.kernel.entropy_gradient(sigma)
 
 
+@eqx.filter_custom_jvp
+def _of_values(f: Callable, sigma: Float[Array, " r"]):
+    return f(sigma)
+
+
+@_of_values.def_jvp
+def _of_values_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
+    (f, sigma), (df, dsigma) = primals, tangents
+    value, tangent = f(sigma), jnp.zeros((), sigma.dtype)
+    if dsigma is not None:
+        # Autodiff of the entropy is NaN where a singular value is 0, and its gradient is infinite.
+        tangent += jnp.sum(along_slope(_Gradient(f)(sigma), dsigma))
+    if is_perturbed(df):
+        tangent += eqx.filter_jvp(lambda f: f(sigma), (f,), (df,))[1]
+    return value, tangent
+
+
+def _slope(f: Callable, point: SVD) -> Float[Array, " r"]:
+    """The derivative of f(|sigma|): the singular values of a flow of depth 1 may be negative on its way."""
+    return _Gradient(f)(jnp.abs(point.sigma)) * jnp.where(point.sigma < 0, -1.0, 1.0)
+
+
 def _spectral_pullback(f: Callable, point: SVD):
-    return jnp.diag(_Gradient(f)(jnp.abs(point.sigma)) * jnp.where(point.sigma < 0, -1.0, 1.0))
+    return jnp.diag(_slope(f, point))
+
+
+def _spectral_sides(f: Callable, point: SVD):
+    slope = _slope(f, point)[None, :]
+    return point.u * slope, point.v * slope
 
 
 class Schatten(eqx.Module):
-    """E_p(X) = (1/p) sum_i sigma_i^p, (4.69).
+    """E_p(X) = (1/p) sum_i sigma_i^p, (4.69), over the min(m, n) singular values of X, `m n`.
 
     **Arguments:** `p` > 0; the energy is differentiable at singular matrices only for p > 1.
 
@@ -133,18 +172,24 @@ class Schatten(eqx.Module):
     def _power(self) -> _Power:
         return _Power(_one("p", self.p))
 
-    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
+    def __call__(self, x: Float[Array, "m n"]) -> Float[Array, ""]:
         return _of_singular_values(self._power, x)
 
-    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    def gradient(self, x: Float[Array, "m n"]) -> Float[Array, "m n"]:
         return _isospectral(_Gradient(self._power), x)
 
-    def pullback(self, point: SVD) -> Float[Array, "d d"]:
+    def pullback(self, point: SVD) -> Float[Array, "r r"]:
         return _spectral_pullback(self._power, point)
+
+    def sides(self, point: SVD) -> tuple[Float[Array, "m r"], Float[Array, "n r"]]:
+        return _spectral_sides(self._power, point)
+
+    def at(self, point: SVD) -> Float[Array, ""]:
+        return _of_values(self._power, jnp.abs(point.sigma))
 
 
 class SpectralEnergy(eqx.Module):
-    """E(X) = sum_i f(sigma_i), (4.76).
+    """E(X) = sum_i f(sigma_i), (4.76), over the min(m, n) singular values of X, `m n`.
 
     **Arguments:** `f`, a differentiable callable from a scalar to a scalar.
 
@@ -168,22 +213,37 @@ class SpectralEnergy(eqx.Module):
         if shape != ():
             raise ValueError(f"f must map one singular value to a scalar, got shape {shape}.")
 
-    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
+    def __call__(self, x: Float[Array, "m n"]) -> Float[Array, ""]:
         return _of_singular_values(_Sum(self.f), x)
 
-    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    def gradient(self, x: Float[Array, "m n"]) -> Float[Array, "m n"]:
         return _isospectral(_Gradient(_Sum(self.f)), x)
 
-    def pullback(self, point: SVD) -> Float[Array, "d d"]:
+    def pullback(self, point: SVD) -> Float[Array, "r r"]:
         return _spectral_pullback(_Sum(self.f), point)
+
+    def sides(self, point: SVD) -> tuple[Float[Array, "m r"], Float[Array, "n r"]]:
+        return _spectral_sides(_Sum(self.f), point)
+
+    def at(self, point: SVD) -> Float[Array, ""]:
+        sigma = jnp.abs(point.sigma)
+        total = _of_values(_Sum(self.f), sigma)
+        # The matrix of a point of rank r has min(m, n) - r singular values more, which are 0.
+        zeros = min(len(point.u), len(point.v)) - len(sigma)
+        return total + zeros * self.f(jnp.zeros((), sigma.dtype)) if zeros else total
 
 
 class FreeEnergy(eqx.Module):
     """F_beta(X) = E(X) - S_N(X)/beta, (4.51), with the entropy of `dlnjax.entropy`.
 
-    Bounded below only if E outgrows log |X|: with a spectral E it has the isotropic equilibrium of Theorem 4.3.7,
-    sigma = ((d-1)(1-1/N)/(2 beta))^(1/p) for E_p; with matrix completion its equilibria are saddles, and the flow
-    drifts off.
+    The entropy is that of a network whose hidden layers have the width r: the volume of the rotations of these layers,
+    all of which give the same X. Of a matrix `m n`, r is min(m, n). Of an `SVD`, r is the number of its singular
+    values, so that a flow on the matrices of rank r has the entropy of such networks. Of the same X as a matrix the
+    zeros count as well, and make the entropy -inf: two of them at finite depth, and one at infinite depth.
+
+    F_beta is bounded below only if E grows faster than log |X|. With a spectral E it has the isotropic equilibrium of
+    Theorem 4.3.7, sigma = ((d-1)(1-1/N)/(2 beta))^(1/p) for E_p. With matrix completion its equilibria are saddles, and
+    the flow drifts off.
 
     **Arguments:** `energy`, a callable X -> scalar; `beta` > 0, the inverse temperature; `depth`, N of the entropy,
     which need not be that of the flow. In a `sweep` the numbers may have the seeds in front.
@@ -217,11 +277,20 @@ class FreeEnergy(eqx.Module):
     def _entropy(self) -> _Entropy:
         return _Entropy(jax.tree.map(lambda leaf: _one("depth", leaf), self.kernel))
 
-    def __call__(self, x: Float[Array, "d d"]) -> Float[Array, ""]:
+    def __call__(self, x: Float[Array, "m n"]) -> Float[Array, ""]:
         return self.energy(x) - _of_singular_values(self._entropy, x) / _one("beta", self.beta)
 
-    def gradient(self, x: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    def gradient(self, x: Float[Array, "m n"]) -> Float[Array, "m n"]:
         return gradient(self.energy, x) - _isospectral(_Gradient(self._entropy), x) / _one("beta", self.beta)
 
-    def pullback(self, point: SVD) -> Float[Array, "d d"]:
+    def pullback(self, point: SVD) -> Float[Array, "r r"]:
         return pullback(self.energy, point) - _spectral_pullback(self._entropy, point) / _one("beta", self.beta)
+
+    def sides(self, point: SVD) -> tuple[Float[Array, "m r"], Float[Array, "n r"]]:
+        (left, right), beta = sides(self.energy, point), _one("beta", self.beta)
+        entropic_left, entropic_right = _spectral_sides(self._entropy, point)
+        return left - entropic_left / beta, right - entropic_right / beta
+
+    def at(self, point: SVD) -> Float[Array, ""]:
+        entropy = _of_values(self._entropy, jnp.abs(point.sigma))
+        return value(self.energy, point) - entropy / _one("beta", self.beta)

@@ -18,7 +18,8 @@ from dlnjax._flows.factored import Factored
 from dlnjax._flows.problem import Options, Problem, rounding
 from dlnjax._flows.replay import find_steps, MOST_STEPS, replay
 from dlnjax._flows.trajectory import Trajectory, trajectory_of
-from dlnjax._svd import frame_tangent, motion_of_frame, SVD
+from dlnjax._protocol import value
+from dlnjax._svd import frame_tangent, motion_of_frame, SVD, svd
 from dlnjax._tree import own_arithmetic, tangent_at
 from dlnjax._types import Scalar, State
 
@@ -72,7 +73,7 @@ def _tangents(
         return None, dsvd.sigma, None, dobserved, dend, at_rest
 
     def along(energy: Any, y: State) -> Float[Array, " ts"]:
-        return jax.vmap(lambda y: energy(y.matrix if isinstance(y, Factored) else y))(y)
+        return jax.vmap(lambda y: value(energy, _point(y)) if isinstance(y, Factored) else energy(y))(y)
 
     at, dat = moving
     # Where the derivative is taken in X, the saved points take the place of the X of the replay, as they are more
@@ -80,6 +81,12 @@ def _tangents(
     at = at if isinstance(at, Factored) else points.matrix
     _, denergy = eqx.filter_jvp(along, (problem.energy, at), (dproblem.energy, dat))
     return dsvd, dsvd.sigma, denergy, None, dend, at_rest
+
+
+def _point(y: Factored) -> SVD:
+    """The point P S Q^T, from the decomposition of S."""
+    inner = svd(y.s)
+    return SVD(y.p @ inner.u, inner.sigma, y.q @ inner.v)
 
 
 def _frame_tangent(points: SVD, moving: tuple[State, State]) -> SVD:

@@ -142,10 +142,10 @@ class Coupled(eqx.Module):
     All other entries of K are zero.
     """
 
-    u: Float[Array, "d d"]
-    sigma: Float[Array, " d"]
-    v: Float[Array, "d d"]
-    coupling: Float[Array, " d"]
+    u: Float[Array, "m r"]
+    sigma: Float[Array, " r"]
+    v: Float[Array, "n r"]
+    coupling: Float[Array, " r"]
 
 
 class Chart(eqx.Module):

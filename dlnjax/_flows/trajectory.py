@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Number
 from typing import Any
 
@@ -22,11 +23,14 @@ from dlnjax._flows.method import Method, Task
 from dlnjax._flows.problem import Options, Problem, rounding
 from dlnjax._flows.stabilised import Stabilised
 from dlnjax._flows.step import Flow, Rules
-from dlnjax._protocol import pullback
+from dlnjax._protocol import pullback, value
 from dlnjax._results import RESULTS
 from dlnjax._svd import canonical, orthogonalise, SVD, svd, turn
 from dlnjax._tree import all_finite, norm, ravel, where, while_any
 from dlnjax._types import Scalar, State
+
+# A matrix with this many entries is large: of 32 of them more than 16 MB are made.
+_LARGE = 2**16
 
 
 class Trajectory(eqx.Module):
@@ -171,7 +175,7 @@ class _Flows:
         if self.options.observe is None:
             svd = jax.vmap(jax.vmap(self._to_svd))(saved)
             sigma = svd.sigma
-            energy = jax.vmap(lambda row, x: jax.vmap(self.of_row(row).energy)(x))(self.rows, svd.matrix)
+            energy = jax.vmap(lambda row, points: _values(self.of_row(row).energy, points))(self.rows, svd)
         else:
             sigma, observed = saved
         return Trajectory(
@@ -198,6 +202,13 @@ class _Flows:
         # A saved frame is orthogonal only to about the tolerance, as it may be interpolated. `orthogonalise` squares
         # this error.
         return canonical(SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v))) if self.frame else svd(y)
+
+
+def _values(energy: Callable, points: SVD) -> Float[Array, " ts"]:
+    """The energy at each of the points; of large matrices one after the other, since X of all would fill the memory."""
+    if len(points.u[0]) * len(points.v[0]) < _LARGE:
+        return jax.vmap(partial(value, energy))(points)
+    return jax.lax.map(partial(value, energy), points)
 
 
 def _methods(options: Options) -> Sequence[Method]:

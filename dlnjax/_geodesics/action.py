@@ -21,7 +21,7 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import into, out_of
 from dlnjax._svd import svd
 from dlnjax._tree import iterate, where
-from dlnjax._types import Matrix, Scalar
+from dlnjax._types import Scalar, Square
 
 # The damping is divided by _EASE after an accepted step, and multiplied by _BRAKE after a refused one. It starts small,
 # as most first guesses are near their minimum. At the largest damping a step moves nothing, and the search ends.
@@ -51,7 +51,7 @@ class Segment(eqx.Module):
 class Minimum(eqx.Module):
     """The momentum at the start of the path that was found, and its derivative with respect to the end of the path."""
 
-    p: Matrix
+    p: Square
     by_end: Float[Array, "n n"]
 
 
@@ -70,7 +70,7 @@ class Descent(eqx.Module):
     step: Int[Array, ""]
 
 
-def segment(x: Matrix, v: Matrix, kernel: Kernel) -> Segment:
+def segment(x: Square, v: Square, kernel: Kernel) -> Segment:
     """The derivatives of the Lagrangian L(X, V) = g(V, V)/2 by Legendre's transform, from those of the Hamiltonian.
 
     With P = A_X^{-1}(V): L_X = -H_X and L_V = P, so that L_VV = A_X^{-1}, L_VX = -L_VV H_PX, and
@@ -83,7 +83,7 @@ def segment(x: Matrix, v: Matrix, kernel: Kernel) -> Segment:
     lam = kernel.eigenvalues(point.sigma)
     p = out_of(point, into(point, v) / lam)
 
-    def along(z: Matrix) -> tuple[Any, Any]:
+    def along(z: Square) -> tuple[Any, Any]:
         return jax.jvp(lambda y: velocity(y, p, kernel), (x,), (z,))
 
     # `velocity` is (H_P, -H_X), and its derivatives in X are the rows of (H_PX, -H_XX).

@@ -23,7 +23,7 @@ from dlnjax._results import code_of, RESULTS
 from dlnjax._scale import scaled
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate, is_perturbed, norm, ravel, tangent_at, where
-from dlnjax._types import Matrix, Scalar
+from dlnjax._types import Scalar, Square
 
 # A geodesic from A arrives if the distance of its end from B is at most this number times |B|.
 _ARRIVED = 1e-8
@@ -35,7 +35,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 
 # The tangents of A, B and the kernel. None stands for zero, also in the leaves of the kernel.
-EndsTangents: TypeAlias = tuple[Matrix | None, Matrix | None, PyTree]
+EndsTangents: TypeAlias = tuple[Square | None, Square | None, PyTree]
 
 
 class Frame(eqx.Module):
@@ -47,8 +47,8 @@ class Frame(eqx.Module):
     **Attributes:** `u`, `v`, `scale`, `kernel`; `first` and `last`, A' and B'.
     """
 
-    u: Matrix
-    v: Matrix
+    u: Square
+    v: Square
     scale: Scalar
     kernel: Kernel
     first: SVD
@@ -63,13 +63,13 @@ class Frame(eqx.Module):
         first = SVD(eye, a.sigma / scale, eye)
         return cls(a.u, a.v, scale, kernel, first, SVD(a.u.T @ b.u, b.sigma / scale, a.v.T @ b.v))
 
-    def out_of(self, x: Matrix) -> Matrix:
+    def out_of(self, x: Square) -> Square:
         return self.scale * (self.u @ x @ self.v.T)
 
-    def momentum(self, p: Matrix) -> Matrix:
+    def momentum(self, p: Square) -> Square:
         return self.scale ** (1 - degree_of(self.kernel)) * (self.u @ p @ self.v.T)
 
-    def momentum_into(self, p: Matrix) -> Matrix:
+    def momentum_into(self, p: Square) -> Square:
         return self.scale ** (degree_of(self.kernel) - 1) * (self.u.T @ p @ self.v)
 
     def length(self, length: Float[Array, "*k"] | float) -> Float[Array, "*k"]:
@@ -110,7 +110,7 @@ class Ends(eqx.Module):
     same: Bool[Array, ""]
 
     @classmethod
-    def of(cls, a: Matrix, b: Matrix) -> "Ends":
+    def of(cls, a: Square, b: Square) -> "Ends":
         finite = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b))
         first, last = svd(a), svd(b)
         # `sign_of` a matrix that is not finite is 0. Without `finite`, such a matrix would count as singular.
@@ -132,7 +132,7 @@ def sign_of(point: SVD) -> Scalar:
 
 
 @compiled
-def connect_all(a: Matrix, b: Matrix, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Connection:
+def connect_all(a: Square, b: Square, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Connection:
     """What was found from the two first guesses. The leading axis is that of the guesses, polar and frames."""
     ends = Ends.of(a, b)
     frame = Frame.of(ends.first, ends.last, kernel)
@@ -171,7 +171,7 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
 # `connect` is not compiled as a whole. The long compilation is that of `connect_all`, which `distance`, `geodesics` and
 # the derivatives share. Compiled as a whole, each of these would compile `connect_all` once more.
 @eqx.filter_custom_jvp
-def connect(a: Matrix, b: Matrix, kernel: Kernel, *, rtol: Scalar) -> Connection:
+def connect(a: Square, b: Square, kernel: Kernel, *, rtol: Scalar) -> Connection:
     """The shortest of the geodesics that arrive at B or, if none arrives, the one that comes nearest to B."""
     return _shortest(connect_all(a, b, kernel, rtol, jnp.asarray(True)))
 
@@ -188,7 +188,7 @@ def _shortest(every: Connection) -> Connection:
 
 
 @connect.def_jvp
-def _connect_jvp(primals: tuple[Matrix, Matrix, Kernel], tangents: EndsTangents, *, rtol: Scalar):
+def _connect_jvp(primals: tuple[Square, Square, Kernel], tangents: EndsTangents, *, rtol: Scalar):
     """The derivative by Jacobi fields: dP solves dB = (dX(1)/dA) dA + (dX(1)/dP) dP + (dX(1)/dkernel) dkernel.
 
     Automatic differentiation of the search would differentiate every shot. It would be inexact as well, since the
@@ -204,8 +204,8 @@ def _connect_jvp(primals: tuple[Matrix, Matrix, Kernel], tangents: EndsTangents,
 
 
 def _momentum_variation(
-    a: Matrix, found: Connection, kernel: Kernel, tangent: tuple[Matrix, Matrix, PyTree], rtol: Scalar
-) -> tuple[Matrix, Matrix]:
+    a: Square, found: Connection, kernel: Kernel, tangent: tuple[Square, Square, PyTree], rtol: Scalar
+) -> tuple[Square, Square]:
     """The tangents of the momenta at both ends, from the tangents of (A, B, kernel).
 
     The Jacobi fields are found for A scaled to size one.
@@ -213,10 +213,10 @@ def _momentum_variation(
     da, db, dkernel = tangent
     n, k = a.size, scale_exponent(a, kernel)
 
-    def back(p: Matrix, kernel: Kernel) -> Matrix:
+    def back(p: Square, kernel: Kernel) -> Square:
         return scaled(p, k * (1 - degree_of(kernel)))
 
-    def along(p: Matrix, dp: Float[Array, " n"]) -> Matrix:
+    def along(p: Square, dp: Float[Array, " n"]) -> Square:
         # The power of two in `back` depends on the degree of the kernel, and is differentiated with the kernel.
         return eqx.filter_jvp(back, (p, kernel), (dp.reshape(a.shape), dkernel))[1]
 
@@ -230,7 +230,7 @@ def _momentum_variation(
     return along(start, dp), along(end, dp_end)
 
 
-def _first_variation(out: Connection, da: Matrix | None, db: Matrix | None) -> Scalar:
+def _first_variation(out: Connection, da: Square | None, db: Square | None) -> Scalar:
     """The change of the length along (dA, dB), by the first variation: d(length^2 / 2) = <P(1), dB> - <P(0), dA>."""
     change = jnp.zeros_like(out.length)
     if db is not None:
@@ -247,14 +247,14 @@ def _per_length(change: Float[Array, "*k"], length: Scalar) -> Float[Array, "*k"
 
 
 @eqx.filter_custom_jvp
-def measure(a: Matrix, b: Matrix, kernel: Kernel, *, rtol: Scalar) -> tuple[Scalar, RESULTS]:
+def measure(a: Square, b: Square, kernel: Kernel, *, rtol: Scalar) -> tuple[Scalar, RESULTS]:
     """(the length that `connect` finds, or infinity where no geodesic arrives; the result code)."""
     found = connect(a, b, kernel, rtol=rtol)
     return jnp.where(found.result == RESULTS.successful, found.length, jnp.inf), found.result
 
 
 @measure.def_jvp
-def _measure_jvp(primals: tuple[Matrix, Matrix, Kernel], tangents: EndsTangents, *, rtol: Scalar):
+def _measure_jvp(primals: tuple[Square, Square, Kernel], tangents: EndsTangents, *, rtol: Scalar):
     """The derivative by the first variation. It needs no Jacobi fields, since the momenta at both ends are known."""
     a, b, kernel = primals
     da, db, dkernel = tangents
@@ -265,7 +265,7 @@ def _measure_jvp(primals: tuple[Matrix, Matrix, Kernel], tangents: EndsTangents,
 
 
 def _kernel_variation(
-    a: Matrix, b: Matrix, kernel: Kernel, dkernel: PyTree, found: Connection, rtol: Scalar
+    a: Square, b: Square, kernel: Kernel, dkernel: PyTree, found: Connection, rtol: Scalar
 ) -> Scalar | float:
     """The change of the length when the kernel changes by `dkernel` and the ends stay in place."""
     if not is_perturbed(dkernel):
@@ -274,7 +274,7 @@ def _kernel_variation(
 
 
 @compiled
-def _by_kernel(a: Matrix, b: Matrix, kernel: Kernel, found: Connection, rtol: Scalar) -> Float[Array, " k"]:
+def _by_kernel(a: Square, b: Square, kernel: Kernel, found: Connection, rtol: Scalar) -> Float[Array, " k"]:
     """The derivative of the length in each number of the kernel.
 
     At fixed ends the action changes by the integral of -dH/dkernel along the geodesic. The geodesic itself changes too,
@@ -286,7 +286,7 @@ def _by_kernel(a: Matrix, b: Matrix, kernel: Kernel, found: Connection, rtol: Sc
     ts = jnp.concatenate([jnp.zeros(1), (1 + jnp.asarray(_NODES)) / 2, jnp.ones(1)]).astype(a.dtype)
     path = integrate(x, w, kernel, ts, rtol)
 
-    def slope(x: Matrix, w: Matrix) -> Float[Array, " k"]:
+    def slope(x: Square, w: Square) -> Float[Array, " k"]:
         p = covector(x, w, kernel)
         return ravel(form_by_kernel(x, p, p, kernel, power=1))[0] / 2
 

@@ -21,7 +21,7 @@ from dlnjax._saved import Layout, Solution
 from dlnjax._scale import scaled
 from dlnjax._show import Curves, singular_values_of
 from dlnjax._tree import instantiate, ravel, tangent_at
-from dlnjax._types import Matrix, Number, Numbers, Scalar
+from dlnjax._types import Number, Numbers, Scalar, Square
 
 
 class ExponentialSolution(Solution):
@@ -70,19 +70,19 @@ class ExponentialSolution(Solution):
         return f"ExponentialSolution(d = {shape[-1]}, {shape[-3]} times, {codes})"
 
 
-def orthonormal(x: Matrix, p: Matrix, kernel: Kernel) -> Matrix:
+def orthonormal(x: Square, p: Square, kernel: Kernel) -> Square:
     """The orthonormal momentum W = A_X^{1/2}(P), whose norm is the speed of the geodesic."""
     return apply_metric_operator(x, p, kernel, power=0.5)
 
 
-def covector(x: Matrix, w: Matrix, kernel: Kernel) -> Matrix:
+def covector(x: Square, w: Square, kernel: Kernel) -> Square:
     """The covector P = A_X^{-1/2}(W) that belongs to the orthonormal momentum W."""
     return apply_metric_operator(x, w, kernel, power=-0.5)
 
 
 def exponential(
-    x: Matrix,
-    p: Matrix,
+    x: Square,
+    p: Square,
     depth: Depth,
     *,
     ts: Numbers = (0.0, 1.0),
@@ -134,7 +134,7 @@ def exponential(
 
 @compiled
 def _solve(
-    x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
+    x: Square, p: Square, kernel: Kernel, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
 ) -> ExponentialSolution:
     """The geodesic, computed for X scaled to size one and then scaled back.
 
@@ -153,7 +153,7 @@ def _states(out: ExponentialSolution) -> tuple[Any, Any]:
 
 @eqx.filter_custom_jvp
 def _exponential(
-    x: Matrix, p: Matrix, kernel: Kernel, *, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
+    x: Square, p: Square, kernel: Kernel, *, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
 ) -> ExponentialSolution:
     """The flow (3.46) in (X, W), and at each time the covector that belongs to W."""
     w = orthonormal(x, p, kernel)
@@ -179,8 +179,8 @@ def _exponential(
 
 @_exponential.def_jvp
 def _exponential_jvp(
-    primals: tuple[Matrix, Matrix, Kernel],
-    tangents: tuple[Matrix | None, Matrix | None, PyTree],
+    primals: tuple[Square, Square, Kernel],
+    tangents: tuple[Square | None, Square | None, PyTree],
     *,
     ts: Float[Array, " ts"],
     rtol: Scalar,

@@ -23,7 +23,7 @@ from dlnjax._results import result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves, singular_values_of
 from dlnjax._svd import svd
-from dlnjax._types import Matrix, Number, Numbers, Scalar
+from dlnjax._types import Number, Numbers, Scalar, Square
 
 # The default of `rtol`, a thousandth of the 1e-8 to which a geodesic must arrive.
 _RTOL = 1e-11
@@ -130,7 +130,7 @@ class GeodesicSolution(Solution):
 
 
 @compiled
-def _states(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel, t: Float[Array, " t"]) -> Float[Array, "t d d"]:
+def _states(a: Square, b: Square, p: Square, kernel: Kernel, t: Float[Array, " t"]) -> Float[Array, "t d d"]:
     frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
     order = jnp.argsort(t)
@@ -140,14 +140,14 @@ def _states(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel, t: Float[Array, " t
 
 
 @compiled
-def _conjugate_time(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel) -> Scalar:
+def _conjugate_time(a: Square, b: Square, p: Square, kernel: Kernel) -> Scalar:
     frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
     return conjugate_time(x, frame.momentum_into(p), kernel, 10 * _rtol(x))
 
 
 @compiled
-def _index(a: Matrix, b: Matrix, p: Matrix, kernel: Kernel) -> Int[Array, ""]:
+def _index(a: Square, b: Square, p: Square, kernel: Kernel) -> Int[Array, ""]:
     """The number of negative eigenvalues of the Hessian of the discrete action, counted on its pivots (Sylvester's
     law).
 
@@ -168,7 +168,7 @@ def _rtol(x: Array) -> Scalar:
     return jnp.asarray(_RTOL, x.dtype)
 
 
-def _ends(a: Any, b: Any) -> tuple[Matrix, Matrix]:
+def _ends(a: Any, b: Any) -> tuple[Square, Square]:
     a, b = as_square("a", a), as_square("b", b)
     if a.shape != b.shape:
         raise ValueError(f"a and b must have one shape, got {a.shape} and {b.shape}.")
@@ -204,7 +204,7 @@ def _tolerance(rtol: Number, dtype: Any) -> Scalar:
     return as_positive("rtol", rtol).astype(dtype)
 
 
-def _solution(a: Matrix, b: Matrix, kernel: Kernel, found: Connection) -> GeodesicSolution:
+def _solution(a: Square, b: Square, kernel: Kernel, found: Connection) -> GeodesicSolution:
     return GeodesicSolution(
         a=a,
         b=b,
@@ -220,7 +220,7 @@ def _solution(a: Matrix, b: Matrix, kernel: Kernel, found: Connection) -> Geodes
 
 
 def geodesic(
-    a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True, all: None = None
+    a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True, all: None = None
 ) -> GeodesicSolution:
     """The shortest geodesic found from `a` to `b`, by shooting with (3.46) from discrete paths of least action.
 
@@ -260,7 +260,7 @@ def geodesic(
 
 
 def geodesics(
-    a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True
+    a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True
 ) -> list[GeodesicSolution]:
     """All critical paths of the length found from `a` to `b`, shortest first, also those that are not minima.
 
@@ -301,7 +301,7 @@ def geodesics(
     return different
 
 
-def _critical(a: Matrix, b: Matrix, kernel: Kernel, rtol: Scalar) -> Iterator[GeodesicSolution]:
+def _critical(a: Square, b: Square, kernel: Kernel, rtol: Scalar) -> Iterator[GeodesicSolution]:
     """The geodesics found from each guess, with and without a descent to least action before the first shot."""
     for descend in (True, False):
         every = connect_all(a, b, kernel, rtol, jnp.asarray(descend))
@@ -311,7 +311,7 @@ def _critical(a: Matrix, b: Matrix, kernel: Kernel, rtol: Scalar) -> Iterator[Ge
             yield _solution(a, b, kernel, one)
 
 
-def logarithm(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Matrix:
+def logarithm(a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Square:
     """The covector P at `a` whose geodesic, (3.46), is at `b` at time 1: the shortest such that was found.
 
     The tangent vector is `metric_operator(a, P, depth)`. Differentiable in `a` and `b`, by Jacobi fields.
@@ -334,7 +334,7 @@ def logarithm(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw
     return jnp.where(jnp.asarray(line.result == RESULTS.successful), line.momentum, jnp.nan)
 
 
-def distance(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:
+def distance(a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:
     """The length of the shortest geodesic found from `a` to `b`: sqrt(N) times the distance in the thesis's metric.
 
     Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth. At
@@ -362,7 +362,7 @@ def distance(a: Matrix, b: Matrix, depth: Depth, *, rtol: Number = 1e-11, throw:
     return result.error_if(length, result != RESULTS.successful) if throw else length
 
 
-def distance_bounds(a: Matrix, b: Matrix, depth: Depth) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def distance_bounds(a: Square, b: Square, depth: Depth) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Two numbers between which the distance lies, in closed form.
 
     With y(s) = N (s^(1/N) - 1), log s at infinite depth, and the polar factors A = S_A O_A, B = S_B O_B:
@@ -392,7 +392,7 @@ def distance_bounds(a: Matrix, b: Matrix, depth: Depth) -> tuple[Float[Array, ""
 
 
 @compiled
-def _bounds(a: Matrix, b: Matrix, kernel: Kernel) -> tuple[Scalar, Scalar]:
+def _bounds(a: Square, b: Square, kernel: Kernel) -> tuple[Scalar, Scalar]:
     first, last = svd(a), svd(b)
     lower, upper = guesses.bounds(first, last, kernel)
     return lower, jnp.where(sign_of(first) * sign_of(last) > 0, upper, jnp.inf)

@@ -11,7 +11,7 @@ from dlnjax._geometry.kernel import Kernel, symmetric
 from dlnjax._geometry.operator import form
 from dlnjax._svd import eigh, singular_values, SVD
 from dlnjax._tree import norm
-from dlnjax._types import Matrix, Scalar
+from dlnjax._types import Scalar, Square
 
 # A rotation with the eigenvalue -1 is first turned by about the angle _TURN, which is large compared with rounding and
 # small compared with the path. A rotation within _NEAR such angles of it is turned too, as its logarithm is
@@ -24,7 +24,7 @@ _BEND = 0.1
 _FINE = 257
 
 
-def _generic(d: int, dtype: Any) -> Matrix:
+def _generic(d: int, dtype: Any) -> Square:
     """A fixed antisymmetric matrix that has no other symmetry."""
     i = jnp.arange(d, dtype=dtype)
     k = jnp.cos(1.0 + jnp.add.outer(i, 2 * i) + jnp.multiply.outer(i, i))
@@ -46,11 +46,11 @@ class Rotation(eqx.Module):
 
     vectors: Complex[Array, "d d"]
     angles: Float[Array, " d"]
-    detour: Matrix
-    back: Matrix
+    detour: Square
+    back: Square
 
     @classmethod
-    def to(cls, q: Matrix) -> "Rotation":
+    def to(cls, q: Square) -> "Rotation":
         eye = jnp.eye(q.shape[0], dtype=q.dtype)
         nearest = singular_values(q + eye)[-1]
         k = jnp.where(nearest < _NEAR * _TURN, _TURN, 0.0) * _generic(q.shape[0], q.dtype)
@@ -64,13 +64,13 @@ class Rotation(eqx.Module):
         tangents, vectors = eigh(_imaginary((half.T - half) / 2))
         return cls(vectors, 2 * jnp.arctan(tangents), k, detour.T)
 
-    def __call__(self, t: Scalar) -> Matrix:
+    def __call__(self, t: Scalar) -> Square:
         turned = (self.vectors * jnp.exp(_imaginary(self.angles * t))[None, :]) @ self.vectors.conj().T
         eye = jnp.eye(self.angles.shape[0], dtype=self.angles.dtype)
         return turned.real @ (eye + t * (self.back - eye))
 
     @property
-    def rates(self) -> Matrix:
+    def rates(self) -> Square:
         """The logarithm of Q, after Q was multiplied by the small rotation where that was needed."""
         return ((self.vectors * _imaginary(self.angles)[None, :]) @ self.vectors.conj().T).real
 
@@ -86,7 +86,7 @@ def first_guesses(a: SVD, b: SVD, kernel: Kernel, ts: Float[Array, " nodes"]) ->
     sign = _signs(left, right)
     turns = jax.vmap(Rotation.to)(jnp.stack([oa.T @ ob, left * sign[None, :], right * sign[None, :]]))
 
-    def at(t: Scalar) -> tuple[Matrix, Matrix]:
+    def at(t: Scalar) -> tuple[Square, Square]:
         turn, turn_left, turn_right = jax.vmap(lambda turn: turn(t))(turns)
         polar = kernel.mix_symmetric(t, (a.sigma, a.u), (b.sigma, b.u)) @ oa @ turn
         sigma = kernel.mix(t, a.sigma, b.sigma)
@@ -95,7 +95,7 @@ def first_guesses(a: SVD, b: SVD, kernel: Kernel, ts: Float[Array, " nodes"]) ->
     return jnp.stack(jax.vmap(at)(ts)).at[:, 0].set(a.matrix).at[:, -1].set(b.matrix)
 
 
-def _signs(left: Matrix, right: Matrix) -> Float[Array, " d"]:
+def _signs(left: Square, right: Square) -> Float[Array, " d"]:
     """The common signs of the columns of U_B and V_B for which the frames of A turn least, and by proper rotations."""
     near = jnp.diagonal(left) + jnp.diagonal(right)
     sign = jnp.where(near < 0, -1.0, 1.0).astype(left.dtype)
@@ -110,7 +110,7 @@ def bend(xs: Float[Array, "nodes d d"], ts: Float[Array, " nodes"]) -> Float[Arr
     """
     generic, eye = _generic(xs.shape[-1], xs.dtype), jnp.eye(xs.shape[-1], dtype=xs.dtype)
 
-    def at(x: Matrix, t: Scalar) -> Matrix:
+    def at(x: Square, t: Scalar) -> Square:
         k = _BEND * jnp.sin(jnp.pi * t) * generic
         return (eye - k) @ x @ (eye + k)
 
@@ -142,7 +142,7 @@ def bounds(a: SVD, b: SVD, kernel: Kernel) -> tuple[Scalar, Scalar]:
     sa, sb = symmetric(ya, a.u), symmetric(yb, b.u)
     turn = Rotation.to(a.v @ a.u.T @ b.u @ b.v.T)
 
-    def speed(x: Matrix, k: Matrix) -> Scalar:
+    def speed(x: Square, k: Square) -> Scalar:
         return jnp.sqrt(form(x, x @ k, x @ k, kernel, power=-1))
 
     far = jnp.minimum(*(speed(x, turn.rates) + speed(x, turn.detour) for x in (a.matrix, b.matrix)))

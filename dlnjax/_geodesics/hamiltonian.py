@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geometry.differences import first_difference, squares, values
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.operator import densities, form_gradient, in_x, into, moved, out_of, turned
+from dlnjax._geometry.motion import densities, in_x, moved, turned
+from dlnjax._geometry.operator import form_gradient, into, out_of
 from dlnjax._svd import singular_values, svd
-from dlnjax._types import Matrix, Scalar
+from dlnjax._types import Scalar, Square
 
 # Rank counts as lost where the ratio of the smallest singular value to the largest is at most _FALL times its value at
 # the start, or _FALL times _ORDINARY if that is less. It also counts as lost where the ratio is at most _ROUNDINGS eps.
@@ -24,13 +25,13 @@ _FALL, _ORDINARY, _ROUNDINGS = 1e-3, 1e-5, 4
 _STALLED_FALL, _UNRESOLVED = 0.1, 1e3
 
 
-def velocity(x: Matrix, p: Matrix, kernel: Kernel) -> tuple[Matrix, Matrix]:
+def velocity(x: Square, p: Square, kernel: Kernel) -> tuple[Square, Square]:
     """(dX/dt, dP/dt) = (A_X(P), -dH/dX), (3.46) divided by N; its derivative is exact at any singular values."""
     by_x, by_p, _ = form_gradient(x, p, p, kernel, power=1)
     return by_p, -by_x / 2
 
 
-def orthonormal_velocity(x: Matrix, w: Matrix, kernel: Kernel) -> tuple[Matrix, Matrix]:
+def orthonormal_velocity(x: Square, w: Square, kernel: Kernel) -> tuple[Square, Square]:
     """(dX/dt, dW/dt) of (3.46) for W = A_X^{1/2}(P): dW/dt = A_X^{1/2}(dP/dt) + (d/dt A_X^{1/2})(P).
 
     All is computed in the frame of X, with one decomposition. The derivative of A_X^{1/2} is given by the formula of
@@ -58,7 +59,7 @@ class Path(eqx.Module):
     steps: Int[Array, ""]
 
 
-def ratio(x: Matrix) -> Scalar:
+def ratio(x: Square) -> Scalar:
     """The ratio of the smallest singular value to the largest, or 1 for a matrix that is not finite."""
     sigma = singular_values(x)
     # A state that is not finite must not count as one that has lost rank.
@@ -66,7 +67,7 @@ def ratio(x: Matrix) -> Scalar:
 
 
 def integrate(
-    x: Matrix, w: Matrix, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar, *, max_steps: int = 4096
+    x: Square, w: Square, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar, *, max_steps: int = 4096
 ) -> Path:
     """The flow from (X, W) at the first of `ts`: its states at each of `ts`, followed by the state at its end.
 
@@ -80,13 +81,13 @@ def integrate(
     order = jnp.asarray(kernel.order)
     bounded = (order > 0) & (order < 2)
 
-    def crosses(y: tuple[Matrix, Matrix]) -> Bool[Array, ""]:
+    def crosses(y: tuple[Square, Square]) -> Bool[Array, ""]:
         # A step that changes the sign of the determinant has crossed the singular matrices, which no geodesic does. JAX
         # gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. X
         # is not scaled to avoid this, since the squares of the singular values leave that range earlier.
         return bounded & (sign * jnp.linalg.slogdet(y[0])[0] < 0)
 
-    def lost(y: tuple[Matrix, Matrix]) -> Bool[Array, ""]:
+    def lost(y: tuple[Square, Square]) -> Bool[Array, ""]:
         return bounded & (ratio(y[0]) <= floor)
 
     sign = jnp.linalg.slogdet(x)[0]

@@ -16,7 +16,7 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._svd import singular_values
 from dlnjax._tree import iterate, ravel
-from dlnjax._types import Matrix, Scalar
+from dlnjax._types import Scalar, Square
 
 # [0, 1] is divided into this many cells, in which conjugate times are looked for. Two in one cell are seen as one.
 _CELLS = 64
@@ -38,14 +38,14 @@ class Fields(eqx.Module):
 
 
 # (X, P, dX, dP): a point, its momentum, and `n` variations of both.
-State: TypeAlias = tuple[Matrix, Matrix, Float[Array, "n d d"], Float[Array, "n d d"]]
+State: TypeAlias = tuple[Square, Square, Float[Array, "n d d"], Float[Array, "n d d"]]
 
 
 def _varied(state: State, kernel: Kernel) -> State:
     """The velocity of (3.46), and its derivative along each variation: the equation of Jacobi fields."""
     x, p, dx, dp = state
 
-    def along(z: Matrix, q: Matrix) -> tuple[Any, Any]:
+    def along(z: Square, q: Square) -> tuple[Any, Any]:
         return jax.jvp(lambda x, p: velocity(x, p, kernel), (x, p), (z, q))
 
     moved, rates = jax.vmap(along, out_axes=(None, 0))(dx, dp)
@@ -54,7 +54,7 @@ def _varied(state: State, kernel: Kernel) -> State:
 
 @compiled
 def jacobians(
-    x: Matrix, p: Matrix, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar
+    x: Square, p: Square, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar
 ) -> tuple[Float[Array, "times n m"], Float[Array, "times n m"]]:
     """The derivatives of X and P at each time, with respect to X and P at the start and to the numbers of the kernel.
 
@@ -69,7 +69,7 @@ def jacobians(
     basis = jnp.eye(2 * n + len(numbers), dtype=x.dtype)
     dx, dp, dk = basis[:, :n].reshape(-1, *x.shape), basis[:, n : 2 * n].reshape(-1, *x.shape), basis[:, 2 * n :]
 
-    def flow(x: Matrix, p: Matrix, numbers: Float[Array, " k"]) -> tuple[Matrix, Matrix]:
+    def flow(x: Square, p: Square, numbers: Float[Array, " k"]) -> tuple[Square, Square]:
         return velocity(x, p, kernel_of(numbers))
 
     def varied(state: State) -> State:
@@ -91,8 +91,8 @@ def _columns(z: Float[Array, "times m d d"]) -> Float[Array, "times n m"]:
 
 
 def fields(
-    x: Matrix,
-    p: Matrix,
+    x: Square,
+    p: Square,
     dx: Float[Array, "n d d"],
     dp: Float[Array, "n d d"],
     kernel: Kernel,
@@ -108,7 +108,7 @@ def _integrate(varied: Callable[[State], State], start: State, ts: Float[Array, 
     return Fields(*solve(varied, start, ts, rtol, max_steps=_MOST_STEPS).saved)
 
 
-def conjugate_time(x: Matrix, p: Matrix, kernel: Kernel, rtol: Scalar) -> Scalar:
+def conjugate_time(x: Square, p: Square, kernel: Kernel, rtol: Scalar) -> Scalar:
     """The first t in (0, 1] at which P -> X(t) is singular, inf if there is none, NaN if the geodesic ends early.
 
     The Jacobian of this map consists of the Jacobi fields that vanish at the start. It is written in orthonormal
@@ -129,12 +129,12 @@ def conjugate_time(x: Matrix, p: Matrix, kernel: Kernel, rtol: Scalar) -> Scalar
     return jnp.where(jnp.all(jnp.isfinite(found.dx)), t, jnp.nan)
 
 
-def _orthonormal(x: Matrix, zs: Float[Array, "n d d"], kernel: Kernel) -> Float[Array, "n d d"]:
+def _orthonormal(x: Square, zs: Float[Array, "n d d"], kernel: Kernel) -> Float[Array, "n d d"]:
     """A_X^{-1/2}(Z) of each Z, whose Frobenius norm is the length of Z."""
     return jax.vmap(lambda z: apply_metric_operator(x, z, kernel, power=-0.5))(zs)
 
 
-def _singular(x: Matrix, dx: Float[Array, "n d d"], kernel: Kernel) -> tuple[Scalar, Scalar]:
+def _singular(x: Square, dx: Float[Array, "n d d"], kernel: Kernel) -> tuple[Scalar, Scalar]:
     """(the smallest singular value of the Jacobian in orthonormal coordinates, the sign of its determinant)."""
     n = x.size
     # JAX may give a 2 x 2 matrix a wrong sign where its determinant leaves the range of the floats. The Jacobian has

@@ -21,7 +21,7 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import into, out_of
 from dlnjax._svd import SVD
 from dlnjax._tree import iterate, norm
-from dlnjax._types import Matrix, Scalar
+from dlnjax._types import Scalar, Square
 
 # The number of pieces of a discrete path. With this number the momentum of the path is accurate to about 1e-3, from
 # where Broyden's method converges.
@@ -78,8 +78,8 @@ class Shot(eqx.Module):
 class Landing(eqx.Module):
     """The end of a shot, at time 1: X, the orthonormal momentum, and the distance to the target over |target|."""
 
-    x: Matrix
-    w: Matrix
+    x: Square
+    w: Square
     error: Scalar
     lost_rank: Bool[Array, ""]
 
@@ -108,7 +108,7 @@ def flattened(point: SVD, power: Scalar) -> SVD:
     return SVD(point.u, point.sigma**power, point.v)
 
 
-def chart(x: Matrix, point: SVD, kernel: Kernel) -> Float[Array, " n"]:
+def chart(x: Square, point: SVD, kernel: Kernel) -> Float[Array, " n"]:
     """Coordinates of X around B: the triangular factors of U^T X V = L D R. They are orthonormal at B to first order.
 
     When the frame turns by delta, the entry of a small singular value in U^T X V changes by delta^2 times the largest
@@ -133,7 +133,7 @@ def chart(x: Matrix, point: SVD, kernel: Kernel) -> Float[Array, " n"]:
     return jnp.where(good, (lower + upper) / root + jnp.diag(diagonal), plain).ravel()
 
 
-def from_frame(a: SVD, w: Float[Array, " n"]) -> Matrix:
+def from_frame(a: SVD, w: Float[Array, " n"]) -> Square:
     """The matrix W, from the vector of its entries in the frame of A."""
     return out_of(a, w.reshape(a.u.shape))
 

@@ -1,4 +1,4 @@
-"""The metric g^N on full-rank matrices: the public functions, made of the operator A_X."""
+"""The metric g^N on the matrices `m n` of full rank: the public functions, made of the operator A_X."""
 
 from typing import Any
 
@@ -7,10 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from dlnjax._checks import as_finite, as_spectrum, as_square, check_energy, known, require
+from dlnjax._checks import as_finite, as_matrix, as_spectrum, check_energy, known, require
 from dlnjax._compile import compiled
-from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
-from dlnjax._geometry.operator import apply_metric_operator, form, form_gradient, FormPrimals, FormTangents, Gradients
+from dlnjax._geometry.kernel import as_kernel, Balanced, degree_of, Depth, Kernel, scale_exponent
+from dlnjax._geometry.operator import (
+    apply_metric_operator,
+    form,
+    form_gradient,
+    FormPrimals,
+    FormTangents,
+    Gradients,
+    is_square,
+)
 from dlnjax._protocol import gradient
 from dlnjax._scale import along_slope, exponent, scaled
 from dlnjax._svd import singular_values
@@ -19,7 +27,7 @@ from dlnjax._types import Energy, Matrix, Scalar
 
 
 def _as_pair(x: Any, name: str, p: Any) -> tuple[Matrix, Matrix]:
-    x, p = as_finite("x", as_square("x", x)), as_finite(name, as_square(name, p))
+    x, p = as_finite("x", as_matrix("x", x)), as_finite(name, as_matrix(name, p))
     if x.shape != p.shape:
         raise ValueError(f"x and {name} must have one shape, got {x.shape} and {p.shape}.")
     return x, p
@@ -42,9 +50,9 @@ def _form(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int | float
 def _at_size_one(
     x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, power: int | float
 ) -> tuple[Gradients, tuple[Scalar, Scalar, Scalar], Scalar]:
-    """((X, P, Q) over powers of two, the exponents of these, that of the form).
+    """((X, P, Q), each over a power of two; the three exponents; the exponent of the form).
 
-    lambda is homogeneous of degree p: of X over 2^k, A_X^power is A_X^power over 2^(k p power).
+    Where lambda is homogeneous of degree p, the operator A^power at X/2^k is A_X^power over 2^(k p power).
     """
     ks = scale_exponent(x, kernel), exponent(p), exponent(q)
     units = scaled(x, -ks[0]), scaled(p, -ks[1]), scaled(q, -ks[2])
@@ -59,14 +67,17 @@ def _scaled_form(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int 
 
 @_scaled_form.def_jvp
 def _scaled_form_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int | float):
-    """The gradients get their powers of two before they meet a tangent: they may be in range where the form is not."""
+    """By the gradients of the form, which may be in the range of the floats where the form is not.
+
+    So they are multiplied by their powers of two before they are multiplied by a tangent.
+    """
     x, p, q, kernel = primals
     units, ks, e = _at_size_one(x, p, q, kernel, power)
     gradients = form_gradient(*units, kernel, power=power)
     by = [scaled(g, e - k) for g, k in zip(gradients, ks, strict=True)]
     tangent = sum(jnp.sum(g * dz) for g, dz in zip(by, tangents[:3], strict=True) if dz is not None)
     if is_perturbed(tangents[3]):
-        # The degree of the kernel is in the power of two as well.
+        # The exponent of the power of two also depends on the kernel, by its degree.
         def of_kernel(k: Kernel) -> Scalar:
             return scaled(form(*units, k, power=power), _at_size_one(x, p, q, k, power)[2])
 
@@ -79,7 +90,8 @@ def _root(x: Matrix, z: Matrix, kernel: Kernel) -> Scalar:
     """The root of Tr(Z^T A_X^{-1}(Z)), whose square may leave the range of the floats."""
     (x, z, w), _, e = _at_size_one(x, z, z, kernel, -1)
     square = form(x, z, w, kernel, power=-1)
-    # The derivative of a root at 0 is infinite; times that of the square, 0, it would be NaN.
+    # The derivative of the root at 0 is infinite. Multiplied by the derivative of the square, which is 0, it would give
+    # NaN.
     return scaled(jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square), e / 2)
 
 
@@ -92,19 +104,57 @@ def _full_rank(x: Matrix) -> Matrix:
     return require(x, ~(known(sigma)[-1] > 0), message)
 
 
+def _invertible(x: Matrix, kernel: Kernel) -> Matrix:
+    """`x`, if A_X has an inverse there: at full rank, and where all motions that leave a space have a weight."""
+    x = _full_rank(x)
+    if is_square(x):
+        return x
+    m, n = x.shape
+    space = "column" if m > n else "row"
+    message = (
+        f"x has shape ({m}, {n}), and at infinite depth its {space} space never turns: motions that leave it have "
+        "weight 0, so that the metric is infinite and the operator has no inverse. Use a finite depth, or a square x."
+    )
+    return require(x, ~(known(_least_weight(jax.lax.stop_gradient(x), kernel)) > 0), message)
+
+
+@compiled
+def _least_weight(x: Matrix, kernel: Kernel) -> Scalar:
+    """The least weight of a motion that leaves the column space of a tall X, or the row space of a wide X."""
+    m, n = x.shape
+    return jnp.min(kernel.leaving(singular_values(x))[0 if m > n else 1])
+
+
+def _continuous(x: Matrix, kernel: Kernel) -> Matrix:
+    """`x`, unless the operator there depends on the singular vectors of the value 0, which X does not determine.
+
+    nu and mu of a balanced network are lambda(s, 0), so that it does not matter which vectors belong to the value 0.
+    """
+    if is_square(x) or isinstance(kernel, Balanced):
+        return x
+    message = (
+        "x must have full rank: at a matrix of lower rank that is not square, the operator of an imbalanced network "
+        "depends on its factors. Only a balanced network, a number as depth, has an operator there."
+    )
+    return require(x, known(singular_values(jax.lax.stop_gradient(x)))[-1] <= 0, message)
+
+
 def metric_operator(x: Matrix, p: Matrix, depth: Depth) -> Matrix:
     """The operator of the metric, 1/N times (2.19):
 
         A_X(P) = (1/N) sum_{q=1}^N (X X^T)^((N-q)/N) P (X^T X)^((q-1)/N),
 
     through its diagonalisation (2.20), so that it is smooth in X at repeated singular values and in N up to infinity.
+    For a kernel, with X = U diag(sigma) V^T in thin frames,
 
-    **Arguments:** `x` and `p`, `d d`; `depth`, N in [1, inf], a number or a traced array.
+        A_X(P) = U [lambda o (U^T P V)] V^T + (I - U U^T) P V diag(nu) V^T + U diag(mu) U^T P (I - V V^T).
 
-    **Returns:** a tangent vector, `d d`.
+    **Arguments:** `x` and `p`, `m n`; `depth`, N in [1, inf], a number or a traced array, or a kernel.
 
-    **Raises:** `ValueError` or `TypeError` for shapes that differ, integers, NaN (traced, it comes out as NaN), or a
-    depth outside [1, inf].
+    **Returns:** a tangent vector, `m n`.
+
+    **Raises:** `ValueError` or `TypeError` for shapes that differ, integers, NaN (traced, it comes out as NaN), a depth
+    outside [1, inf], or an `x` that is neither square nor of full rank with a kernel that is not `Balanced`.
 
     **Example:**
 
@@ -113,17 +163,19 @@ def metric_operator(x: Matrix, p: Matrix, depth: Depth) -> Matrix:
         [[2.0, 1.5], [1.5, 1.0]]
     """
     x, p = _as_pair(x, "p", p)
-    return _apply(x, p, as_kernel(depth, x.dtype))
+    kernel = as_kernel(depth, x.dtype)
+    return _apply(_continuous(x, kernel), p, kernel)
 
 
 def metric_operator_inverse(x: Matrix, z: Matrix, depth: Depth) -> Matrix:
     """The covector A_X^{-1}(Z) of a tangent vector, N times the inverse of (2.19).
 
-    **Arguments:** `x`, of full rank, and `z`, `d d`; `depth`, N in [1, inf].
+    **Arguments:** `x`, of full rank, and `z`, `m n`; `depth`, N in [1, inf].
 
-    **Returns:** a covector, `d d`, with `metric_operator(x, p, depth)` equal to `z`.
+    **Returns:** a covector, `m n`, with `metric_operator(x, p, depth)` equal to `z`.
 
-    **Raises:** as `metric_operator`, and `ValueError` for a singular `x`.
+    **Raises:** as `metric_operator`, and `ValueError` for an `x` that has not full rank, or that is not square at
+    infinite depth: there its column and row space never turn, and the operator has no inverse.
 
     **Example:**
 
@@ -132,7 +184,8 @@ def metric_operator_inverse(x: Matrix, z: Matrix, depth: Depth) -> Matrix:
         [[1.0, 1.0], [1.0, 1.0]]
     """
     x, z = _as_pair(x, "z", z)
-    return _apply(_full_rank(x), z, as_kernel(depth, x.dtype), power=-1)
+    kernel = as_kernel(depth, x.dtype)
+    return _apply(_invertible(x, kernel), z, kernel, power=-1)
 
 
 def metric_eigenvalues(sigma: Float[Array, " d"], depth: Depth) -> Matrix:
@@ -174,7 +227,7 @@ def _eigenvalues_at_size_one(sigma: Float[Array, " d"], kernel: Kernel) -> Matri
 
 @_eigenvalues_at_size_one.def_jvp
 def _eigenvalues_jvp(primals: tuple[Float[Array, " d"], Kernel], tangents: tuple[Float[Array, " d"] | None, PyTree]):
-    """In sigma from above where a singular value is 0: lambda(s, t) is no smooth function there, except at depth 1."""
+    """Where a singular value is 0 the derivative in it is taken from above, since lambda(s, t) is not smooth there."""
     (sigma, kernel), (dsigma, dkernel) = primals, tangents
     lam = kernel.eigenvalues(sigma)
     tangent = jnp.zeros_like(lam)
@@ -190,9 +243,11 @@ def _rates(lam: Matrix, sigma: Float[Array, " d"], kernel: Kernel) -> Matrix:
     """d lambda(s, t)/ds at sigma_k, sigma_l."""
     log_rates, zero, order = kernel.log_rates(sigma), sigma == 0, jnp.asarray(kernel.order)
     rates = jnp.where(jnp.isinf(log_rates), jnp.inf, lam * jnp.where(jnp.isinf(log_rates), 0.0, log_rates))
-    # Between two zeros: lambda(s, 0) = s^order lambda(1, 0) and lambda(s, s) = s^order lambda(1, 1).
+    # Between two zeros, lambda(s, 0) and lambda(s, s) are multiples of s^order. If the kernel has a degree, they are
+    # the values at s = 1.
     power = jnp.where((order <= 0) | (order > 1), 0.0, jnp.where(order == 1, 1.0, jnp.inf))
-    one_zero = kernel.eigenvalues(jnp.array([1.0, 0.0], sigma.dtype))
+    s = 1.0 if kernel.degree is not None else float(jnp.finfo(sigma.dtype).tiny) ** 0.5
+    one_zero = kernel.eigenvalues(jnp.array([s, 0.0], sigma.dtype)) / s
     weight = jnp.where(jnp.eye(len(sigma), dtype=bool), one_zero[0, 0] / 2, one_zero[0, 1])
     return jnp.where(zero[:, None] & zero[None, :], jnp.where(power > 0, weight * power, 0.0), rates)
 
@@ -200,7 +255,7 @@ def _rates(lam: Matrix, sigma: Float[Array, " d"], kernel: Kernel) -> Matrix:
 def inner(x: Matrix, z1: Matrix, z2: Matrix, depth: Depth) -> Scalar:
     """The metric g^N(Z1, Z2) = Tr(Z1^T A_X^{-1}(Z2)), N times (2.18), with derivatives exact to the second.
 
-    **Arguments:** `x`, of full rank; `z1` and `z2`, tangent vectors, `d d`; `depth`, N in [1, inf].
+    **Arguments:** `x`, of full rank; `z1` and `z2`, tangent vectors, `m n`; `depth`, N in [1, inf].
 
     **Returns:** a number.
 
@@ -214,13 +269,14 @@ def inner(x: Matrix, z1: Matrix, z2: Matrix, depth: Depth) -> Scalar:
     """
     x, z1 = _as_pair(x, "z1", z1)
     z2 = _as_pair(x, "z2", z2)[1]
-    return _form(_full_rank(x), z1, z2, as_kernel(depth, x.dtype), power=-1)
+    kernel = as_kernel(depth, x.dtype)
+    return _form(_invertible(x, kernel), z1, z2, kernel, power=-1)
 
 
 def norm(x: Matrix, z: Matrix, depth: Depth) -> Scalar:
     """The length of a tangent vector, the root of `inner(x, z, z, depth)`: sqrt(N) times that of the thesis's g^N.
 
-    **Arguments:** `x`, of full rank; `z`, `d d`; `depth`, N in [1, inf].
+    **Arguments:** `x`, of full rank; `z`, `m n`; `depth`, N in [1, inf].
 
     **Returns:** a number; at `z` = 0 its derivative is taken to be 0.
 
@@ -235,15 +291,16 @@ def norm(x: Matrix, z: Matrix, depth: Depth) -> Scalar:
         1.414214
     """
     x, z = _as_pair(x, "z", z)
-    return _root(_full_rank(x), z, as_kernel(depth, x.dtype))
+    kernel = as_kernel(depth, x.dtype)
+    return _root(_invertible(x, kernel), z, kernel)
 
 
 def riemannian_gradient(energy: Energy, x: Matrix, depth: Depth) -> Matrix:
     """grad E = A_X(dE(X)), (2.24)-(2.29) divided by N: `gradient_flow` follows its negative.
 
-    **Arguments:** `energy`, a differentiable callable X -> scalar; `x`, `d d`; `depth`, N in [1, inf].
+    **Arguments:** `energy`, a differentiable callable X -> scalar; `x`, `m n`; `depth`, N in [1, inf].
 
-    **Returns:** a tangent vector, `d d`, with `inner(x, grad, z, depth)` the derivative of E along `z`.
+    **Returns:** a tangent vector, `m n`, with `inner(x, grad, z, depth)` the derivative of E along `z`.
 
     **Raises:** as `metric_operator`.
 
@@ -254,18 +311,19 @@ def riemannian_gradient(energy: Energy, x: Matrix, depth: Depth) -> Matrix:
         >>> print(f"{dln.inner(x, grad, z, 3):.6f} = {jnp.sum(jax.grad(energy)(x) * z):.6f}")
         3.000000 = 3.000000
     """
-    x = as_finite("x", as_square("x", x))
+    x = as_finite("x", as_matrix("x", x))
     check_energy(energy, x.shape, x.dtype)
     slope = as_finite("the gradient of energy at x", gradient(energy, x))
-    return _apply(x, slope, as_kernel(depth, x.dtype))
+    kernel = as_kernel(depth, x.dtype)
+    return _apply(_continuous(x, kernel), slope, kernel)
 
 
 def hamiltonian(x: Matrix, p: Matrix, depth: Depth) -> Scalar:
     """H(X, P) = 1/2 Tr(P^T A_X(P)), (3.37) with the operator in place of its inverse, and the 1/N in the operator.
 
-    Its derivatives are exact to the second at any singular values; `exponential` follows its flow.
+    Its derivatives are exact to the second at any singular values. At a square `x`, `exponential` follows its flow.
 
-    **Arguments:** `x` and the covector `p`, `d d`; `depth`, N in [1, inf].
+    **Arguments:** `x` and the covector `p`, `m n`; `depth`, N in [1, inf].
 
     **Returns:** a number, half of the squared speed of the geodesic.
 
@@ -278,4 +336,5 @@ def hamiltonian(x: Matrix, p: Matrix, depth: Depth) -> Scalar:
         1.500000
     """
     x, p = _as_pair(x, "p", p)
-    return _form(x, p, p, as_kernel(depth, x.dtype), power=1) / 2
+    kernel = as_kernel(depth, x.dtype)
+    return _form(_continuous(x, kernel), p, p, kernel, power=1) / 2

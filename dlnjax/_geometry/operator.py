@@ -1,8 +1,9 @@
-"""The operator A_X that carries covectors to tangent vectors, the quadratic form it makes, and their derivative rules.
+"""The operator A_X, the quadratic form Tr(P^T A_X(Q)), and the rules of their derivatives.
 
-A_X^power is a function of X X^T and X^T X. In the frame of X = U diag(sigma) V^T its derivative therefore has divided
-differences of lambda^power in the squares of the singular values (Daleckii and Krein), and no derivative of the frame,
-which does not exist where singular values repeat.
+A_X^power is a function of X X^T and X^T X. By the theorem of Daleckii and Krein its derivative, in the frame of
+X = U diag(sigma) V^T, is made of divided differences of lambda^power in the squares of the singular values. Autodiff
+would take the derivative of the frame, which does not exist where singular values repeat. The rules here are for a
+square X. For any other X they call `tall.py`.
 """
 
 from collections.abc import Callable
@@ -10,27 +11,31 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from dlnjax._geometry import tall
 from dlnjax._geometry.differences import first_difference, second_differences, squares, values
 from dlnjax._geometry.kernel import Kernel
+from dlnjax._geometry.motion import bent, densities, in_x, moved, turned
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate, is_perturbed, ravel
 from dlnjax._types import Matrix, Scalar
 
 Gradients: TypeAlias = tuple[Matrix, Matrix, Matrix]
-# The arguments of a quadratic form, and their tangents: None for zero, also in the leaves of that of the kernel.
+# The arguments of a quadratic form, and their tangents. None stands for a tangent that is zero, also in the leaves of
+# the tangent of the kernel.
 FormPrimals: TypeAlias = tuple[Matrix, Matrix, Matrix, Kernel]
 FormTangents: TypeAlias = tuple[Matrix | None, Matrix | None, Matrix | None, PyTree]
 
 
-def into(point: SVD, z: Matrix) -> Matrix:
+def into(point: SVD, z: Matrix) -> Float[Array, "r r"]:
     """U^T Z V: the entries of Z in the frame of the point."""
     return point.u.T @ z @ point.v
 
 
-def out_of(point: SVD, z: Matrix) -> Matrix:
+def out_of(point: SVD, z: Float[Array, "r r"]) -> Matrix:
     """U Z V^T: the matrix whose entries in the frame of the point are `z`."""
     return point.u @ z @ point.v.T
 
@@ -41,8 +46,24 @@ def _all_out_of(point: SVD, gradients: Gradients) -> Gradients:
 
 
 def operator_at(point: SVD, p: Matrix, kernel: Kernel, *, power: int | float = 1) -> Matrix:
-    """A_X^power(P) at a point whose decomposition is there; it has no derivative rule of its own."""
-    return out_of(point, kernel.eigenvalues(point.sigma) ** power * into(point, p))
+    """A_X^power(P) at a point that is decomposed, of any shape and rank. It has no derivative rule of its own."""
+    out = out_of(point, kernel.eigenvalues(point.sigma) ** power * into(point, p))
+    (m, r), n = point.u.shape, point.v.shape[0]
+    if m == r == n:
+        return out
+    nu, mu = kernel.leaving(point.sigma)
+    if m > r:
+        columns = p @ point.v
+        out += ((columns - point.u @ (point.u.T @ columns)) * nu**power) @ point.v.T
+    if n > r:
+        rows = point.u.T @ p
+        out += point.u @ (mu[:, None] ** power * (rows - (rows @ point.v) @ point.v.T))
+    return out
+
+
+def is_square(x: Matrix) -> bool:
+    """Whether X has as many rows as columns."""
+    return x.shape[0] == x.shape[1]
 
 
 @eqx.filter_custom_jvp
@@ -58,9 +79,14 @@ def _apply_metric_operator_jvp(
     *,
     power: int | float = 1,
 ):
-    """The theorem of Daleckii and Krein. Autodiff would take the derivative of the frame, infinite at equal values."""
+    """The theorem of Daleckii and Krein."""
     (x, p, kernel), (dx, dp, dkernel) = primals, tangents
     point, out = svd(x), apply_metric_operator(x, p, kernel, power=power)
+    if not is_square(x):
+        tangent = tall.change_of_operator(x, p, kernel, dx, dp, power)
+        if is_perturbed(dkernel):
+            tangent += _along_kernel(partial(operator_at, point, p, power=power), kernel, dkernel)
+        return out, tangent
     s, g = squares(point.sigma), into(point, p)
     tangent = jnp.zeros_like(g)
     if dp is not None:
@@ -74,17 +100,6 @@ def _apply_metric_operator_jvp(
 
 def _along_kernel(f: Callable[[Kernel], Any], kernel: Kernel, dkernel: PyTree) -> Any:
     return eqx.filter_jvp(f, (kernel,), (dkernel,))[1]
-
-
-def moved(m: Matrix, sigma: Float[Array, " d"]) -> tuple[Matrix, Matrix]:
-    """The motion of X X^T and of X^T X, in the frame in which X moves by `m`: M Sigma + Sigma M^T and its mirror."""
-    left, right = m * sigma[None, :], m.T * sigma[None, :]
-    return left + left.T, right + right.T
-
-
-def turned(first: Float[Array, "d d d"], g: Matrix, left: Matrix, right: Matrix) -> Matrix:
-    """The motion of A_X^power(G) at fixed G, when X X^T moves by `left` and X^T X by `right`: Daleckii and Krein."""
-    return jnp.einsum("ikj,ik,kj->ij", first, left, g) + jnp.einsum("jki,ik,kj->ij", first, g, right)
 
 
 @eqx.filter_custom_jvp
@@ -106,6 +121,8 @@ def _form_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int | floa
 @eqx.filter_custom_jvp
 def form_gradient(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int | float) -> Gradients:
     """The gradients of `form` in X, P and Q."""
+    if not is_square(x):
+        return tall.form_gradient(x, p, q, kernel, power)
     point = svd(x)
     return _all_out_of(point, _gradients(point.sigma, into(point, p), into(point, q), kernel, power))
 
@@ -116,21 +133,12 @@ def _gradients(sigma: Float[Array, " d"], p: Matrix, q: Matrix, kernel: Kernel, 
     return in_x(sigma, *densities(first, p, q)), f * q, f * p
 
 
-def densities(first: Float[Array, "d d d"], p: Matrix, q: Matrix) -> tuple[Matrix, Matrix]:
-    """The gradients of `form` in X X^T and in X^T X."""
-    left, right = jnp.einsum("ikj,ij,kj->ik", first, p, q), jnp.einsum("jki,ij,ik->jk", first, p, q)
-    return (left + left.T) / 2, (right + right.T) / 2
-
-
-def in_x(sigma: Float[Array, " d"], left: Matrix, right: Matrix) -> Matrix:
-    """The gradient in X of a function with the gradients `left` in X X^T and `right` in X^T X."""
-    return 2 * (left * sigma[None, :] + sigma[:, None] * right)
-
-
 @form_gradient.def_jvp
 def _form_gradient_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int | float):
-    """The second derivatives of `form`, by second divided differences: those of Daleckii and Krein once more."""
+    """The second derivatives of `form`, by second divided differences: the theorem of Daleckii and Krein once more."""
     (x, p, q, kernel), (dx, dp, dq, dkernel) = primals, tangents
+    if not is_square(x):
+        return _tall_form_gradient_jvp(primals, tangents, power)
     point = svd(x)
     sigma, s = point.sigma, squares(point.sigma)
     p, q = into(point, p), into(point, q)
@@ -152,54 +160,64 @@ def _form_gradient_jvp(primals: FormPrimals, tangents: FormTangents, *, power: i
         m = into(point, dx)
         left, right = moved(m, sigma)
         three, mixed = second_differences(s, first, kernel, power)
-        on_left = _bent(three, mixed, p, q, left, right)
-        on_right = _bent(three, mixed, p.T, q.T, right, left)
+        on_left = bent(three, mixed, p, q, left, right)
+        on_right = bent(three, mixed, p.T, q.T, right, left)
         was_left, was_right = densities(first, p, q)
-        # The gradient in X is 2 (L X + X R): L and R move by what bends, and X by itself.
+        # The gradient in X is 2 (L X + X R). The first term is the motion of L and R, the second that of X.
         by_x += in_x(sigma, on_left, on_right) + 2 * (was_left @ m + m @ was_right)
         by_p += turned(first, q, left, right)
         by_q += turned(first, p, left, right)
     return _all_out_of(point, out), _all_out_of(point, (by_x, by_p, by_q))
 
 
-def _bent(
-    three: Float[Array, "d d d d"], mixed: Float[Array, "d d d d"], p: Matrix, q: Matrix, left: Matrix, right: Matrix
-) -> Matrix:
-    """The motion of the gradient in X X^T, the first of `densities`, when X X^T moves by `left` and X^T X by `right`.
-
-    That of the gradient in X^T X is the same with p and q transposed, and left and right exchanged.
-    """
-    along = jnp.einsum("ikmj,ij,mj->ikm", three, p, q)
-    across = jnp.einsum("ikjm,ij,km->ikjm", mixed, p, q)
-    out = jnp.einsum("ikm,km->ik", along, left) + jnp.einsum("ikm,ik->km", along, left)
-    out += jnp.einsum("ikjm,mj->ik", across, right)
-    return (out + out.T) / 2
+def _tall_form_gradient_jvp(
+    primals: FormPrimals, tangents: FormTangents, power: int | float
+) -> tuple[Gradients, Gradients]:
+    """The rule of `form_gradient` at a matrix that is not square."""
+    (x, p, q, kernel), (dx, dp, dq, dkernel) = primals, tangents
+    out = tall.form_gradient(x, p, q, kernel, power)
+    change = tall.change_of_form_gradient(x, p, q, kernel, (dx, dp, dq), power)
+    if is_perturbed(dkernel):
+        slopes = _along_kernel(lambda k: tall.form_gradient(x, p, q, k, power), kernel, dkernel)
+        change = jax.tree.map(jnp.add, change, slopes)
+    return out, change
 
 
 @eqx.filter_custom_jvp
 def form_by_kernel(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int | float) -> Kernel:
     """The gradient of `form` in the arrays of the kernel, a tree like it."""
     point = svd(x)
+    if not is_square(x):
+        return eqx.filter_grad(lambda k: jnp.sum(p * operator_at(point, q, k, power=power)))(kernel)
     s, weights = squares(point.sigma), into(point, p) * into(point, q)
     return eqx.filter_grad(lambda k: jnp.sum(weights * values(s, k, power)))(kernel)
 
 
 @form_by_kernel.def_jvp
 def _form_by_kernel_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int | float):
-    (x, p, q, kernel), (dx, dp, dq, dkernel) = primals, tangents
-    point = svd(x)
-    sigma, frame_p, frame_q = point.sigma, into(point, p), into(point, q)
-    out = form_by_kernel(*primals, power=power)
-    moves = [None if dz is None else into(point, dz) for dz in (dx, dp, dq)]
+    """The change of the slope in the kernel along (dX, dP, dQ, dkernel).
 
-    # Second derivatives are symmetric: the change of the slope in the kernel along (dX, dP, dQ) is the slope in the
-    # kernel of the derivative along them.
+    Second derivatives are symmetric. The change of the slope in the kernel along (dX, dP, dQ) is therefore the slope in
+    the kernel of the derivative along (dX, dP, dQ).
+    """
+    (x, p, q, kernel), (dx, dp, dq, dkernel) = primals, tangents
+    point, out = svd(x), form_by_kernel(*primals, power=power)
+    if is_square(x):
+        sigma, p, q = point.sigma, into(point, p), into(point, q)
+        moves = [None if dz is None else into(point, dz) for dz in (dx, dp, dq)]
+    else:
+        sigma, moves = point.sigma, [dx, dp, dq]
+
+    def gradients_of(k: Kernel) -> Gradients:
+        return _gradients(sigma, p, q, k, power) if is_square(x) else tall.form_gradient(x, p, q, k, power)
+
+    def value(k: Kernel) -> Any:
+        return values(squares(sigma), k, power) * q if is_square(x) else operator_at(point, q, k, power=power)
+
     def along(k: Kernel) -> Scalar:
-        gradients = _gradients(sigma, frame_p, frame_q, k, power)
-        total = sum(jnp.sum(g * dz) for g, dz in zip(gradients, moves, strict=True) if dz is not None)
+        total = sum(jnp.sum(g * dz) for g, dz in zip(gradients_of(k), moves, strict=True) if dz is not None)
         if is_perturbed(dkernel):
-            slope = _along_kernel(partial(values, squares(sigma), power=power), k, dkernel)
-            total += jnp.sum(frame_p * frame_q * slope)
+            total += jnp.sum(p * _along_kernel(value, k, dkernel))
         return jnp.asarray(total)
 
     return out, eqx.filter_grad(along)(kernel)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,26 +12,37 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from dlnjax._checks import as_array, as_count, as_key, as_positive, require
 from dlnjax._compile import compiled
+from dlnjax._svd import SVD
 from dlnjax._traced import Traced
 from dlnjax._types import Number
 
 
-def gaussian(key: PRNGKeyArray, d: int, scale: Number) -> Float[Array, "d d"]:
+def gaussian(key: PRNGKeyArray, shape: int | tuple[int, int], scale: Number) -> Float[Array, "m n"]:
     """A matrix with independent entries X_ij ~ N(0, scale^2).
 
-    **Arguments:** `key`; `d`, the size; `scale`, the standard deviation (1/sqrt(d) for the thesis's N(0, 1/d)).
+    **Arguments:** `key`; `shape`, (m, n), or one number d for a square matrix; `scale`, the standard deviation
+    (1/sqrt(d) for the thesis's N(0, 1/d)).
 
-    **Returns:** the matrix, `d d`.
+    **Returns:** the matrix, `m n`.
 
-    **Raises:** `ValueError` if d < 1 or scale <= 0; `TypeError` for what is no key.
+    **Raises:** `ValueError` for sizes below 1 or scale <= 0; `TypeError` for what is no key or no whole number.
 
     **Example:**
 
-        >>> dln.gaussian(jax.random.key(0), 2, 0.1).shape
-        (2, 2)
+        >>> dln.gaussian(jax.random.key(0), 2, 0.1).shape, dln.gaussian(jax.random.key(0), (8, 15), 0.1).shape
+        ((2, 2), (8, 15))
     """
-    d = as_count("d", d)
-    return as_positive("scale", scale) * jax.random.normal(as_key(key), (d, d))
+    return as_positive("scale", scale) * jax.random.normal(as_key(key), _as_shape(shape))
+
+
+def _as_shape(shape: Any) -> tuple[int, int]:
+    """(m, n), of which one number stands for both."""
+    if not isinstance(shape, (tuple, list)):
+        d = as_count("shape", shape)
+        return d, d
+    if len(shape) != 2:
+        raise ValueError(f"shape must be one whole number or two of them, (m, n), got {shape!r}.")
+    return as_count("shape[0]", shape[0]), as_count("shape[1]", shape[1])
 
 
 # The largest number of seeds. `fold_in` takes an integer of 32 bits, so that seed 2^32 would have the key of seed 0.
@@ -40,7 +52,7 @@ _MOST = 2**32
 class Ensemble(eqx.Module):
     """`n` random starts, each drawn when it is needed. The start of seed i is init(fold_in(key, i)) in any chunk.
 
-    **Arguments:** `init`, a callable key -> `d d`; `key`; `n`, how many.
+    **Arguments:** `init`, a callable from a key to a matrix, `m n`, or an `SVD` of one; `key`; `n`, how many.
 
     **Raises:** `ValueError` if n < 1 or n > 2^32; `TypeError` if `init` is not callable, or `key` no key.
 
@@ -51,7 +63,7 @@ class Ensemble(eqx.Module):
         (1000000, (2, 2, 2))
     """
 
-    init: Callable[[PRNGKeyArray], Float[Array, "d d"]]
+    init: Callable[[PRNGKeyArray], Float[Array, "m n"] | SVD]
     key: PRNGKeyArray
     n: int = eqx.field(static=True, converter=partial(as_count, "n"))
 
@@ -65,11 +77,11 @@ class Ensemble(eqx.Module):
     def __len__(self) -> int:
         return self.n
 
-    def take(self, index: Integer[Array | np.ndarray, " m"]) -> Float[Array, "m d d"]:
-        """The starts of the seeds in `index`, `m d d`; `ValueError` for what is no seed of this ensemble."""
+    def take(self, index: Integer[Array | np.ndarray, " k"]) -> Float[Array, "k m n"] | SVD:
+        """The starts of the seeds in `index`, `k m n`; `ValueError` for what is no seed of this ensemble."""
         given, index = index, as_array("index", index, "It is a list of seeds such as [0, 1].")
         if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
-            raise ValueError(f"index must be whole numbers of shape (m,), got {index.dtype}{list(index.shape)}.")
+            raise ValueError(f"index must be whole numbers of shape (k,), got {index.dtype}{list(index.shape)}.")
         # The comparison needs a type that holds `n`. The type of `index` may be too narrow, and JAX cuts int64 to int32
         # where float64 is switched off, so that NumPy keeps its int64.
         wide = np.asarray(given, np.int64) if isinstance(given, np.ndarray) else index.astype(jnp.asarray(0).dtype)
@@ -79,5 +91,5 @@ class Ensemble(eqx.Module):
 
 
 @compiled
-def _draw(init: Traced, key: PRNGKeyArray, index: Integer[Array, " m"]) -> Float[Array, "m d d"]:
+def _draw(init: Traced, key: PRNGKeyArray, index: Integer[Array, " k"]) -> Float[Array, "k m n"] | SVD:
     return jax.vmap(lambda i: init(jax.random.fold_in(key, i)))(index)

@@ -10,14 +10,17 @@ from dlnjax.figures import (
     _descent,
     _escape,
     _isotropy,
+    _lazy,
     _limits,
     _lines,
     _phases,
     _rank_dynamics,
+    _ratings,
     _regularisation,
     _sensing,
     _small_starts,
     _sparsity,
+    _teacher,
 )
 from dlnjax.figures._figure import Figure as Figure, Number as Number
 
@@ -37,5 +40,8 @@ FIGURES: dict[str, Figure] = {
         _phases.FIGURE,
         _descent.FIGURE,
         _sensing.FIGURE,
+        _teacher.FIGURE,
+        _lazy.FIGURE,
+        _ratings.FIGURE,
     )
 }

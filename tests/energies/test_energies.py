@@ -8,10 +8,13 @@ import pytest
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRATION
 
 import dlnjax as dln
-from dlnjax._protocol import at_start, gradient, pullback
+from dlnjax._protocol import at_start, gradient, pullback, sides, value
 
 D = 3
-KEY_NAMES = ["completion", "diagonal", "sensing", "Schatten 1.5", "Schatten 4", "spectral", "free", "free completion"]
+KEY_NAMES = [
+    *("completion", "diagonal", "entries", "sensing", "regression"),
+    *("Schatten 1.5", "Schatten 4", "spectral", "free", "free completion"),
+]
 SPECTRAL = ["Schatten 1.5", "Schatten 4", "spectral", "free"]
 # Where an energy of the singular values has no Hessian, or no gradient, at a singular matrix.
 REGULAR = ["spectral", "free", "free completion"]
@@ -29,6 +32,8 @@ def energies(module_key):
     return {
         "completion": completion,
         "diagonal": dln.MatrixCompletion.diagonal(D),
+        "entries": dln.MatrixCompletion.from_entries([0, 1, 2, 2], [1, 0, 0, 2], jax.random.normal(ka, (4,)), (D, D)),
+        "regression": dln.LeastSquares(*jax.random.normal(kc, (2, D, 5))),
         "sensing": dln.MatrixSensing(jax.random.normal(kb, (4, D, D)), jax.random.normal(kc, (4,))),
         "Schatten 1.5": dln.Schatten(1.5),
         "Schatten 4": dln.Schatten(4.0),
@@ -154,6 +159,7 @@ def test_callable_of_the_user_needs_nothing_else(points):
 HOMOGENEOUS = {
     "completion": (2.0, lambda c, e: dln.MatrixCompletion(c * e["completion"].labels, e["completion"].mask)),
     "sensing": (2.0, lambda c, e: dln.MatrixSensing(e["sensing"].measurements, c * e["sensing"].values)),
+    "regression": (2.0, lambda c, e: dln.LeastSquares(e["regression"].inputs, c * e["regression"].outputs)),
     "Schatten 1.5": (1.5, lambda c, e: e["Schatten 1.5"]),
     "square": (2.0, lambda c, e: dln.SpectralEnergy(lambda s: s**2 / 2)),
     "entropy": (0.0, lambda c, e: dln.FreeEnergy(lambda x: 0 * jnp.sum(x), 1.0, 3.0)),
@@ -185,7 +191,8 @@ def test_what_is_not_finite_gives_no_number_and_comes_back(energies, entry):
     x = jnp.eye(D).at[0, 1].set(entry)
     for name in KEY_NAMES:
         if name != "diagonal":
-            assert not jnp.all(jnp.isfinite(gradient(energies[name], x))) or name == "completion"
+            seldom = name in ("completion", "entries")
+            assert not jnp.all(jnp.isfinite(gradient(energies[name], x))) or seldom
         assert jnp.shape(energies[name](x)) == ()
     # An entry that is not seen is not read.
     assert energies["diagonal"](x) == 0 and jnp.all(energies["diagonal"].gradient(x) == 0)
@@ -197,7 +204,11 @@ def test_no_types_or_ranks_are_promoted_in_silence(energies, points, strict):
     point = dln.svd(x)
     with strict:
         for energy in energies.values():
-            energy(x), pullback(energy, point)
-            jax.jvp(lambda x, energy=energy: gradient(energy, x), (x,), (dx,))
+            of = lambda x, dx, point, energy=energy: (
+                *(energy(x), value(energy, point), sides(energy, point), pullback(energy, point)),
+                jax.jvp(lambda x: gradient(energy, x), (x,), (dx,)),
+            )
+            # Types and ranks are promoted where a function is traced.
+            jax.eval_shape(of, x, dx, point)
         dln.MatrixCompletion(np.eye(D), np.ones((D, D)), weight=2), dln.FreeEnergy(dln.Schatten(2), 2, 3)
         dln.Ensemble(lambda key: dln.gaussian(key, D, 1), jax.random.key(0), 3).take(np.array([0, 2]))

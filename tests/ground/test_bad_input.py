@@ -50,8 +50,20 @@ def trained(energy=ENERGY, weights=np.stack([EYE, EYE]), optimizer=optax.sgd(0.1
     return lambda: dln.train(energy, weights, optimizer, steps)
 
 
-def drawn(key=KEY, d=3, scale=1.0):
-    return lambda: dln.gaussian(key, d, scale)
+def entries(rows=(0, 1), columns=(0, 2), values=(1.0, 2.0), shape=(2, 3), **options):
+    return lambda: dln.MatrixCompletion.from_entries(rows, columns, values, shape, **options)
+
+
+def held_out(key=KEY, share=0.5):
+    return lambda: entries()().split(key, share)
+
+
+def fitted(inputs=np.ones((2, 5)), outputs=np.ones((3, 5)), **options):
+    return lambda: dln.LeastSquares(inputs, outputs, **options)
+
+
+def drawn(key=KEY, shape=3, scale=1.0):
+    return lambda: dln.gaussian(key, shape, scale)
 
 
 def taken(index):
@@ -64,10 +76,10 @@ def with_nan(a):
 
 WRONG = [
     # x0
-    (flow(x0=np.ones((2, 3))), ValueError, ["x0", "square", "(2, 3)"]),
-    (flow(x0=np.ones(3)), ValueError, ["x0", "square", "(3,)"]),
-    (flow(x0=EYE[None]), ValueError, ["x0", "square", "sweep"]),
-    (flow(x0=np.ones((0, 0))), ValueError, ["x0", "square"]),
+    (flow(x0=np.ones((2, 3))), ValueError, ["energy", "(2, 3)", "(3, 3)"]),
+    (flow(x0=np.ones(3)), ValueError, ["x0", "matrix", "(3,)"]),
+    (flow(x0=EYE[None]), ValueError, ["x0", "matrix", "sweep"]),
+    (flow(x0=np.ones((0, 0))), ValueError, ["x0", "matrix"]),
     (flow(x0=np.eye(3, dtype=int)), TypeError, ["x0", "floating point", "int", "astype"]),
     (flow(x0=EYE + 0j), TypeError, ["x0", "complex"]),
     (flow(x0="identity"), TypeError, ["x0", "numbers", "str"]),
@@ -75,7 +87,7 @@ WRONG = [
     (flow(x0=None), TypeError, ["x0", "NoneType"]),
     (flow(x0=with_nan(EYE)), ValueError, ["x0", "finite"]),
     (flow(x0=np.where(EYE > 0, np.inf, 1.0)), ValueError, ["x0", "finite"]),
-    (flow(x0=dln.SVD(2 * jnp.eye(3), jnp.ones(3), jnp.eye(3))), ValueError, ["x0", "orthogonal"]),
+    (flow(x0=dln.SVD(2 * jnp.eye(3), jnp.ones(3), jnp.eye(3))), ValueError, ["x0", "orthonormal"]),
     (lambda: flow(x0=dln.SVD(jnp.eye(3), jnp.ones(2), jnp.eye(3)))(), ValueError, ["x0", "shapes"]),
     (flow(x0=dln.SVD(jnp.eye(3), jnp.ones(3) * NAN, jnp.eye(3))), ValueError, ["x0", "finite"]),
     (flow(x0=np.zeros((3, 3))), ValueError, ["x0", "zero matrix"]),
@@ -97,7 +109,8 @@ WRONG = [
     (lambda: dln.entropy(jnp.ones(3), 0.5), ValueError, ["depth", "1 <= N"]),
     (lambda: dln.metric_operator(jnp.eye(3), jnp.eye(3), 0.5), ValueError, ["depth", "1 <= N"]),
     (lambda: dln.metric_operator(jnp.eye(3), jnp.eye(2), 2.0), ValueError, ["x and p", "(3, 3)", "(2, 2)"]),
-    (lambda: dln.metric_operator(jnp.ones((2, 3)), jnp.eye(2), 2.0), ValueError, ["x", "square"]),
+    (lambda: dln.metric_operator(jnp.ones((2, 3)), jnp.eye(2), 2.0), ValueError, ["x and p", "(2, 3)", "(2, 2)"]),
+    (lambda: dln.metric_operator(jnp.ones(3), jnp.eye(3), 2.0), ValueError, ["x", "matrix", "(3,)"]),
     (lambda: dln.metric_operator(jnp.eye(3), jnp.eye(3, dtype=int), 2.0), TypeError, ["p", "floating point"]),
     (lambda: dln.metric_operator(EYE, EYE, np.ones(2)), ValueError, ["depth", "one number", "(2,)", "vmap"]),
     (lambda: dln.metric_operator(with_nan(EYE), EYE, 2.0), ValueError, ["x", "finite"]),
@@ -176,12 +189,51 @@ WRONG = [
     (labelled(mask=with_nan(EYE)), ValueError, ["mask", "0/1"]),
     (labelled(mask=[["seen"] * 3] * 3), TypeError, ["mask"]),
     (labelled(labels=with_nan(EYE)), ValueError, ["labels", "finite on the mask"]),
-    (labelled(labels=np.ones((2, 3))), ValueError, ["labels", "square"]),
+    (labelled(labels=np.ones((2, 3))), ValueError, ["mask", "labels, (2, 3)", "(3, 3)"]),
+    (labelled(labels=np.ones(3)), ValueError, ["labels", "(..., m, n)", "(3,)"]),
     (labelled(labels=np.eye(3, dtype=int)), TypeError, ["labels", "floating point"]),
     (labelled(weight=0.0), ValueError, ["weight", "above 0"]),
     (sensed(np.ones((2, 3, 3)), np.ones(3)), ValueError, ["measurements", "(2, 3, 3)", "(3,)"]),
     (sensed(np.ones((3, 3)), np.ones(3)), ValueError, ["measurements", "(3, 3)"]),
-    (sensed(np.ones((2, 3, 4)), np.ones(2)), ValueError, ["measurements", "square"]),
+    (lambda: sensed(np.ones((2, 3, 4)), np.ones(2))()(EYE), ValueError, ["(3, 3)", "(2, 3, 4)"]),
+    (entries(rows=[0]), ValueError, ["one length", "1, 2 and shape (2,)"]),
+    (entries(values=1.0), ValueError, ["one length", "shape ()"]),
+    (entries([], [], np.ones(0)), ValueError, ["empty", "at least one entry"]),
+    (entries(rows=[0, 2]), ValueError, ["rows", "from 0 to 1", "2 at position 1", "Counted from 1"]),
+    (entries(columns=[-1, 2]), ValueError, ["columns", "from 0 to 2", "-1 at position 0"]),
+    (entries([0, 0, 1], [1, 1, 2], np.ones(3)), ValueError, ["once", "1 repeated", "(0, 1)", "mean"]),
+    (entries(rows=[0.0, 1.0]), TypeError, ["rows", "whole numbers", "float64[2]"]),
+    (entries(rows=[True, False]), TypeError, ["rows", "whole numbers", "bool"]),
+    (entries(rows=None), TypeError, ["rows", "NoneType", "whole numbers"]),
+    (entries(columns=[[0], [1]]), TypeError, ["columns", "(entries,)", "[2, 1]"]),
+    (entries(values=[1, 2]), TypeError, ["values", "floating point"]),
+    (entries(values=[1.0, NAN]), ValueError, ["values", "finite", "Leave unseen entries out"]),
+    (entries(weight=0.0), ValueError, ["weight", "above 0"]),
+    (entries(shape=6), ValueError, ["shape", "(m, n)", "6"]),
+    (entries(shape=(2, 3, 4)), ValueError, ["shape", "(m, n)", "(2, 3, 4)"]),
+    (entries(shape=(2, 2.5)), ValueError, ["shape[1]", "whole", "2.5"]),
+    (lambda: entries()()(EYE), ValueError, ["(3, 3)", "(2, 3)"]),
+    (lambda: jax.jit(lambda i: entries(rows=i)()(EYE[:2]))(np.array([0, 1])), TypeError, ["rows", "traced", "mask"]),
+    (held_out(share=0.0), ValueError, ["share", "between 0 and 1", "0.0"]),
+    (held_out(share=1), ValueError, ["share", "between 0 and 1"]),
+    (held_out(share=0.1), ValueError, ["share", "either side", "0.1 of 2"]),
+    (held_out(share="half"), ValueError, ["share", "'half'"]),
+    (held_out(key=0), TypeError, ["key", "jax.random.key(0)", "int"]),
+    (lambda: jax.jit(lambda key: held_out(key)()[0](EYE[:2]))(KEY), TypeError, ["key", "traced", "outside"]),
+    (fitted(outputs=np.ones((3, 4))), ValueError, ["same samples", "(2, 5) and (3, 4)", "5 and 4 samples"]),
+    (fitted(np.ones((5, 2)), np.ones((5, 3))), ValueError, ["one a column", "rows", "inputs.T and outputs.T"]),
+    (lambda: fitted(np.ones((5, 2)), np.ones((5, 2)))()(EYE), ValueError, ["X", "(3, 3)", "5 x 5", "one sample a col"]),
+    (fitted(outputs=np.ones(5)), ValueError, ["outputs", "column", "(5,)", "outputs[None, :]"]),
+    (fitted(np.ones((2, 0)), np.ones((3, 0))), ValueError, ["inputs", "at least one sample", "(2, 0)"]),
+    (fitted(inputs=np.full((2, 5), NAN)), ValueError, ["inputs", "finite"]),
+    (fitted(outputs=np.full((3, 5), np.inf)), ValueError, ["outputs", "finite"]),
+    (fitted(inputs=np.ones((2, 5), int)), TypeError, ["inputs", "floating point"]),
+    (fitted(weights=[1.0, 1.0, 1.0, 1.0, -1.0]), ValueError, ["weights", "at least 0"]),
+    (fitted(weights=np.zeros(5)), ValueError, ["weights", "above 0"]),
+    (fitted(weights=NAN), ValueError, ["weights", "finite"]),
+    (fitted(weights=np.ones(4)), ValueError, ["weights", "5 samples", "(4,)"]),
+    (fitted(weights="equal"), TypeError, ["weights", "numbers", "str"]),
+    (fitted(np.ones((4, 2, 5)), np.ones((2, 3, 5))), ValueError, ["inputs and outputs", "(4,)", "(2,)"]),
     (sensed(np.ones((2, 3, 3), int), np.ones(2)), TypeError, ["measurements", "floating point"]),
     (lambda: dln.FreeEnergy(ENERGY, 0.0), ValueError, ["beta", "above 0"]),
     (lambda: dln.FreeEnergy(ENERGY, -1.0), ValueError, ["beta", "above 0"]),
@@ -313,9 +365,11 @@ WRONG = [
         ["commute", "2.00e-01"],
     ),
     # starts
-    (drawn(d=0), ValueError, ["d", "whole"]),
-    (drawn(d=2.5), ValueError, ["d", "whole", "2.5"]),
-    (drawn(d="3"), TypeError, ["d", "whole", "'3'"]),
+    (drawn(shape=0), ValueError, ["shape", "whole"]),
+    (drawn(shape=2.5), ValueError, ["shape", "whole", "2.5"]),
+    (drawn(shape="3"), TypeError, ["shape", "whole", "'3'"]),
+    (drawn(shape=(2, 0)), ValueError, ["shape[1]", "at least 1", "0"]),
+    (drawn(shape=(2, 3, 4)), ValueError, ["shape", "(m, n)", "(2, 3, 4)"]),
     (drawn(scale=0.0), ValueError, ["scale", "above 0"]),
     (drawn(scale=-1.0), ValueError, ["scale", "above 0"]),
     (drawn(scale=np.ones(2)), ValueError, ["scale", "one number", "(2,)"]),
@@ -325,18 +379,18 @@ WRONG = [
     (lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 4.5), ValueError, ["n", "whole", "4.5"]),
     (taken([4]), ValueError, ["index", "0 to 3"]),
     (taken([-1]), ValueError, ["index", "0 to 3"]),
-    (taken(1), ValueError, ["index", "(m,)", "int64[]"]),
+    (taken(1), ValueError, ["index", "(k,)", "int64[]"]),
     (taken("all"), TypeError, ["index", "seeds", "str"]),
     (lambda: dln.Ensemble(3, KEY, 4), TypeError, ["init", "callable"]),
     (lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 2**32 + 1), ValueError, ["n", "at most 2^32", "4294967297"]),
     (lambda: dln.Ensemble(lambda k: jnp.eye(3), KEY, 0), ValueError, ["n", "at least 1"]),
-    (sweep(starts=dln.Ensemble(lambda k: jnp.ones(3), KEY, 4)), ValueError, ["init", "square"]),
-    (sweep(starts=EYE), ValueError, ["starts", "(n, d, d)", "gradient_flow"]),
+    (sweep(starts=dln.Ensemble(lambda k: jnp.ones(3), KEY, 4)), ValueError, ["init", "matrix"]),
+    (sweep(starts=EYE), ValueError, ["starts", "(seeds, m, n)", "gradient_flow"]),
     (sweep(starts=None), TypeError, ["starts", "numbers", "NoneType"]),
     (sweep(devices="gpu"), TypeError, ["devices", "jax.devices()", "'gpu'"]),
     (sweep(devices=[]), TypeError, ["devices", "jax.devices()", "[]"]),
     (sweep(folder=3), TypeError, ["folder", "path", "int"]),
-    (sweep(starts=np.ones((4, 2, 3))), ValueError, ["starts", "square"]),
+    (sweep(starts=np.ones((4, 2, 3))), ValueError, ["energy", "(2, 3)", "(3, 3)"]),
     (sweep(starts=np.ones((0, 3, 3))), ValueError, ["starts", "empty"]),
     (sweep(starts=[[["one"]]]), TypeError, ["starts", "numbers"]),
     (sweep(chunk=0), ValueError, ["chunk", "at least 1"]),
@@ -456,13 +510,15 @@ def test_inside_of_jit_the_sentence_comes_before_all_else(capfd, wrap):
 
 
 def test_inside_of_jit_a_code_is_told_before_all_else(capfd):
-    call = jax.jit(lambda code, x: dln.RESULTS(code).error_if(x, code > 1))
+    call = jax.jit(lambda code, x: dln.RESULTS(code).error_if(x, code > dln.RESULTS.stopped.code))
     assert call(1, 2.0) == 2.0
     with pytest.raises((RuntimeError, ValueError), match="The step limit came first"):
-        jax.block_until_ready(call(2, 2.0))
+        jax.block_until_ready(call(dln.RESULTS.max_steps_reached.code, 2.0))
     assert capfd.readouterr().err.startswith("dlnjax: The step limit came first")
     with pytest.raises((RuntimeError, ValueError), match="A singular value reached zero"):
-        jax.block_until_ready(jax.vmap(call)(jnp.array([2, 4]), jnp.ones(2)))
+        jax.block_until_ready(
+            jax.vmap(call)(jnp.array([dln.RESULTS.max_steps_reached.code, dln.RESULTS.rank_lost.code]), jnp.ones(2))
+        )
     assert capfd.readouterr().err.startswith("dlnjax: A singular value reached zero")
 
 

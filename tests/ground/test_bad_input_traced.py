@@ -28,6 +28,10 @@ def twice(x):
     return jnp.stack([x, x])
 
 
+def seen(values, rows=(0, 0, 1, 1)):
+    return dln.MatrixCompletion.from_entries(rows, [0, 1, 0, 1], values, (2, 2))
+
+
 def trained(x):
     return dln.train(ENERGY, twice(x), optax.sgd(0.1), 2, throw=False)
 
@@ -59,6 +63,8 @@ MATRIX = {
     "bures_wasserstein": lambda x: dln.closed_form.bures_wasserstein(x, EYE)(0.5),
     "commuting": lambda x: dln.closed_form.commuting(x, EYE, 2)(0.5),
     "MatrixCompletion": lambda labels: dln.MatrixCompletion(labels, ALL)(jnp.eye(2)),
+    "from_entries": lambda x: seen(x.ravel())(jnp.eye(2)),
+    "LeastSquares": lambda a: dln.LeastSquares(a, EYE)(GENERIC),
     "MatrixSensing": lambda a: dln.MatrixSensing(a[None], np.ones(1))(GENERIC),
     "Schatten": lambda x: dln.Schatten(2)(x),
     "SpectralEnergy": lambda x: dln.SpectralEnergy(lambda s: s**2)(x),
@@ -102,10 +108,13 @@ NUMBER = {
     "beta": lambda b: dln.FreeEnergy(dln.Schatten(2), b)(jnp.eye(2)),
     "scale": lambda s: dln.gaussian(KEY, 2, s),
     "gradient": lambda g: dln.Steady(g).gradient,
+    "weights": lambda w: dln.LeastSquares(EYE, EYE, w)(2 * jnp.eye(2)),
     "weight": lambda w: dln.MatrixCompletion(EYE, ALL, w)(2 * jnp.eye(2)),
 }
 COUNT = {
     "d": lambda n: dln.gaussian(KEY, n, 1.0),
+    "shape": lambda n: dln.gaussian(KEY, (2, n), 1.0),
+    "rows": lambda n: seen(np.ones(4), rows=[0, 0, 1, n]),
     "diagonal": lambda n: dln.MatrixCompletion.diagonal(n),
     "n": lambda n: dln.Ensemble(lambda k: jnp.eye(2), KEY, n),
     "factors": lambda n: dln.balanced_factors(EYE, n),
@@ -119,7 +128,7 @@ NOT_FINITE = {"NaN": NAN * EYE, "one NaN": np.array([[1.0, NAN], [0.0, 1.0]]), "
 NOT_SQUARE = {"wide": np.ones((2, 3)), "vector": np.ones(2), "empty": np.ones((0, 0))}
 # Of these the matrix need not be square.
 ANY_SHAPE = {"svd", "Schatten", "SpectralEnergy", "FreeEnergy", "FreeEnergy.gradient"}
-ANY_SHAPE |= {"balanced_factors", "imbalanced_factors", "tangent_kernel"}
+ANY_SHAPE |= {"balanced_factors", "imbalanced_factors", "tangent_kernel", "riemannian_gradient"}
 NOT_REAL = {"int": np.eye(2, dtype=int), "bool": EYE > 0, "complex": EYE + 0j}
 SINGULAR = {"singular": np.diag([1.0, 0.0]), "zero": 0 * EYE}
 TRANSFORMS = {"jit": lambda f: jax.jit(f), "vmap": lambda f: lambda x: jax.vmap(f)(twice(x))}

@@ -44,6 +44,8 @@ MAY_IMPORT = {
     "_cli": {"dlnjax", "_commands", "figures"},
 }
 TOP = {"__init__", "__main__"}
+# What an energy offers to a flow, which `_protocol.py` describes.
+PROTOCOL = {"gradient", "pullback", "sides", "at"}
 # The one import upwards, when it is called: the figure that a solution gives of itself.
 UPWARDS = {("_show", "plot")}
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -102,7 +104,7 @@ def test_every_public_name_has_a_docstring():
     for name, value in public.items():
         assert value.__doc__, f"{name} has no docstring"
         for attribute, member in vars(value).items() if isinstance(value, type) else ():
-            if callable(member) and not attribute.startswith("_") and attribute not in ("gradient", "pullback"):
+            if callable(member) and not attribute.startswith("_") and attribute not in PROTOCOL:
                 # A method that implements one of a base class is documented there.
                 assert inspect.getdoc(getattr(value, attribute)), f"{name}.{attribute} has no docstring"
 

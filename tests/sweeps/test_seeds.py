@@ -38,7 +38,7 @@ def labels_of(n, d):
 
 def values(energy, n, d):
     """E_i(X) of each seed, where nothing is compiled for it: the arrays are split as a sweep does it."""
-    energies, x = split(energy, n, d, jnp.result_type(float)), 0.3 + jnp.eye(d)
+    energies, x = split(energy, n, (d, d), jnp.result_type(float)), 0.3 + jnp.eye(d)
     own = [jax.tree.map(lambda array, i=i: jnp.asarray(array[i]), energies.own) for i in range(n)]
     return [float(eqx.combine(one, energies.shared)(x)) for one in own]
 
