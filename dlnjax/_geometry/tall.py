@@ -1,6 +1,6 @@
 """The operator and the quadratic form at a matrix that is not square, with first and second derivatives.
 
-A matrix with more columns than rows is transposed, which exchanges nu and mu. From here on X has more rows than columns.
+A matrix with more columns than rows is transposed, which exchanges nu and mu. From here on X is taller than wide.
 Inside of the column space of X, A_X acts on Z as in the square case. What is outside of it are eigenvectors of X X^T
 for the eigenvalue 0. On them A_X multiplies column j of Z V by nu_j, and the theorem of Daleckii and Krein holds with
 nu in place of lambda. All these eigenvectors have the same divided differences. Sums over them are therefore products
