@@ -1,10 +1,10 @@
 """The operator and the quadratic form at a matrix that is not square, with first and second derivatives.
 
-A matrix with more columns than rows is transposed, which exchanges nu and mu. From here on X is taller than wide.
-Inside of the column space of X, A_X acts on Z as in the square case. What is outside of it are eigenvectors of X X^T
-for the eigenvalue 0. On them A_X multiplies column j of Z V by nu_j, and the theorem of Daleckii and Krein holds with
-nu in place of lambda. All these eigenvectors have the same divided differences. Sums over them are therefore products
-of matrices with the rows of X, and no basis of what is outside is needed.
+A matrix with more columns than rows is transposed, which exchanges nu and mu. So let X have more rows than columns.
+Inside of the column space of X, A_X acts on Z as in the square case. Outside of it are the eigenvectors of X X^T for
+the eigenvalue 0. On them A_X multiplies column j of Z V by nu_j, and the theorem of Daleckii and Krein holds with nu in
+place of lambda. All these eigenvectors have the same divided differences. Sums over them are therefore products of
+matrices with the rows of X, and no basis of them is needed.
 """
 
 from collections.abc import Callable
