@@ -32,7 +32,17 @@ Second: TypeAlias = Float[Array, "m h"]
 
 
 class TwoLayer(NamedTuple):
-    """What `two_layer` returns, with the axes of `ts` in front."""
+    """What `two_layer` returns, with the axes of `ts` in front.
+
+    **Attributes:** `x`, the product, `ts m n`; `weights`, (W_1, W_2), `ts h n` and `ts m h`.
+
+    **Example:**
+
+        >>> w1, w2 = dln.balanced_factors(jnp.ones((2, 3)), 2, widths=(1,))
+        >>> x, (w1, w2) = dln.closed_form.two_layer(w1, w2, 2 * jnp.ones((2, 3)), 0.5)
+        >>> x.shape, w1.shape, w2.shape
+        ((2, 3), (1, 3), (2, 1))
+    """
 
     x: Float[Array, "*ts m n"]
     weights: tuple[Float[Array, "*ts h n"], Float[Array, "*ts m h"]]
