@@ -49,7 +49,7 @@ def _as_chain(weights: Sequence[Any]) -> tuple[Layer, ...]:
 def require_finite_weights(weights: Weights) -> Weights:
     """`weights`, if every entry is finite."""
     finite = [(abs(known(w)) < np.inf).all() for w in jax.tree.leaves(weights)]
-    # One check of a whole tuple costs one callback under `jit`, where one of each factor would cost N.
+    # Under `jit` a check is a callback: one for the whole tuple costs less than one for each factor.
     bad = ~finite[0] if len(finite) == 1 else ~_all(finite)
     return require(weights, bad, "weights must be finite, got NaN or infinity.")
 
@@ -79,7 +79,7 @@ def each(f: Callable[..., Any], weights: Weights, *others: Any) -> Any:
 
 
 def times(factors: Sizes, weights: Weights) -> Weights:
-    """Each factor of the network times its own number."""
+    """Each factor W_p, times the p-th of these numbers."""
     return each(jnp.multiply, weights, factors)
 
 
@@ -87,7 +87,7 @@ def widths_of(weights: Any) -> tuple[int, ...]:
     """n_0, ..., n_N: of W_p, n_p is the number of rows, and n_{p-1} that of columns."""
     if isinstance(weights, tuple):
         return weights[0].shape[-1], *(w.shape[-2] for w in weights)
-    # By the shape alone: to index a concrete stack runs a program.
+    # The shape says it. To index a concrete stack would compile and run a program.
     return (weights.shape[-1],) * (weights.shape[-3] + 1)
 
 
@@ -98,7 +98,7 @@ def matrix_shape(weights: Weights) -> tuple[int, int]:
 
 
 def dtype_of(weights: Weights) -> Any:
-    """The precision of the factors, which is that of all."""
+    """The precision of the factors, which all have the same."""
     return jax.tree.leaves(weights)[0].dtype
 
 
@@ -113,12 +113,13 @@ def chain_product(layers: Weights | Sequence[Matrix]) -> Matrix:
     """W_N ... W_1 of a stack or a sequence of factors, unchecked."""
     if isinstance(layers, jax.Array):
         return _product_of_stack(layers)
-    # The cheapest order of multiplication is found from the shapes.
+    # `multi_dot` finds the cheapest order of multiplication from the shapes.
     return layers[0] if len(layers) == 1 else jnp.linalg.multi_dot(list(layers)[::-1])
 
 
 def _product_of_stack(weights: Array) -> Matrix:
-    # Neighbours are multiplied, then their products. A loop over the factors would compile N products, this log N.
+    # Neighbours are multiplied, and then their products are. So log N products are compiled, where a loop over the
+    # factors would compile N.
     while len(weights) > 1:
         pairs = len(weights) // 2 * 2
         weights = jnp.concatenate([weights[1:pairs:2] @ weights[:pairs:2], weights[pairs:]])

@@ -44,11 +44,13 @@ from dlnjax._traced import traced_energy
 from dlnjax._tree import all_finite, norm, own_arithmetic, where
 from dlnjax._types import Energy, Layer, Number, Numbers, Scalar, Stack, Weights
 
-# In a blow-up the shortest step still moves by this share of the factors; at a singular gradient it moves by less.
+# A flow that fails has blown up if its shortest step would move the factors by more than this share of their norm. At a
+# singular gradient the shortest step moves them by less.
 BLOW_UP = 1e-3
-# Below some 40 roundings of float32 the estimate of the error is rounding, and steps are refused for nothing.
+# The least `rtol` in float32. Below some 40 roundings the estimate of the error is rounding, which shorter steps do not
+# make smaller.
 FINEST_OF_FLOAT32 = 5e-6
-# The flow on the fibre is ended by its event. diffrax asks for an end all the same, and no flow comes so far.
+# The end of the flow on the fibre. An event ends that flow before, but diffrax asks for an end all the same.
 NEVER = 1e12
 
 
@@ -178,8 +180,8 @@ def _sizes(weights: Weights) -> Sizes:
 class _Controller(diffrax.AbstractStepSizeController):
     """diffrax's controller, which also ends the flow where a step is a few roundings of the time.
 
-    The `dtmin` of `PIDController` is one number for the whole flow. Measured by the span, as one would, it ends a flow
-    over a long span at its first short step.
+    The `dtmin` of `PIDController` is one number for the whole flow. If that number is a share of the span, a flow over
+    a long span ends at its first short step.
     """
 
     inner: diffrax.PIDController
@@ -187,7 +189,7 @@ class _Controller(diffrax.AbstractStepSizeController):
     def wrap(self, direction: Any) -> "_Controller":
         return _Controller(self.inner.wrap(direction))
 
-    # The types of these arguments are diffrax's own: of times, of its terms, and of its state.
+    # `Any` stands for types that are diffrax's own, those of its times, terms and states.
 
     def init(
         self, terms: Any, t0: Any, t1: Any, y0: Any, dt0: Any, args: Any, func: Callable, error_order: Any
@@ -225,16 +227,16 @@ def _network_flow(
 ) -> NetworkSolution:
     depth = len(weights)
 
-    # The arrays are arguments of what diffrax calls. In a closure `jax.checking_leaks` would take them for leaks.
+    # The arrays are arguments of what diffrax calls, since `jax.checking_leaks` takes arrays in a closure for leaks.
     def velocity(given: tuple[Any, Any], t: Any, y: Weights, args: Any) -> Weights:
-        # (1.5)-(1.6) over N, for the factors in units of `unit`; the pullback of `product` is the transpose in (1.6).
+        # This is (1.5)-(1.6) over N, for factors in units of `unit`. The pullback of the product is its transpose.
         energy, unit = given
         x, pull = jax.vjp(chain_product, times(unit, y))
         return each(lambda slope, u: -slope / (depth * u), pull(gradient(energy, x))[0], unit)
 
     velocity = Partial(velocity, (energy, unit))
 
-    # The flow is autonomous, and integrated from time 0: added to a late start, a short step would lose its digits.
+    # The flow is autonomous, and time starts at 0 here: a short step that is added to a late time loses its digits.
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(velocity),
         diffrax.Dopri8(),
@@ -282,8 +284,9 @@ def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = Non
     scalars have brought all factors to one Frobenius norm, since from norms far apart it is stiff.
     Source: K. Lindsey and G. Menon, the flow of theirs whose limit is the balanced point of the fibre.
 
-    A layer that is wider than the rank of X has parts that X does not see. The flow would take them to 0 at a rate that
-    falls to 0 itself. So they are left out before: each layer keeps the space that the narrowest layer reaches.
+    A layer that is wider than the rank of X has parts that X does not see. The flow takes these parts to 0 at a rate
+    that falls to 0 as well, and never arrives. So they are left out before the flow starts: each layer keeps the space
+    that the narrowest layer reaches.
 
     **Arguments:** `weights`, W_1 first, a stack `N d d` or a sequence of matrices that chain, whose product has the
     largest rank that the widths allow; `rtol`, the error of a step, and the |G| relative to |W|^2 at which the flow
@@ -321,8 +324,8 @@ def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = Non
 def _balance(
     frames: tuple[Layer, ...] | None, weights: Stack, rtol: Scalar, max_steps: int
 ) -> tuple[Weights, Bool[Array, ""]]:
-    # In units in which every factor is of norm 1, and so is the fastest rate. The product of the units is put back
-    # evenly, as the mean of their logarithms: it may be beyond the floats where its root is not.
+    # In these units every factor has norm 1, and the fastest rate is near 1. At the end each factor gets the geometric
+    # mean of the units. Their product may be beyond the floats, and the sum of their logarithms is not.
     unit = _sizes(weights)
     common = jnp.exp(jnp.mean(jnp.log(unit)))
 

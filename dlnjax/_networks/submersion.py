@@ -142,12 +142,12 @@ def _at_size_one(
         return share(jax.vjp(chain_product, unit)[1](z)[0])
 
     def normal_part(z: Matrix) -> Matrix:
-        # It takes the place of d phi d phi^T where that is 0, so that one solve serves matrices of any rank.
+        # On these motions d phi d phi^T is 0. With the identity in its place one solve serves matrices of any rank.
         return jnp.zeros_like(z) if frames is None else _normal_part(frames, z)
 
     def lift(z: Matrix) -> Weights:
-        # The matrix of d phi d phi^T has a row for each entry of X, and one column for each matrix of the basis. It is
-        # dense where the factors are not balanced.
+        # d phi d phi^T as a matrix, with a row and a column for each entry of X. Where the factors are not balanced, no
+        # frame makes it diagonal.
         basis = jnp.eye(z.size, dtype=z.dtype).reshape(-1, *z.shape)
         operator = jax.vmap(lambda p: push(pull(p)) + normal_part(p))(basis).reshape(z.size, z.size)
         return pull(jnp.linalg.solve(operator, z.ravel()).reshape(z.shape))

@@ -165,7 +165,7 @@ def train(
 
 def _as_optimizer(optimizer: Any) -> optax.GradientTransformation:
     if isinstance(optimizer, optax.MultiSteps):
-        # Its own `gradient_transformation` does not say that `update` takes extra arguments, which it does.
+        # `MultiSteps.update` takes extra arguments, and the type of its `gradient_transformation` does not say so.
         update: Any = optimizer.update
         return optax.GradientTransformationExtraArgs(optimizer.init, update)
     if not isinstance(optimizer, optax.GradientTransformation):
@@ -193,7 +193,7 @@ def _as_stop(stop: Any, dtype: Any) -> Scalar:
 
 
 def _check_optimizer(energy: Energy, weights: Weights, optimizer: optax.GradientTransformation) -> None:
-    """Trace one step, so that an optimiser of another kind of parameters is refused by one sentence."""
+    """Trace one step, so that an optimiser for another kind of parameters is refused with one sentence."""
     eqx.filter_eval_shape(partial(_evaluate, energy), weights)
     must = "optimizer must turn the gradient by (W_1, ..., W_N), a tuple of matrices, into updates of the same shapes"
     try:
@@ -275,7 +275,8 @@ def _start(energy: Callable, weights: Weights, optimizer: optax.GradientTransfor
     value, slope = _evaluate(energy, weights)
     state = jax.tree.map(jnp.asarray, optimizer.init(layers_of(weights)))
     start = _Progress(weights, value, slope, state, jnp.zeros((), int), jnp.isfinite(value))
-    # Some optimisers start from float32 or integers and go on in the type of the parameters; a loop keeps one type.
+    # The state of some optimisers starts as float32 or integers, and has the type of the parameters after one step. A
+    # loop needs one type, that after the step.
     after = jax.eval_shape(lambda s: _update(energy, optimizer, start._replace(state=s))[1], state)
 
     def cast(leaf: Array, to: jax.ShapeDtypeStruct) -> Array:
@@ -298,7 +299,7 @@ def _step(energy: Callable, following: Callable, optimizer: optax.GradientTransf
 
 
 def _update(energy: Callable, optimizer: optax.GradientTransformation, now: _Progress) -> tuple[PyTree, PyTree]:
-    # A line search of optax refuses extra arguments that `value_fn` has no name for.
+    # A line search of optax passes its own extra arguments on to `value_fn`, which must have names for them.
     def value_fn(layers: Any, grad_fn: Any = None, obj_fn: Any = None):
         return energy(chain_product(like(now.weights, layers)))
 

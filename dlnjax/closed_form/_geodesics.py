@@ -15,7 +15,8 @@ from dlnjax._types import Matrix, Numbers, Scalar
 
 Curve = Callable[[Numbers], Array]
 
-# How far ends may be from what a form asks: more than rounding in products of a few matrices.
+# Ends fit a form if they satisfy its conditions up to this relative error, which is above the rounding in a product of
+# a few matrices.
 _FITS = 1e-10
 
 
@@ -31,13 +32,13 @@ def _end(name: str, z: Array) -> Array:
 
 
 def _fit(x: Array, defect: Scalar, what: str) -> Array:
-    """`x`, unless the ends are off by more than rounding."""
+    """`x`, if the relative error `defect` with which the ends fit a form is rounding."""
     shown = f" by {float(defect):.2e}" if is_concrete(defect) else ""
     return require(x, ~(defect <= _FITS), f"{what}{shown}. dlnjax.geodesic joins any two matrices of one component.")
 
 
 def _over(curve: Callable[[Scalar], Matrix]) -> Curve:
-    """The curve at one time, or at each of an array of times."""
+    """The function that gives the curve at one time, or at each of an array of times."""
 
     def at_all(t: Numbers) -> Array:
         return jnp.vectorize(curve, signature="()->(d,d)")(as_real("t", t, "It is a time, or an array of them."))
@@ -75,7 +76,7 @@ def diagonal(a: Matrix, b: Matrix, depth: Depth) -> Curve:
 
 
 def _diagonal(name: str, z: Matrix) -> Float[Array, " d"]:
-    """The diagonal of an end that has nothing else."""
+    """The diagonal of `z`, if all other entries are 0 up to rounding."""
     unit = _unit(z)
     off = norm(unit - jnp.diag(jnp.diagonal(unit))) / norm(unit)
     return _fit(jnp.diagonal(z), off, f"{name} must be diagonal: relative to its norm it is off")
@@ -136,7 +137,7 @@ def commuting(a: Matrix, b: Matrix, depth: Depth) -> Curve:
     """
     a, b = _ends(a, b)
     (s, u, _), (r, w) = _polar(a), _same_polar(a, b)
-    # At size one the products cannot overflow.
+    # With entries near 1 the products cannot overflow.
     sa, sb = _unit(symmetric(s, u)), _unit(symmetric(r, w))
     defect = norm(sa @ sb - sb @ sa) / (norm(sa) * norm(sb))
     a = _fit(a, defect, "the positive factors of a and b must commute: relative to their norms they fail")
@@ -174,7 +175,8 @@ def printed_line(a: Matrix, b: Matrix, depth: Depth) -> Curve:
 def _polar(x: Matrix) -> tuple[Float[Array, " d"], Matrix, Matrix]:
     """(sigma, U, O) with X = U diag(sigma) U^T O.
 
-    An eigenvalue decomposition of the positive factor would lose its small eigenvalues, perhaps their sign.
+    They come from a singular value decomposition of X. An eigenvalue decomposition of the positive factor loses the
+    digits of its small eigenvalues, and may make them negative.
     """
     sigma, u, v = plain_svd(x)
     return sigma, u, u @ v.T
@@ -187,5 +189,5 @@ def _same_polar(a: Matrix, b: Matrix) -> tuple[Float[Array, " d"], Matrix]:
 
 
 def _unit(x: Matrix) -> Matrix:
-    """x at size one, by a power of two."""
+    """`x` times a power of two, so that its largest entry is near 1."""
     return scaled(x, -exponent(x))

@@ -44,10 +44,15 @@ def mode(sigma0: Numbers, target: Numbers, depth: Numbers, t: Numbers) -> Float[
     sigma0 = as_positive("sigma0", sigma0, many=True)
     target, t = _at_least_zero("target", target), _at_least_zero("t", t)
     inverse_depth = 1 / as_depth(depth)
+    args = sigma0, target, inverse_depth, t
+    try:
+        shape = jnp.broadcast_shapes(*map(jnp.shape, args))
+    except ValueError as error:
+        shapes = ", ".join(str(jnp.shape(x)) for x in args)
+        raise ValueError(f"sigma0, target, depth and t must have shapes that broadcast, got {shapes}.") from error
     dtype = jnp.result_type(sigma0, target, t)
     with own_arithmetic():
-        args = jnp.broadcast_arrays(sigma0, target, inverse_depth, t)
-        return _mode(*(x.astype(dtype) for x in args))
+        return _mode(*(jnp.broadcast_to(x, shape).astype(dtype) for x in args))
 
 
 def _at_least_zero(name: str, x: Any) -> Array:

@@ -95,6 +95,7 @@ def test_mode_arrives_and_rests():
     assert mode(np.float32(0.3), np.float32(2), 3, np.float32(1)).dtype == jnp.float32
 
 
+@pytest.mark.long
 def test_derivatives_of_mode_are_those_of_differences():
     # On the way, beyond half of the target, from above, and near it.
     points = jnp.array([(0.1, 2.0, 3.0, 0.9), (0.1, 2.0, 2.0, 3.0), (5.0, 2.0, 4.0, 0.2), (1.9, 2.0, 7.0, 0.4)])
@@ -193,6 +194,7 @@ def test_two_layers_that_rest_or_see_nothing_of_the_target():
     assert_close(two_layer(zero, 2.0 * eye, zero, 3.0).x, zero, ALGEBRA)
 
 
+@pytest.mark.long
 def test_two_layers_of_any_times_and_their_derivatives(key):
     w1, w2 = start(key, 2, 2, 3, 0.0)
     target = jax.random.normal(key, (2, 3))

@@ -62,6 +62,8 @@ MATRIX = {
     "diagonal": lambda x: dln.closed_form.diagonal(x, EYE, 2)(0.5),
     "bures_wasserstein": lambda x: dln.closed_form.bures_wasserstein(x, EYE)(0.5),
     "commuting": lambda x: dln.closed_form.commuting(x, EYE, 2)(0.5),
+    "two_layer": lambda x: dln.closed_form.two_layer(x, EYE, EYE, 1.0),
+    "two_layer, target": lambda x: dln.closed_form.two_layer(EYE, EYE, x, 1.0),
     "MatrixCompletion": lambda labels: dln.MatrixCompletion(labels, ALL)(jnp.eye(2)),
     "from_entries": lambda x: seen(x.ravel())(jnp.eye(2)),
     "LeastSquares": lambda a: dln.LeastSquares(a, EYE)(GENERIC),

@@ -43,6 +43,7 @@ def test_sharpness_anywhere_is_the_largest_eigenvalue_of_the_hessian(widths, key
     assert_close(dln.sharpness(weights, lambda x: -energy(x)), -expected[0], 100 * ALGEBRA)
 
 
+@pytest.mark.long
 def test_sharpness_of_every_kind_of_hessian():
     eye = jnp.stack([jnp.eye(2), jnp.eye(2)])
     assert dln.sharpness(eye, lambda x: 0.0 * jnp.sum(x)) == 0
@@ -52,6 +53,7 @@ def test_sharpness_of_every_kind_of_hessian():
         assert_close(dln.sharpness(eye, lambda x, k=k: 2.0**k * jnp.sum(x**2)) / 2.0**k, 6.0, 100 * ALGEBRA)
 
 
+@pytest.mark.long
 def test_many_networks_and_derivatives_of_the_sharpness(key):
     energy = lambda x: jnp.sum((x - 1) ** 2) + jnp.sum(x**4)
     f = jax.jit(lambda w: dln.sharpness(w, energy))

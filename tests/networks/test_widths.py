@@ -170,10 +170,18 @@ def test_a_sequence_of_square_factors_is_the_stack(key):
 @pytest.mark.parametrize("shape", [(2, 4), (4, 2)], ids=str)
 def test_from_balanced_factors_the_flow_is_that_of_gradient_flow(shape, key):
     x0, energy, ts = 0.5 * jax.random.normal(key, shape), energy_of(shape[::-1]), [0.0, 0.4, 2.0]
-    down = dln.gradient_flow(energy, dln.svd(x0), depth=3, ts=ts, rtol=1e-11, atol=1e-13)
+    down = dln.gradient_flow(energy, x0, depth=3, ts=ts, rtol=1e-11, atol=1e-13)
     for widths in ((2, 2), (3, 5)):
         up = dln.network_flow(energy, dln.balanced_factors(x0, 3, widths), ts=ts, rtol=1e-11, atol=1e-13)
         assert_close(up.x, down.x, 1e-8)
+
+
+@pytest.mark.parametrize("g", [(0.7,), (-0.4, 1.1)], ids=str)
+def test_from_imbalanced_factors_the_flow_is_that_of_gradient_flow(g, key):
+    x0, energy, ts = 0.5 * jax.random.normal(key, (2, 3)), energy_of((3, 2)), [0.0, 0.5, 2.0]
+    up = dln.network_flow(energy, dln.imbalanced_factors(x0, g), ts=ts, rtol=1e-11)
+    down = dln.gradient_flow(energy, x0, depth=dln.Imbalanced(g), ts=ts, rtol=1e-10, atol=1e-12)
+    assert_close(down.x, up.x, INTEGRATION)
 
 
 def test_zeros_around_a_network_change_nothing(key):
@@ -194,6 +202,7 @@ def test_flows_of_many_networks_are_one_call(key):
         assert_close(one.x, flow(start).x, INTEGRATION)
 
 
+@pytest.mark.long
 def test_the_derivative_in_the_imbalance_is_that_of_differences(key):
     x0, energy, h = 0.5 * jax.random.normal(key, (3, 2)), energy_of((2, 3)), 1e-4
 
@@ -258,6 +267,7 @@ def test_lifts_are_those_of_the_pseudoinverse(widths, key):
         assert_close(vertical[p], motion[p] - w, 1e3 * ALGEBRA)
 
 
+@pytest.mark.long
 def test_lifts_through_a_bottleneck_have_derivatives(key):
     weights, motion = drawn(key, (3, 1, 2)), drawn(jax.random.fold_in(key, 1), (3, 1, 2))
     f = lambda w: sum(jnp.sum(jnp.sin(v)) for v in dln.horizontal_projection(w, motion))
