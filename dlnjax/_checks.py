@@ -98,7 +98,7 @@ def as_array(name: str, x: Any, hint: str = "") -> Array:
             raise
         if isinstance(error, OverflowError):
             hint = f"An entry is too large for an integer: write it as a floating-point number. {hint}"
-        elif hasattr(x, "_fields") and len(x) == 3:
+        elif len(getattr(x, "_fields", ())) == 3:
             hint = "Of an SVD by NumPy make the one of this library, dlnjax.svd(matrix)."
         elif isinstance(x, (list, tuple)):
             hint = "Are all its entries numbers, and its rows of one length?"

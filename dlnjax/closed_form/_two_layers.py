@@ -32,7 +32,17 @@ Second: TypeAlias = Float[Array, "m h"]
 
 
 class TwoLayer(NamedTuple):
-    """What `two_layer` returns, with the axes of `ts` in front."""
+    """What `two_layer` returns, with the axes of `ts` in front.
+
+    **Attributes:** `x`, the product, `*ts m n`; `weights`, the pair W_1, W_2.
+
+    **Example:**
+
+        >>> w1, w2 = dln.balanced_factors(0.1 * jnp.eye(2), 2)
+        >>> sol = dln.closed_form.two_layer(w1, w2, jnp.eye(2), [0.0, 1.0, 2.0])
+        >>> sol.x.shape, [w.shape for w in sol.weights]
+        ((3, 2, 2), [(3, 2, 2), (3, 2, 2)])
+    """
 
     x: Float[Array, "*ts m n"]
     weights: tuple[Float[Array, "*ts h n"], Float[Array, "*ts m h"]]

@@ -13,7 +13,6 @@ import xarray
 import dlnjax as dln
 from dlnjax import _checks, plot
 from dlnjax._flows.problem import Options, prepare
-from dlnjax._results import NAMES
 
 EYE, TS = np.eye(3), [0.0, 1.0]
 FULL = np.ones((3, 3), bool)

@@ -31,7 +31,7 @@ def test_sharpness_at_a_balanced_minimum_is_that_of_the_metric(depth, key):
     assert_close(found, depth * sigma[0] ** (2 - 2 / depth), 100 * ALGEBRA)
 
 
-# The last has 81 weights, above the size of the basis.
+# The last has 68 weights, more than the basis has vectors.
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
 def test_sharpness_anywhere_is_the_largest_eigenvalue_of_the_hessian(widths, key):
     weights, energy = drawn(key, widths), lambda x: jnp.sum(jnp.sin(x)) + jnp.sum(x**2) ** 2 / 50
