@@ -224,7 +224,10 @@ def _check_rank(start: Any, d: int, kernel: Kernel, coordinates: str) -> None:
     if rank == 0 and not crosses:
         raise ValueError("x0 is the zero matrix, where the flow of depth > 1 rests for ever. Start nearby instead.")
     if crosses and coordinates == "svd":
-        raise ValueError(f'x0 has rank {rank} < {d}, and depth 1 leaves that rank: pass coordinates="matrix".')
+        raise ValueError(
+            f"x0 has rank {rank} < {d}, and one layer, or layers of this imbalance, leave that rank: pass "
+            'coordinates="matrix".'
+        )
     if not crosses and coordinates == "matrix":
         raise ValueError(_leaves(rank, d))
 
