@@ -97,7 +97,7 @@ WRONG = [
     (lambda: flow(x0=dln.SVD(jnp.eye(3), jnp.ones(2), jnp.eye(3)))(), ValueError, ["x0", "shapes"]),
     (flow(x0=dln.SVD(jnp.eye(3), jnp.ones(3) * NAN, jnp.eye(3))), ValueError, ["x0", "finite"]),
     (flow(x0=np.zeros((3, 3))), ValueError, ["x0", "zero matrix"]),
-    (flow(x0=SINGULAR, depth=1), ValueError, ["rank 2", "depth 1", 'coordinates="matrix"']),
+    (flow(x0=SINGULAR, depth=1), ValueError, ["rank 2", "one layer", 'coordinates="matrix"']),
     (flow(x0=SINGULAR, coordinates="matrix"), ValueError, ["rank 2", 'coordinates="svd"']),
     (flow(x0=[[1.0, 0.0], [0.0, 1.0, 0.0]]), TypeError, ["x0", "numbers", "rows of one length"]),
     # any shape and rank
