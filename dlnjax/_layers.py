@@ -69,7 +69,7 @@ def _newton(b: Float[Array, "*s"], root: Float[Array, "N *#s"], sigma: Float[Arr
     target, power = jnp.frexp(jnp.where(sigma > 0, sigma, 1.0))
     whole = (jnp.sum(exponent, axis=0) - power).astype(b.dtype)
     excess = jnp.sum(jnp.log(mantissa), axis=0) - jnp.log(target) + whole * jnp.log(jnp.asarray(2.0, b.dtype))
-    # Where b is below the floats, it stays 0.
+    # Where b has underflowed to 0 the slope is 0, and the step leaves b at 0.
     slope = jnp.sum((b / jnp.where(s > 0, s, 1.0)) ** 2, axis=0)
     return b * jnp.exp(jnp.where(slope > 0, -excess / jnp.where(slope > 0, slope, 1.0), 0.0))
 

@@ -98,9 +98,9 @@ class Connection(eqx.Module):
 class Ends(eqx.Module):
     """Both ends, decomposed, and what is known of them before the search.
 
-    Ends that no path joins are replaced by the identity, so that the search ends at once. `finite` says that all
-    entries are finite, `apart` that the determinants have no common sign, and `same` that there is nothing to search
-    for.
+    Ends that no path joins are replaced by the identity, so that the search ends at once. `finite`: all entries are
+    finite. `apart`: the entries are finite, and the determinants have opposite signs, or one is 0 to rounding. `same`:
+    A equals B, or no path joins them, so that there is nothing to search for.
     """
 
     first: SVD

@@ -149,7 +149,10 @@ def _condition(a: SVD, b: SVD) -> Scalar:
 
 
 def shoot(a: SVD, b: SVD, guess: Minimum, power: Scalar, kernel: Kernel, rtol: Scalar) -> Shot:
-    """The geodesic from A to B, by a continuation that begins at the path `guess` between A and B to the `power`."""
+    """The geodesic from A to B, by a continuation.
+
+    It begins with the momentum `guess` of the discrete path between A and B with their singular values to the `power`.
+    """
     first, last = flattened(a, power), flattened(b, power)
     left, right = _orthonormal(first, kernel), _orthonormal(last, kernel)
     zero, d = jnp.zeros((), a.sigma.dtype), a.sigma.shape[0]

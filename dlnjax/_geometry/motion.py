@@ -35,9 +35,10 @@ def in_x(sigma: Float[Array, " d"], left: Matrix, right: Matrix) -> Matrix:
 def bent(
     three: Float[Array, "d d d d"], mixed: Float[Array, "d d d d"], p: Matrix, q: Matrix, left: Matrix, right: Matrix
 ) -> Matrix:
-    """The motion of the gradient of the form in X X^T, when X X^T moves by `left` and X^T X by `right`.
+    """How the first of the two `densities` moves at fixed p and q, when X X^T moves by `left` and X^T X by `right`.
 
-    The motion of the gradient in X^T X is the same with p and q transposed, and left and right exchanged.
+    The first density is the gradient with respect to X X^T. For the second, that with respect to X^T X, transpose p
+    and q and exchange `left` and `right`.
     """
     along = jnp.einsum("ikmj,ij,mj->ikm", three, p, q)
     across = jnp.einsum("ikjm,ij,km->ikjm", mixed, p, q)

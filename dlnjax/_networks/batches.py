@@ -17,9 +17,10 @@ Batches: TypeAlias = Callable[[Int[Array, ""]], PyTree] | Iterator[PyTree]
 
 
 class Loss(eqx.Module):
-    """The energies of all steps: `at(given)` is the one of a step, as a function of X.
+    """The energies of all steps: `at(given)` is the energy of one step, as a function of X.
 
-    `given` is the number of the step; where batches come from an iterator, the batch.
+    `given` is the number of the step, or the batch itself if batches come from an iterator. Without batches it is not
+    used.
     """
 
     arrays: PyTree

@@ -20,7 +20,7 @@ Sizes: TypeAlias = Float[Array, " N"] | tuple[Scalar, ...]
 
 
 def as_weights(weights: Any) -> Weights:
-    """A stack of at least one factor, all square and of one size; or of a sequence, a tuple of factors that chain."""
+    """The factors, checked. A list or tuple of matrices that chain becomes a tuple; a stack must be square, `N d d`."""
     if isinstance(weights, (list, tuple)):
         return _as_chain(weights)
     weights = as_float("weights", weights)

@@ -280,8 +280,8 @@ def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = Non
 
         dW_p/dt = -(G_p W_p - W_p G_{p-1}),    G_0 = G_N = 0,    G_p as in `balancedness`:
 
-    X stays in place, and sum |W_p|^2 falls to its minimum, N sum sigma^(2/N) (Remark 2.1.4). The flow starts where
-    scalars have brought all factors to one Frobenius norm, since from norms far apart it is stiff.
+    X stays in place, and sum |W_p|^2 falls to its minimum, N sum sigma^(2/N) (Remark 2.1.4). Before the flow starts,
+    each factor is multiplied by a number so that all have one Frobenius norm: from norms far apart the flow is stiff.
     Source: K. Lindsey and G. Menon, the flow of theirs whose limit is the balanced point of the fibre.
 
     A layer that is wider than the rank of X has parts that X does not see. The flow takes these parts to 0 at a rate
@@ -294,8 +294,9 @@ def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = Non
 
     **Returns:** the factors, in the form in which they were given.
 
-    **Raises:** `ValueError` or `TypeError` for what is no stack of real, finite square matrices and no sequence of such
-    that chain, or a product of lower rank, from where the flow need not arrive; an error if `max_steps` are not enough.
+    **Raises:** `ValueError` or `TypeError` if `weights` is neither a stack of real, finite square matrices nor a
+    sequence of real, finite matrices that chain, or if the product has lower rank, from where the flow need not arrive;
+    an error if `max_steps` are not enough.
 
     **Example:**
 

@@ -89,7 +89,7 @@ class _Krylov(NamedTuple):
 
     basis: Float[Array, "k+1 n"]
     projected: Float[Array, "k k"]
-    # How many vectors there were at the last restart.
+    # How many eigenvectors the last restart kept, 0 before the first. The basis is filled from the vector after these.
     kept: Int[Array, ""]
     vector: Float[Array, " n"]
     # The norm of the error of the equation that the eigenvector solves.

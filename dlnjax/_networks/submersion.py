@@ -142,7 +142,8 @@ def _at_size_one(
         return share(jax.vjp(chain_product, unit)[1](z)[0])
 
     def normal_part(z: Matrix) -> Matrix:
-        # On these motions d phi d phi^T is 0. With the identity in its place one solve serves matrices of any rank.
+        # The part of z that is normal to the matrices of the rank of X. d phi d phi^T maps this part to 0. With the
+        # identity added on it the operator has an inverse, so that one solve serves matrices of any rank.
         return jnp.zeros_like(z) if frames is None else _normal_part(frames, z)
 
     def lift(z: Matrix) -> Weights:
