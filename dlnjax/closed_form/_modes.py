@@ -65,8 +65,8 @@ def _at_least_zero(name: str, x: Any) -> Array:
 def _mode(
     sigma0: Float[Array, "*s"], target: Float[Array, "*s"], inverse_depth: Float[Array, "*s"], t: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    # Let s be the target and p = 2 - 2/N. Where sigma rises to s, let y = sigma/s and e = 1 - p. Where sigma falls to s,
-    # let y = s/sigma and e = p. In both cases y' = y^(1-e) (1 - y) in the time tau = t s^p, and y rises to 1.
+    # Let s be the target and p = 2 - 2/N. Where sigma rises to s, let y = sigma/s and e = 1 - p. Where sigma falls to
+    # s, let y = s/sigma and e = p. In both cases y' = y^(1-e) (1 - y) in the time tau = t s^p, and y rises to 1.
     p = 2 - 2 * inverse_depth
     below = sigma0 <= target
     size = jnp.where(below, target, sigma0)

@@ -1,6 +1,7 @@
 """Two layers on their way to a target: the Riccati equation of Fukumizu, solved in the singular vectors of the target.
 
-M is the target, and W_2^T W_2 - W_1 W_1^T = l I at the start. With Q = [W_1^T; W_2] and F = [[-l/2 I, M^T], [M, l/2 I]] the flow is Q' = F Q - Q Q^T Q / 2 in the thesis's time, and
+M is the target, and W_2^T W_2 - W_1 W_1^T = l I at the start. With Q = [W_1^T; W_2] and
+F = [[-l/2 I, M^T], [M, l/2 I]] the flow is Q' = F Q - Q Q^T Q / 2 in the thesis's time, and
 
     Q Q^T = e^{Ft} Q_0 [I + Q_0^T Phi Q_0]^{-1} Q_0^T e^{Ft},    Phi = int_0^t e^{2Fs} ds.
 
