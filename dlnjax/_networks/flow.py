@@ -303,8 +303,8 @@ def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = Non
         >>> balanced = dln.balance(weights)
         >>> balanced.round(6).tolist()
         [[[2.0, 0.0], [0.0, 2.0]], [[2.0, 0.0], [0.0, 2.0]]]
-        >>> [w.round(6).tolist() for w in dln.balance([jnp.ones((1, 1)), jnp.array([[16.0], [0.0]])])]
-        [[[4.0]], [[4.0], [0.0]]]
+        >>> dln.product(dln.balance([jnp.ones((1, 2)), 4 * jnp.ones((1, 1))])).round(6).tolist()
+        [[4.0, 4.0]]
     """
     weights = require_finite_weights(as_weights(weights))
     if len(weights) == 1:

@@ -71,9 +71,9 @@ def two_layer(w1: First, w2: Second, target: Matrix, ts: Numbers) -> TwoLayer:
         >>> target = jnp.diag(jnp.array([2.0, 1.0]))
         >>> w1, w2 = dln.balanced_factors(0.1 * jnp.eye(2), 2)
         >>> jnp.diagonal(dln.closed_form.two_layer(w1, w2, target, 1.5).x).round(6).tolist()
-        [1.027773, 0.332423]
+        [1.027773, 0.332428]
         >>> [f"{dln.closed_form.mode(0.1, s, 2, 1.5):.6f}" for s in (2.0, 1.0)]
-        ['1.027773', '0.332423']
+        ['1.027773', '0.332428']
     """
     w1, w2, target = (require_finite(n, as_matrix(n, z)) for n, z in (("w1", w1), ("w2", w2), ("target", target)))
     if w2.shape[1] != w1.shape[0] or target.shape != (w2.shape[0], w1.shape[1]):
