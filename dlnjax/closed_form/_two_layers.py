@@ -22,9 +22,9 @@ from dlnjax._svd import plain_svd
 from dlnjax._tree import norm, own_arithmetic, positive
 from dlnjax._types import Matrix, Numbers, Scalar
 
-# How far W_2^T W_2 - W_1 W_1^T may be from a multiple of the identity, relative to the factors: more than rounding in
-# the product of a few matrices.
-_FITS = 1e-10
+# W_2^T W_2 - W_1 W_1^T is taken for a multiple of the identity if it is one to two thirds of the digits, relative to the
+# factors. What `balance` and long flows leave is well below.
+_FITTING_DIGITS = 2 / 3
 
 
 First: TypeAlias = Float[Array, "h n"]
@@ -91,7 +91,8 @@ def two_layer(w1: First, w2: Second, target: Matrix, ts: Numbers) -> TwoLayer:
         "w1 and w2 must have W_2^T W_2 - W_1 W_1^T = l I, a multiple of the identity: relative to their squares it is "
         f"off{shown}. For other starts use network_flow."
     )
-    return TwoLayer(*require((x, weights), ~(defect <= _FITS), message))
+    off = ~(defect <= float(jnp.finfo(dtype).eps) ** _FITTING_DIGITS)
+    return TwoLayer(*require((x, weights), off, message))
 
 
 @compiled

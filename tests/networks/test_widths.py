@@ -277,6 +277,27 @@ def test_lifts_through_a_bottleneck_have_derivatives(key):
     assert_close(found, (ahead - behind) / (2 * h), FINITE_DIFFERENCE)
 
 
+def test_lifts_where_the_kernel_of_the_map_has_entries_of_exactly_zero():
+    # Through a layer of width 1, d phi d phi^T has a row of zeros here, and no inverse.
+    weights = dln.balanced_factors(dln.SVD(jnp.eye(2)[:, :1], jnp.array([4.0]), jnp.eye(2)[:, :1]), 2)
+    for p, lift in enumerate(dln.horizontal_lift(weights, jnp.array([[1.0, 2.0], [3.0, 0.0]]))):
+        assert_close(lift, [[[0.25, 1.0]], [[0.25], [1.5]]][p], ALGEBRA)
+
+
+def test_lifts_of_factors_of_any_size(key):
+    weights, motion = drawn(key, (2, 4, 2, 3)), drawn(jax.random.fold_in(key, 1), (2, 4, 2, 3))
+    scaled = lambda powers: tuple(w * 2.0**k for w, k in zip(weights, powers, strict=True))
+    expected = dln.horizontal_projection(weights, motion)
+    for w, same in zip(expected, dln.horizontal_projection(scaled((-300,) * 3), motion), strict=True):
+        assert_close(same, w, 1e3 * ALGEBRA)
+    far = scaled((-100, 50, 0))
+    once = dln.horizontal_projection(far, motion)
+    for w, again in zip(once, dln.horizontal_projection(far, once), strict=True):
+        assert_close(again, w, 1e3 * ALGEBRA)
+    with pytest.raises(ValueError, match="weights must not differ by more than 7e"):
+        dln.horizontal_projection(scaled((-800, 0, 0)), motion)
+
+
 def test_training_is_the_loop_of_optax(key):
     weights, energy, optimizer = drawn(key, WIDE, 0.5), energy_of(WIDE), optax.adam(0.01)
     out = dln.train(energy, list(weights), optimizer, [0, 4])
