@@ -39,10 +39,10 @@ def main():
     use_device("cpu")
     columns = ["d", "kernels", "bytes of a lane", "lanes that fill it", "launches, us", "bytes, us", "seeds a second"]
     notes = (
-        f"{CARD}: {BYTES_A_SECOND / 1e12:g} TB/s, {THREADS} threads, {LAUNCH * 1e6:g} us a launch. In each cell: a step "
-        "of Dopri5 / an evaluation of the stabilised method. The lanes fill the card with one thread for each entry of "
-        "a matrix, and the times are of that many. The seeds a second take the larger of the two times, and no idle "
-        "lanes. Where the launches are the larger, more lanes are free."
+        f"{CARD}: {BYTES_A_SECOND / 1e12:g} TB/s, {THREADS} threads, {LAUNCH * 1e6:g} us a launch. In each cell: a "
+        "step of Dopri5 / an evaluation of the stabilised method. The lanes fill the card with one thread for each "
+        "entry of a matrix, and the times are of that many. The seeds a second take the larger of the two times, and "
+        "no idle lanes. Where the launches are the larger, more lanes are free."
     )
     report = Report("gpu-budget", "A GPU on paper", columns, notes)
     for d in args.sizes:
@@ -88,7 +88,7 @@ def _compiled(d: int, number: int, lanes: int):
 
 
 def _kernels(text: str) -> int:
-    """The kernels of a program: those of its entry, with the loops and calls in it; of a condition, the first branch."""
+    """The kernels of a program: those of its entry, of its loops and calls, and of the first branch of a condition."""
     parts = COMPUTATION.split(text)
     bodies = dict(zip(parts[1::2], parts[2::2], strict=True))
     entry = re.search(r"^ENTRY %([\w.-]+)", text, re.MULTILINE)

@@ -98,8 +98,12 @@ def as_array(name: str, x: Any, hint: str = "") -> Array:
             raise
         if isinstance(error, OverflowError):
             hint = f"An entry is too large for an integer: write it as a floating-point number. {hint}"
+        elif len(getattr(x, "_fields", ())) == 3:
+            hint = "Of an SVD by NumPy make the one of this library, dlnjax.svd(matrix)."
         elif isinstance(x, (list, tuple)):
             hint = "Are all its entries numbers, and its rows of one length?"
+        elif hasattr(x, "matrix") and not hint:
+            hint = f"Pass its matrix, {name}.matrix."
         raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}. {hint}".rstrip()) from error
 
 
@@ -182,6 +186,8 @@ def as_square(name: str, x: Any, leading: bool = False) -> Array:
     if x.ndim < 2 or (x.ndim > 2 and not leading) or x.shape[-1] != x.shape[-2] or x.shape[-1] == 0:
         expected = "(..., d, d)" if leading else "(d, d)"
         hint = " For many starts at once use dlnjax.sweep or jax.vmap." if x.ndim == 3 and not leading else ""
+        if x.ndim >= 2 and x.shape[-1] != x.shape[-2]:
+            hint = " Geodesics and distances are those of square matrices; flows, networks and the metric take any."
         raise ValueError(f"{name} must be a square matrix of shape {expected}, got shape {x.shape}.{hint}")
     return x
 
@@ -341,6 +347,11 @@ def shape_of(name: str, f: Callable, argument: Any) -> Any:
         said = str(error).splitlines()[0].rstrip(".")
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name} must take one argument{shape} and return arrays: {said}.") from error
+
+
+def transposed(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """A hint for a matrix of shape `got`, which is not `expected`, if its transpose is."""
+    return " Is it transposed? Pass its .T." if got[-2:] == expected[-2:][::-1] else ""
 
 
 def check_energy(energy: Any, shape: tuple[int, ...], dtype: Any, hint: str = "Does it need a jnp.sum?") -> None:

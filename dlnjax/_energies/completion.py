@@ -8,7 +8,17 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax._checks import as_array, as_count, as_matrix, as_positive, broadcast, is_concrete, known, require
+from dlnjax._checks import (
+    as_array,
+    as_count,
+    as_matrix,
+    as_positive,
+    broadcast,
+    is_concrete,
+    known,
+    require,
+    transposed,
+)
 from dlnjax._energies.entries import SparseCompletion
 from dlnjax._svd import SVD
 from dlnjax._tree import norm
@@ -105,7 +115,10 @@ class MatrixCompletion(eqx.Module):
     def _residual(self, x: Any):
         x = as_array("X", x)
         if x.shape[-2:] != self.labels.shape[-2:]:
-            raise ValueError(f"X has shape {x.shape}, but the labels have shape {self.labels.shape}.")
+            raise ValueError(
+                f"X has shape {x.shape}, but the labels have shape {self.labels.shape}."
+                + transposed(x.shape, self.labels.shape)
+            )
         return jnp.where(self.mask, x - self.labels, 0.0)
 
     def __call__(self, x: Float[Array, "m n"]) -> Float[Array, "*seeds"]:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_array, as_finite, as_float, as_real, broadcast, is_concrete, known, require
+from dlnjax._checks import as_array, as_finite, as_float, as_real, broadcast, is_concrete, known, require, transposed
 from dlnjax._svd import SVD
 from dlnjax._types import Numbers
 
@@ -75,6 +75,7 @@ class LeastSquares(eqx.Module):
             raise ValueError(
                 f"X has shape {x.shape}, but this energy takes {shape[0]} x {shape[1]} matrices: "
                 f"its outputs have {shape[0]} rows and its inputs {shape[1]}, with one sample a column."
+                + transposed(x.shape, shape)
             )
         return x @ self.inputs - self.outputs
 
@@ -120,6 +121,10 @@ def _require_pairs(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> None:
     )
     if inputs[-2] == outputs[-2]:
         message += " If the samples are the rows, pass inputs.T and outputs.T."
+    elif inputs[-2] == outputs[-1]:
+        message += " If the samples are the rows of inputs, pass inputs.T."
+    elif inputs[-1] == outputs[-2]:
+        message += " If the samples are the rows of outputs, pass outputs.T."
     raise ValueError(message)
 
 

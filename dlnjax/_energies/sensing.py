@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_array, as_finite, as_float, as_matrix, broadcast
+from dlnjax._checks import as_array, as_finite, as_float, as_matrix, broadcast, transposed
 
 
 class MatrixSensing(eqx.Module):
@@ -47,7 +47,10 @@ class MatrixSensing(eqx.Module):
     def _residual(self, x: Any):
         x = as_array("X", x)
         if x.shape[-2:] != self.measurements.shape[-2:]:
-            raise ValueError(f"X has shape {x.shape}, but the measurements have shape {self.measurements.shape}.")
+            raise ValueError(
+                f"X has shape {x.shape}, but the measurements have shape {self.measurements.shape}."
+                + transposed(x.shape, self.measurements.shape)
+            )
         return jnp.einsum("...kij,...ij->...k", self.measurements, x) - self.values
 
     def __call__(self, x: Float[Array, "m n"]) -> Float[Array, "*seeds"]:

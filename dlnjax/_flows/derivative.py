@@ -44,7 +44,7 @@ def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[T
     singular = sigma[0, -1] <= rounding(sigma) * sigma[0, 0]
     message = (
         "the flow from a start of rank r < d has no derivative here: it is taken in X, which leaves that rank. "
-        "Start at full rank, nearby."
+        "Start at full rank, nearby, or from a thin dlnjax.SVD of the r values that are not 0."
     )
     states = require(states, singular & (known(problem.kernel.order) > 0), message)
     moving = _flow_in_x(problem, dproblem, states.t_end, options)

@@ -192,7 +192,8 @@ def as_start(x0: Any, many: bool, name: str = "x0") -> SVD | Array:
     if (u.shape, v.shape) != ((*lead, m, r), (*lead, n, r)) or (lead and not many) or r > min(m, n):
         raise ValueError(
             f"{name} must be an SVD of shapes u (m, r), sigma (r,), v (n, r) with r at most m and n, "
-            f"got {u.shape}, {sigma.shape}, {v.shape}."
+            f"got {u.shape}, {sigma.shape}, {v.shape}. NumPy's third factor is the transpose of v, and its factors are "
+            "too large unless full_matrices=False: dlnjax.svd(matrix) has these shapes."
         )
     dtype = np.result_type(u.dtype, v.dtype, sigma.dtype)
     u, v, sigma = u.astype(dtype), v.astype(dtype), require_normal(f"{name}.sigma", sigma.astype(dtype), axis=())
@@ -223,14 +224,17 @@ def _check_rank(start: Any, d: int, kernel: Kernel, coordinates: str) -> None:
     if rank == 0 and not crosses:
         raise ValueError("x0 is the zero matrix, where the flow of depth > 1 rests for ever. Start nearby instead.")
     if crosses and coordinates == "svd":
-        raise ValueError(f'x0 has rank {rank} < d = {d}, and depth 1 leaves that rank: pass coordinates="matrix".')
+        raise ValueError(
+            f"x0 has rank {rank} < {d}, and one layer, or layers of this imbalance, leave that rank: pass "
+            'coordinates="matrix".'
+        )
     if not crosses and coordinates == "matrix":
         raise ValueError(_leaves(rank, d))
 
 
 def _leaves(rank: int, d: int) -> str:
     return (
-        f"x0 has rank {rank} < d = {d}: the flow in X cannot tell zero from rounding and would leave the "
+        f"x0 has rank {rank} < {d}: the flow in X cannot tell zero from rounding and would leave the "
         f'rank-{rank} matrices. Pass coordinates="svd", which stays there, or a start of full rank.'
     )
 

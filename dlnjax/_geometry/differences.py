@@ -46,8 +46,8 @@ def _derivative(order: tuple[int, ...], kernel: Kernel, power: int | float) -> E
 
     def in_s(s: Float[Array, "*s"], t: Float[Array, "*s"]) -> Float[Array, "*s"]:
         # The slope of log lambda in log s needs no limit where s = t.
-        rate = kernel.log_slope(jnp.log(s) / 2, jnp.log(t) / 2)
-        return power_of_eigenvalue(s, t, kernel, power) * (power / 2) * rate / s
+        value, rate = kernel.log_eigenvalue_and_slope(jnp.log(s) / 2, jnp.log(t) / 2)
+        return jnp.exp(power * value) * (power / 2) * rate / s
 
     def in_t(s: Float[Array, "*s"], t: Float[Array, "*s"]) -> Float[Array, "*s"]:
         # The kernel is symmetric. Its slope in t is the slope in s with the arguments exchanged.

@@ -19,9 +19,9 @@ from dlnjax._geometry.kernel import Kernel, log_or_tiny, log_ratio
 from dlnjax._geometry.special import logarithmic_mean, regularised_inverse
 from dlnjax._types import Numbers, Scalar
 
-# The trapezoidal rule for integrals over [0, 1] after x = 1/(1 + e^(-t)). The integrand of `_length` has a singularity
-# at x = i k for each ratio k of two layers, however small. In t all of them are at least pi/2 away from the real line,
-# where the error of the rule with this step is e^(-2 pi (pi/2) / step) = 4e-12 of k.
+# Integrals over [0, 1] are computed by the trapezoidal rule in t after the substitution x = 1/(1 + e^(-t)). The
+# integrand of `_length` has singularities at x = i k, and k may be very small. In t their distance from the real line
+# is never below pi/2, so that the error of the rule is about k e^(-2 pi (pi/2) / step), which is 4e-12 k for this step.
 _STEP, _LAST = 3 / 8, 36.0
 _TIMES = np.arange(-_LAST, _LAST + _STEP, _STEP)
 _LOG_NODES = -np.log1p(np.exp(-_TIMES))
@@ -88,7 +88,7 @@ class Imbalanced(Kernel):
         self.imbalance = require(self.imbalance, ~finite.all(), message)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        # Its methods use one formula of lambda, which a subclass would have to replace in all of them.
+        # All methods of this class use one formula of lambda. A subclass would have to replace all of them.
         raise TypeError("Imbalanced is final: derive a kernel of your own from dlnjax.Kernel.")
 
     def __repr__(self) -> str:
@@ -108,7 +108,7 @@ class Imbalanced(Kernel):
 
     @property
     def order(self) -> Scalar | float:
-        """2 - 2/m, where m of the c_p are the smallest: prod_p w_p = sigma^2 makes a ~ sigma^(2/m) there."""
+        """2 - 2/m, where m of the c_p share the minimum: near zero a(sigma) is a multiple of sigma^(2/m)."""
         lib = np if _is_known(self.imbalance) else jnp
         c = lib.stack(_offsets([known(g) for g in self.imbalance]))
         return 2 - 2 / lib.sum(c == lib.min(c, 0), 0).astype(c.dtype)
@@ -118,11 +118,17 @@ class Imbalanced(Kernel):
         return jnp.stack(_offsets(list(self.imbalance)))
 
     def log_eigenvalue(self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]) -> Float[Array, "..."]:
-        """log lambda, of logarithms of the layers, so that no product of them leaves the range of the floats."""
+        """log lambda, from the logarithms of the layers, since their products may leave the range of the floats."""
         if self.depth == 2:
             return jnp.logaddexp(*(jnp.log(self._mean(jnp.exp(log))) for log in (log_s, log_t))) - math.log(2)
         s, t = log_layers(log_s, self._c), log_layers(log_t, self._c)
         return jax.nn.logsumexp(_sum_after(s) + _sum_before(t), axis=0) - math.log(self.depth)
+
+    def log_eigenvalue_and_slope(
+        self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """(log lambda, d log lambda / d log s), from one solution by Newton's method."""
+        return jax.jvp(lambda s: self.log_eigenvalue(s, log_t), (log_s,), (jnp.ones_like(log_s),))
 
     def _mean(self, sigma: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """f = sqrt(sigma^2 + g^2/4), the mean of w_1 and w_2 at two layers."""
@@ -130,34 +136,34 @@ class Imbalanced(Kernel):
         size = jax.lax.stop_gradient(jnp.maximum(sigma, jnp.abs(half)))
         size = jnp.where(size > 0, size, 1.0)
         square = (sigma / size) ** 2 + (half / size) ** 2
-        # The root has no derivative at 0, where both numbers are 0.
+        # Where sigma and g are both 0, the root has no derivative.
         return size * jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square)
 
     def eigenvalues(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
-        """lambda_kl as a product of two matrices, which takes no function of each pair."""
+        """lambda_kl. From three layers on it is a product of two matrices, with no exponential for each pair."""
         if self.depth == 2:
             f = self._mean(sigma)
             eigenvalues = (f[:, None] + f[None, :]) / 2
         else:
             log_w = log_layers(log_or_tiny(sigma), self._c)
             eigenvalues = jnp.exp(_sum_after(log_w)).T @ jnp.exp(_sum_before(log_w)) / self.depth
-            # lambda is symmetric, and the product is to rounding.
+            # The product is symmetric up to rounding. Flows need exact symmetry to keep their frames orthogonal.
             eigenvalues = (eigenvalues + eigenvalues.T) / 2
         return jnp.where(self.moves(sigma), eigenvalues, 0.0)
 
     def rotation_rates(self, sigma: Float[Array, " d"], gap: Scalar) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-        """The rates of `Kernel.rotation_rates`, from the product of two matrices in `eigenvalues`."""
+        """The rates of `Kernel.rotation_rates`, from `eigenvalues`, with no exponential for each pair."""
         _, u = log_ratio(sigma)
         inverse, total = regularised_inverse(u, gap), sigma[:, None] + sigma[None, :]
-        # The frame of a pair of zeros is arbitrary: it is not turned.
+        # The frame of a pair of zeros is arbitrary, and is not turned.
         turns = total > 0
         eigenvalues = jnp.where(turns, self.eigenvalues(sigma), 0.0)
-        # sigma_i - sigma_j is u times the logarithmic mean of the two, so that all that is singular is 1/u.
+        # sigma_i - sigma_j is u times the logarithmic mean. Of its inverse the factor 1/u alone is singular.
         mean = jnp.where(turns, logarithmic_mean(sigma, u, inverse), 1.0)
         return eigenvalues * inverse / mean, eigenvalues / jnp.where(turns, total, 1.0)
 
     def rate_at_zero(self, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """a'(s)/a(t) at s = 0, where a(s) is s^(2/m) over the m-th root of the product of the c_p that are not 0."""
+        """a'(s)/a(t) at s = 0. With m of the c_p at the minimum, a^m prod_{c_p > 0} c_p = s^2 near zero."""
         c = _above_least(self._c)
         product = jnp.exp(jnp.sum(jnp.where(c > 0, jnp.log(jnp.where(c > 0, c, 1.0)), 0.0)) / 2)
         a = jnp.exp(jnp.min(log_layers(jnp.log(t), self._c), 0))
@@ -168,13 +174,13 @@ class Imbalanced(Kernel):
         """(1/N) prod_{q<N} w_q and (1/N) prod_{q>1} w_q."""
         size, c = jnp.abs(sigma), _above_least(self._c)[:, None]
         log_w = log_layers(log_or_tiny(size), self._c)
-        # At sigma = 0 the layers are c_p, of which one at least is 0.
+        # At sigma = 0 the squared singular values of the layers are the c_p above their minimum.
         at_zero = jnp.where(c > 0, jnp.log(jnp.where(c > 0, c, 1.0)), -jnp.inf)
         log_w = jnp.where(size == 0, at_zero, log_w)
         return jnp.exp(jnp.sum(log_w[:-1], 0)) / self.depth, jnp.exp(jnp.sum(log_w[1:], 0)) / self.depth
 
     def straighten(self, sigma: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """sqrt(N) times the length of the curve (sqrt(w_1), ..., sqrt(w_N)) from 0 to sigma; odd in sigma.
+        """sqrt(N) times the length of the curve (sqrt(w_1), ..., sqrt(w_N)) from 0 to sigma. It is odd in sigma.
 
         At two layers the curve is a hyperbola, and its length an incomplete elliptic integral. At any number of layers
         it is computed by quadrature.
@@ -195,7 +201,7 @@ def _as_gap(g: Any) -> Array:
 
 
 def _is_known(gaps: tuple[Any, ...]) -> bool:
-    # While a tree is put together, its leaves may be other things than arrays.
+    # JAX also builds kernels with placeholders in place of arrays, while it works on trees.
     return all(isinstance(g, (jax.Array, np.ndarray)) and is_concrete(g) for g in gaps)
 
 
@@ -205,7 +211,7 @@ def _shown(gaps: tuple[Array, ...]) -> str:
 
 
 def _offsets(gaps: Sequence[Any]) -> list[Any]:
-    """c_1 = 0, c_2 = -g_1, c_3 = -g_1 - g_2, and so on: any common multiple of 1 may be added, as `a` takes it up."""
+    """c_1 = 0, c_2 = -g_1, c_3 = -g_1 - g_2, and so on. A constant added to all of them would only change a(sigma)."""
     c = [gaps[0] * 0]
     for g in gaps:
         c.append(c[-1] - g)
@@ -213,6 +219,7 @@ def _offsets(gaps: Sequence[Any]) -> list[Any]:
 
 
 def _above_least(c: Float[Array, " N"]) -> Float[Array, " N"]:
+    """The offsets with the constant for which the smallest is 0, so that a(sigma) >= 0."""
     return c - jnp.min(c)
 
 
@@ -231,8 +238,8 @@ def log_layers(log_sigma: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Ar
     """log w_p, of the squared singular values w_p = a + c_p of the layers with prod_p w_p = sigma^2."""
     above = _above_least(c)
     if len(c) == 2:
-        # w_1 and w_2 are f + g/2 and f - g/2. The smaller of them is sigma^2 over the larger: their difference would
-        # lose its digits.
+        # w_1 and w_2 are f + g/2 and f - g/2. The smaller is computed as sigma^2 over the larger, since the difference
+        # would lose its digits.
         half = jnp.abs(c[0] - c[1]) / 2
         large = jnp.where(half > 0, jnp.log(_hypot(jnp.exp(log_sigma), half) + half), log_sigma)
         small = 2 * log_sigma - large
@@ -246,14 +253,14 @@ def log_layers(log_sigma: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Ar
 def _log_root(log_sigma: Float[Array, "*s"], log_c: Float[Array, "N *#s"]) -> Float[Array, "*s"]:
     """log a, where a >= 0 solves prod_p (a + c_p) = sigma^2, by Newton's method in log a.
 
-    The sum of the logarithms of a + c_p is convex and increasing in log a. Newton's method from above the root
-    therefore goes down to it without overshooting. It starts where prod_p max(a, c_p) = sigma^2: there the sum is too
-    large by at most N log 2.
+    sum_p log(a + c_p) is convex and increasing in log a. From a start above the root, Newton's method therefore goes
+    down to the root and never passes it. It starts where prod_p max(a, c_p) = sigma^2. There the sum is too large by at
+    most N log 2.
     """
     layers = log_c.shape[0]
     ascending = jnp.sort(log_c, axis=0)
-    # With j layers below a, prod_p max(a, c_p) is a^j times the product of the larger c_p. The smallest of the
-    # solutions for j = 1, ..., N is the right one.
+    # If a is above j of the c_p, prod_p max(a, c_p) is a^j times the product of the other c_p. Each j gives a candidate
+    # for a, and the smallest candidate is the solution.
     numbers = jnp.arange(1, layers + 1, dtype=log_sigma.dtype).reshape(log_c.shape[:1] + (1,) * log_sigma.ndim)
     start = jnp.min((2 * log_sigma - _sum_after(ascending)) / numbers, axis=0)
 
@@ -270,9 +277,9 @@ def _log_root(log_sigma: Float[Array, "*s"], log_c: Float[Array, "N *#s"]) -> Fl
 
 @log_layers.defjvp
 def _log_layers_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]):
-    """By the implicit function: sum_p dw_p/w_p = 2 dlog sigma with dw_p = da + dc_p.
+    """By the implicit function theorem: sum_p dw_p/w_p = 2 dlog sigma with dw_p = da + dc_p.
 
-    All is taken relative to the layer m that is smallest, since 1/w_m may leave the range of the floats:
+    With m the smallest layer, the rule has no 1/w_m, which may leave the range of the floats:
 
         dlog w_p = (r_p / sum r) (2 dlog sigma - sum_q (dc_q - dc_m)/w_q) + (dc_p - dc_m)/w_p,    r_q = w_m/w_q.
     """
@@ -295,12 +302,13 @@ def _hypot(x: Float[Array, "*s"], y: Scalar) -> Float[Array, "*s"]:
 def _length(log_sigma: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Array, "*s"]:
     """The integral of lambda(s, s)^(-1/2) from 0 to sigma.
 
-    In b, the singular value of the smallest layer, it is that of sqrt(N sum_p b^2/(b^2 + c_p)) from 0 to b.
+    With b the singular value of the smallest layer, it is the integral of sqrt(N sum_p b^2/(b^2 + c_p)) from 0 to b.
     """
     return _length_to(jnp.min(log_layers(log_sigma, c), 0) / 2, _above_least(c))
 
 
 def _length_to(log_b: Float[Array, "*s"], above: Float[Array, " N"]) -> Float[Array, "*s"]:
+    """`_length` as a function of the singular value b of the smallest layer, by the trapezoidal rule above."""
     ones = (1,) * log_b.ndim
     log_nodes = jnp.asarray(_LOG_NODES, log_b.dtype).reshape(-1, *ones)
     weights = jnp.asarray(_WEIGHTS, log_b.dtype).reshape(-1, *ones)
@@ -310,7 +318,7 @@ def _length_to(log_b: Float[Array, "*s"], above: Float[Array, " N"]) -> Float[Ar
 def _length_per_b(log_b: Float[Array, "*s"], above: Float[Array, " N"]) -> Float[Array, "*s"]:
     """sqrt(N sum_p b^2/(b^2 + c_p)), the derivative of the length in b."""
     c = above.reshape(-1, *[1] * log_b.ndim)
-    # A logistic function of the logarithms, as neither square need be in the range of the floats.
+    # Each summand is a logistic function of logarithms, since b^2 and c_p may leave the range of the floats.
     share = jnp.where(c > 0, jax.nn.sigmoid(2 * log_b - jnp.log(jnp.where(c > 0, c, 1.0))), 1.0)
     return jnp.sqrt(len(above) * jnp.sum(share, 0))
 
@@ -319,15 +327,15 @@ def _length_per_b(log_b: Float[Array, "*s"], above: Float[Array, " N"]) -> Float
 def _log_at_length(log_y: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Array, "*s"]:
     """log sigma at which the length is y, by Newton's method in b.
 
-    The length is convex in b, as its derivative grows from sqrt(N m) to N with b, where m of the c_p are 0. So b is at
-    most y/sqrt(N m), and Newton's method goes down from there without overshooting.
+    With m of the c_p at 0, the derivative of the length in b grows from sqrt(N m) to N. The length is therefore convex
+    in b, and b is at most y/sqrt(N m). From there Newton's method goes down to the root and never passes it.
     """
     above = _above_least(c)
     start = log_y - jnp.log(len(c) * jnp.sum(above == 0)) / 2
 
     def newton(state: tuple[Array, Array]) -> tuple[Array, Array]:
         log_b, _ = state
-        # The step relative to b: (length - y)/(b dlength/db).
+        # The step of Newton's method in b, relative to b.
         step = (_length_to(log_b, above) - jnp.exp(log_y)) / (jnp.exp(log_b) * _length_per_b(log_b, above))
         return log_b + jnp.log1p(-step), step
 
@@ -340,7 +348,7 @@ def _log_at_length(log_y: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Ar
 
 @_log_at_length.defjvp
 def _log_at_length_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]):
-    """By the implicit function, from the derivatives of the length."""
+    """By the implicit function theorem, from the derivatives of the length."""
     (log_y, c), (dlog_y, dc) = primals, tangents
     log_sigma = _log_at_length(log_y, c)
     y, by_c = jax.jvp(lambda c: _length(log_sigma, c), (c,), (dc,))

@@ -57,8 +57,7 @@ class Kernel(eqx.Module):
         1.732051 = 1.732051
     """
 
-    # Whether one axis in front of a number of the kernel counts the seeds of a sweep. Arrays of other kernels may mean
-    # anything.
+    # Whether the kernel has numbers only, so that an axis of one counts the seeds of a sweep.
     per_seed: ClassVar[bool] = False
 
     @abc.abstractmethod
@@ -105,6 +104,12 @@ class Kernel(eqx.Module):
         """d log lambda / d log s, elementwise. The default uses forward-mode autodiff."""
         return jax.jvp(lambda s: self.log_eigenvalue(s, log_t), (log_s,), (jnp.ones_like(log_s),))[1]
 
+    def log_eigenvalue_and_slope(
+        self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """(`log_eigenvalue`, `log_slope`), for kernels where both have a part in common."""
+        return self.log_eigenvalue(log_s, log_t), self.log_slope(log_s, log_t)
+
     def speed(self, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
         """lambda(sigma, sigma), the diagonal of `eigenvalues`. It is even in sigma."""
         log, size = log_or_tiny(jnp.abs(sigma)), jnp.abs(sigma)
@@ -130,8 +135,8 @@ class Kernel(eqx.Module):
         return common, jnp.exp(log_eigenvalues - jnp.logaddexp(row, column))
 
     def moves(self, sigma: Float[Array, " d"]) -> Bool[Array, "d d"]:
-        """Where lambda_kl is not 0: between two values above 0; with one above 0 if the order is below 2; and always
-        at order 0. A NaN counts as a value above 0, so that it comes out as NaN.
+        """Where lambda_kl is not 0: between two values above 0, between 0 and a value above 0 if the order is below 2,
+        and between any two values at order 0. A NaN counts as a value above 0.
         """
         positive, order = ~(sigma <= 0), jnp.asarray(self.order)
         both, either = positive[:, None] & positive[None, :], positive[:, None] | positive[None, :]
@@ -353,7 +358,8 @@ def as_kernel(depth: Depth | Depths, dtype: Any, many: str = "jax.vmap") -> Kern
     kernel = depth if isinstance(depth, Kernel) else Balanced(as_depth(depth, many=many))
     shapes = [np.shape(numbers) for numbers in jax.tree.leaves(kernel)]
     if many and kernel.per_seed and any(shapes):
-        raise ValueError(f"depth must be one kernel, got numbers of shape {max(shapes)} in it. For many use {many}.")
+        hint = "One kernel with several numbers has a tuple of them: dlnjax.Imbalanced((0.5, 0.3))."
+        raise ValueError(f"depth must be one kernel, got numbers of shape {max(shapes)}. For many use {many}. {hint}")
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, kernel)
 
 
@@ -381,7 +387,7 @@ def _function(s: Float[Array, "d d"], f: Callable[[Array], Array]) -> Float[Arra
 def log_or_tiny(sigma: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """log sigma, and the logarithm of the smallest normal number in place of log 0.
 
-    A difference of two infinite logarithms would be NaN. Callers replace what is computed from this value.
+    The difference of two infinite logarithms would be NaN. Callers replace what is computed from this value.
     """
     return jnp.log(jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny))
 

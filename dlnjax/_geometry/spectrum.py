@@ -17,7 +17,7 @@ from dlnjax._types import Number, Scalar
 def effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     """Effective rank, Definition 4.2.1: exp(-sum s_i log s_i) with s = sigma / sum(sigma), (4.23).
 
-    1 at rank one, d at an isotropic matrix, blind to scale. A zero singular value counts as none.
+    It is 1 at rank one and d at an isotropic matrix, and does not depend on scale. A singular value of 0 adds nothing.
 
     **Arguments:** `sigma`, `d`, or with leading axes: singular values, not a matrix.
 
@@ -36,7 +36,7 @@ def effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 
 @jax.jit
 def effective_rank_or_nan(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
-    """The effective rank of many, NaN for those that are NaN or zero, whatever the others are."""
+    """The effective rank of each spectrum, without a check: it is NaN for a spectrum that has a NaN or is zero."""
     return _effective_rank(sigma)
 
 
@@ -51,7 +51,7 @@ def _effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 def _effective_rank_jvp(primals: tuple[Float[Array, "*n d"]], tangents: tuple[Float[Array, "*n d"]]):
     """The derivative in sigma_i is -(log s_i + H) exp(H) / sum(sigma), with H the entropy of the shares s, (4.23).
 
-    It is infinite where s_i = 0 < H. Autodiff of s log s would give NaN there.
+    The derivative is infinite where s_i = 0 < H. Autodiff of s log s would give NaN there.
     """
     (sigma,), (dsigma,) = primals, tangents
     unit, k = _unit(sigma)
@@ -64,17 +64,17 @@ def _effective_rank_jvp(primals: tuple[Float[Array, "*n d"]], tangents: tuple[Fl
 
 
 def _unit(sigma: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Float[Array, "*n"]]:
-    """(sigma / 2^k, k), with the largest between 1/2 and 1: sums of squares and reciprocals then stay in range."""
+    """(sigma / 2^k, k), where the largest value is between 1/2 and 1, so that squares and reciprocals stay in range."""
     k = jnp.vectorize(exponent, signature="(d)->()")(sigma)
     return jnp.vectorize(scaled, signature="(d),()->(d)")(sigma, -k), k
 
 
 def stable_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
-    """Stable rank, |X|_F^2 / |X|^2 = sum sigma_i^2 / max sigma_i^2: between 1 and d, blind to scale.
+    """Stable rank, |X|_F^2 / |X|^2 = sum sigma_i^2 / max sigma_i^2, between 1 and d at any scale.
 
-    At equal largest values its derivative is the mean of those on either side.
+    At equal largest values its derivative is the mean of the derivatives on either side.
 
-    Arguments, what is returned and raised, as for `effective_rank`. Source: Rudelson and Vershynin, J. ACM 54 (2007).
+    Arguments, value and errors are as for `effective_rank`. Source: Rudelson and Vershynin, J. ACM 54 (2007).
 
     **Example:**
 
@@ -105,7 +105,7 @@ def nuclear_norm(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 def schatten_norm(sigma: Float[Array, "*n d"], p: Number) -> Float[Array, "*n"]:
     """Schatten norm, (sum sigma_i^p)^(1/p), p > 0 (a norm for p >= 1); p = inf is the operator norm.
 
-    Its derivative at p = inf is shared by equal largest values, and at the zero matrix it is that at equal values.
+    Its derivative at p = inf is shared by equal largest values. At the zero matrix it is that at equal values.
 
     **Arguments:** `sigma`, `d`, or with leading axes; `p`.
 
@@ -125,13 +125,14 @@ def schatten_norm(sigma: Float[Array, "*n d"], p: Number) -> Float[Array, "*n"]:
 
 @jax.custom_jvp
 def _schatten(sigma: Float[Array, "*n d"], p: Scalar) -> Float[Array, "*n"]:
-    # The largest value is taken out, or its power would overflow for large p: at p = inf the root of the sum is then 1.
+    # The largest value is taken out of the sum, since its power would overflow for large p. At p = inf the root of what
+    # is left is 1.
     largest = jnp.max(sigma, axis=-1, keepdims=True)
     return largest[..., 0] * jnp.sum(_relative(sigma) ** p, axis=-1) ** (1 / p)
 
 
 def _relative(sigma: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """sigma over the largest; where all are 0 it is 1, as where all are equal."""
+    """sigma over the largest value. If all values are 0 they count as equal, and the ratios are 1."""
     largest = jnp.max(sigma, axis=-1, keepdims=True)
     return jnp.where(largest > 0, sigma / jnp.where(largest > 0, largest, 1.0), 1.0)
 
@@ -140,13 +141,13 @@ def _relative(sigma: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
 def _schatten_jvp(primals: tuple[Float[Array, "*n d"], Scalar], tangents: tuple[Float[Array, "*n d"], Scalar]):
     """The derivative in sigma_i is r_i^(p-1) (sum r^p)^(1/p-1), with r = sigma / max sigma.
 
-    In this form it has its limit at p = inf, and at zeros. Autodiff gives NaN there.
+    This form has a limit at p = inf and at zeros, where autodiff would give NaN.
     """
     (sigma, p), (dsigma, dp) = primals, tangents
     norm, r = _schatten(sigma, p), _relative(sigma)
     total = jnp.sum(r**p, axis=-1, keepdims=True)
     slope = r ** (p - 1) * total ** (1 / p - 1)
-    # The derivative of (1/p) log(sum r^p) in p, which vanishes at p = inf.
+    # `by_p` is the norm times the derivative of (1/p) log(sum r^p) in p, which vanishes at p = inf.
     finite = jnp.where(jnp.isinf(p), 1.0, p)
     log = jnp.sum(r**finite * jnp.log(jnp.where(r > 0, r, 1.0)), axis=-1) / jnp.sum(r**finite, axis=-1)
     by_p = norm * (log - jnp.log(total[..., 0]) / finite) / finite
@@ -159,11 +160,14 @@ def entropy(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Float[Array,
         S_N = 1/2 sum_{k<l} log lambda_kl,
         lambda_kl = (1/N) (sigma_k^2 - sigma_l^2) / (sigma_k^(2/N) - sigma_l^(2/N)).
 
-    The factor 1/N makes S_inf the limit of S_N; the thesis's S_N is this plus d(d-1)/4 log N.
+    The factor 1/N makes S_inf the limit of S_N. The S_N of the thesis is this number plus d(d-1)/4 log N.
 
-    Differentiable twice at repeated values; finite for ratios up to 1e150; -inf where the volume vanishes.
+    For an `Imbalanced` network it is the log volume of the same orbit, up to a constant. For m x n matrices whose d
+    singular values are those of hidden layers of width d, the orbit and the formula are the same.
 
-    **Arguments:** `sigma`, `d`, or with leading axes; `depth`, N in [1, inf], a number or a traced array.
+    Differentiable twice at repeated values, finite for ratios up to 1e150, and -inf where the volume vanishes.
+
+    **Arguments:** `sigma`, `d`, or with leading axes; `depth`, N in [1, inf], a number or a traced array, or a kernel.
 
     **Returns:** a number, for each of the leading axes.
 
@@ -185,7 +189,7 @@ def _entropy(kernel: Kernel, sigma: Float[Array, " d"]) -> Scalar:
 
 @_entropy.def_jvp
 def _entropy_jvp(primals: tuple[Kernel, Float[Array, " d"]], tangents: tuple[PyTree, Float[Array, " d"] | None]):
-    """Along sigma, by Lemma 4.3.3; the gradient is right also where a singular value is 0, where it may be infinite."""
+    """By Lemma 4.3.3, whose gradient is also right, and perhaps infinite, where a singular value is 0."""
     (kernel, sigma), (dkernel, dsigma) = primals, tangents
     tangent = jnp.zeros((), sigma.dtype)
     if dsigma is not None:
@@ -196,7 +200,7 @@ def _entropy_jvp(primals: tuple[Kernel, Float[Array, " d"]], tangents: tuple[PyT
 
 
 def _entropy_gradient(kernel: Kernel, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
-    """Lemma 4.3.3 at size one, so that no square leaves the range: the slopes of log lambda are of degree -1."""
+    """Lemma 4.3.3 at size one, so that no square leaves the range of the floats. The gradient is of degree -1."""
     k = jnp.zeros((), sigma.dtype) if kernel.degree is None else exponent(sigma)
     return scaled(kernel.entropy_gradient(scaled(sigma, -k)), -k)
 
@@ -207,7 +211,7 @@ def entropy_gradient(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Flo
         dS_N/dsigma_i = sum_{j != i} sigma_i/(sigma_i^2 - sigma_j^2)
                                      - sigma_i^(2/N-1) / (N (sigma_i^(2/N) - sigma_j^(2/N))),
 
-    each term at equal values being its limit (1 - 1/N)/(2 sigma_j), (4.57).
+    where each term at equal values is its limit (1 - 1/N)/(2 sigma_j), (4.57).
 
     **Arguments:** `sigma`, `d`, positive, or with leading axes; `depth`, N in [1, inf], a number or a traced array.
 
@@ -228,7 +232,7 @@ def entropy_gradient(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Flo
 
 
 def _over_seeds(f: Callable[[Kernel, Array], Array], sigma: Array, depth: Depth, returned: str) -> Array:
-    """f(kernel, sigma) for each of the leading axes, over which sigma and the numbers of `depth` are broadcast."""
+    """f(kernel, sigma) for each spectrum and each kernel: their leading axes are broadcast against each other."""
     kernel = as_kernel(depth, sigma.dtype, many="")
     arrays, rest = eqx.partition(kernel, eqx.is_inexact_array)
     leaves, tree = jax.tree.flatten(arrays)
@@ -236,6 +240,6 @@ def _over_seeds(f: Callable[[Kernel, Array], Array], sigma: Array, depth: Depth,
     def of_one(sigma: Float[Array, " d"], *leaves: Scalar) -> Array:
         return f(eqx.combine(jax.tree.unflatten(tree, leaves), rest), sigma)
 
-    # `jnp.vectorize` broadcasts arrays alone: the numbers of the kernel are passed to it one by one.
+    # `jnp.vectorize` broadcasts arrays only, so that the numbers of the kernel are passed one by one.
     signature = ",".join(["(d)"] + ["()"] * len(leaves)) + f"->{returned}"
     return jnp.vectorize(of_one, signature=signature)(sigma, *leaves)

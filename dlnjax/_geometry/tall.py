@@ -1,10 +1,10 @@
 """The operator and the quadratic form at a matrix that is not square, with first and second derivatives.
 
 A matrix with more columns than rows is transposed, which exchanges nu and mu. So let X have more rows than columns.
-Then A_X acts on the part of Z inside of the column space of X as in the square case, and multiplies column j of the
-rest of Z V by nu_j. The rest are eigenvectors of X X^T for the eigenvalue 0, where the theorem of Daleckii and Krein
-holds with nu in place of lambda. All these eigenvectors have the same divided differences. Therefore sums over them are
-products of matrices with the rows of X, and no basis of the rest is needed.
+Inside of the column space of X, A_X acts on Z as in the square case. Outside of it are the eigenvectors of X X^T for
+the eigenvalue 0. On them A_X multiplies column j of Z V by nu_j, and the theorem of Daleckii and Krein holds with nu in
+place of lambda. All these eigenvectors have the same divided differences. Sums over them are therefore products of
+matrices with the rows of X, and no basis of them is needed.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,11 @@ class Entries(eqx.Module):
 
 
 class Motion(eqx.Module):
-    """How X X^T moves (`left` inside of the column space, `beside` between it and the rest), and X^T X (`right`)."""
+    """A motion of X X^T and of X^T X, or a gradient in them.
+
+    **Attributes:** `left`, X X^T inside of the column space; `beside`, X X^T between the outside (rows) and the inside
+    (columns); `right`, X^T X.
+    """
 
     left: Float[Array, "r r"]
     right: Float[Array, "r r"]
@@ -68,8 +72,8 @@ class Weights(eqx.Module):
     """lambda^power and nu^power at X, and their divided differences in the squares s of the singular values.
 
     **Attributes:** `inside`, lambda^power; `outside`, nu^power; `first`, the differences of lambda^power. `across` at
-    [k, j] is the difference between s_k and 0 in the first argument, with s_j in the second. `rest` at [j, k] is that
-    of nu^power between s_j and s_k.
+    [k, j] is the difference between s_k, where the function is lambda^power, and 0, where it is nu^power, with s_j as
+    the second argument. `rest` at [j, k] is the difference of nu^power between s_j and s_k.
     """
 
     inside: Float[Array, "r r"]
@@ -90,12 +94,12 @@ class Weights(eqx.Module):
         return Entries(self.inside * z.inside, z.outside * self.outside[None, :])
 
     def turned(self, z: Entries, t: Motion) -> Entries:
-        """The motion of A_X^power(Z) at fixed Z: `motion.turned` and the terms of the rest."""
+        """The motion of A_X^power(Z) at fixed Z: `motion.turned`, and the terms of what is outside."""
         inside = motion.turned(self.first, z.inside, t.left, t.right) + self.across * (t.beside.T @ z.outside)
         return Entries(inside, t.beside @ (self.across * z.inside) + z.outside @ (self.rest * t.right))
 
     def densities(self, p: Entries, q: Entries) -> Motion:
-        """The gradients of the form in X X^T and X^T X: `motion.densities` and the terms of the rest."""
+        """The gradients of the form in X X^T and X^T X: `motion.densities`, and the terms of what is outside."""
         left, right = motion.densities(self.first, p.inside, q.inside)
         right = right + _symmetric(self.rest * (p.outside.T @ q.outside))
         beside = p.outside @ (self.across * q.inside).T + q.outside @ (self.across * p.inside).T
@@ -109,9 +113,10 @@ class Weights(eqx.Module):
 class SecondDifferences(eqx.Module):
     """Second divided differences of lambda^power and nu^power in the squares s of the singular values.
 
-    **Attributes:** `three` and `mixed`, those of `second_differences`. In the first argument `twice` at [i, k, j] is
-    over s_i, s_k and 0, and `once` at [i, j] over s_i, 0 and 0, both with s_j in the second. `mixed_across` at
-    [k, j, m] is between s_k and 0 in the first and between s_j and s_m in the second. `rest` is that of nu^power.
+    **Attributes:** `three` and `mixed`, the results of `second_differences`; `twice` at [i, k, j], over s_i, s_k and 0
+    in the first argument, and `once` at [i, j], over s_i, 0 and 0, both with s_j in the second argument;
+    `mixed_across` at [k, j, m], between s_k and 0 in the first argument and between s_j and s_m in the second; `rest`,
+    the second differences of nu^power.
     """
 
     three: Float[Array, "r r r r"]
@@ -127,18 +132,18 @@ class SecondDifferences(eqx.Module):
     ) -> "SecondDifferences":
         s = squares(sigma)
         i, k = np.indices((len(s), len(s)))
-        # As s descends, the first of two indices belongs to the larger value, by which the quotient is taken.
+        # The quotient is taken by the larger of two values, which has the smaller index, since s descends.
         larger, smaller = np.minimum(i, k), np.maximum(i, k)
         twice = (w.first - w.across[smaller]) / s[larger][:, :, None]
-        # The derivative at 0 in the first argument enters the second derivatives in two places and cancels. It need
-        # not exist, and is taken to be 0.
+        # The derivative in the first argument at 0 need not exist. It occurs in two terms of the second derivatives,
+        # which cancel, and is taken to be 0.
         once = w.across / s[:, None]
         mixed_across = (jnp.moveaxis(w.first, -1, 0) - w.rest[None]) / s[:, None, None]
         rest = second_of_one(leaving_power(kernel, power, side), s, w.rest)
         return cls(*second_differences(s, w.first, kernel, power), twice, once, mixed_across, rest)
 
     def bent(self, p: Entries, q: Entries, t: Motion) -> Motion:
-        """The motion of `Weights.densities` at fixed P and Q: `motion.bent` and the terms of the rest."""
+        """The motion of `Weights.densities` at fixed P and Q: `motion.bent`, and the terms of what is outside."""
         tp, tq, pq = t.beside.T @ p.outside, t.beside.T @ q.outside, p.outside.T @ q.outside
         left = motion.bent(self.three, self.mixed, p.inside, q.inside, t.left, t.right)
         left += _symmetric(jnp.einsum("ikj,ij,kj->ik", self.twice, p.inside, tq))
@@ -155,7 +160,7 @@ class SecondDifferences(eqx.Module):
         return Motion(left, right, beside / 2)
 
     def _across(self, z: Float[Array, "r r"], t: Motion) -> Float[Array, "r r"]:
-        """The motion of `Weights.across` times z, as far as X X^T and X^T X move inside of the column and row space."""
+        """The motion of `Weights.across` times z, from the motions `left` and `right` alone."""
         by_left = jnp.einsum("kmj,km,mj->kj", self.twice, t.left, z)
         return by_left + jnp.einsum("kjm,mj,km->kj", self.mixed_across, t.right, z)
 
@@ -170,9 +175,9 @@ def _in_x(sigma: Float[Array, " r"], by: Motion) -> Entries:
 
 
 def _upright(f: Callable[..., Any], x: Matrix, *matrices: Matrix | None) -> Any:
-    """f(side, X, ...) for X with more rows than columns, and for any other X its transpose of the transposes.
+    """f(side, X, ...) if X has more rows than columns; otherwise f of the transposes, transposed back.
 
-    `side` says which of (nu, mu) belongs to what is outside.
+    `side` is the index in (nu, mu) of the weights of what is outside.
     """
     if x.shape[0] > x.shape[1]:
         return f(0, x, *matrices)

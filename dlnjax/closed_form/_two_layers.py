@@ -34,14 +34,14 @@ Second: TypeAlias = Float[Array, "m h"]
 class TwoLayer(NamedTuple):
     """What `two_layer` returns, with the axes of `ts` in front.
 
-    **Attributes:** `x`, the product, `ts m n`; `weights`, (W_1, W_2), `ts h n` and `ts m h`.
+    **Attributes:** `x`, the product, `*ts m n`; `weights`, the pair W_1, W_2.
 
     **Example:**
 
-        >>> w1, w2 = dln.balanced_factors(jnp.ones((2, 3)), 2, widths=(1,))
-        >>> x, (w1, w2) = dln.closed_form.two_layer(w1, w2, 2 * jnp.ones((2, 3)), 0.5)
-        >>> x.shape, w1.shape, w2.shape
-        ((2, 3), (1, 3), (2, 1))
+        >>> w1, w2 = dln.balanced_factors(0.1 * jnp.eye(2), 2)
+        >>> sol = dln.closed_form.two_layer(w1, w2, jnp.eye(2), [0.0, 1.0, 2.0])
+        >>> sol.x.shape, [w.shape for w in sol.weights]
+        ((3, 2, 2), [(3, 2, 2), (3, 2, 2)])
     """
 
     x: Float[Array, "*ts m n"]

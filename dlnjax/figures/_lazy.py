@@ -1,5 +1,7 @@
 """Figure 5.5, beyond the thesis: from rich to lazy training by the imbalance of two layers alone."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +40,7 @@ def kernel_change(before, after, g):
     return size(left2 - left, right2 - right) / size(left, right)
 
 
-def exact(x0, teacher, g: float, t: float):
+def exact(x0: Any, teacher: Any, g: float, t: Any):
     """X(t) of two layers with W_1 W_1^T - W_2^T W_2 = g I under E = |X - M|^2 / 2: Fukumizu 1998, Braun et al. 2022."""
     from scipy.linalg import expm
 
@@ -87,7 +89,10 @@ def compute(key, seeds: int) -> xarray.Dataset:
     half = np.argmax(left_over < left_over[..., :1] / 2, axis=-1)
     at_half = np.take_along_axis(x[0], half[..., None, None, None], axis=-3)[..., 0, :, :]
     truth = np.array(
-        [[exact(x0[k], teacher[k], g, TIMES[half[i, k]]) for k in range(seeds)] for i, g in enumerate(IMBALANCES)]
+        [
+            [exact(x0[k], teacher[k], g, float(TIMES[half[i, k]])) for k in range(seeds)]
+            for i, g in enumerate(IMBALANCES)
+        ]
     )
     rank = lambda a: np.asarray(effective_rank(jnp.asarray(np.linalg.svd(a, compute_uv=False))))
     cells, task_cells = ("imbalance", "seed"), ("task", "imbalance", "seed")
@@ -139,8 +144,13 @@ def _dressed(figure: Drawing, axes, data: xarray.Dataset) -> Drawing:
         ax.set_xlabel("imbalance $g$")
     lazy = float(data["rank_when_lazy"].mean())
     axes[1, 1].axhline(lazy, color="0.5", lw=0.8, ls="--")
-    for height, label in ((lazy, "lazy limit"), (float(data["rank_of_teacher"].mean()), "teacher")):
-        axes[1, 1].annotate(label, (0, height), (0, 2), textcoords="offset points", color="0.4", fontsize=7)
+    teacher = float(data["rank_of_teacher"].mean())
+    for ax, height, label in (
+        (axes[1, 0], teacher, "teacher"),
+        (axes[1, 1], teacher, "teacher"),
+        (axes[1, 1], lazy, "lazy limit"),
+    ):
+        ax.annotate(label, (0, height), (0, 2), textcoords="offset points", color="0.4", fontsize=7)
     axes[0, 1].axhline(1.0, color="0.5", lw=0.8, ls="--")
     axes[0, 0].set_xscale("symlog", linthresh=IMBALANCES[1], linscale=0.5)
     axes[0, 0].set(yscale="log", title="all entries seen", xlim=(-0.0003, 2 * IMBALANCES[-1]))

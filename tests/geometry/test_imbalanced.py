@@ -124,6 +124,13 @@ def test_derivatives_in_the_imbalance_and_the_values_are_those_of_central_differ
         assert_close(slopes[0, :count], np.zeros(count), ALGEBRA)
 
 
+def test_derivative_between_two_zeros_is_that_from_above():
+    # Of the offsets 0, 0 and 4 two are smallest: a(s) = s/2, and lambda(s, t) = 4 (s/2 + t/2)/3 near zero.
+    found = jax.jacfwd(dln.metric_eigenvalues)(jnp.zeros(2), dln.Imbalanced((0.0, -4.0)))
+    assert_close(found[0, 0], [4 / 3, 0.0], ALGEBRA)
+    assert_close(found[0, 1], [2 / 3, 2 / 3], ALGEBRA)
+
+
 def test_coordinate_of_commuting_geodesics_at_two_layers_is_the_arc_of_a_hyperbola():
     sigma, g = np.array([1e-150, 1e-8, 0.5, 1.0, 3.0, 1e3, 1e8]), np.array([1e-4, 0.3, 5.0, 1e100])
     found = jax.vmap(lambda g: dln.Imbalanced(g).straighten(jnp.asarray(sigma)))(jnp.asarray(g))

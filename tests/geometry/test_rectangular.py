@@ -7,6 +7,9 @@ import pytest
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
+from dlnjax._geometry.kernel import as_kernel
+from dlnjax._geometry.operator import operator_at
+from dlnjax._svd import truncated
 
 # (m, n, depth or imbalance): hidden layers have the width min(m, n).
 CASES = [
@@ -43,9 +46,10 @@ def layers_of(sigma, kernel):
     return np.sqrt(layers)
 
 
-def factors_of(x, kernel, rng):
-    """W_1, ..., W_N of hidden widths r with W_p W_p^T - W_{p+1}^T W_{p+1} = g_p I and W_N ... W_1 = X."""
+def factors_of(x, kernel, rng, rank=None):
+    """W_1, ..., W_N of hidden widths r with W_p W_p^T - W_{p+1}^T W_{p+1} = g_p I and W_N ... W_1 = X, of that rank."""
     u, sigma, vt = np.linalg.svd(x, full_matrices=False)
+    u, sigma, vt = u[:, :rank], sigma[:rank], vt[:rank]
     s = layers_of(sigma, kernel)
     turns = [np.linalg.qr(rng.normal(size=(len(sigma), len(sigma))))[0] for _ in s[1:]]
     frames = [vt.T, *turns, u]
@@ -80,6 +84,15 @@ def test_operator_is_that_of_the_factors(m, n, kernel):
     expected = jnp.asarray(through_factors(weights, np.asarray(z)))
     assert_close(dln.metric_operator(x, z, kernel), expected, ALGEBRA)
     assert_close(dln.metric_operator_inverse(x, expected, kernel), z, ALGEBRA)
+
+
+@pytest.mark.parametrize("kernel", [3, dln.Imbalanced(-0.7), dln.Imbalanced((0.5, -0.2))], ids=str)
+def test_operator_at_a_thin_point_is_that_of_the_factors(kernel):
+    rng, x, z, _ = draw(5, 4)
+    point = truncated(dln.svd(x), 2)
+    weights = factors_of(np.asarray(point.matrix), kernel, rng, rank=2)
+    found = operator_at(point, z, as_kernel(kernel, float))
+    assert_close(found, through_factors(weights, np.asarray(z)), ALGEBRA)
 
 
 @pytest.mark.parametrize(("m", "n", "kernel"), CASES[4:6], ids=NAMES[4:6])

@@ -74,6 +74,12 @@ def with_nan(a):
     return np.where(np.eye(3), NAN, a)
 
 
+def thin(m, n, rank=2):
+    return dln.SVD(jnp.eye(m, rank), jnp.ones(rank), jnp.eye(n, rank))
+
+
+WIDE = dln.MatrixCompletion(np.ones((3, 5)), np.ones((3, 5), bool))
+
 WRONG = [
     # x0
     (flow(x0=np.ones((2, 3))), ValueError, ["energy", "(2, 3)", "(3, 3)"]),
@@ -91,9 +97,34 @@ WRONG = [
     (lambda: flow(x0=dln.SVD(jnp.eye(3), jnp.ones(2), jnp.eye(3)))(), ValueError, ["x0", "shapes"]),
     (flow(x0=dln.SVD(jnp.eye(3), jnp.ones(3) * NAN, jnp.eye(3))), ValueError, ["x0", "finite"]),
     (flow(x0=np.zeros((3, 3))), ValueError, ["x0", "zero matrix"]),
-    (flow(x0=SINGULAR, depth=1), ValueError, ["rank 2", "depth 1", 'coordinates="matrix"']),
+    (flow(x0=SINGULAR, depth=1), ValueError, ["rank 2", "one layer", 'coordinates="matrix"']),
     (flow(x0=SINGULAR, coordinates="matrix"), ValueError, ["rank 2", 'coordinates="svd"']),
     (flow(x0=[[1.0, 0.0], [0.0, 1.0, 0.0]]), TypeError, ["x0", "numbers", "rows of one length"]),
+    # any shape and rank
+    (flow(energy=WIDE, x0=np.ones((5, 3))), ValueError, ["X has shape (5, 3)", "(3, 5)", "transposed", ".T"]),
+    (flow(energy=fitted(np.ones((5, 9)), np.ones((3, 9)))(), x0=np.ones((5, 3))), ValueError, ["3 x 5", ".T"]),
+    (flow(energy=entries()(), x0=np.ones((3, 2))), ValueError, ["entries", "(2, 3)", "transposed"]),
+    (flow(energy=sensed(np.ones((4, 2, 3)), np.ones(4))(), x0=np.ones((3, 2))), ValueError, ["measure", "transposed"]),
+    (flow(energy=WIDE, x0=thin(5, 3)), ValueError, ["X has shape (5, 3)", "transposed"]),
+    (flow(energy=WIDE, x0=thin(3, 5, 4)), ValueError, ["x0", "r at most m and n", "(5, 4)"]),
+    (flow(energy=WIDE, x0=np.linalg.svd(np.ones((3, 5)))), TypeError, ["x0", "SVDResult", "dlnjax.svd(matrix)"]),
+    (lambda: flow(WIDE, dln.SVD(jnp.eye(3), jnp.ones(3), jnp.eye(5)))(), ValueError, ["x0", "NumPy", "too large"]),
+    (flow(energy=WIDE, x0=thin(3, 5), coordinates="matrix"), ValueError, ["rank 2 < 3", 'coordinates="svd"']),
+    (flow(energy=WIDE, x0=np.zeros((3, 5))), ValueError, ["x0", "zero matrix", "Start nearby"]),
+    (flow(energy=WIDE, x0=np.zeros((3, 5)), depth=1), ValueError, ["rank 0 < 3", 'coordinates="matrix"']),
+    (sweep(energy=WIDE, starts=thin(3, 5)), ValueError, ["starts", "SVD with the seeds in front", "gradient_flow"]),
+    (
+        lambda: dln.distance(np.ones((3, 5)), np.ones((3, 5)), 2.0),
+        ValueError,
+        ["a must be a square", "flows"],
+    ),
+    (lambda: dln.logarithm(np.ones((3, 5)), np.ones((3, 5)), 2.0), ValueError, ["a must be a square", "any"]),
+    (lambda: dln.exponential(np.ones((3, 5)), np.ones((3, 5)), 2.0, ts=TS), ValueError, ["x must be a square", "any"]),
+    (lambda: dln.closed_form.bures_wasserstein(np.ones((3, 5)), np.ones((3, 5))), ValueError, ["square", "any"]),
+    (lambda: dln.distance(dln.svd(EYE), EYE, 2.0), TypeError, ["a must be", "SVD", "a.matrix"]),
+    # imbalance
+    (flow(depth=dln.Imbalanced(jnp.array([0.5, 0.3]))), ValueError, ["one kernel", "(2,)", "tuple", "sweep"]),
+    (sweep(depth=dln.Imbalanced(jnp.array([0.5, 0.3]))), ValueError, ["depth", "1 starts", "(2,)"]),
     # depth
     (flow(depth={}), TypeError, ["depth", "number", "{}"]),
     (flow(depth=np.array("deep")), TypeError, ["depth", "[1, inf]"]),
@@ -166,7 +197,7 @@ WRONG = [
     (flow(energy=lambda x: float(jnp.sum(x))), TypeError, ["energy", "jax.numpy", "no float()"]),
     (flow(energy=lambda x: np.sum(np.asarray(x))), TypeError, ["energy", "jax.numpy", "no NumPy"]),
     (flow(energy=lambda x: jnp.sum(x) if x[0, 0] > 0 else 0.0), TypeError, ["energy", "jax.numpy", "no `if`"]),
-    (flow(energy=lambda x, y: jnp.sum(x)), TypeError, ["energy", "one argument", "'y'"]),
+    (flow(energy=lambda x, y: jnp.sum(x)), TypeError, ["energy", "a matrix of shape (3, 3)", "'y'"]),
     (flow(energy=dln.MatrixCompletion), TypeError, ["energy", "the class MatrixCompletion", "make one"]),
     (lambda: ENERGY("matrix"), TypeError, ["X", "numbers", "str"]),
     (lambda: ENERGY([[1.0]]), ValueError, ["(1, 1)", "(3, 3)"]),
@@ -226,6 +257,8 @@ WRONG = [
     (fitted(outputs=np.ones(5)), ValueError, ["outputs", "column", "(5,)", "outputs[None, :]"]),
     (fitted(np.ones((2, 0)), np.ones((3, 0))), ValueError, ["inputs", "at least one sample", "(2, 0)"]),
     (fitted(inputs=np.full((2, 5), NAN)), ValueError, ["inputs", "finite"]),
+    (fitted(np.ones((5, 2)), np.ones((3, 5))), ValueError, ["same samples", "rows of inputs", "inputs.T"]),
+    (fitted(np.ones((2, 5)), np.ones((5, 3))), ValueError, ["same samples", "rows of outputs", "outputs.T"]),
     (fitted(outputs=np.full((3, 5), np.inf)), ValueError, ["outputs", "finite"]),
     (fitted(inputs=np.ones((2, 5), int)), TypeError, ["inputs", "floating point"]),
     (fitted(weights=[1.0, 1.0, 1.0, 1.0, -1.0]), ValueError, ["weights", "at least 0"]),

@@ -43,9 +43,10 @@ class Seed(NamedTuple):
     """What became of one seed of a case."""
 
     energy: str
-    d: int
+    # In `shapes.py` the shape, and the depth with its imbalance, in words.
+    d: int | str
     rtol: float
-    depth: float
+    depth: float | str
     start: str
     number: int
     case: int
@@ -145,10 +146,10 @@ def design(sizes, seed: int) -> Iterator[tuple[str, int, float]]:
             yield energy, d, float(order[turn % len(order)])
 
 
-def summary(seeds: list[Seed]) -> tuple[str, bool]:
-    """(the table, whether all is well)."""
+def summary(seeds: list[Seed], **titles: str) -> tuple[str, bool]:
+    """(the table, whether all is well). `titles` are those of fields with another name than their own."""
     lines, good = [], True
-    factors = {"energy": "energy", "d": "d", "depth": "depth", "rtol": "rtol", "start": "start"}
+    factors = {field: titles.get(field, field) for field in ("energy", "d", "depth", "rtol", "start")}
     for field, title in factors.items():
         lines += [f"| {title} | cases | seeds | lost | mean error / rtol | worst error / rtol |"]
         lines += ["|---|---:|---:|---:|---:|---:|"]
