@@ -22,8 +22,8 @@ from dlnjax._svd import plain_svd
 from dlnjax._tree import norm, own_arithmetic, positive
 from dlnjax._types import Matrix, Numbers, Scalar
 
-# W_2^T W_2 - W_1 W_1^T is taken for a multiple of the identity if it is one to two thirds of the digits, relative to the
-# factors. What `balance` and long flows leave is well below.
+# W_2^T W_2 - W_1 W_1^T is taken for a multiple of the identity if it is one to two thirds of the digits, relative to
+# the factors. What `balance` and long flows leave is well below.
 _FITTING_DIGITS = 2 / 3
 
 

@@ -232,6 +232,14 @@ def test_balancing_keeps_the_product_and_ends_at_least_norm(widths, key):
         jax.block_until_ready(jax.jit(lambda w: dln.balance(w))(jax.tree.map(jnp.zeros_like, weights)))
 
 
+def test_what_is_single_stays_single(key):
+    short = lambda tree: jax.tree.map(lambda w: w.astype(jnp.float32), tree)
+    weights = drawn(key, (2, 4, 3))
+    for f in (dln.balance, dln.tangent_kernel, lambda w: dln.imbalanced_factors(dln.product(w), 0.5)):
+        for found, expected in zip(jax.tree.leaves(f(short(weights))), jax.tree.leaves(f(weights)), strict=True):
+            assert found.dtype == jnp.float32 and np.allclose(found, expected, atol=1e-4)
+
+
 def test_balancing_a_sequence_ends_where_the_flow_on_the_fibre_does(key):
     # The hidden widths are the rank, so that nothing is left out before. The norms are equal, as `balance` makes them.
     weights = [w / jnp.linalg.norm(w) for w in drawn(key, (3, 2, 2, 4))]
