@@ -304,13 +304,14 @@ def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = Non
         >>> balanced = dln.balance(weights)
         >>> balanced.round(6).tolist()
         [[[2.0, 0.0], [0.0, 2.0]], [[2.0, 0.0], [0.0, 2.0]]]
-        >>> [w.round(6).tolist() for w in dln.balance([jnp.ones((1, 1)), jnp.array([[16.0], [0.0]])])]
-        [[[4.0]], [[4.0], [0.0]]]
+        >>> dln.product(dln.balance([jnp.ones((1, 2)), 4 * jnp.ones((1, 1))])).round(6).tolist()
+        [[4.0, 4.0]]
     """
     weights = require_finite_weights(as_weights(weights))
     if len(weights) == 1:
         return weights
-    rtol = as_positive("rtol", (1e-12 if dtype_of(weights) == jnp.float64 else 1e-5) if rtol is None else rtol)
+    dtype = dtype_of(weights)
+    rtol = as_positive("rtol", (1e-12 if dtype == jnp.float64 else 1e-5) if rtol is None else rtol).astype(dtype)
     with own_arithmetic():
         frames, cores = cores_of(weights)
         out, arrived = _balance(frames, cores, rtol, as_count("max_steps", max_steps))
@@ -340,8 +341,9 @@ def _balance(
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(velocity),
         diffrax.Dopri8(),
-        t0=0.0,
-        t1=NEVER,
+        # In the precision of the factors, which a time in another would take over.
+        t0=jnp.zeros_like(rtol),
+        t1=jnp.full_like(rtol, NEVER),
         dt0=None,
         y0=each(jnp.divide, weights, unit),
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol),

@@ -1,11 +1,14 @@
 """The map phi from the factors to their product: its tangent kernel, lifts, and the two parts of a motion."""
 
+import functools
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -94,7 +97,7 @@ def horizontal_lift(weights: Weights | Sequence[ArrayLike], z: Matrix) -> Weight
     weights, z = as_finite_weights(as_weights(weights)), as_finite("z", as_matrix("z", z))
     if z.shape != matrix_shape(weights):
         raise ValueError(f"z must have the shape of the product, {matrix_shape(weights)}, got {z.shape}.")
-    frames, _ = cores_of(weights)
+    frames = _frames_of(weights)
     if frames is not None:
         beyond = _normal_part(tuple(map(known, frames)), known(z))
         message = (
@@ -104,6 +107,22 @@ def horizontal_lift(weights: Weights | Sequence[ArrayLike], z: Matrix) -> Weight
         z = require(z, abs(beyond).max() > _TANGENT * abs(known(z)).max(), message)
     with own_arithmetic():
         return _lift(weights, frames, z)
+
+
+def _frames_of(weights: Weights) -> tuple[Layer, ...] | None:
+    """The frames in which a chain reaches the matrices of the rank of its product; None for a stack."""
+    frames, _ = cores_of(weights)
+    if frames is None:
+        return None
+    # Motions that leave the space of X come from one factor alone. Beside far larger ones they vanish in d phi d phi^T.
+    widest = float(np.finfo(dtype_of(weights)).tiny) ** -0.5
+    sizes = [abs(known(w)).max() for w in weights]
+    far = functools.reduce(operator.or_, (a > widest * b for a, b in itertools.permutations(sizes, 2)), np.False_)
+    message = (
+        f"weights must not differ by more than {widest:.0e} in size from factor to factor, which is too much for the "
+        "floats. Multiply one by a power of two and divide another by it: their product stays the same."
+    )
+    return require(frames, far, message)
 
 
 @compiled
@@ -178,7 +197,7 @@ def horizontal_projection(weights: Weights | Sequence[ArrayLike], velocity: Any)
     """
     weights = as_finite_weights(as_weights(weights))
     velocity = _as_velocity(velocity, weights)
-    frames, _ = cores_of(weights)
+    frames = _frames_of(weights)
     with own_arithmetic():
         return _project(weights, frames, velocity)
 

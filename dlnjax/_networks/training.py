@@ -113,7 +113,8 @@ def train(
     - `optimizer`: any of optax's that works on a tree of parameters and their gradient. Its parameters are the tuple
       (W_1, ..., W_N), so that `lars` and `muon` treat each factor by itself. It is offered `value`, `grad`, `value_fn`,
       `grad_fn` and `obj_fn`, which `lbfgs`, line searches, `polyak_sgd`, `reduce_on_plateau`, `sam` and `sophia` ask
-      for. What is saved are the parameters that it updates; `schedule_free` means another average of them.
+      for. Weight decay is that of `adamw`, or `add_decayed_weights` in a chain. What is saved are the parameters that
+      it updates; `schedule_free` means another average of them.
     - `steps`: how many, or increasing numbers of steps after each of which the weights are saved.
     - `batches`: what `energy` takes beside X at each step. A callable of the number of the step, 0 at the first, is
       traced into the training: `lambda step: step` gives the energy the step itself, and for noise

@@ -23,9 +23,9 @@ from dlnjax._svd import plain_svd
 from dlnjax._tree import norm, own_arithmetic, positive
 from dlnjax._types import Matrix, Numbers, Scalar
 
-# How far W_2^T W_2 - W_1 W_1^T may be from a multiple of the identity, relative to the factors: more than rounding in
-# the product of a few matrices.
-_FITS = 1e-10
+# W_2^T W_2 - W_1 W_1^T is taken for a multiple of the identity if it is one to two thirds of the digits, relative to
+# the factors. What `balance` and long flows leave is well below.
+_FITTING_DIGITS = 2 / 3
 
 
 First: TypeAlias = Float[Array, "h n"]
@@ -72,9 +72,9 @@ def two_layer(w1: First, w2: Second, target: Matrix, ts: Numbers) -> TwoLayer:
         >>> target = jnp.diag(jnp.array([2.0, 1.0]))
         >>> w1, w2 = dln.balanced_factors(0.1 * jnp.eye(2), 2)
         >>> jnp.diagonal(dln.closed_form.two_layer(w1, w2, target, 1.5).x).round(6).tolist()
-        [1.027773, 0.332423]
+        [1.027773, 0.332428]
         >>> [f"{dln.closed_form.mode(0.1, s, 2, 1.5):.6f}" for s in (2.0, 1.0)]
-        ['1.027773', '0.332423']
+        ['1.027773', '0.332428']
     """
     w1, w2, target = (require_finite(n, as_matrix(n, z)) for n, z in (("w1", w1), ("w2", w2), ("target", target)))
     if w2.shape[1] != w1.shape[0] or target.shape != (w2.shape[0], w1.shape[1]):
@@ -92,7 +92,8 @@ def two_layer(w1: First, w2: Second, target: Matrix, ts: Numbers) -> TwoLayer:
         "w1 and w2 must have W_2^T W_2 - W_1 W_1^T = l I, a multiple of the identity: relative to their squares it is "
         f"off{shown}. For other starts use network_flow."
     )
-    return TwoLayer(*require((x, weights), ~(defect <= _FITS), message))
+    off = ~(defect <= float(jnp.finfo(dtype).eps) ** _FITTING_DIGITS)
+    return TwoLayer(*require((x, weights), off, message))
 
 
 @compiled

@@ -186,9 +186,10 @@ def test_two_layers_arrive_however_long_they_take(key):
 def test_two_layers_that_rest_or_see_nothing_of_the_target():
     zero, eye = jnp.zeros((2, 2)), jnp.eye(2)
     assert_close(two_layer(zero, zero, eye, [0.0, 1e9]).x, np.zeros((2, 2, 2)), 0.0)
-    # The second mode has no start, and never gets one.
-    one = jnp.diag(jnp.array([1e-3, 0.0]))
-    assert_close(two_layer(one, one, jnp.diag(jnp.array([1.0, 2.0])), 1e3).x, np.diag([1.0, 0.0]), ALGEBRA)
+    # The fastest mode has no start, and never gets one; the hidden layer mixes the others.
+    turn, some = dln.svd(jnp.array([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0], [2.0, 1.0, 1.0]])).u, jnp.array([0.0, 1.0, 1.0])
+    found = two_layer(1e-3 * turn * some, 1e-3 * some[:, None] * turn.T, jnp.diag(jnp.array([3.0, 2.0, 1.0])), 1e3)
+    assert_close(found.x, np.diag([0.0, 2.0, 1.0]), ALGEBRA)
     # Without a target it decays, as x' = -x^2.
     assert_close(two_layer(eye, eye, zero, 3.0).x, eye / 4, ALGEBRA)
     assert_close(two_layer(zero, 2.0 * eye, zero, 3.0).x, zero, ALGEBRA)
@@ -200,6 +201,8 @@ def test_two_layers_of_any_times_and_their_derivatives(key):
     target = jax.random.normal(key, (2, 3))
     ts = jnp.array([[0.0, 1.0], [2.0, 3.0]])
     many = two_layer(w1, w2, target, ts)
+    single = two_layer(*(a.astype(jnp.float32) for a in (w1, w2, target)), 1.0)
+    assert single.x.dtype == jnp.float32 and np.allclose(single.x, many.x[0, 1], atol=1e-5)
     assert many.x.shape == (2, 2, 2, 3) and many.weights[0].shape == (2, 2, 2, 3)
     assert_close(jax.vmap(lambda t: two_layer(w1, w2, target, t).x)(ts[1]), many.x[1], ALGEBRA)
     h = 1e-5

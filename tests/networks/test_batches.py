@@ -67,6 +67,20 @@ def test_the_optimiser_sees_the_loss_of_its_own_batch(weights):
     assert_close(out.x, x, ALGEBRA)
 
 
+@pytest.mark.long
+def test_a_line_search_evaluates_the_batch_of_its_step(weights):
+    optimizer = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(10))
+    out = dln.train(loss, weights, optimizer, 3, batches=at)
+    layers, state = weights, optimizer.init(weights)
+    for batch in stream(3):
+        energy = lambda w, batch=batch, **_: loss(dln.product(w), batch)
+        value, slope = jax.value_and_grad(energy)(layers)
+        updates, state = optimizer.update(slope, state, layers, value=value, grad=slope, value_fn=energy)
+        layers = optax.apply_updates(layers, updates)
+    # A comparison near a tie may be turned by rounding.
+    assert_close(out.x, dln.product(layers), 1e4 * ALGEBRA)
+
+
 def test_the_step_itself_and_a_key_for_noise_are_batches(weights, key):
     noisy = lambda x, k: jnp.sum((x + jax.random.normal(k, x.shape)) ** 2)
     out = dln.train(noisy, weights, optax.sgd(RATE), 2, batches=lambda step: jax.random.fold_in(key, step))

@@ -67,8 +67,10 @@ def test_many_networks_and_derivatives_of_the_sharpness(key):
 def test_sharpness_that_is_not_told_from_its_neighbours_is_still_right_to_the_gap():
     # Two eigenvalues that differ by 1e-12, among 100 others.
     values = jnp.concatenate([jnp.array([2.0, 2.0 - 1e-12]), jnp.linspace(-1, 1, 100)])
-    found = dln.sharpness([jnp.ones((102, 1))], lambda x: values @ x[:, 0] ** 2 / 2)
-    assert_close(found, 2.0, 1e-11)
+    of = lambda values: dln.sharpness([jnp.ones((values.size, 1))], lambda x: values @ x[:, 0] ** 2 / 2)
+    assert_close(of(values), 2.0, 1e-11)
+    # A gap of 1e-4 to the next of 400, for which the basis is filled several times.
+    assert_close(of(jnp.append(jnp.linspace(-1.0, 1.0, 400), 1.0001)), 1.0001, 100 * ALGEBRA)
 
 
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)

@@ -232,6 +232,14 @@ def test_balancing_keeps_the_product_and_ends_at_least_norm(widths, key):
         jax.block_until_ready(jax.jit(lambda w: dln.balance(w))(jax.tree.map(jnp.zeros_like, weights)))
 
 
+def test_what_is_single_stays_single(key):
+    short = lambda tree: jax.tree.map(lambda w: w.astype(jnp.float32), tree)
+    weights = drawn(key, (2, 4, 3))
+    for f in (dln.balance, dln.tangent_kernel, lambda w: dln.imbalanced_factors(dln.product(w), 0.5)):
+        for found, expected in zip(jax.tree.leaves(f(short(weights))), jax.tree.leaves(f(weights)), strict=True):
+            assert found.dtype == jnp.float32 and np.allclose(found, expected, atol=1e-4)
+
+
 def test_balancing_a_sequence_ends_where_the_flow_on_the_fibre_does(key):
     # The hidden widths are the rank, so that nothing is left out before. The norms are equal, as `balance` makes them.
     weights = [w / jnp.linalg.norm(w) for w in drawn(key, (3, 2, 2, 4))]
@@ -275,6 +283,27 @@ def test_lifts_through_a_bottleneck_have_derivatives(key):
     ahead, behind = (f(tuple(w + s * v for w, v in zip(weights, motion, strict=True))) for s in (h, -h))
     found = sum(jnp.sum(s * v) for s, v in zip(slope, motion, strict=True))
     assert_close(found, (ahead - behind) / (2 * h), FINITE_DIFFERENCE)
+
+
+def test_lifts_where_the_kernel_of_the_map_has_entries_of_exactly_zero():
+    # Through a layer of width 1, d phi d phi^T has a row of zeros here, and no inverse.
+    weights = dln.balanced_factors(dln.SVD(jnp.eye(2)[:, :1], jnp.array([4.0]), jnp.eye(2)[:, :1]), 2)
+    for p, lift in enumerate(dln.horizontal_lift(weights, jnp.array([[1.0, 2.0], [3.0, 0.0]]))):
+        assert_close(lift, [[[0.25, 1.0]], [[0.25], [1.5]]][p], ALGEBRA)
+
+
+def test_lifts_of_factors_of_any_size(key):
+    weights, motion = drawn(key, (2, 4, 2, 3)), drawn(jax.random.fold_in(key, 1), (2, 4, 2, 3))
+    scaled = lambda powers: tuple(w * 2.0**k for w, k in zip(weights, powers, strict=True))
+    expected = dln.horizontal_projection(weights, motion)
+    for w, same in zip(expected, dln.horizontal_projection(scaled((-300,) * 3), motion), strict=True):
+        assert_close(same, w, 1e3 * ALGEBRA)
+    far = scaled((-100, 50, 0))
+    once = dln.horizontal_projection(far, motion)
+    for w, again in zip(once, dln.horizontal_projection(far, once), strict=True):
+        assert_close(again, w, 1e3 * ALGEBRA)
+    with pytest.raises(ValueError, match="weights must not differ by more than 7e"):
+        dln.horizontal_projection(scaled((-800, 0, 0)), motion)
 
 
 def test_training_is_the_loop_of_optax(key):

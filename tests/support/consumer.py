@@ -53,6 +53,10 @@ def geometry(a: Array, b: Array) -> float:
 def network(x: Array) -> dln.Training:
     weights = dln.balanced_factors(x, 3)
     assert_type(dln.network_flow(dln.Schatten(2.0), weights, ts=[0.0, 1.0]).x, Array)
+    chain = (jnp.ones((2, 3)), jnp.ones((4, 2)))
+    assert_type(dln.product(chain), Array)
+    assert_type(dln.sharpness(dln.imbalanced_factors(x, 1.0), dln.Schatten(2.0)), Array)
+    dln.train(lambda x, y: jnp.sum((x - y) ** 2), chain, optax.sgd(1e-2), 10, batches=lambda step: step, stop=1e-3)
     return dln.train(dln.Schatten(2.0), weights, optax.sgd(1e-2), [0, 10])
 
 
