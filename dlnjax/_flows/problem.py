@@ -30,7 +30,7 @@ from dlnjax._checks import (
 from dlnjax._geometry.kernel import as_kernel, Kernel
 from dlnjax._protocol import at_start
 from dlnjax._scale import ATOL_SHARE
-from dlnjax._svd import SVD, svd
+from dlnjax._svd import SVD
 from dlnjax._traced import Traced, traced_energy
 from dlnjax._types import Number
 
@@ -172,13 +172,12 @@ def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: b
 
 
 def shape_of_point(start: Any, many: bool = False) -> SVD:
-    """The shapes and dtype of the `SVD` of one start. With `many`, the first axis of `start` is that of the seeds."""
-
-    def one(start: Any) -> SVD:
-        start = jax.tree.map(lambda x: x[0], start) if many else start
-        return start if isinstance(start, SVD) else svd(start)
-
-    return jax.eval_shape(one, start)
+    """The shapes and the type of the `SVD` of one start. With `many`, the starts have the axis of seeds in front."""
+    if isinstance(start, SVD):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[many:], x.dtype), start)
+    m, n = start.shape[many:]
+    zeros = lambda *shape: jnp.zeros(shape, start.dtype)
+    return jax.eval_shape(lambda: SVD(zeros(m, min(m, n)), zeros(min(m, n)), zeros(n, min(m, n))))
 
 
 def as_start(x0: Any, many: bool, name: str = "x0") -> SVD | Array:
