@@ -132,6 +132,7 @@ def test_one_layer_of_full_rank_is_the_euclidean_flow():
         assert_close(sol.x, exact, INTEGRATION)
 
 
+@pytest.mark.long
 def test_start_of_rank_r_is_the_limit_of_full_rank():
     energy, _ = fit(6, 4)
     u, sigma, v = point(6, 4, 4)
@@ -144,6 +145,7 @@ def test_start_of_rank_r_is_the_limit_of_full_rank():
     assert float(jnp.max(jnp.abs(near.x - thin.x))) < 10 * 1e-12 ** (2 / 3)
 
 
+@pytest.mark.long
 def test_rest_is_where_no_direction_of_that_rank_goes_down():
     energy, gradient = fit(6, 4)
     sol = dln.gradient_flow(energy, as_svd(*point(6, 4, 2)), depth=3, ts=[0.0, 1e4], stop=dln.Steady(1e-8))
@@ -167,6 +169,7 @@ def test_unit_of_a_thin_matrix_does_not_matter(power):
     assert_close(flow(unit).x / unit, flow(1.0).x, INTEGRATION)
 
 
+@pytest.mark.long
 def test_batch_of_thin_starts_is_the_loop():
     energy, _ = fit(6, 4)
     starts = [as_svd(*point(6, 4, 2, seed)) for seed in range(2)]
