@@ -13,7 +13,7 @@ from dlnjax._checks import as_array, check_energy, shape_of
 from dlnjax._traced import Traced, traced_energy
 from dlnjax._types import Matrix, Scalar
 
-Batches: TypeAlias = Callable[[Int[Array, ""]], PyTree] | Iterator[PyTree]
+Batches: TypeAlias = Callable[[Int[Array, ""]], Any] | Iterator[Any]
 
 
 class Loss(eqx.Module):
