@@ -147,18 +147,20 @@ def svd(x: Float[Array, "*seeds m n"]) -> SVD:
     return SVD(*_decompose(as_matrix("x", x, leading=True)))
 
 
-def as_point(name: str, point: SVD) -> SVD:
-    """`point`, if it is one finite matrix with orthonormal frames, with all three arrays in one precision."""
-    u, v, sigma = (
-        as_matrix(f"{name}.u", point.u),
-        as_matrix(f"{name}.v", point.v),
-        as_float(f"{name}.sigma", point.sigma),
-    )
-    m, n, r = u.shape[-2], v.shape[-2], sigma.shape[-1] if sigma.ndim else 0
-    if (u.shape, sigma.shape, v.shape) != ((m, r), (r,), (n, r)) or r > min(m, n):
+def as_point(name: str, point: SVD, leading: bool = False) -> SVD:
+    """`point`, if it is one finite matrix with orthonormal frames, or with `leading` a stack of such matrices.
+
+    Its three arrays come out in one precision.
+    """
+    u, v = as_matrix(f"{name}.u", point.u, leading), as_matrix(f"{name}.v", point.v, leading)
+    sigma = as_float(f"{name}.sigma", point.sigma)
+    lead, (m, n, r) = sigma.shape[:-1], (u.shape[-2], v.shape[-2], sigma.shape[-1] if sigma.ndim else 0)
+    shapes = (*lead, m, r), (*lead, r), (*lead, n, r)
+    if (u.shape, sigma.shape, v.shape) != shapes or (lead and not leading) or r > min(m, n):
         raise ValueError(
             f"{name} must be an SVD of shapes u (m, r), sigma (r,), v (n, r) with r at most m and n, "
-            f"got {u.shape}, {sigma.shape}, {v.shape}."
+            f"got {u.shape}, {sigma.shape}, {v.shape}. NumPy's third factor is the transpose of v, and its factors are "
+            "too large unless full_matrices=False: dlnjax.svd(matrix) has these shapes."
         )
     dtype = np.result_type(u.dtype, v.dtype, sigma.dtype)
     u, v, sigma = u.astype(dtype), v.astype(dtype), require_normal(f"{name}.sigma", sigma.astype(dtype), axis=())

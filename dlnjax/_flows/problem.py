@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Int
 from dlnjax._checks import (
     as_array,
     as_count,
-    as_float,
     as_matrix,
     as_positive,
     as_real,
@@ -22,15 +21,13 @@ from dlnjax._checks import (
     check_energy,
     is_concrete,
     known,
-    require,
     require_finite,
-    require_normal,
     shape_of,
 )
 from dlnjax._geometry.kernel import as_kernel, Kernel
 from dlnjax._protocol import at_start
 from dlnjax._scale import ATOL_SHARE
-from dlnjax._svd import SVD
+from dlnjax._svd import as_point, SVD
 from dlnjax._traced import Traced, traced_energy
 from dlnjax._types import Number
 
@@ -182,29 +179,10 @@ def shape_of_point(start: Any, many: bool = False) -> SVD:
 
 def as_start(x0: Any, many: bool, name: str = "x0") -> SVD | Array:
     """A start as a matrix or an `SVD`, or with `many` a stack of them, of which a matrix may be NaN."""
-    if not isinstance(x0, SVD):
-        x0 = as_matrix(name, x0, leading=many)
-        return x0 if many else require_finite(name, x0)
-    u, v = as_matrix(f"{name}.u", x0.u, many), as_matrix(f"{name}.v", x0.v, many)
-    sigma = as_float(f"{name}.sigma", x0.sigma)
-    lead, (m, n, r) = sigma.shape[:-1], (u.shape[-2], v.shape[-2], sigma.shape[-1])
-    if (u.shape, v.shape) != ((*lead, m, r), (*lead, n, r)) or (lead and not many) or r > min(m, n):
-        raise ValueError(
-            f"{name} must be an SVD of shapes u (m, r), sigma (r,), v (n, r) with r at most m and n, "
-            f"got {u.shape}, {sigma.shape}, {v.shape}. NumPy's third factor is the transpose of v, and its factors are "
-            "too large unless full_matrices=False: dlnjax.svd(matrix) has these shapes."
-        )
-    dtype = np.result_type(u.dtype, v.dtype, sigma.dtype)
-    u, v, sigma = u.astype(dtype), v.astype(dtype), require_normal(f"{name}.sigma", sigma.astype(dtype), axis=())
-    finite = (abs(known(sigma)) < np.inf).all()
-    bad = ~(finite & _orthogonal(known(u)) & _orthogonal(known(v)))
-    message = f"{name} must be finite with orthonormal columns of u and v. Pass the matrix itself, or dlnjax.svd(x)."
-    return SVD(require(u, bad, message), sigma, v)
-
-
-def _orthogonal(u: Any) -> Any:
-    defect = abs(u.swapaxes(-1, -2) @ u - np.eye(u.shape[-1], dtype=u.dtype)).max()
-    return defect < 1e3 * np.finfo(u.dtype).eps ** 0.75
+    if isinstance(x0, SVD):
+        return as_point(name, x0, leading=many)
+    x0 = as_matrix(name, x0, leading=many)
+    return x0 if many else require_finite(name, x0)
 
 
 def _check_rank(start: Any, d: int, kernel: Kernel, coordinates: str) -> None:

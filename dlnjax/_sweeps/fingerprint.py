@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlnjax._flows.problem import Options, Problem
+from dlnjax._flows.problem import Options, Problem, shape_of_point
 from dlnjax._protocol import gradient, name_of
 from dlnjax._svd import SVD, svd
 from dlnjax._sweeps.seeds import Energies
 from dlnjax._sweeps.starts import Ensemble
+from dlnjax._types import Matrix
 
 
 def identity(problem: Problem, options: Options, energies: Energies, starts: Any) -> dict[str, Any]:
@@ -25,8 +26,8 @@ def identity(problem: Problem, options: Options, energies: Energies, starts: Any
     # An `Ensemble` is not drawn as a whole. Its first and its last start depend on the key and on `init`.
     drawn = [starts.take(np.array([0, n - 1]))] if isinstance(starts, Ensemble) else [starts]
     start = jax.tree.map(lambda x: jnp.asarray(x[0]), drawn[0])
-    point = start if isinstance(start, SVD) else svd(start)
-    x, size = point.matrix if isinstance(start, SVD) else start, (*point.matrix.shape, len(point.sigma))
+    x = start.matrix if isinstance(start, SVD) else start
+    size = (*x.shape, len(shape_of_point(start).sigma))
     arrays = [x for x in jax.tree.leaves((energies.own, energies.shared)) if eqx.is_array(x)]
     return {
         "n": n,
@@ -43,13 +44,14 @@ def identity(problem: Problem, options: Options, energies: Energies, starts: Any
         "max_steps": int(options.max_steps),
         "solver": repr(options.solver),
         "coordinates": options.coordinates,
-        "observe": _observed(options.observe, point),
+        "observe": _observed(options.observe, start),
     }
 
 
-def _observed(observe: Callable | None, point: SVD) -> list[float] | None:
+def _observed(observe: Callable | None, start: SVD | Matrix) -> list[float] | None:
     if observe is None:
         return None
+    point = start if isinstance(start, SVD) else svd(start)
     # Each entry has a weight of its own, so that the same entries in another order give another sum.
     leaves = [jnp.ravel(jnp.asarray(x, point.sigma.dtype)) for x in jax.tree.leaves(observe(point))]
     return [float(x @ jnp.cos(jnp.arange(len(x), dtype=x.dtype))) for x in leaves]
