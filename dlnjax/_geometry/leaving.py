@@ -1,19 +1,14 @@
 """The rates at which the singular vectors of a matrix leave their spaces, as smooth functions of the matrix."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from dlnjax._geometry.differences import first_of_one
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate
 from dlnjax._types import Matrix
-
-# Two values are near if their relative difference is below this. The derivative at their mean then stands for the
-# quotient of differences: its error is of second order in the difference, and a quotient at this one keeps as many
-# digits.
-_NEAR = 1e-5
 
 
 @eqx.filter_custom_jvp
@@ -36,18 +31,18 @@ def _leaving_rates_jvp(primals: tuple[Matrix, Kernel], tangents: tuple[Matrix | 
     point = svd(s)
     sigma = point.sigma
     values, moved = eqx.filter_jvp(lambda kernel: _rates(sigma, kernel), (kernel,), (dkernel,))
-    _, slopes = jax.jvp(lambda sigma: _rates(sigma, kernel), (sigma,), (jnp.ones_like(sigma),))
     m = point.u.T @ instantiate(ds, s) @ point.v
     even, odd = (m + m.T) / 2, (m - m.T) / 2
-    gap, total = sigma[:, None] - sigma, sigma[:, None] + sigma
-    near = jnp.abs(gap) <= _NEAR * total
+    total = sigma[:, None] + sigma
 
-    def tangent(f: Float[Array, " r"], slope: Float[Array, " r"], df: Float[Array, " r"]) -> Matrix:
-        quotient = (f[:, None] - f) / jnp.where(near, 1.0, gap)
-        inside = jnp.where(near, (slope[:, None] + slope) / 2, quotient) * even + (f[:, None] + f) / total * odd
+    def tangent(side: int, f: Float[Array, " r"], df: Float[Array, " r"]) -> Matrix:
+        def rate(s: Float[Array, "*s"]) -> Float[Array, "*s"]:
+            return _rates(s.ravel(), kernel)[side].reshape(s.shape)
+
+        inside = first_of_one(rate, sigma) * even + (f[:, None] + f) / total * odd
         return point.u @ (inside + jnp.diag(df)) @ point.v.T
 
-    return leaving_rates(s, kernel), tuple(map(tangent, values, slopes, instantiate(moved, values)))
+    return leaving_rates(s, kernel), tuple(map(tangent, (0, 1), values, instantiate(moved, values)))
 
 
 def _rates(sigma: Float[Array, " r"], kernel: Kernel) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
