@@ -126,23 +126,33 @@ class Langevin(eqx.Module):
         return common * scale(log_shc(a * x)), relative * scale(_log_cosh(a * x))
 
     def force(self, state: Frame) -> tuple[Square, Square]:
-        """(the force on Z as seen from the frame, the rate of a relative rotation of the frame by the force).
+        """(the force of the energy on Z as seen from the frame, the rate at which it turns the frame relatively).
 
-        The second is 0 in shallow networks, where all of the force acts on Z.
+        The rate is 0 in shallow networks, where all of the force acts on Z.
         """
         a, log = self.kernel.inverse_depth, self.log(state.y)
         total, x = _pairs(log)
         g = pullback(self.energy, self.point(state))
         symmetric, antisymmetric = (g + g.T) / 2, (g - g.T) / 2
         force = -jnp.exp((1 - a) / 2 * total + _log_cosh(x) - _log_cosh(a * x)) * symmetric
-        if self.gauge:
-            slopes = jnp.where(jnp.eye(len(log), dtype=bool), 0.0, log_balanced_slope(2 * x, a))
-            force += jnp.diag(jnp.exp(-a * log) * jnp.sum(slopes, axis=1) / (2 * self.beta))
         if self.deep:
             turns = jnp.exp((1 - 2 * a) / 2 * total + log_shc(x) - log_shc(2 * a * x)) / 2
             return force, -turns * antisymmetric
         sideways = jnp.exp((1 - a) / 2 * total + log_shc(x) - log_shc(a * x)) / a
         return force - sideways * antisymmetric, jnp.zeros_like(g)
+
+    def entropic(self, y: Float[Array, " d"], h: Scalar) -> Square:
+        """The force dS/dy/beta of the gauge noise on Z, or 0 without it.
+
+        Where two values are near 0 it is beyond all bounds. There the force is cut, so that it moves Z in a step by no
+        more than the standard deviation of the noise.
+        """
+        if not self.gauge:
+            return jnp.zeros((len(y), len(y)), y.dtype)
+        a, log = self.kernel.inverse_depth, self.log(y)
+        slopes = jnp.where(jnp.eye(len(y), dtype=bool), 0.0, log_balanced_slope(log[:, None] - log[None, :], a))
+        force, most = jnp.exp(-a * log) * jnp.sum(slopes, axis=1) / (2 * self.beta), jnp.sqrt(2 / (self.beta * h))
+        return jnp.diag(jnp.clip(force, -most, most))
 
     def move(self, state: Frame, h: Scalar, draw: Square) -> tuple[Frame, Bool[Array, ""], Bool[Array, ""]]:
         """The step of Z: (the state after it, whether the determinant changed its sign, whether `h` is too long)."""
@@ -150,12 +160,12 @@ class Langevin(eqx.Module):
         z, left, right = jnp.diag(state.y) + noise, None, None
         coarse = jnp.asarray(False)
         if self.driven:
-            force, turns = self.force(state)
-            p, y, q = self.decompose(z + h * force)
+            (force, turns), entropic = self.force(state), self.entropic(state.y, h)
+            p, y, q = self.decompose(z + h * (force + entropic))
             guess = self._turned(state, (h * turns, -h * turns), p, y, q)
             force1, turns1 = self.force(guess)
             there = p @ force1 @ q.T
-            z = z + h / 2 * (force + there)
+            z = z + h / 2 * (force + there + entropic + p @ self.entropic(y, h) @ q.T)
             if self.deep:
                 left, right = h / 2 * (turns + p @ turns1 @ p.T), -h / 2 * (turns + q @ turns1 @ q.T)
             coarse = self._is_coarse(state.y, noise + h * force, h * (there - force), h * (turns1 - turns))

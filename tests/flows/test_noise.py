@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
-from support.tolerances import ALGEBRA, assert_close
+from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
 from dlnjax._flows import langevin
@@ -102,3 +103,195 @@ def test_rates_and_force_are_those_of_the_kernel(key):
         moved = turns if deep else (force - force.T) / 2 / (y[:, None] + y)
         np.testing.assert_allclose(moved, -lam / plus * anti, rtol=1e-7, atol=1e-12)
         np.testing.assert_allclose(jnp.diagonal(force), -jnp.sqrt(jnp.diagonal(lam)) * jnp.diagonal(g), rtol=1e-9)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_values_without_energy_have_the_exact_law_in_two_steps(depth, start, key):
+    x0, beta, t = STARTS[start], 2.0, 0.2
+    sol = many(None, jnp.asarray(x0), depth, [0.0, t], PATHS, noise(key, beta, 0.1))
+    assert np.all(sol.result == "successful")
+    y0 = straight(np.linalg.svd(x0, compute_uv=False), depth)
+    exact = gaussian_spectrum(np.random.default_rng(1), y0, np.sqrt(2 * t / beta), depth, PATHS)
+    assert min(p_values(straight(sol.sigma[:, -1], depth), exact)) > LEAST / (3 * len(DEPTHS) * len(STARTS))
+    if np.isinf(depth):
+        # The mean of X depends on the frames too: E X_t = e^(t/beta) X_0.
+        x = np.asarray(sol.x[:, -1])
+        z = (x.mean(0) - np.exp(t / beta) * x0) / (x.std(0) / np.sqrt(PATHS))
+        assert np.max(np.abs(z)) < 4
+    else:
+        # E sum y^2 grows by 2 t D/beta.
+        total = np.sum(straight(sol.sigma[:, -1], depth) ** 2, axis=1)
+        z = (total.mean() - np.sum(y0**2) - 2 * t * 9 / beta) / (total.std() / np.sqrt(PATHS))
+        assert abs(z) < 4
+
+
+def stationary(depth, energy, key, t=5.0, dt=0.05, beta=2.0, **options):
+    sol = many(energy, X0, depth, [0.0, t], PATHS, noise(key, beta, dt, **options))
+    assert np.mean(sol.result == "successful") > 0.999
+    return straight(sol.sigma[sol.result == "successful", -1], depth)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("depth", [2.0, 3.0, jnp.inf])
+def test_weight_decay_has_a_gaussian_matrix_for_its_stationary_law(depth, key):
+    power = (lambda s: jnp.log(s) ** 2 / 2) if np.isinf(depth) else (lambda s: depth**2 * s ** (2 / depth) / 2)
+    y = stationary(depth, dln.SpectralEnergy(power), key)
+    exact = gaussian_spectrum(np.random.default_rng(2), np.zeros(2), np.sqrt(1 / 2.0), depth, PATHS)
+    assert min(p_values(y, exact)) > LEAST / 6
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("depth", "gauge"), [(2.0, False), (3.0, True), (jnp.inf, True)])
+def test_stationary_law_of_a_spectral_energy_is_that_of_quadrature(depth, gauge, key):
+    """The density is exp(-beta E) V in y, and with gauge noise V times the root of prod lambda_kl, which is e^S."""
+    beta = 2.0
+    y = stationary(depth, dln.SpectralEnergy(lambda s: (s - 1.0) ** 2 / 2 - jnp.log(s) / 2), key, gauge=gauge, beta=beta)
+    low, high = (-4.0, 2.0) if np.isinf(depth) else (0.0, depth * 4.5 ** (1 / depth))
+    grid = np.linspace(low, high, 1202)[1:-1]
+    sigma = np.exp(grid) if np.isinf(depth) else (grid / depth) ** depth
+    a, b = np.meshgrid(grid, grid, indexing="ij")
+    volume = (a - b) if np.isinf(depth) else (a**2 - b**2)
+    energy = (sigma - 1) ** 2 / 2 - np.log(sigma) / 2
+    density = np.where(a > b, volume, 0.0) * np.exp(-beta * (energy[:, None] + energy))
+    if gauge:
+        pairs = np.stack(np.meshgrid(sigma, sigma, indexing="ij"), axis=-1)
+        density = density * np.exp(np.asarray(dln.entropy(jnp.asarray(pairs), depth)))
+    for k in range(2):
+        marginal = np.cumsum(density.sum(axis=1 - k))
+        law = lambda x, marginal=marginal: np.interp(x, grid, marginal / marginal[-1])
+        assert stats.ks_1samp(y[:, k], law).pvalue > LEAST / 6
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("depth", [2.0, jnp.inf])
+def test_without_noise_the_path_is_the_gradient_flow_to_second_order(depth, key):
+    exact = dln.gradient_flow(ENERGY, X0, depth=depth, ts=[0.0, 2.0], rtol=1e-12).x[-1]
+    errors = []
+    for dt in (0.2, 0.1, 0.05):
+        path = dln.gradient_flow(ENERGY, X0, depth=depth, ts=[0.0, 2.0], noise=noise(key, 1e30, dt))
+        errors.append(float(jnp.linalg.norm(path.x[-1] - exact)))
+    rates = np.log2(np.array(errors[:-1]) / errors[1:])
+    assert errors[-1] < 1e-3 and np.all(np.abs(rates - 2) < 0.3)
+    # The distance from the flow is of the order of beta^(-1/2).
+    near = [dln.gradient_flow(ENERGY, X0, depth=depth, ts=[0.0, 2.0], noise=noise(key, b, 0.05)).x[-1] for b in (1e6, 1e8)]
+    far = [float(jnp.linalg.norm(x - path.x[-1])) for x in near]
+    assert 9 < far[0] / far[1] < 11
+
+
+BROKEN = {
+    # The drift of Ito is what makes values repel each other.
+    "no repulsion": ("decompose", lambda self, z: (jnp.eye(3), jnp.diagonal(z), jnp.eye(3)), "law"),
+    "half the temperature": ("move", None, "law"),
+    "no rotation of the frame": ("turn", lambda self, state, h, draw, other: state, "mean"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_integrators_are_seen(name, key, monkeypatch):
+    method, broken, seen = BROKEN[name]
+    if broken is None:
+        move = langevin.Langevin.move
+        broken = lambda self, state, h, draw: move(self, state, h / 2, draw)
+    monkeypatch.setattr(langevin.Langevin, method, broken)
+    x0, beta, t = np.diag([1.2, 1.0, 0.8]), 2.0, 0.2
+    # Another number of times makes another program, so that the one of the tests above is not taken from its cache.
+    sol = many(None, jnp.asarray(x0), jnp.inf, [0.0, 0.1, t], PATHS, noise(key, beta, 0.1))
+    exact = gaussian_spectrum(np.random.default_rng(1), np.log(np.diagonal(x0)), np.sqrt(2 * t / beta), np.inf, PATHS)
+    if seen == "law":
+        assert min(p_values(np.log(np.sort(sol.sigma[:, -1])[:, ::-1]), exact)) < 1e-6
+    else:
+        x = np.asarray(sol.x[:, -1])
+        z = (x.mean(0) - np.exp(t / beta) * x0) / (x.std(0) / np.sqrt(PATHS))
+        assert np.max(np.abs(z)) > 6
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("depth", [1.0, 2.0, 20.0, jnp.inf])
+def test_derivatives_for_a_fixed_key_are_those_of_differences(depth, key):
+    def end(x0, beta, width, n):
+        energy = lambda x: width * jnp.sum((x - jnp.eye(2)) ** 2) / 2
+        sol = dln.gradient_flow(energy, x0, depth=n, ts=[0.0, 0.3, 1.0], noise=noise(key, beta, 0.1))
+        return jnp.sum(jnp.cos(sol.x[-1])) + sol.energy[1]
+
+    args, move = (X0, 5.0, 1.0, depth), (jnp.array([[0.3, -0.2], [0.5, 0.1]]), 1.0, 1.0, 1.0)
+    smooth = 1 < depth < np.inf
+    some = range(4 if smooth else 3)
+    slopes = jax.grad(end, tuple(some))(*args)
+    for k, slope in zip(some, slopes, strict=True):
+        at = lambda e, k=k: end(*(a + e * b if i == k else a for i, (a, b) in enumerate(zip(args, move, strict=True))))
+        assert_close(jnp.sum(slope * move[k]), (at(1e-5) - at(-1e-5)) / 2e-5, FINITE_DIFFERENCE)
+    assert_close(jax.jvp(lambda x: end(x, *args[1:]), X0[None], move[:1])[1], jnp.sum(slopes[0] * move[0]), ALGEBRA)
+
+
+def test_a_step_too_long_for_the_energy_is_said(key):
+    stiff = lambda x: 30.0 * jnp.sum(x**2)
+    sol = dln.gradient_flow(stiff, X0, depth=2, ts=TS, noise=noise(key), throw=False)
+    assert sol.result == "dt_too_long" and sol.t_end == 0 and np.all(np.isfinite(sol.x))
+    with pytest.raises(RuntimeError, match="lower `dt`"):
+        dln.gradient_flow(stiff, X0, depth=2, ts=TS, noise=noise(key))
+
+
+def test_the_determinant_changes_its_sign_as_often_as_is_counted(key):
+    sol = dln.gradient_flow(None, X0 / 5, depth=2, ts=np.linspace(0.0, 3.0, 31), noise=noise(key, 1.0))
+    signs = np.sign(np.linalg.det(np.asarray(sol.x)))
+    assert np.sum(signs[1:] != signs[:-1]) == int(sol.stats["crossings"]) > 0
+
+
+def test_saving_keeps_what_noise_adds(key, tmp_path):
+    sol = dln.gradient_flow(ENERGY, X0, depth=2, ts=TS, noise=noise(key))
+    sol.save(tmp_path / "path.nc")
+    back = dln.load(tmp_path / "path.nc")
+    assert back.beta == 5.0 and back.dt == 0.1 and "crossings" in back.stats
+    np.testing.assert_array_equal(back.x, sol.x)
+
+
+def test_observe_sees_the_path(key):
+    sol = dln.gradient_flow(ENERGY, X0, depth=2, ts=TS, noise=noise(key), observe=lambda p: p.matrix[0, 0])
+    full = dln.gradient_flow(ENERGY, X0, depth=2, ts=TS, noise=noise(key))
+    assert_close(sol.observed, full.x[:, 0, 0], ALGEBRA)
+    assert_close(sol.effective_rank, full.effective_rank, ALGEBRA)
+
+
+KEY = jax.random.key(0)
+DOOR = [
+    (lambda: dln.Noise(KEY, 0.0, 0.1), ValueError, "beta must be a finite number above 0"),
+    (lambda: dln.Noise(KEY, jnp.inf, 0.1), ValueError, "beta must be a finite number above 0"),
+    (lambda: dln.Noise(KEY, jnp.nan, 0.1), ValueError, "beta must be a finite number above 0"),
+    (lambda: dln.Noise(KEY, 1.0, -0.1), ValueError, "dt must be a finite number above 0"),
+    (lambda: dln.Noise(None, 1.0, 0.1), TypeError, "key must be a key"),
+    (lambda: dln.Noise(3, 1.0, 0.1), TypeError, "key must be a key"),
+    (lambda: dln.Noise(jax.random.split(KEY), 1.0, 0.1), ValueError, "array of keys of shape"),
+    (lambda: dln.Noise(KEY, 1.0, 0.1, gauge="yes"), TypeError, "gauge must be True or False"),
+    (lambda: dln.gradient_flow(None, X0, ts=TS), TypeError, "Brownian motion needs noise"),
+    (lambda: dln.sweep(None, X0[None], ts=TS), TypeError, "Brownian motion needs noise"),
+    (lambda: dln.gradient_flow(None, X0, ts=TS, noise=0.1), TypeError, "noise must be dlnjax.Noise"),
+    (lambda: flow(rtol=1e-8), ValueError, "rtol has no meaning beside noise"),
+    (lambda: flow(atol=1e-8, coordinates="matrix"), ValueError, "atol, coordinates has no meaning beside noise"),
+    (lambda: flow(stop=dln.Steady(1e-6)), ValueError, "stop has no meaning beside noise"),
+    (lambda: flow(depth=dln.Imbalanced(0.5)), ValueError, "noise is there for balanced networks"),
+    (lambda: flow(x0=jnp.ones((3, 2))), ValueError, "square matrices of full rank only, got 3 x 2 of rank 2"),
+    (lambda: flow(x0=jnp.ones((2, 2))), ValueError, "x0 has rank 1 < 2: noise of depth > 1 needs full rank"),
+    (lambda: flow(max_steps=5), ValueError, "more steps of length dt than max_steps, about 10"),
+]
+
+
+def flow(x0=X0, **options):
+    return dln.gradient_flow(ENERGY, x0, ts=TS, noise=noise(KEY), **options)
+
+
+@pytest.mark.parametrize("call", DOOR, ids=[message for _, _, message in DOOR])
+def test_bad_input_is_refused_by_one_sentence(call):
+    f, error, message = call
+    with pytest.raises(error, match=message):
+        f()
+
+
+def test_derivatives_that_are_not_there_are_refused():
+    end = lambda x, depth: dln.gradient_flow(ENERGY, x, depth=depth, ts=TS, noise=noise(KEY)).x[-1, 0, 0]
+    with pytest.raises(ValueError, match="repeated singular values"):
+        jax.grad(end)(jnp.eye(2), 2.0)
+    with pytest.raises(ValueError, match="at depth 1"):
+        jax.grad(end, 1)(X0, 1.0)
