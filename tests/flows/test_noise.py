@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,6 +10,7 @@ from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
 from dlnjax._flows import langevin
+from dlnjax._sweeps.folder import Store
 
 X0 = jnp.array([[1.0, 0.3], [-0.2, 0.5]])
 ENERGY = dln.MatrixCompletion.diagonal(2)
@@ -60,16 +62,42 @@ def test_a_path_does_not_depend_on_which_times_are_saved_nor_on_the_batch(key):
     assert int(ends.stats["steps"]) == 10 and ends.dt == 0.1 and ends.beta == 5.0
 
 
+@pytest.mark.long
 def test_seeds_of_a_sweep_are_those_of_a_smaller_sweep_and_of_single_paths(key):
     starts = jnp.stack([X0] * 10)
-    ten = dln.sweep(ENERGY, starts, depth=2, ts=TS, noise=noise(key), progress=False)
-    three = dln.sweep(ENERGY, starts[:3], depth=2, ts=TS, noise=noise(key), progress=False)
-    chunks = dln.sweep(ENERGY, starts, depth=2, ts=TS, noise=noise(key), progress=False, chunk=4)
+    run = lambda starts, **options: dln.sweep(
+        ENERGY, starts, depth=2, ts=TS, noise=noise(key), progress=False, **options
+    )
+    ten, three, chunks = run(starts), run(starts[:3]), run(starts, chunk=4)
     alone = dln.gradient_flow(ENERGY, X0, depth=2, ts=TS, noise=noise(jax.random.fold_in(key, 7)))
     assert_close(three.x, ten.x[:3], ALGEBRA)
     assert_close(chunks.x, ten.x, ALGEBRA)
     assert_close(alone.x, ten.x[7], ALGEBRA)
     assert len({float(x) for x in ten.x[:, -1, 0, 0]}) == 10
+
+
+def test_a_sweep_into_a_folder_goes_on_with_the_same_bits(key, tmp_path, monkeypatch):
+    starts = jnp.stack([X0] * 4)
+    run = lambda name, beta=5.0: dln.sweep(
+        ENERGY, starts, depth=2, ts=TS, noise=noise(key, beta), progress=False, chunk=2, folder=tmp_path / name
+    )
+    whole = run("whole").load()
+    write, written = Store.write, []
+
+    def killed(self, *args):
+        if written:
+            raise KeyboardInterrupt
+        written.append(write(self, *args))
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "write", killed)
+        run("resumed")
+    xr_equal = run("resumed").load().identical(whole)
+    assert xr_equal and np.unique(whole.sigma.values[:, -1, 0]).size == 4
+    with pytest.raises(ValueError, match="noise differ"):
+        run("whole", beta=6.0)
+    alone = dln.gradient_flow(ENERGY, X0, depth=2, ts=TS, noise=noise(jax.random.fold_in(key, 3)))
+    assert_close(alone.sigma, whole.sigma.values[3], ALGEBRA)
 
 
 def test_at_depth_one_without_energy_the_noise_is_added(key):
@@ -147,7 +175,9 @@ def test_weight_decay_has_a_gaussian_matrix_for_its_stationary_law(depth, key):
 def test_stationary_law_of_a_spectral_energy_is_that_of_quadrature(depth, gauge, key):
     """The density is exp(-beta E) V in y, and with gauge noise V times the root of prod lambda_kl, which is e^S."""
     beta = 2.0
-    y = stationary(depth, dln.SpectralEnergy(lambda s: (s - 1.0) ** 2 / 2 - jnp.log(s) / 2), key, gauge=gauge, beta=beta)
+    y = stationary(
+        depth, dln.SpectralEnergy(lambda s: (s - 1.0) ** 2 / 2 - jnp.log(s) / 2), key, gauge=gauge, beta=beta
+    )
     low, high = (-4.0, 2.0) if np.isinf(depth) else (0.0, depth * 4.5 ** (1 / depth))
     grid = np.linspace(low, high, 1202)[1:-1]
     sigma = np.exp(grid) if np.isinf(depth) else (grid / depth) ** depth
@@ -175,7 +205,9 @@ def test_without_noise_the_path_is_the_gradient_flow_to_second_order(depth, key)
     rates = np.log2(np.array(errors[:-1]) / errors[1:])
     assert errors[-1] < 1e-3 and np.all(np.abs(rates - 2) < 0.3)
     # The distance from the flow is of the order of beta^(-1/2).
-    near = [dln.gradient_flow(ENERGY, X0, depth=depth, ts=[0.0, 2.0], noise=noise(key, b, 0.05)).x[-1] for b in (1e6, 1e8)]
+    near = [
+        dln.gradient_flow(ENERGY, X0, depth=depth, ts=[0.0, 2.0], noise=noise(key, b, 0.05)).x[-1] for b in (1e6, 1e8)
+    ]
     far = [float(jnp.linalg.norm(x - path.x[-1])) for x in near]
     assert 9 < far[0] / far[1] < 11
 
@@ -272,7 +304,11 @@ DOOR = [
     (lambda: flow(atol=1e-8, coordinates="matrix"), ValueError, "atol, coordinates has no meaning beside noise"),
     (lambda: flow(stop=dln.Steady(1e-6)), ValueError, "stop has no meaning beside noise"),
     (lambda: flow(depth=dln.Imbalanced(0.5)), ValueError, "noise is there for balanced networks"),
-    (lambda: flow(x0=jnp.ones((3, 2))), ValueError, "square matrices of full rank only, got 3 x 2 of rank 2"),
+    (
+        lambda: dln.gradient_flow(None, jnp.ones((3, 2)), ts=TS, noise=noise(KEY)),
+        ValueError,
+        "square matrices of full rank only, got 3 x 2 of rank 2",
+    ),
     (lambda: flow(x0=jnp.ones((2, 2))), ValueError, "x0 has rank 1 < 2: noise of depth > 1 needs full rank"),
     (lambda: flow(max_steps=5), ValueError, "more steps of length dt than max_steps, about 10"),
 ]
@@ -283,8 +319,10 @@ def flow(x0=X0, **options):
 
 
 @pytest.mark.parametrize("call", DOOR, ids=[message for _, _, message in DOOR])
-def test_bad_input_is_refused_by_one_sentence(call):
+def test_bad_input_is_refused_by_one_sentence(call, monkeypatch):
     f, error, message = call
+    # The checks of annotations, which users do not have, would refuse some of these first.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(error, match=message):
         f()
 
