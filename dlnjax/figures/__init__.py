@@ -6,6 +6,7 @@ the table off them. To add a figure, write such a module and name it here.
 
 from dlnjax.figures import (
     _balls,
+    _brownian,
     _coupling,
     _descent,
     _escape,
@@ -21,6 +22,7 @@ from dlnjax.figures import (
     _small_starts,
     _sparsity,
     _teacher,
+    _thermal,
 )
 from dlnjax.figures._figure import Figure as Figure, Number as Number
 
@@ -43,5 +45,7 @@ FIGURES: dict[str, Figure] = {
         _teacher.FIGURE,
         _lazy.FIGURE,
         _ratings.FIGURE,
+        _brownian.FIGURE,
+        _thermal.FIGURE,
     )
 }

@@ -1,0 +1,246 @@
+"""Figure 5.10, beyond the thesis: the effective rank of the thermal state of weight decay, up to d = 200."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure as Drawing
+
+from dlnjax import Noise, PerSeed, SpectralEnergy, SVD, sweep
+from dlnjax.figures._brownian import sigma_at
+from dlnjax.figures._figure import Figure, mean, measured, Number, shown_depth, verdict
+from dlnjax.plot import new_figure
+
+DEPTHS = (1.0, 2.0, 3.0, 10.0)
+SIZES = (5, 10, 20, 50, 100, 200)
+A, BETA, DT = 1.0, 1.0, 0.1
+# The times at which a path in equilibrium is seen. The correlation of y^2 between two of them is exp(-2).
+TIMES = (0.0, 1.0, 2.0)
+# At this size paths are followed into the equilibrium from three starts.
+RELAXED = 10
+STARTS = ("exact draw", "isotropic", "near rank one")
+TRACE = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0)
+# A size has as many paths as keep their number times d the same, but at least this number.
+FEWEST = 5
+# The number of draws of the exact law for each path.
+DRAWS = 5
+# The limit is read off a line in 1/d through the sizes from this one on.
+LARGE = 50
+# The largest of 33 distances of means, in standard errors, is below this number for more than 99.7 % of all draws.
+FARTHEST = 4.0
+
+
+class WeightDecay(eqx.Module):
+    """(a/2) y^2 with y = N sigma^(1/N), as a function of sigma."""
+
+    depth: Float[Array, ""]
+
+    def __call__(self, sigma: Float[Array, ""]) -> Float[Array, ""]:
+        return A / 2 * (self.depth * sigma ** (1 / self.depth)) ** 2
+
+
+def energies(depth: Float[np.ndarray, " n"]) -> PerSeed:
+    """The energy of each path, at the depth of the path."""
+    one = SpectralEnergy(WeightDecay(jnp.asarray(1.0)))
+    return PerSeed(eqx.tree_at(lambda energy: energy.f.depth, one, jnp.asarray(depth)))
+
+
+def limit(depth: float) -> float:
+    """The effective rank over d of the thermal state as d grows: y then has a quarter circle for its density."""
+    from scipy.special import gamma, psi
+
+    moment = 2**depth * gamma((depth + 1) / 2) / (np.sqrt(np.pi) * gamma(depth / 2 + 2))
+    mean_log = np.log(2) + psi((depth + 1) / 2) / 2 - psi(depth / 2 + 2) / 2
+    return float(moment * np.exp(-depth * mean_log))
+
+
+def rank_of(y: Float[np.ndarray, "*n d"], depth: float) -> Float[np.ndarray, "*n"]:
+    """The effective rank of sigma = (y/N)^N by NumPy."""
+    share = (y / y.max(-1, keepdims=True)) ** depth
+    share = share / share.sum(-1, keepdims=True)
+    # A share of 0 would make 0 times infinity, and counts as 0.
+    return np.exp(-np.sum(share * np.log(np.maximum(share, np.finfo(float).tiny)), axis=-1))
+
+
+def followed(key, point: tuple, depth: Float[np.ndarray, " n"], ts) -> tuple[np.ndarray, np.ndarray]:
+    """The effective rank `n time` of a path from each (U, y, V^T), and whether each path has reached the last time."""
+    u, y, vt = point
+    sigma = np.stack([sigma_at(one, N) for one, N in zip(y, depth, strict=True)])
+    sol = sweep(
+        energies(depth),
+        SVD(jnp.asarray(u), jnp.asarray(sigma), jnp.asarray(vt.mT)),
+        depth=depth,
+        ts=ts,
+        noise=Noise(key, BETA, DT),
+        # The frames are not kept.
+        observe=lambda point: jnp.zeros((), point.sigma.dtype),
+        progress=False,
+    )
+    return np.asarray(sol.effective_rank), np.asarray(sol.result == "successful")
+
+
+def thermal(rng: np.random.Generator, n: int, d: int):
+    """n matrices with independent entries of variance 1/(a beta)."""
+    return rng.standard_normal((n, d, d)) / np.sqrt(A * BETA)
+
+
+def in_equilibrium(key, rng: np.random.Generator, seeds: int):
+    """(the data at all sizes, whether each path has reached the last time)."""
+    counts = {d: max(FEWEST, seeds * SIZES[0] // d) for d in SIZES}
+    rank, draws, finished = [], [], []
+    for one, (d, n) in zip(jax.random.split(key, len(SIZES)), counts.items(), strict=True):
+        # The start of a path is itself a draw of the thermal state.
+        point = np.linalg.svd(thermal(rng, len(DEPTHS) * n, d))
+        seen, done = followed(one, point, np.repeat(DEPTHS, n), TIMES)
+        rank.append(seen.reshape(len(DEPTHS), n, len(TIMES)))
+        finished.append(done)
+        y = np.linalg.svd(thermal(rng, DRAWS * n, d), compute_uv=False)
+        draws.append(np.stack([rank_of(y, depth) for depth in DEPTHS]))
+    data = {
+        "rank": (("depth", "path", "time"), np.concatenate(rank, 1), {"long_name": "effective rank from exact draws"}),
+        "exact": (("depth", "draw"), np.concatenate(draws, 1), {"long_name": "effective rank of exact draws, NumPy"}),
+        "d_of_path": ("path", np.repeat(SIZES, list(counts.values()))),
+        "d_of_draw": ("draw", np.repeat(SIZES, [DRAWS * n for n in counts.values()])),
+    }
+    return data, np.concatenate(finished)
+
+
+def relaxing(key, rng: np.random.Generator, n: int):
+    """(the data of the paths into the equilibrium from each of `STARTS`, whether each has reached the last time)."""
+    d, shape = RELAXED, (len(STARTS), len(DEPTHS), n)
+    # Both starts that are not of the thermal state have about its mean square.
+    isotropic, low = np.full(d, np.sqrt(d)), np.append(float(d), np.full(d - 1, 0.3))
+    z0 = np.empty((*shape, d, d))
+    z0[0] = thermal(rng, len(DEPTHS) * n, d).reshape(*shape[1:], d, d)
+    z0[1], z0[2] = np.diag(isotropic), np.diag(low)
+    point = np.linalg.svd(z0.reshape(-1, d, d))
+    rank, done = followed(key, point, np.tile(np.repeat(DEPTHS, n), len(STARTS)), TRACE)
+    exact = np.empty((len(STARTS), len(DEPTHS), DRAWS * n, len(TRACE)))
+    for i, t in enumerate(TRACE):
+        # The noise is flat in y: its law is that of the singular values of an Ornstein-Uhlenbeck process.
+        spread = np.sqrt(1 - np.exp(-2 * A * t))
+        for j, start in enumerate((None, isotropic, low)):
+            old = thermal(rng, DRAWS * n, d) if start is None else np.diag(start)
+            y = np.linalg.svd(np.exp(-A * t) * old + spread * thermal(rng, DRAWS * n, d), compute_uv=False)
+            exact[j, :, :, i] = [rank_of(y, depth) for depth in DEPTHS]
+    data = {
+        "relaxing": (("start", "depth", "relaxing_path", "trace"), rank.reshape(*shape, len(TRACE))),
+        "exact_mean": (("start", "depth", "trace"), exact.mean(2), {"long_name": "mean over exact draws, NumPy"}),
+        "exact_error": (("start", "depth", "trace"), exact.std(2, ddof=1) / np.sqrt(DRAWS * n)),
+    }
+    return data, done
+
+
+def compute(key, seeds: int) -> xarray.Dataset:
+    draw_key, state_key, relaxing_key = jax.random.split(key, 3)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(draw_key)))
+    state, done = in_equilibrium(state_key, rng, seeds)
+    traces, done_too = relaxing(relaxing_key, rng, max(seeds // 2, FEWEST))
+    return xarray.Dataset(
+        {**state, **traces, "finished": ("any_path", np.concatenate([done, done_too]))},
+        coords={"depth": list(DEPTHS), "time": list(TIMES), "trace": list(TRACE), "start": list(STARTS)},
+        attrs={"energy": "(a/2) sum y^2, y = N sigma^(1/N)", "a": A, "beta": BETA, "dt": DT},
+    )
+
+
+def of_paths(data: xarray.Dataset, depth: float, d: int) -> np.ndarray:
+    """The effective rank over d of each path, its mean over the times after the start."""
+    seen = data["rank"].sel(depth=depth).values[data["d_of_path"].values == d]
+    return seen[:, 1:].mean(1) / d
+
+
+def of_draws(data: xarray.Dataset, depth: float, d: int) -> np.ndarray:
+    return data["exact"].sel(depth=depth).values[data["d_of_draw"].values == d] / d
+
+
+def draw(data: xarray.Dataset) -> Drawing:
+    figure = new_figure(3.4, 5.0)
+    ax, traces = figure.subplots(2, 1)
+    sizes = np.array(SIZES)
+    for depth, color, marker in zip(DEPTHS, ("C3", "C4", "C2", "C0"), "o^sD", strict=True):
+        ax.axhline(limit(depth), color=color, lw=0.9, ls="--")
+        paths = np.array([mean(of_paths(data, depth, d)) for d in SIZES]).T
+        ax.errorbar(sizes, paths[0], 2 * paths[1], color=color, fmt=marker, markersize=4, lw=0.9)
+        ax.plot(sizes, [of_draws(data, depth, d).mean() for d in SIZES], color=color, lw=0.8)
+        label = {"textcoords": "offset points", "va": "center", "color": color, "fontsize": 7}
+        ax.annotate(f"$N = {shown_depth(depth)}$", (sizes[-1], limit(depth)), (8, 0), **label)
+        for start, style in zip(STARTS, (":", "-", "-"), strict=True):
+            one = data["exact_mean"].sel(depth=depth, start=start) / RELAXED
+            traces.plot(data["trace"], one, color=color, lw=0.9, ls=style)
+            seen = data["relaxing"].sel(depth=depth, start=start).mean("relaxing_path") / RELAXED
+            fill = color if start == STARTS[0] else "none"
+            traces.plot(data["trace"], seen, marker, color=color, mfc=fill, mew=0.8, markersize=3.2)
+    ax.set(xscale="log", xticks=SIZES, xticklabels=[str(d) for d in SIZES], xlim=(4, 420), ylim=(0, 0.9))
+    ax.minorticks_off()
+    ax.set(xlabel="$d$", ylabel="effective rank over $d$")
+    ax.set_title(r"in equilibrium; lines: exact draws; dashed: $d \to \infty$")
+    traces.set(xlabel="time $t$", ylabel="effective rank over $d$", ylim=(0, 1.05))
+    traces.set_title(f"into equilibrium, $d = {RELAXED}$; lines: exact law")
+    return figure
+
+
+def at_infinity(data: xarray.Dataset, depth: float) -> tuple[float, float]:
+    """The effective rank over d at 1/d = 0, by least squares in 1/d through the large sizes, and its standard error."""
+    sizes = [d for d in SIZES if d >= LARGE]
+    seen = [of_paths(data, depth, d) for d in sizes]
+    # The standard deviation of the rank itself hardly depends on d, and is therefore taken from all paths at once.
+    off = np.concatenate([d * (values - values.mean()) for d, values in zip(sizes, seen, strict=True)])
+    deviation = np.sqrt(np.sum(off**2) / (len(off) - len(sizes)))
+    errors = np.array([deviation / (d * np.sqrt(len(values))) for d, values in zip(sizes, seen, strict=True)])
+    design = np.stack([np.ones(len(sizes)), 1 / np.array(sizes)], axis=1) / errors[:, None]
+    covariance = np.linalg.inv(design.T @ design)
+    line = covariance @ design.T @ (np.array([values.mean() for values in seen]) / errors)
+    return float(line[0]), float(np.sqrt(covariance[0, 0]))
+
+
+def numbers(data: xarray.Dataset) -> list[Number]:
+    rows = []
+    for depth in DEPTHS:
+        name = f"effective rank over d as d grows, N = {depth:g}"
+        rows.append(measured(name, at_infinity(data, depth), float(f"{limit(depth):.4f}")))
+    for depth in DEPTHS:
+        for d in (SIZES[0], SIZES[-1]):
+            expected = float(f"{of_draws(data, depth, d).mean():.4f}")
+            rows.append(
+                measured(f"effective rank over d, d = {d}, N = {depth:g}", mean(of_paths(data, depth, d)), expected)
+            )
+    for depth in DEPTHS:
+        seen = data["rank"].sel(depth=depth).values
+        here = mean(seen[:, 1:].mean(1) - seen[:, 0])
+        name = f"mean change of the effective rank since the exact draw, all d, N = {depth:g}"
+        rows.append(Number(name, "-", *here, verdict(abs(here[0]) <= 3 * here[1]), 0.0))
+    for depth in DEPTHS:
+        paths = data["relaxing"].sel(depth=depth)
+        n = paths.sizes["relaxing_path"]
+        error = paths.std("relaxing_path", ddof=1) / np.sqrt(n)
+        # All paths from one matrix agree at the first time.
+        off = abs(paths.mean("relaxing_path") - data["exact_mean"].sel(depth=depth)).isel(trace=slice(1, None))
+        total = np.sqrt(error**2 + data["exact_error"].sel(depth=depth) ** 2).isel(trace=slice(1, None))
+        largest = float((off / total).max())
+        name = f"into equilibrium: largest distance from the exact law, in standard errors, N = {depth:g}"
+        rows.append(Number(name, "-", largest, 0.0, verdict(largest < FARTHEST)))
+    lost = int((data["finished"] == 0).sum())
+    rows.append(Number("paths that ended before the last time", "-", lost, 0.0, verdict(lost == 0), 0.0))
+    return rows
+
+
+FIGURE = Figure(
+    "5.10",
+    "The effective rank of the thermal state of weight decay, up to d = 200 (beyond the thesis)",
+    200,
+    compute,
+    draw,
+    numbers,
+    text="Weight decay E = (a/2) sum y^2 with y = N sigma^(1/N) at temperature 1/beta. In equilibrium y are the "
+    "singular values of a Gaussian matrix. Above, the effective rank over d of paths of the Langevin equation, which "
+    "start from such a draw and are seen later (markers), of independent draws by NumPy (lines), and the limits for "
+    "large d, 0.8050, 0.6065, 0.4711 and 0.1518 (dashed). Depth alone lowers the rank of the thermal state: the "
+    "larger N, the more unequal the same y make the singular values. Below, paths at d = 10 reach this equilibrium "
+    "from an isotropic matrix and from a matrix near rank one, as the exact law says (lines). Paths that start in "
+    "equilibrium stay there (dotted lines, filled markers).",
+    parameters="E = (a/2) sum y^2, a = beta = 1, N = 1, 2, 3, 10, d = 5 to 200, steps of 0.1; at d = 5 there are 200 "
+    "paths at each depth, at larger d fewer, and at least 5; bars: 2 s.e.",
+    counted="paths at each depth at d = 5",
+)
