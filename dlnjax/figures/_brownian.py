@@ -100,9 +100,11 @@ def draw(data: xarray.Dataset) -> Drawing:
         if k % 2 == 0:
             ax.set_ylabel("density")
     ax = figure.add_subplot(grid[2, :])
-    line = np.array([0.0, TIMES[-1]])
-    for depth, style, name in ((1.0, "-", "2tD/\\beta"), (np.inf, "--", "td(d+1)/\\beta")):
-        ax.plot(line, rate(depth) * line, color="black", lw=0.8, ls=style, label=f"${name}$")
+    end, half = TIMES[-1], TIMES[-1] / 2
+    for depth, style, name, shift in ((1.0, "-", "2tD/\\beta", (-6, 8)), (np.inf, "--", "td(d+1)/\\beta", (8, -8))):
+        ax.plot((0.0, end), (0.0, rate(depth) * end), color="black", lw=0.8, ls=style)
+        label = {"textcoords": "offset points", "va": "center", "ha": "right" if shift[0] < 0 else "left"}
+        ax.annotate(f"${name}$", (half, rate(depth) * half), shift, **label)
     # The markers of the finite depths stand on one line, and are smaller from one to the next.
     for depth, marker, size, color in zip(DEPTHS, "os^D", (8, 5.5, 3, 4), ("C3", "C4", "C2", "C0"), strict=True):
         square = data["square"].sel(depth=depth)
@@ -110,7 +112,8 @@ def draw(data: xarray.Dataset) -> Drawing:
         label = f"$N = {shown_depth(depth)}$"
         ax.plot(data["time"], grown, marker, color=color, mfc="none", mew=1, markersize=size, label=label)
     ax.set(xlabel="time $t$", ylabel=r"growth of mean $\sum y_k^2$")
-    ax.legend(ncols=2, loc="lower right")
+    ax.set_ylim(-0.2, 5)
+    ax.legend(ncols=2, loc="upper left")
     return figure
 
 
@@ -122,7 +125,7 @@ def _densities(ax, one: xarray.Dataset, depth: float) -> None:
         ax.hist(one["y"].values[:, k], bins, density=True, histtype="stepfilled", color=f"C{k}", alpha=0.45, lw=0)
         height, _ = np.histogram(law[:, k], bins, density=True)
         ax.plot((bins[:-1] + bins[1:]) / 2, height, color="black", lw=0.8)
-        at = float(bins[np.argmax(height)] + bins[np.argmax(height) + 1]) / 2, float(height.max())
+        at = float(np.median(law[:, k])), float(height.max())
         ax.annotate(f"$y_{k + 1}$", at, (0, 2), textcoords="offset points", ha="center")
     ax.plot(coordinate(SIGMA, depth), np.zeros(D), "^", color="black", markersize=4, clip_on=False)
     # The few draws beyond these quantiles would make the axis much longer.
