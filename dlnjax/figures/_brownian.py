@@ -103,8 +103,9 @@ def draw(data: xarray.Dataset) -> Drawing:
     end, half = TIMES[-1], TIMES[-1] / 2
     for depth, style, name, shift in ((1.0, "-", "2tD/\\beta", (-6, 8)), (np.inf, "--", "td(d+1)/\\beta", (8, -8))):
         ax.plot((0.0, end), (0.0, rate(depth) * end), color="black", lw=0.8, ls=style)
-        label = {"textcoords": "offset points", "va": "center", "ha": "right" if shift[0] < 0 else "left"}
-        ax.annotate(f"${name}$", (half, rate(depth) * half), shift, **label)
+        side = "right" if shift[0] < 0 else "left"
+        place = (half, rate(depth) * half)
+        ax.annotate(f"${name}$", place, shift, textcoords="offset points", va="center", ha=side)
     # The markers of the finite depths stand on one line, and are smaller from one to the next.
     for depth, marker, size, color in zip(DEPTHS, "os^D", (8, 5.5, 3, 4), ("C3", "C4", "C2", "C0"), strict=True):
         square = data["square"].sel(depth=depth)
@@ -141,9 +142,11 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     for depth in DEPTHS:
         one = data.sel(depth=depth)
         for k in range(D):
-            p = float(ks_2samp(one["y"].values[:, k], one["exact"].values[:, k]).pvalue)
+            _, p = ks_2samp(one["y"].values[:, k], one["exact"].values[:, k])
             name = f"log sigma_{k + 1}" if np.isinf(depth) else f"y_{k + 1}"
-            rows.append(Number(f"N = {depth:g}: Kolmogorov-Smirnov p-value of {name}", "-", p, 0.0, verdict(p > LEAST)))
+            rows.append(
+                Number(f"N = {depth:g}: Kolmogorov-Smirnov p-value of {name}", "-", float(p), 0.0, verdict(p > LEAST))
+            )
     for depth in DEPTHS:
         square = data["square"].sel(depth=depth)
         what = "(log sigma)^2" if np.isinf(depth) else "y^2"
