@@ -76,6 +76,9 @@ def gradient_flow(
       written independently, to check by.
     - `stop`: `Steady(gradient)` ends the flow at rest.
     - `observe`: saved in place of the states: a callable `SVD` -> arrays. `sigma` and the last state are always kept.
+    - `noise`: `Noise` makes the flow a path of the Riemannian Langevin equation, in steps of length dt without
+      tolerances or a stop. With it `energy=None` is Brownian motion. A path is differentiable for its fixed key in
+      `x0`, `beta`, `depth` and the arrays of `energy`, from a start whose singular values differ.
     - `max_steps`: accepted and rejected steps together.
     - `throw`: raise if the flow does not end as successful or steady; otherwise see `result`.
 
