@@ -202,9 +202,8 @@ class _Flows:
 
         def found(saved: State, first: Any) -> tuple[SVD, Float[Array, "n together"]]:
             points = jax.vmap(jax.vmap(self._to_svd))(ends.fill(saved, first))
-            return points, jax.vmap(lambda row, points: values_along(self.of_row(row).energy, points))(
-                self.rows, points
-            )
+            energies = lambda row, points: values_along(self.of_row(row).energy, points)
+            return points, jax.vmap(energies)(self.rows, points)
 
         times = len(self.ts)
         if times % TOGETHER > 0:
