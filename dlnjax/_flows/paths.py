@@ -115,10 +115,12 @@ def _require_derivative(problem: Problem, dproblem: PyTree) -> Problem:
         "a path with noise has no derivative here from a start with repeated singular values, whose frame is a matter "
         "of choice: start nearby."
     )
-    problem = require(problem, repeated & is_perturbed(dproblem.start), message)
+    # The start alone carries the check: a traced check takes no keys, and `ts` has to stay known.
+    start = require(problem.start, repeated & is_perturbed(dproblem.start), message)
     first = known(problem.kernel.inverse_depth) >= 1  # pyright: ignore[reportAttributeAccessIssue]
     message = "at depth 1 a path with noise has no derivative in the depth: the frame turns at a rate of its root."
-    return require(problem, (first & is_perturbed(dproblem.kernel)).any(), message)
+    start = require(start, (first & is_perturbed(dproblem.kernel)).any(), message)
+    return eqx.tree_at(lambda p: p.start, problem, start)
 
 
 def _path(
@@ -166,7 +168,8 @@ def _of_kind(
         if most is None:
             path = jax.lax.fori_loop(0, n, one, path)
         else:
-            step = jax.checkpoint(lambda path, j: (where(j < n, one(j, path), path), None))
+            # Gaps with fewer steps, and repeated times without any, do not run the steps that they do not have.
+            step = jax.checkpoint(lambda path, j: (jax.lax.cond(j < n, one, lambda j, path: path, j, path), None))
             path, _ = jax.lax.scan(step, path, jnp.arange(most))
         path = eqx.tree_at(lambda p: p.t, path, jnp.where(path.code.code == 0, end, path.t))
         return path, seen(path.state)
