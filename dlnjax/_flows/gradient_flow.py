@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._compile import first_times, with_more_times
 from dlnjax._flows.derivative import trajectory
-from dlnjax._flows.noise import Noise, with_noise
+from dlnjax._flows.noise import most_steps, Noise, with_noise
 from dlnjax._flows.paths import path, paths, start_of_path
 from dlnjax._flows.problem import Options, prepare, Problem, saved_entries, shape_of_point, Steady
 from dlnjax._flows.solution import FlowSolution
@@ -110,7 +110,10 @@ def gradient_flow(
     )
     problem, options = prepare(checked, x0, depth, ts, options, noise=noise)
     padded = replace(problem, ts=with_more_times(problem.ts, saved_entries(shape_of_point(problem.start), options)))
-    out = (trajectory if noise is None else path)(padded, options=options)
+    if problem.noise is None:
+        out = trajectory(padded, options=options)
+    else:
+        out = path(padded, options=options, most=most_steps(problem.ts, problem.noise.dt))
     svd, sigma, energies, observed = first_times((out.svd, out.sigma, out.energy, out.observed), problem.ts)
     out = replace(out, svd=svd, sigma=sigma, energy=energies, observed=observed)
     sol = solution_of(problem, options, out)

@@ -180,6 +180,12 @@ def cut(ts: Float[Array, " ts"], dt: Float[Array, ""]) -> tuple[Any, Any]:
     return n.astype(int), h.astype(ts.dtype)
 
 
+def most_steps(ts: Float[Array, " ts"], dt: Float[Array, ""]) -> int | None:
+    """The largest number of steps in a gap between two times, or None where it is not known yet."""
+    counts, _ = cut(ts, dt)
+    return int(np.max(counts)) if is_concrete(counts) else None
+
+
 def check_steps(ts: Array, dt: Array, max_steps: Any) -> Array:
     """`ts`, or an error if the path would need more than `max_steps` steps."""
     times, step = known(ts), known(dt)

@@ -10,10 +10,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from dlnjax._checks import is_concrete, known, require
+from dlnjax._checks import known, require
 from dlnjax._compile import compiled
 from dlnjax._flows.langevin import Frame, Langevin
 from dlnjax._flows.noise import cut, DEEP
@@ -69,22 +68,23 @@ def paths(
 
 
 @eqx.filter_custom_jvp
-def path(problem: Problem, *, options: Options) -> Trajectory:
-    """The path of one problem, with the derivative for its fixed key."""
+def path(problem: Problem, *, options: Options, most: int | None) -> Trajectory:
+    """The path of one problem, with the derivative for its fixed key. No gap between two times has more than `most`
+    steps; it is None where their number is not known yet, and then there is no derivative.
+    """
     with own_arithmetic():
         return _one_path(problem, options)
 
 
 @path.def_jvp
-def _path_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...], *, options: Options):
+def _path_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...], *, options: Options, most: int | None):
     (problem,), (dproblem,) = primals, tangents
+    if most is None:
+        raise TypeError("the derivative of a path with noise needs ts and dt that are known when it is traced.")
     with own_arithmetic():
         problem = _require_derivative(problem, dproblem)
-        out = path(problem, options=options)
-        counts, _ = cut(problem.ts, problem.noise.dt)  # pyright: ignore[reportOptionalMemberAccess]
-        if not is_concrete(counts):
-            raise TypeError("the derivative of a path with noise needs ts and dt that are known when it is traced.")
-        moved = _replayed(problem, dproblem, options, int(np.max(counts)))
+        out = path(problem, options=options, most=most)
+        moved = _replayed(problem, dproblem, options, most)
     return out, tangent_at(_differentiable, out, moved)
 
 

@@ -118,7 +118,7 @@ class Options(eqx.Module):
         self.share = as_real("share", ATOL_SHARE if atol is None else 0.0)
         self.fixed = as_real("atol", 0.0) if atol is None else as_positive("atol", atol)
         self.steady = None if stop is None else stop.gradient
-        self.max_steps = jnp.asarray(as_count("max_steps", max_steps))
+        self.max_steps = as_array("max_steps", as_count("max_steps", max_steps))
         self.solver = solver
         self.coordinates = coordinates
         self.observe = observe
