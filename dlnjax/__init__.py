@@ -12,6 +12,7 @@ from dlnjax._energies.sensing import MatrixSensing as MatrixSensing
 from dlnjax._energies.spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy
 from dlnjax._flows.chebyshev import RungeKuttaChebyshev as RungeKuttaChebyshev
 from dlnjax._flows.gradient_flow import gradient_flow as gradient_flow
+from dlnjax._flows.noise import Noise as Noise
 from dlnjax._flows.problem import Steady as Steady
 from dlnjax._flows.solution import FlowSolution as FlowSolution
 from dlnjax._geodesics.exponential import exponential as exponential, ExponentialSolution as ExponentialSolution

@@ -118,6 +118,11 @@ class RESULTS(eqx.Module):
         "Change the sign of one row of one of them, or choose endpoints of full rank."
     )
 
+    dt_too_long: ClassVar[_Code] = _Code(
+        "With noise, the force of the energy changed over one step by more than the step moved X: lower `dt`. "
+        "The last good state and its time are in the solution."
+    )
+
     @classmethod
     def named(cls, names: Any) -> "RESULTS":
         """The code of a name, or the codes of an array of names; `ValueError` for a word that names no code."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # The prefixes of names in the file: the frames of a flow are u and v, those of its last state final_u and final_v.
 _PREFIXES = {"svd": "", "final": "final_", "depth": "kernel_"}
-_SETTINGS = ("depth", "rtol", "atol")
+_SETTINGS = ("depth", "rtol", "atol", "beta", "dt")
 # The field with the factors of a network. A tuple of factors is weights_1, ..., weights_N in the file.
 _LAYERS = "weights"
 # The largest number of bytes of a variable in netCDF 3. SciPy writes this number as a signed integer of 32 bits.
@@ -42,6 +42,7 @@ _NOTES = {
     "steps": "accepted steps of the solver",
     "rejected": "rejected steps of the solver",
     "evaluations": "evaluations of the right-hand side; of a solver that does not say, 0",
+    "crossings": "changes of the sign of the determinant, with noise",
 }
 
 

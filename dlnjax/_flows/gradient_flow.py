@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._compile import first_times, with_more_times
 from dlnjax._flows.derivative import trajectory
+from dlnjax._flows.noise import Noise, with_noise
+from dlnjax._flows.paths import path, paths, start_of_path
 from dlnjax._flows.problem import Options, prepare, Problem, saved_entries, shape_of_point, Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._flows.trajectory import start_of, trajectories, Trajectory
@@ -23,7 +25,7 @@ from dlnjax._types import Energy, Number, Numbers, State
 
 
 def gradient_flow(
-    energy: Energy,
+    energy: Energy | None,
     x0: Float[Array, "m n"] | SVD,
     *,
     depth: Depth = jnp.inf,
@@ -34,6 +36,7 @@ def gradient_flow(
     coordinates: Literal["svd", "matrix"] = "svd",
     stop: Steady | None = None,
     observe: Callable[[SVD], Any] | None = None,
+    noise: Noise | None = None,
     max_steps: int = 100_000,
     throw: bool = True,
 ) -> FlowSolution:
@@ -73,6 +76,9 @@ def gradient_flow(
       written independently, to check by.
     - `stop`: `Steady(gradient)` ends the flow at rest.
     - `observe`: saved in place of the states: a callable `SVD` -> arrays. `sigma` and the last state are always kept.
+    - `noise`: `Noise` makes the flow a path of the Riemannian Langevin equation, in steps of length dt without
+      tolerances or a stop. With it `energy=None` is Brownian motion. A path is differentiable for its fixed key in
+      `x0`, `beta`, `depth` and the arrays of `energy`, from a start whose singular values differ.
     - `max_steps`: accepted and rejected steps together.
     - `throw`: raise if the flow does not end as successful or steady; otherwise see `result`.
 
@@ -92,6 +98,7 @@ def gradient_flow(
         >>> print(f"{jax.grad(final)(3.0):.4f}")
         0.0209
     """
+    checked = with_noise(energy, noise, **beside_noise(solver, rtol, atol, coordinates, stop))
     options = Options(
         solver=solver,
         rtol=rtol,
@@ -101,9 +108,9 @@ def gradient_flow(
         observe=observe,
         max_steps=max_steps,
     )
-    problem, options = prepare(energy, x0, depth, ts, options)
+    problem, options = prepare(checked, x0, depth, ts, options, noise=noise)
     padded = replace(problem, ts=with_more_times(problem.ts, saved_entries(shape_of_point(problem.start), options)))
-    out = trajectory(padded, options=options)
+    out = (trajectory if noise is None else path)(padded, options=options)
     svd, sigma, energies, observed = first_times((out.svd, out.sigma, out.energy, out.observed), problem.ts)
     out = replace(out, svd=svd, sigma=sigma, energy=energies, observed=observed)
     sol = solution_of(problem, options, out)
@@ -113,10 +120,17 @@ def gradient_flow(
     return sol
 
 
+def beside_noise(solver: Any, rtol: Any, atol: Any, coordinates: Any, stop: Any) -> dict[str, tuple[Any, Any]]:
+    """The options that have no meaning beside noise, each as (what was given, the default)."""
+    given = {"solver": solver, "rtol": rtol, "atol": atol, "coordinates": coordinates, "stop": stop}
+    return {name: (value, {"rtol": 1e-6, "coordinates": "svd"}.get(name)) for name, value in given.items()}
+
+
 def start_many(of_row: Callable[[Any], Problem], rows: PyTree, options: Options) -> State:
     """The state from which the flow of each row starts. Flows in the frame decompose their matrices only here."""
+    start = start_of_path if options.steps is not None else lambda problem: start_of(problem, options)
     with own_arithmetic():
-        return jax.vmap(lambda row: start_of(of_row(row), options))(rows)
+        return jax.vmap(lambda row: start(of_row(row)))(rows)
 
 
 def solve_many(
@@ -136,23 +150,32 @@ def solve_many(
     The caller compiles this function, and makes a solution of its result by `solution_of`.
     """
     with own_arithmetic():
+        if options.steps is not None:
+            return paths(of_row, (rows, y0), ts, options, wanted=wanted)
         return trajectories(of_row, (rows, y0), ts, options, lanes=lanes, wanted=wanted, count=count)
 
 
 def solution_of(problem: Problem, options: Options, out: Trajectory) -> FlowSolution:
     """The solution of one problem, or of all problems of a sweep, from the trajectory."""
+    noise, tolerances = problem.noise, (options.rtol, options.atol)
+    counted: dict[str, Any] = {"steps": out.steps, "rejected": out.rejected, "evaluations": out.evaluations}
+    if noise is not None:
+        counted["crossings"] = out.crossings
+        tolerances = (jnp.full_like(noise.beta, jnp.nan), jnp.full_like(noise.beta, jnp.nan))
     return FlowSolution(
         ts=problem.ts,
         sigma=out.sigma,
         final=out.final,
         t_end=out.t_end,
         result=out.code,
-        stats={"steps": out.steps, "rejected": out.rejected, "evaluations": out.evaluations},
+        stats=counted,
         observed=out.observed,
         depth=problem.kernel,
-        rtol=options.rtol,
-        atol=options.atol,
+        rtol=tolerances[0],
+        atol=tolerances[1],
         energy_name=name_of(problem.energy),
         _svd=out.svd,
         _energy=out.energy,
+        beta=None if noise is None else noise.beta,
+        dt=None if noise is None else noise.dt,
     )

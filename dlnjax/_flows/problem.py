@@ -24,6 +24,7 @@ from dlnjax._checks import (
     require_finite,
     shape_of,
 )
+from dlnjax._flows.noise import check_noise, check_steps, Noise
 from dlnjax._geometry.kernel import as_kernel, Kernel
 from dlnjax._protocol import at_start
 from dlnjax._scale import ATOL_SHARE
@@ -57,12 +58,13 @@ class Steady(eqx.Module):
 
 
 class Problem(eqx.Module):
-    """All that a flow may be differentiated with respect to: energy, start, kernel and times."""
+    """All that a flow may be differentiated with respect to: energy, start, kernel, times and noise."""
 
     energy: Callable
     start: SVD | Float[Array, "*starts m n"]
     kernel: Kernel
     ts: Float[Array, " ts"]
+    noise: Noise | None = None
 
     @property
     def x0(self) -> Float[Array, "*starts m n"]:
@@ -88,6 +90,8 @@ class Options(eqx.Module):
     solver: diffrax.AbstractSolver[Any] | None
     coordinates: str = eqx.field(static=True)
     observe: Callable[[SVD], Any] | None
+    # The kind of the steps with noise, "shallow", "deep" or "either", or None without noise.
+    steps: str | None
 
     def __init__(
         self,
@@ -118,6 +122,7 @@ class Options(eqx.Module):
         self.solver = solver
         self.coordinates = coordinates
         self.observe = observe
+        self.steps = None
 
     def of(self, point: SVD, many: bool = False) -> "Options":
         """The options for points with the shapes and dtype of `point`: numbers are cast, and `observe` is traced.
@@ -125,7 +130,7 @@ class Options(eqx.Module):
         With `many`, a sweep without a stop has a program of its own.
         """
         dtype = point.sigma.dtype
-        if dtype == jnp.float32 and is_concrete(self.rtol) and float(self.rtol) < 5e-6:
+        if self.steps is None and dtype == jnp.float32 and is_concrete(self.rtol) and float(self.rtol) < 5e-6:
             warnings.warn(
                 f"x0 is float32, which cannot keep rtol={float(self.rtol):g}. Enable float64 before the first array is "
                 'made, jax.config.update("jax_enable_x64", True), or pass rtol=1e-5.',
@@ -156,7 +161,9 @@ class Options(eqx.Module):
         return None if is_concrete(self.share) and float(self.share) > 0 else self.fixed
 
 
-def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: bool = False) -> tuple[Problem, Options]:
+def prepare(
+    energy: Any, x0: Any, depth: Any, ts: Any, options: Options, *, noise: Noise | None = None, many: bool = False
+) -> tuple[Problem, Options]:
     """Check what the user gave, and trace the energy and `observe` with the numbers that they hold now.
 
     With `many`, the first axis of the starts and of the arrays of the energy is that of the seeds. The caller then
@@ -169,9 +176,16 @@ def prepare(energy: Any, x0: Any, depth: Any, ts: Any, options: Options, many: b
     kernel = as_kernel(depth, dtype, many="" if many else "dlnjax.sweep or jax.vmap")
     if not many:
         check_energy(energy, shape, dtype)
-        _check_rank(start, min(shape), kernel, options.coordinates)
+        if noise is None:
+            _check_rank(start, min(shape), kernel, options.coordinates)
         energy = traced_energy(at_start(energy), shape, dtype, len(point.sigma))
-    return Problem(energy, start, kernel, ts), options.of(point, many)
+    if noise is not None:
+        kind = check_noise(start, kernel, many)
+        options = eqx.tree_at(lambda o: o.steps, options, kind, is_leaf=lambda x: x is None)
+        numbers = [as_array("a number of the noise", known(x).astype(dtype)) for x in (noise.beta, noise.dt)]
+        noise = eqx.tree_at(lambda n: [n.beta, n.dt], noise, numbers)
+        ts = check_steps(ts, numbers[1], options.max_steps)
+    return Problem(energy, start, kernel, ts, noise), options.of(point, many)
 
 
 def shape_of_point(start: Any, many: bool = False) -> SVD:

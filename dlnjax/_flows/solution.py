@@ -68,6 +68,8 @@ class FlowSolution(Solution):
     - `depth`: the kernel of the geometry, `Balanced(N)` for a number N. Its numbers are `[n]` where the seeds differ.
     - `rtol`, `atol`: the tolerances. `atol` is None where the absolute tolerance followed the start.
     - `energy_name`: the class of the energy, or the name of the function.
+    - `beta`, `dt`: the numbers of the `Noise`, or None. With noise the tolerances are NaN, as there are none, and
+      `stats` has `crossings`, the number of times that the determinant changed its sign.
 
     **Example:**
 
@@ -92,6 +94,8 @@ class FlowSolution(Solution):
     energy_name: str = eqx.field(static=True)
     _svd: SVD | None
     _energy: Float[Array, "*n ts"] | None
+    beta: Float[Array, "..."] | None = None
+    dt: Float[Array, "..."] | None = None
 
     layout: ClassVar[Layout] = _LAYOUT
 

@@ -49,6 +49,8 @@ class Trajectory(eqx.Module):
     steps: Int[Array, "*n"]
     rejected: Int[Array, "*n"]
     evaluations: Int[Array, "*n"]
+    # How often the determinant changed its sign, which is counted with noise only.
+    crossings: Int[Array, "*n"] | None = None
 
 
 def start_of(problem: Problem, options: Options) -> State:
@@ -200,7 +202,8 @@ class _Flows:
 
         def found(saved: State, first: Any) -> tuple[SVD, Float[Array, "n together"]]:
             points = jax.vmap(jax.vmap(self._to_svd))(ends.fill(saved, first))
-            return points, jax.vmap(lambda row, points: _values(self.of_row(row).energy, points))(self.rows, points)
+            energies = lambda row, points: values_along(self.of_row(row).energy, points)
+            return points, jax.vmap(energies)(self.rows, points)
 
         times = len(self.ts)
         if times % TOGETHER > 0:
@@ -232,7 +235,7 @@ class _Flows:
         return canonical(SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v))) if self.frame else svd(y)
 
 
-def _values(energy: Callable, points: SVD) -> Float[Array, " ts"]:
+def values_along(energy: Callable, points: SVD) -> Float[Array, " ts"]:
     """The energy at each of the points; of large matrices one after the other, since X of all would fill the memory."""
     if len(points.u[0]) * len(points.v[0]) < _LARGE:
         return jax.vmap(partial(value, energy))(points)

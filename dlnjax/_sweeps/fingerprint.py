@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlnjax._flows.noise import Noise
 from dlnjax._flows.problem import Options, Problem, shape_of_point
 from dlnjax._protocol import gradient, name_of
 from dlnjax._svd import SVD, svd
@@ -45,7 +46,14 @@ def identity(problem: Problem, options: Options, energies: Energies, starts: Any
         "solver": repr(options.solver),
         "coordinates": options.coordinates,
         "observe": _observed(options.observe, start),
+        "noise": _noise(problem.noise),
     }
+
+
+def _noise(noise: Noise | None) -> list[Any] | None:
+    if noise is None:
+        return None
+    return [_digest([jax.random.key_data(noise.key)]), float(noise.beta), float(noise.dt), noise.gauge]
 
 
 def _observed(observe: Callable | None, start: SVD | Matrix) -> list[float] | None:

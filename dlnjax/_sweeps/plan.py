@@ -162,7 +162,8 @@ def calls_lapack(energy: Callable, point: SVD, options: Options) -> bool:
             "energy or observe depends on a value that JAX traces, and a sweep cannot be traced by jax.jit, jax.grad "
             "or jax.vmap. Use dlnjax.gradient_flow with jax.vmap there."
         )
-    return options.coordinates == "matrix" or not _LAPACK.isdisjoint(_primitives(closed.jaxpr))
+    decomposes = options.coordinates == "matrix" or options.steps is not None
+    return decomposes or not _LAPACK.isdisjoint(_primitives(closed.jaxpr))
 
 
 def _primitives(jaxpr: Jaxpr) -> Iterator[str]:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from dlnjax._compile import compiled, repeated
 from dlnjax._flows.gradient_flow import solution_of, solve_many, start_many
+from dlnjax._flows.noise import Noise
 from dlnjax._flows.problem import Options, Problem
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import Kernel
@@ -23,9 +24,9 @@ from dlnjax._types import State
 
 
 class Chunk(eqx.Module):
-    """The flows that one call integrates. `rows` has what is different in each flow: arrays of the energy, the start
-    and the kernel. `y0` is the state from which each flow begins. `wanted` says which flows are to run; it is false for
-    rows that only fill up the chunk.
+    """The flows that one call integrates. `rows` has what is different in each flow: arrays of the energy, the start,
+    the kernel, and with noise the number of the seed. `y0` is the state from which each flow begins. `wanted` says
+    which flows are to run; it is false for rows that only fill up the chunk.
     """
 
     rows: PyTree
@@ -44,10 +45,14 @@ class Common(eqx.Module):
     ts: Any
     count: Int[Array, ""]
     options: Options
+    noise: Noise | None
 
     def problem(self, row: PyTree) -> Problem:
-        seeded, start, kernel = row
-        return Problem(eqx.combine(seeded, self.energy), start, kernel, self.ts)
+        seeded, start, kernel, seed = row
+        noise = self.noise
+        if noise is not None:
+            noise = eqx.tree_at(lambda n: n.key, noise, jax.random.fold_in(noise.key, seed))
+        return Problem(eqx.combine(seeded, self.energy), start, kernel, self.ts, noise)
 
 
 @compiled
@@ -97,7 +102,7 @@ class Run(eqx.Module):
 
     def _common(self) -> Common:
         ts, count = self.problem.ts, jax.device_put(np.asarray(len(self.problem.ts)))
-        return Common(self.energies.shared, repeated(ts, self.plan.times), count, self.options)
+        return Common(self.energies.shared, repeated(ts, self.plan.times), count, self.options, self.problem.noise)
 
     def _seeds(self, first: int) -> np.ndarray:
         # The last start is repeated to fill up the last chunk. Every call then has the same shape, and nothing is
@@ -111,7 +116,8 @@ class Run(eqx.Module):
     def _begin(self, first: int) -> Chunk:
         seeds = self._seeds(first)
         own = jax.tree.map(itemgetter(seeds), self.energies.own)
-        rows = (own, jax.tree.map(np.asarray, self.take(seeds)), self._kernels(seeds))
+        number = None if self.problem.noise is None else seeds.astype(np.uint32)
+        rows = (own, jax.tree.map(np.asarray, self.take(seeds)), self._kernels(seeds), number)
         wanted = np.arange(first, first + self.plan.rows) < min(first + self.plan.chunk, self.n)
         return Chunk(rows, start_chunk(rows, self._common()), wanted)
 
@@ -121,7 +127,7 @@ class Run(eqx.Module):
         out = solve_chunk(chunk, common, plan.devices, plan.lanes)
         if any(np.ndim(leaf) for leaf in jax.tree.leaves(kernel)):
             kernel = jax.tree.map(jnp.asarray, self._kernels(self._seeds(first)))
-        problem = Problem(self.problem.energy, self.problem.start, kernel, common.ts)
+        problem = eqx.tree_at(lambda p: (p.kernel, p.ts), self.problem, (kernel, common.ts))
         return self._asked_for(solution_of(problem, self.options, out))
 
     def _asked_for(self, sol: FlowSolution) -> FlowSolution:

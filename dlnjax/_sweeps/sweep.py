@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dlnjax._checks import refuse_tracing, shape_of
+from dlnjax._flows.gradient_flow import beside_noise
+from dlnjax._flows.noise import Noise, with_noise
 from dlnjax._flows.problem import as_start, Options, prepare, shape_of_point, Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import as_kernel, Depths, Kernel
@@ -47,6 +49,7 @@ class _Options(TypedDict, total=False):
     coordinates: Literal["svd", "matrix"]
     stop: Steady | None
     observe: Callable[[SVD], Any] | None
+    noise: Noise | None
     max_steps: int
     chunk: int | None
     progress: bool
@@ -55,18 +58,18 @@ class _Options(TypedDict, total=False):
 
 @overload
 def sweep(
-    energy: Energy, starts: Starts, *, ts: Numbers, folder: None = None, **options: Unpack[_Options]
+    energy: Energy | None, starts: Starts, *, ts: Numbers, folder: None = None, **options: Unpack[_Options]
 ) -> FlowSolution: ...
 
 
 @overload
 def sweep(
-    energy: Energy, starts: Starts, *, ts: Numbers, folder: str | os.PathLike[str], **options: Unpack[_Options]
+    energy: Energy | None, starts: Starts, *, ts: Numbers, folder: str | os.PathLike[str], **options: Unpack[_Options]
 ) -> "xarray.Dataset": ...
 
 
 def sweep(
-    energy: Energy,
+    energy: Energy | None,
     starts: Starts,
     *,
     depth: Depths = jnp.inf,
@@ -77,6 +80,7 @@ def sweep(
     coordinates: Literal["svd", "matrix"] = "svd",
     stop: Steady | None = None,
     observe: Callable[[SVD], Any] | None = None,
+    noise: Noise | None = None,
     max_steps: int = 100_000,
     chunk: int | None = None,
     progress: bool = True,
@@ -98,9 +102,10 @@ def sweep(
     - `folder`: a folder to which finished seeds are written, for sweeps that are long or do not fit in memory. The same
       call again goes on after the last finished seeds. It needs zarr and filelock.
 
-    **Other arguments:** `chunk`, the number of seeds that one call integrates (by default up to 256 on a CPU, or as
-    many as keep the saved states small); `devices`, those that share the work, by default all; `progress`, a bar on a
-    terminal with the number of finished seeds and the time left; the rest as in `gradient_flow`.
+    **Other arguments:** `noise`, `Noise`, whose key gives seed i the key fold_in(key, i), so that the first hundred
+    paths of a million are those of a hundred; `chunk`, the number of seeds that one call integrates (by default up to
+    256 on a CPU, or as many as keep the saved states small); `devices`, those that share the work, by default all;
+    `progress`, a bar on a terminal with the number of finished seeds and the time left; the rest as in `gradient_flow`.
 
     **Returns:** a `FlowSolution` with the seed as its first axis; with `folder`, the `xarray.Dataset` in it, of which
     each array is read when it is used (`dlnjax.load(folder)` makes a `FlowSolution` of it).
@@ -121,7 +126,10 @@ def sweep(
         >>> sol.effective_rank.shape, bool(jnp.all(sol.result == dln.RESULTS.steady))
         ((10, 3), True)
     """
-    refuse_tracing("a sweep", (energy, starts, depth, ts, rtol, atol, stop), "dlnjax.gradient_flow with jax.vmap")
+    refuse_tracing(
+        "a sweep", (energy, starts, depth, ts, rtol, atol, stop, noise), "dlnjax.gradient_flow with jax.vmap"
+    )
+    checked = with_noise(energy, noise, **beside_noise(solver, rtol, atol, coordinates, stop))
     n, example, take = _count_and_take(starts)
     kernel = _kernels(depth, n, jax.tree.leaves(example)[0].dtype)
     options = Options(
@@ -133,10 +141,10 @@ def sweep(
         observe=observe,
         max_steps=max_steps,
     )
-    problem, options = prepare(energy, example, kernel, ts, options, many=True)
+    problem, options = prepare(energy, example, kernel, ts, options, noise=noise, many=True)
     point = shape_of_point(example, many=True)
     shape, dtype = (len(point.u), len(point.v)), point.sigma.dtype
-    energies = split(energy, n, shape, dtype)
+    energies = split(checked, n, shape, dtype)
     problem = eqx.tree_at(lambda p: p.energy, problem, energies.first)
     chunk = as_chunk(chunk, n)
     store = None

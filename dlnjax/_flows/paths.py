@@ -1,0 +1,230 @@
+"""The paths of the Riemannian Langevin equation: their loop over steps, what is saved, and their derivative.
+
+The loop has a number of steps that is known at its run only, so that one program serves all times and all `dt`. Its
+derivative replays the path with the same random numbers in loops of fixed length, which JAX can reverse.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from dlnjax._checks import is_concrete, known, require
+from dlnjax._compile import compiled
+from dlnjax._flows.langevin import Frame, Langevin
+from dlnjax._flows.noise import cut, DEEP
+from dlnjax._flows.problem import Options, Problem, rounding
+from dlnjax._flows.trajectory import Trajectory, values_along
+from dlnjax._results import code_of, RESULTS
+from dlnjax._svd import canonical, SVD, svd
+from dlnjax._tree import all_finite, is_perturbed, own_arithmetic, tangent_at, where
+from dlnjax._types import Scalar
+
+# Singular values that differ by less than this fraction count as repeated, where a path has no derivative.
+_REPEATED = 1e-9
+
+
+class Path(eqx.Module):
+    """The last good state of a path at time `t`, how it has ended, and what was counted."""
+
+    state: Frame
+    t: Scalar
+    code: RESULTS
+    steps: Int[Array, ""]
+    crossings: Int[Array, ""]
+
+
+def start_of_path(problem: Problem) -> SVD:
+    """The decomposition of the start. That of a start which is not finite is the identity times NaN."""
+    start = problem.start if isinstance(problem.start, SVD) else svd(problem.start)
+    finite = all_finite(start)
+    eye = jnp.eye(len(start.u), dtype=start.u.dtype)
+    start: SVD = canonical(where(finite, start, SVD(eye, jnp.ones_like(start.sigma), eye)))
+    sigma = start.sigma
+    if not isinstance(problem.start, SVD):
+        # Singular values of a matrix at the level of rounding count as 0, as in a flow without noise.
+        sigma = jnp.where(sigma > rounding(sigma) * sigma[0], sigma, 0.0)
+    return SVD(start.u, jnp.where(finite, sigma, jnp.nan), start.v)
+
+
+def paths(
+    of_row: Callable[[Any], Problem],
+    starts: tuple[PyTree, SVD],
+    ts: Float[Array, " ts"],
+    options: Options,
+    *,
+    wanted: Bool[Array, " n"],
+) -> Trajectory:
+    """The paths of many problems. `starts` is (the rows, the decompositions of their starts).
+
+    If none is `wanted`, no step is taken.
+    """
+    rows, points = starts
+    any_wanted = jnp.any(wanted)
+    return jax.vmap(lambda row, point: _path(of_row(row), point, ts, options, run=any_wanted))(rows, points)
+
+
+@eqx.filter_custom_jvp
+def path(problem: Problem, *, options: Options) -> Trajectory:
+    """The path of one problem, with the derivative for its fixed key."""
+    with own_arithmetic():
+        return _one_path(problem, options)
+
+
+@path.def_jvp
+def _path_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...], *, options: Options):
+    (problem,), (dproblem,) = primals, tangents
+    with own_arithmetic():
+        problem = _require_derivative(problem, dproblem)
+        out = path(problem, options=options)
+        counts, _ = cut(problem.ts, problem.noise.dt)  # pyright: ignore[reportOptionalMemberAccess]
+        if not is_concrete(counts):
+            raise TypeError("the derivative of a path with noise needs ts and dt that are known when it is traced.")
+        moved = _replayed(problem, dproblem, options, int(np.max(counts)))
+    return out, tangent_at(_differentiable, out, moved)
+
+
+def _differentiable(t: Trajectory) -> tuple[Any, ...]:
+    return t.svd, t.sigma, t.energy, t.observed, t.final
+
+
+@compiled
+def _one_path(problem: Problem, options: Options) -> Trajectory:
+    return _path(problem, start_of_path(problem), problem.ts, options)
+
+
+@compiled
+def _replayed(problem: Problem, dproblem: PyTree, options: Options, most: int) -> tuple[Any, ...]:
+    """The tangents of all that is saved. No gap between two times has more than `most` steps."""
+
+    def run(problem: Problem) -> tuple[Any, ...]:
+        return _differentiable(_path(problem, start_of_path(problem), problem.ts, options, most=most))
+
+    return eqx.filter_jvp(run, (problem,), (dproblem,))[1]
+
+
+def _require_derivative(problem: Problem, dproblem: PyTree) -> Problem:
+    """The problem, or an error where its path has no derivative."""
+    sigma = known(start_of_path(problem).sigma)
+    repeated = (sigma[:-1] - sigma[1:] <= _REPEATED * sigma[:-1]).any()
+    message = (
+        "a path with noise has no derivative here from a start with repeated singular values, whose frame is a matter "
+        "of choice: start nearby."
+    )
+    problem = require(problem, repeated & is_perturbed(dproblem.start), message)
+    first = known(problem.kernel.inverse_depth) >= 1  # pyright: ignore[reportAttributeAccessIssue]
+    message = "at depth 1 a path with noise has no derivative in the depth: the frame turns at a rate of its root."
+    return require(problem, (first & is_perturbed(dproblem.kernel)).any(), message)
+
+
+def _path(
+    problem: Problem, start: SVD, ts: Float[Array, " ts"], options: Options, *, run: Any = True, most: int | None = None
+) -> Trajectory:
+    """The path from `start` by the steps for the depth, of which a depth that is not known yet has both."""
+
+    def of(deep: bool) -> Callable[[Problem], Trajectory]:
+        return lambda problem: _of_kind(problem, start, ts, options, deep=deep, run=run, most=most)
+
+    if options.steps != "either":
+        return of(options.steps == "deep")(problem)
+    inverse = problem.kernel.inverse_depth  # pyright: ignore[reportAttributeAccessIssue]
+    deep, most_shallow = inverse < 1 / DEEP, jnp.asarray(1 / DEEP, inverse.dtype)
+    # Under `vmap` both kinds run for all depths. The depth of the kind that is not taken is replaced by one that this
+    # kind has, so that no NaN arises.
+    at = lambda a: eqx.tree_at(lambda p: p.kernel.inverse_depth, problem, a)
+    arrays, rest = eqx.partition(
+        (at(jnp.where(deep, inverse, most_shallow / 2)), at(jnp.where(deep, most_shallow, inverse))), eqx.is_array
+    )
+    kinds = [lambda arrays, k=k: of(k == 0)(eqx.combine(arrays, rest)[k]) for k in (0, 1)]
+    return jax.lax.cond(deep, *kinds, arrays)
+
+
+def _of_kind(
+    problem: Problem,
+    start: SVD,
+    ts: Float[Array, " ts"],
+    options: Options,
+    *,
+    deep: bool,
+    run: Any,
+    most: int | None,
+) -> Trajectory:
+    noise = problem.noise
+    assert noise is not None
+    equation = Langevin(problem.energy, problem.kernel, noise.beta, noise.gauge, deep)  # pyright: ignore[reportArgumentType]
+    counts, lengths = (jnp.asarray(x) for x in cut(ts, noise.dt))
+    counts = jnp.where(run, counts, 0)
+    seen = lambda state: _seen(equation, state, options)
+
+    def gap(path: Path, each: tuple[Array, Array, Array, Array]) -> tuple[Path, PyTree]:
+        n, first, h, end = each
+        one = lambda j, path: _advanced(equation, path, h, jax.random.fold_in(noise.key, first + j))
+        if most is None:
+            path = jax.lax.fori_loop(0, n, one, path)
+        else:
+            step = jax.checkpoint(lambda path, j: (where(j < n, one(j, path), path), None))
+            path, _ = jax.lax.scan(step, path, jnp.arange(most))
+        path = eqx.tree_at(lambda p: p.t, path, jnp.where(path.code.code == 0, end, path.t))
+        return path, seen(path.state)
+
+    first = _begin(equation, start, ts[0])
+    firsts = jnp.cumsum(counts) - counts
+    last, saved = jax.lax.scan(gap, first, (counts, firsts, lengths, ts[1:]))
+    saved = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), seen(first.state), saved)
+    svd_, observed, energy = saved, None, None
+    if options.observe is None:
+        sigma, energy = saved.sigma, values_along(problem.energy, saved)
+    else:
+        svd_, (sigma, observed) = None, saved
+    return Trajectory(
+        svd=svd_,
+        sigma=sigma,
+        energy=energy,
+        observed=observed,
+        final=equation.point(last.state),
+        t_end=last.t,
+        code=last.code,
+        steps=last.steps,
+        rejected=jnp.zeros_like(last.steps),
+        evaluations=last.steps * (2 if equation.driven else 0),
+        crossings=last.crossings,
+    )
+
+
+def _seen(equation: Langevin, state: Frame, options: Options) -> PyTree:
+    """What is saved of a state: the point or, with `observe`, the singular values and what `observe` returns."""
+    point = equation.point(state)
+    return point if options.observe is None else (point.sigma, options.observe(point))
+
+
+def _begin(equation: Langevin, start: SVD, t: Scalar) -> Path:
+    """The path before its first step. A start that is not finite, or is singular at depth > 1, has ended already."""
+    sigma = start.sigma
+    finite = all_finite(sigma)
+    singular = (sigma[-1] <= 0) & (equation.kernel.inverse_depth < 1)
+    inside = equation.enter(SVD(start.u, jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny), start.v))
+    state = Frame(inside.u, jnp.where(finite, inside.y, jnp.nan), inside.v)
+    code = code_of((~finite, RESULTS.non_finite), (singular, RESULTS.rank_lost))
+    zero = jnp.array(0)
+    return Path(state, t, code, zero, zero)
+
+
+def _advanced(equation: Langevin, path: Path, h: Scalar, key: PRNGKeyArray) -> Path:
+    """The path after one more step, or as it is if it has ended."""
+    state, crossed, coarse = equation.step(path.state, h, key)
+    finite = all_finite((state, equation.log(state.y)))
+    large = jnp.max(equation.log(state.y)) >= jnp.log(jnp.finfo(h.dtype).max)
+    active = path.code.code == 0
+    good = active & finite & ~coarse & ~large
+    code = code_of((coarse | ~finite, RESULTS.dt_too_long), (large, RESULTS.diverged))
+    return Path(
+        state=where(good, state, path.state),
+        t=jnp.where(good, path.t + h, path.t),
+        code=RESULTS.where(active, code, path.code),
+        steps=path.steps + good.astype(int),
+        crossings=path.crossings + (good & crossed).astype(int),
+    )
