@@ -84,6 +84,7 @@ bench: install .venv-geomstats/installed
 stress: install
 	$(BIN)/python tests/stress/flows.py
 	$(BIN)/python tests/stress/geodesics.py
+	$(BIN)/python tests/stress/shapes.py
 
 clean:
 	rm -rf .venv .venv-lowest .venv-geomstats .cache out build dist

@@ -102,7 +102,8 @@ class RESULTS(eqx.Module):
     )
     rank_lost: ClassVar[_Code] = _Code(
         "A singular value reached zero, where the geometry of depth > 1 ends. "
-        "The last good state and its time are in the solution; depth = 1 alone flows through."
+        "The last good state and its time are in the solution. At depth 1, and with layers that are not balanced "
+        "(dlnjax.Imbalanced), a flow passes through."
     )
     non_finite: ClassVar[_Code] = _Code(
         "The start, or the energy's gradient along the way, was NaN or infinite. Check both there: "
