@@ -77,6 +77,7 @@ bench: install .venv-geomstats/installed
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/geodesic.py
+	$(BIN)/python benchmarks/ratings.py
 	$(BIN)/python benchmarks/reproduce.py
 	$(BIN)/python benchmarks/first_figure.py
 	$(BIN)/python benchmarks/first_call.py

@@ -44,7 +44,7 @@ def empty(task: Task, y0: State) -> PyTree:
 
 
 class Ends(NamedTuple):
-    """What is observed of each flow at its start and at its end. `reached` is the number of times that it has reached."""
+    """What is observed of each flow at its start and at its end, and the number of times that it has `reached`."""
 
     start: PyTree
     end: PyTree

@@ -102,8 +102,7 @@ class Run(eqx.Module):
 
     def _common(self) -> Common:
         ts, count = self.problem.ts, jax.device_put(np.asarray(len(self.problem.ts)))
-        ts = repeated(ts, self.plan.times)
-        return Common(self.energies.shared, ts, count, self.options, self.problem.noise)
+        return Common(self.energies.shared, repeated(ts, self.plan.times), count, self.options, self.problem.noise)
 
     def _seeds(self, first: int) -> np.ndarray:
         # The last start is repeated to fill up the last chunk. Every call then has the same shape, and nothing is

@@ -136,6 +136,7 @@ def test_repeated_times_of_a_sweep_change_nothing():
     some, all = many(8, times(5)), many(8, times(21))
     np.testing.assert_allclose(some, all[:, ::5], rtol=1e-6)
     assert some.shape == (8, 5, D) and all.shape == (8, 21, D)
+    assert np.all(np.abs(some[:, -1] - some[:, 0]) > 1e-3)
 
 
 def test_a_program_inside_of_jit_or_grad_has_no_options():
