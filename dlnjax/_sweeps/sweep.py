@@ -141,7 +141,7 @@ def sweep(
         observe=observe,
         max_steps=max_steps,
     )
-    problem, options = prepare(energy, example, kernel, ts, options, noise=noise, many=True)
+    problem, options = prepare(checked, example, kernel, ts, options, noise=noise, many=True)
     point = shape_of_point(example, many=True)
     shape, dtype = (len(point.u), len(point.v)), point.sigma.dtype
     energies = split(checked, n, shape, dtype)
