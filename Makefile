@@ -77,6 +77,7 @@ bench: install .venv-geomstats/installed
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/geodesic.py
+	$(BIN)/python benchmarks/ratings.py
 	$(BIN)/python benchmarks/reproduce.py
 	$(BIN)/python benchmarks/first_figure.py
 	$(BIN)/python benchmarks/first_call.py
@@ -84,6 +85,7 @@ bench: install .venv-geomstats/installed
 stress: install
 	$(BIN)/python tests/stress/flows.py
 	$(BIN)/python tests/stress/geodesics.py
+	$(BIN)/python tests/stress/shapes.py
 
 clean:
 	rm -rf .venv .venv-lowest .venv-geomstats .cache out build dist

@@ -349,6 +349,14 @@ def shape_of(name: str, f: Callable, argument: Any) -> Any:
         raise kind(f"{name} must take one argument{shape} and return arrays: {said}.") from error
 
 
+def as_argument(x: Any, shape: tuple[int, ...], which: str) -> Array:
+    """`x`, the X of an energy for matrices of `shape`. `which` says in a message why it must have this shape."""
+    x = as_real("X", x)
+    if x.shape[-2:] != shape:
+        raise ValueError(f"X has shape {x.shape}, but {which}." + transposed(x.shape, shape))
+    return x
+
+
 def transposed(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
     """A hint for a matrix of shape `got`, which is not `expected`, if its transpose is."""
     return " Is it transposed? Pass its .T." if got[-2:] == expected[-2:][::-1] else ""

@@ -22,9 +22,10 @@ from dlnjax._terminal import waiting_for
 # but the programs then run three to six times longer.
 QUICK = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 
-# Programs are compiled for these numbers of saved times only, unless more than this many entries would be saved.
+# Programs are compiled for these numbers of saved times, and from the last on for powers of two, unless more than this
+# many entries would be saved.
 _LENGTHS = (32, 256, 2048)
-_MOST_ENTRIES = 4_000_000
+_MOST_ENTRIES = 8_000_000
 
 
 def compiled(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
@@ -54,8 +55,18 @@ def with_more_times(ts: Float[Array, " ts"], size: int) -> Float[Array, " more"]
     """
     if not runs_at_once(ts):
         return ts
-    length = next((n for n in _LENGTHS if len(ts) <= n and n * size <= _MOST_ENTRIES), len(ts))
+    length = next((n for n in _LENGTHS if len(ts) <= n), power_of_two_from(len(ts)))
+    return repeated(ts, length if length * size <= _MOST_ENTRIES else len(ts))
+
+
+def repeated(ts: Float[Array, " ts"], length: int) -> Float[Array, " length"]:
+    """`ts` with the last time repeated, up to this length."""
     return jax.device_put(np.append(ts, np.full(length - len(ts), ts[-1])))
+
+
+def power_of_two_from(n: int) -> int:
+    """The least power of two that is at least `n`."""
+    return 2 ** (n - 1).bit_length()
 
 
 def first_times(tree: Any, ts: Float[Array, " ts"]) -> Any:

@@ -102,11 +102,16 @@ class RESULTS(eqx.Module):
     )
     rank_lost: ClassVar[_Code] = _Code(
         "A singular value reached zero, where the geometry of depth > 1 ends. "
-        "The last good state and its time are in the solution; depth = 1 alone flows through."
+        "The last good state and its time are in the solution. At depth 1, and with layers that are not balanced "
+        "(dlnjax.Imbalanced), a flow passes through."
     )
     non_finite: ClassVar[_Code] = _Code(
         "The start, or the energy's gradient along the way, was NaN or infinite. Check both there: "
         "the last good state, if any, and its time are in the solution. In `train`, lower the learning rate."
+    )
+    dt_too_long: ClassVar[_Code] = _Code(
+        "With noise, the force of the energy changed over one step by more than the step moved X: lower `dt`. "
+        "The last good state and its time are in the solution."
     )
     not_arrived: ClassVar[_Code] = _Code(
         "The search for a geodesic did not come within 1e-8 of the end: `endpoint_error` says how near. "
@@ -115,11 +120,6 @@ class RESULTS(eqx.Module):
     other_component: ClassVar[_Code] = _Code(
         "The endpoints have determinants of opposite sign, or one is singular: no path of full rank joins them. "
         "Change the sign of one row of one of them, or choose endpoints of full rank."
-    )
-
-    dt_too_long: ClassVar[_Code] = _Code(
-        "With noise, the force of the energy changed over one step by more than the step moved X: lower `dt`. "
-        "The last good state and its time are in the solution."
     )
 
     @classmethod

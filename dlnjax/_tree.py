@@ -49,8 +49,8 @@ def plain_norm(tree: PyTree) -> Scalar:
     return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
 
 
-def positive(size: Scalar) -> Scalar:
-    """A size by which one may divide: `size`, or 1 where it is 0."""
+def positive(size: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """Sizes by which one may divide: `size`, or 1 where it is 0."""
     return jnp.where(size > 0, size, 1.0)
 
 

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._checks import (
+    as_argument,
     as_array,
     as_count,
     as_matrix,
@@ -17,7 +18,6 @@ from dlnjax._checks import (
     is_concrete,
     known,
     require,
-    transposed,
 )
 from dlnjax._energies.entries import SparseCompletion
 from dlnjax._svd import SVD
@@ -38,7 +38,8 @@ class MatrixCompletion(eqx.Module):
     **Arguments:** `labels`, `m n`; `mask`, `m n`, boolean or 0/1; `weight`. In a `sweep` each may have the seeds in
     front.
 
-    **Raises:** `ValueError` for shapes that do not match, a mask that is not boolean or 0/1, or NaN labels on the mask.
+    **Raises:** `ValueError` for shapes that do not match, a mask that is not boolean or 0/1 or has nothing
+    on it, or NaN labels on the mask; `TypeError` for integers or complex numbers.
 
     **Example:**
 
@@ -63,6 +64,8 @@ class MatrixCompletion(eqx.Module):
             other = ((known(mask) != 0) & (known(mask) != 1)).any()
             mask = require(mask, other, "mask must be boolean or 0/1: which entries are seen.")
             mask = as_array("mask", known(mask) != 0)
+        if is_concrete(mask) and not np.any(known(mask)):
+            raise ValueError("mask must have an entry that is seen: without one the energy is 0 at every X.")
         weight = as_positive("weight", weight, many=True).astype(labels.dtype)
         lead = broadcast("labels and mask", labels.shape, mask.shape)
         if weight.ndim:
@@ -113,12 +116,8 @@ class MatrixCompletion(eqx.Module):
         return SparseCompletion(rows, columns, values, shape, weight)
 
     def _residual(self, x: Any):
-        x = as_array("X", x)
-        if x.shape[-2:] != self.labels.shape[-2:]:
-            raise ValueError(
-                f"X has shape {x.shape}, but the labels have shape {self.labels.shape}."
-                + transposed(x.shape, self.labels.shape)
-            )
+        shape = self.labels.shape
+        x = as_argument(x, shape[-2:], f"the labels have shape {shape}")
         return jnp.where(self.mask, x - self.labels, 0.0)
 
     def __call__(self, x: Float[Array, "m n"]) -> Float[Array, "*seeds"]:
@@ -128,7 +127,7 @@ class MatrixCompletion(eqx.Module):
         return 2 * self.weight[..., None, None] * self._residual(x)
 
     def error(self, point: SVD) -> Scalar:
-        """The root mean square of X - labels on the mask; 0 where nothing is seen."""
+        """The root mean square of X - labels on the mask; 0 where nothing is on it, as may be for one of many seeds."""
         seen = jnp.maximum(jnp.sum(self.mask), 1)
         return norm(self._residual(point.matrix)) / jnp.sqrt(seen.astype(self.labels.dtype))
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from dlnjax._checks import as_array, as_count, as_float, as_key, as_positive, is_concrete, known, require, transposed
+from dlnjax._checks import as_argument, as_array, as_count, as_float, as_key, as_positive, is_concrete, known, require
 from dlnjax._svd import SVD
 from dlnjax._tree import norm
 from dlnjax._types import Number, Numbers, Scalar
@@ -136,12 +136,7 @@ class SparseCompletion(eqx.Module):
         return SparseCompletion(rows, columns, values[..., index], self.shape, self.weight)
 
     def _residual(self, x: Any):
-        x = as_array("X", x)
-        if x.shape[-2:] != self.shape:
-            raise ValueError(
-                f"X has shape {x.shape}, but the entries are of a matrix of shape {self.shape}."
-                + transposed(x.shape, self.shape)
-            )
+        x = as_argument(x, self.shape, f"the entries are of a matrix of shape {self.shape}")
         return x[..., self.rows, self.columns] - self.values
 
     def __call__(self, x: Float[Array, "m n"]) -> Float[Array, "*seeds"]:

@@ -8,7 +8,17 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_array, as_finite, as_float, as_real, broadcast, is_concrete, known, require, transposed
+from dlnjax._checks import (
+    as_argument,
+    as_array,
+    as_finite,
+    as_float,
+    as_real,
+    broadcast,
+    is_concrete,
+    known,
+    require,
+)
 from dlnjax._svd import SVD
 from dlnjax._types import Numbers
 
@@ -69,14 +79,12 @@ class LeastSquares(eqx.Module):
         )
 
     def _residual(self, x: Any):
-        x = as_array("X", x)
-        shape = self.outputs.shape[-2], self.inputs.shape[-2]
-        if x.shape[-2:] != shape:
-            raise ValueError(
-                f"X has shape {x.shape}, but this energy takes {shape[0]} x {shape[1]} matrices: "
-                f"its outputs have {shape[0]} rows and its inputs {shape[1]}, with one sample a column."
-                + transposed(x.shape, shape)
-            )
+        shape = m, n = self.outputs.shape[-2], self.inputs.shape[-2]
+        which = (
+            f"this energy takes {m} x {n} matrices: its outputs have {m} rows and its inputs {n}, with one sample a "
+            "column"
+        )
+        x = as_argument(x, shape, which)
         return x @ self.inputs - self.outputs
 
     def _total(self, residual: Float[Array, "*seeds m k"]) -> Float[Array, "*seeds"]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_array, as_finite, as_float, as_matrix, broadcast, transposed
+from dlnjax._checks import as_argument, as_finite, as_float, as_matrix, broadcast
 
 
 class MatrixSensing(eqx.Module):
@@ -45,12 +45,8 @@ class MatrixSensing(eqx.Module):
         self.values = jnp.broadcast_to(self.values, seeds + self.values.shape[-1:])
 
     def _residual(self, x: Any):
-        x = as_array("X", x)
-        if x.shape[-2:] != self.measurements.shape[-2:]:
-            raise ValueError(
-                f"X has shape {x.shape}, but the measurements have shape {self.measurements.shape}."
-                + transposed(x.shape, self.measurements.shape)
-            )
+        shape = self.measurements.shape
+        x = as_argument(x, shape[-2:], f"the measurements have shape {shape}")
         return jnp.einsum("...kij,...ij->...k", self.measurements, x) - self.values
 
     def __call__(self, x: Float[Array, "m n"]) -> Float[Array, "*seeds"]:

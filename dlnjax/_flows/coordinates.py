@@ -53,7 +53,7 @@ class Coordinates(eqx.Module):
     rtol: Scalar
     # The absolute tolerance: one number, or one number for each singular value.
     atol: Float[Array, "*values"]
-    # The flow counts as at rest where |dE|_F is at most this number. It is None for a flow without a stop.
+    # The flow counts as at rest where |dE|_F is at most this number. It is 0 or None for a flow without a stop.
     rest: Scalar | None
 
     @abc.abstractmethod
@@ -61,14 +61,16 @@ class Coordinates(eqx.Module):
         """(dy/dt, the unrest at `y`)."""
 
     def unrest(self, *gradient: Float[Array, "_ _"]) -> Scalar | None:
-        """The unrest, |dE|_F / `rest`, or None for a flow without a stop. `gradient` has the parts of dE that move X.
+        """The unrest, |dE|_F / `rest`, where `gradient` has the parts of dE that move X. Without a stop it is infinite.
 
         The gradient is divided by `rest` before its entries are squared. A square that then overflows means that the
         flow is not at rest, and a square that vanishes means that it is, so that neither gives a wrong answer.
         """
         if self.rest is None:
             return None
-        return jnp.sqrt(sum((jnp.sum((part / self.rest) ** 2) for part in gradient), jnp.zeros_like(self.rest)))
+        rest = positive(self.rest)
+        unrest = jnp.sqrt(sum((jnp.sum((part / rest) ** 2) for part in gradient), jnp.zeros_like(rest)))
+        return jnp.where(self.rest > 0, unrest, jnp.inf)
 
     @abc.abstractmethod
     def error(self, y0: Any, y1: Any, error: Any) -> Scalar:

@@ -52,25 +52,27 @@ def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[T
     if options.observe is not None:
         observed = jax.vmap(options.observe)(states.svd)
         out = replace(states, svd=None, energy=None, observed=observed)
-    moved = _tangents(problem, dproblem, (states.svd, states.final), moving, options)
+    moved = _tangents(problem, dproblem, (states.svd, states.final, states.t_end), moving, options)
     return out, tangent_at(lambda t: (t.svd, t.sigma, t.energy, t.observed, t.final, t.t_end), out, moved)
 
 
 @compiled
 def _tangents(
-    problem: Problem, dproblem: PyTree, states: tuple[SVD, SVD], moving: tuple[State, State], options: Options
+    problem: Problem, dproblem: PyTree, states: tuple[SVD, SVD, Scalar], moving: tuple[State, State], options: Options
 ) -> tuple[Any, ...]:
     """The tangents of all that is saved, from the tangents of X and of the problem.
 
-    `states` is (the states at `ts`, the last state). `moving` is (X or its factors at `ts`, their tangents).
+    `states` is (the states at `ts`, the last state, its time). `moving` is (X or its factors at `ts`, their tangents).
     """
-    points, final = states
+    points, final, t_end = states
     last = jax.tree.map(lambda x: x[-1], moving)
     dsvd, dend = _frame_tangent(points, moving), _frame_tangent(final, last)
-    at_rest = jnp.zeros_like(problem.ts[0])
+    # A flow that ends before the last of `ts` does so a fixed time after its start.
+    dts = jnp.zeros_like(problem.ts) if dproblem.ts is None else dproblem.ts
+    dt_end = jnp.where(t_end < problem.ts[-1], dts[0], dts[-1])
     if options.observe is not None:
         _, dobserved = eqx.filter_jvp(jax.vmap(options.observe), (points,), (dsvd,))
-        return None, dsvd.sigma, None, dobserved, dend, at_rest
+        return None, dsvd.sigma, None, dobserved, dend, dt_end
 
     def along(energy: Any, y: State) -> Float[Array, " ts"]:
         return jax.vmap(lambda y: value(energy, _point(y)) if isinstance(y, Factored) else energy(y))(y)
@@ -80,7 +82,7 @@ def _tangents(
     # accurate.
     at = at if isinstance(at, Factored) else points.matrix
     _, denergy = eqx.filter_jvp(along, (problem.energy, at), (dproblem.energy, dat))
-    return dsvd, dsvd.sigma, denergy, None, dend, at_rest
+    return dsvd, dsvd.sigma, denergy, None, dend, dt_end
 
 
 def _point(y: Factored) -> SVD:

@@ -45,7 +45,9 @@ def frame_velocity(
     sign is moved to V before the rates are computed, and moved back afterwards.
     """
     sign = jnp.where(sigma < 0, -1.0, 1.0).astype(sigma.dtype)
-    g = pullback * sign
+    # A pair turns at the rate of its larger value.
+    damping = _damping(sigma, kernel, gap)
+    g = pullback * sign * jnp.maximum(damping[:, None], damping)
     common, relative = kernel.rotation_rates(jnp.abs(sigma), gap)
     if partner is not None:
         common = jnp.where(partner[:, None] == jnp.arange(len(sigma)), 0.0, common)
@@ -58,6 +60,20 @@ def frame_velocity(
 def is_thin(point: SVD) -> bool:
     """Whether the frame is thin: the columns of U or of V do not span the whole space."""
     return max(point.u.shape[-2], point.v.shape[-2]) > point.sigma.shape[-1]
+
+
+def _damping(sigma: Float[Array, " r"], kernel: Kernel, gap: Scalar) -> Float[Array, " r"]:
+    """1 / (1 + (gap q/q_1)^2), by which the turns of each singular vector are slowed.
+
+    The rate of these turns is of the order of q = speed/sigma, and q_1 is that of the largest value. At depth 1, and in
+    layers that are not balanced, the speed does not vanish with sigma. The vectors of a value that tends to 0 would
+    turn ever faster, and the steps would become ever shorter, although X hardly depends on these vectors. The damping
+    moves X by at most `gap`. At depth 2 and beyond no q is larger than q_1, and the damping is 1 to rounding.
+    """
+    size = jnp.abs(sigma)
+    rate = kernel.speed(size) / positive(size)
+    least = rate[jnp.argmax(size)]
+    return 1 / (1 + (gap * rate / positive(least)) ** 2)
 
 
 def _over(weight: Float[Array, " r"], sigma: Float[Array, " r"]) -> Float[Array, " r"]:
@@ -95,7 +111,9 @@ class FrameCoordinates(Coordinates):
         # The parts of dE V outside of the column space of X, and of dE^T U outside of the row space.
         above, beside = by_v - y.u @ g, by_u - y.v @ g.T
         nu, mu = self.kernel.leaving(jnp.abs(y.sigma))
-        motion = SVD(y.u @ left - above * _over(nu, y.sigma), dsigma, y.v @ right - beside * _over(mu, y.sigma))
+        damping = _damping(y.sigma, self.kernel, self.gap)
+        out, off = damping * _over(nu, y.sigma), damping * _over(mu, y.sigma)
+        motion = SVD(y.u @ left - above * out, dsigma, y.v @ right - beside * off)
         return motion, g, self.unrest(g, jnp.where(nu > 0, above, 0.0), jnp.where(mu > 0, beside, 0.0))
 
     def gauge(self, y: SVD) -> Int[Array, " d"] | None:

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._compile import first_times, with_more_times
 from dlnjax._flows.derivative import trajectory
-from dlnjax._flows.noise import Noise, with_noise
+from dlnjax._flows.noise import most_steps, Noise, with_noise
 from dlnjax._flows.paths import path, paths, start_of_path
-from dlnjax._flows.problem import Options, prepare, Problem, Steady
+from dlnjax._flows.problem import Options, prepare, Problem, saved_entries, shape_of_point, Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._flows.trajectory import start_of, trajectories, Trajectory
 from dlnjax._geometry.kernel import Depth
@@ -76,6 +76,9 @@ def gradient_flow(
       written independently, to check by.
     - `stop`: `Steady(gradient)` ends the flow at rest.
     - `observe`: saved in place of the states: a callable `SVD` -> arrays. `sigma` and the last state are always kept.
+    - `noise`: `Noise` makes the flow a path of the Riemannian Langevin equation, in steps of length dt without
+      tolerances or a stop. With it `energy=None` is Brownian motion. A path is differentiable for its fixed key in
+      `x0`, `beta`, `depth` and the arrays of `energy`, from a start whose singular values differ.
     - `max_steps`: accepted and rejected steps together.
     - `throw`: raise if the flow does not end as successful or steady; otherwise see `result`.
 
@@ -106,11 +109,11 @@ def gradient_flow(
         max_steps=max_steps,
     )
     problem, options = prepare(checked, x0, depth, ts, options, noise=noise)
-    size = jax.tree.leaves(problem.start)[0].size
-    # `with_more_times` repeats the last time, which costs memory. With `observe` it is not called, since what `observe`
-    # returns may be large.
-    padded = problem if observe is not None else replace(problem, ts=with_more_times(problem.ts, size))
-    out = (trajectory if noise is None else path)(padded, options=options)
+    padded = replace(problem, ts=with_more_times(problem.ts, saved_entries(shape_of_point(problem.start), options)))
+    if problem.noise is None:
+        out = trajectory(padded, options=options)
+    else:
+        out = path(padded, options=options, most=most_steps(problem.ts, problem.noise.dt))
     svd, sigma, energies, observed = first_times((out.svd, out.sigma, out.energy, out.observed), problem.ts)
     out = replace(out, svd=svd, sigma=sigma, energy=energies, observed=observed)
     sol = solution_of(problem, options, out)
@@ -142,16 +145,17 @@ def solve_many(
     *,
     lanes: int,
     wanted: Bool[Array, " n"],
+    count: Int[Array, ""],
 ) -> Trajectory:
     """Integrate the problem `of_row(row)` of each row from `y0`, `lanes` of them at a time. A row that is not `wanted`
-    is not integrated.
+    is not integrated. `count` is the number of `ts` that are asked for; what is returned for later times means nothing.
 
     The caller compiles this function, and makes a solution of its result by `solution_of`.
     """
     with own_arithmetic():
         if options.steps is not None:
             return paths(of_row, (rows, y0), ts, options, wanted=wanted)
-        return trajectories(of_row, (rows, y0), ts, options, lanes=lanes, wanted=wanted)
+        return trajectories(of_row, (rows, y0), ts, options, lanes=lanes, wanted=wanted, count=count)
 
 
 def solution_of(problem: Problem, options: Options, out: Trajectory) -> FlowSolution:

@@ -43,12 +43,27 @@ def empty(task: Task, y0: State) -> PyTree:
     return jax.tree.map(lambda x: jnp.zeros((task.n, len(task.rules.ts), *x.shape), x.dtype), seen)
 
 
-def fill(task: Task, y0: State, flows: Flow, saved: PyTree) -> PyTree:
-    """The buffers, with the start added at the first time, and the last state at times that a flow did not reach."""
-    ends = jax.vmap(task.observe)(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y0, flows.y))
-    reached = jnp.arange(len(task.rules.ts)) < flows.index[:, None]
-    one = lambda rows, ends: where(reached, rows.at[:, 0].set(ends[: task.n]), ends[task.n :, None])
-    return jax.tree.map(one, saved, ends)
+class Ends(NamedTuple):
+    """What is observed of each flow at its start and at its end, and the number of times that it has `reached`."""
+
+    start: PyTree
+    end: PyTree
+    reached: Int[Array, " n"]
+
+    @staticmethod
+    def of(task: Task, y0: State, flows: Flow) -> "Ends":
+        seen = jax.vmap(task.observe)(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y0, flows.y))
+        return Ends(_rows(seen, slice(task.n)), _rows(seen, slice(task.n, None)), flows.index)
+
+    def fill(self, saved: PyTree, first: Any = 0) -> PyTree:
+        """What was saved from the time number `first` on, complete: with the start, which the loop does not save, and
+        with the end at times that a flow did not reach.
+        """
+        times = first + jnp.arange(jax.tree.leaves(saved)[0].shape[1])
+        passed = times < self.reached[:, None]
+        later = lambda saved, end: where(passed, saved, end[:, None])
+        one = lambda saved, start, end: where((times == 0)[None], start[:, None], later(saved, end))
+        return jax.tree.map(one, saved, self.start, self.end)
 
 
 class Turn(NamedTuple):

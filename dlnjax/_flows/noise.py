@@ -36,12 +36,16 @@ class Noise(eqx.Module):
     E - S/beta of (4.51), `FreeEnergy`.
 
     **Convention:** the temperature 1/beta multiplies the entropy, and is the same by the clock of this library and by
-    that of the thesis, as both the drift and the squared noise are divided by N. In G. Menon and T. Yu, An entropy
-    formula for the deep linear network (2025), the noise is sqrt(2/beta) as here. Some authors write sqrt(1/beta),
-    which is half the temperature.
+    that of the thesis, as both the drift and the squared noise are divided by N. Source of the equation: T. Yu,
+    Riemannian Langevin Equation and Its Applications (dissertation, Brown University, 2024), with G. Menon. Where an
+    author's noise is sqrt(1/beta) dB, the beta there is twice the one here.
 
-    **The integrator:** the singular values of a step without energy are those of the exact law at any `dt`. Frames, and
-    all that an energy does, have errors of order dt^2 in law. One `SVD` a step without energy, two with one.
+    **The integrator:** the singular values of a step without energy have the exact law at any `dt`. Frames, and all
+    that an energy does, have errors of order dt^2 in law. A step has one decomposition without energy and two with one.
+    Where the force changes over a step by more than the step moves X, the path ends as `dt_too_long`.
+
+    **Boundary:** at finite depth the least singular value is reflected at 0, and the determinant may change its sign:
+    `stats["crossings"]` counts how often. At infinite depth it never does. X is square and of full rank.
 
     **Arguments:**
 
@@ -174,6 +178,12 @@ def cut(ts: Float[Array, " ts"], dt: Float[Array, ""]) -> tuple[Any, Any]:
     n = xp.where(is_whole, whole, xp.ceil(gap / dt))
     h = xp.where(is_whole, dt, gap / xp.maximum(n, 1))
     return n.astype(int), h.astype(ts.dtype)
+
+
+def most_steps(ts: Float[Array, " ts"], dt: Float[Array, ""]) -> int | None:
+    """The largest number of steps in a gap between two times, or None where it is not known yet."""
+    counts, _ = cut(ts, dt)
+    return int(np.max(counts)) if is_concrete(counts) else None
 
 
 def check_steps(ts: Array, dt: Array, max_steps: Any) -> Array:

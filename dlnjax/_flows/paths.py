@@ -10,10 +10,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from dlnjax._checks import is_concrete, known, require
+from dlnjax._checks import known, require
 from dlnjax._compile import compiled
 from dlnjax._flows.langevin import Frame, Langevin
 from dlnjax._flows.noise import cut, DEEP
@@ -69,22 +68,23 @@ def paths(
 
 
 @eqx.filter_custom_jvp
-def path(problem: Problem, *, options: Options) -> Trajectory:
-    """The path of one problem, with the derivative for its fixed key."""
+def path(problem: Problem, *, options: Options, most: int | None) -> Trajectory:
+    """The path of one problem, with the derivative for its fixed key. No gap between two times has more than `most`
+    steps; it is None where their number is not known yet, and then there is no derivative.
+    """
     with own_arithmetic():
         return _one_path(problem, options)
 
 
 @path.def_jvp
-def _path_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...], *, options: Options):
+def _path_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...], *, options: Options, most: int | None):
     (problem,), (dproblem,) = primals, tangents
+    if most is None:
+        raise TypeError("the derivative of a path with noise needs ts and dt that are known when it is traced.")
     with own_arithmetic():
         problem = _require_derivative(problem, dproblem)
-        out = path(problem, options=options)
-        counts, _ = cut(problem.ts, problem.noise.dt)  # pyright: ignore[reportOptionalMemberAccess]
-        if not is_concrete(counts):
-            raise TypeError("the derivative of a path with noise needs ts and dt that are known when it is traced.")
-        moved = _replayed(problem, dproblem, options, int(np.max(counts)))
+        out = path(problem, options=options, most=most)
+        moved = _replayed(problem, dproblem, options, most)
     return out, tangent_at(_differentiable, out, moved)
 
 
@@ -115,10 +115,12 @@ def _require_derivative(problem: Problem, dproblem: PyTree) -> Problem:
         "a path with noise has no derivative here from a start with repeated singular values, whose frame is a matter "
         "of choice: start nearby."
     )
-    problem = require(problem, repeated & is_perturbed(dproblem.start), message)
+    # The start alone carries the check: a traced check takes no keys, and `ts` has to stay known.
+    start = require(problem.start, repeated & is_perturbed(dproblem.start), message)
     first = known(problem.kernel.inverse_depth) >= 1  # pyright: ignore[reportAttributeAccessIssue]
     message = "at depth 1 a path with noise has no derivative in the depth: the frame turns at a rate of its root."
-    return require(problem, (first & is_perturbed(dproblem.kernel)).any(), message)
+    start = require(start, (first & is_perturbed(dproblem.kernel)).any(), message)
+    return eqx.tree_at(lambda p: p.start, problem, start)
 
 
 def _path(
@@ -166,7 +168,8 @@ def _of_kind(
         if most is None:
             path = jax.lax.fori_loop(0, n, one, path)
         else:
-            step = jax.checkpoint(lambda path, j: (where(j < n, one(j, path), path), None))
+            # Gaps with fewer steps, and repeated times without any, do not run the steps that they do not have.
+            step = jax.checkpoint(lambda path, j: (jax.lax.cond(j < n, one, lambda j, path: path, j, path), None))
             path, _ = jax.lax.scan(step, path, jnp.arange(most))
         path = eqx.tree_at(lambda p: p.t, path, jnp.where(path.code.code == 0, end, path.t))
         return path, seen(path.state)

@@ -83,6 +83,8 @@ class Options(eqx.Module):
     # one compiled program serves a tolerance that follows the start and a fixed tolerance.
     share: Float[Array, ""]
     fixed: Float[Array, ""]
+    # The bound of the stop. Without a stop it is 0 in a flow, so that one program serves both. In a sweep it is None,
+    # which spares each evaluation the norm of the gradient.
     steady: Float[Array, ""] | None
     max_steps: Int[Array, ""]
     solver: diffrax.AbstractSolver[Any] | None
@@ -116,14 +118,17 @@ class Options(eqx.Module):
         self.share = as_real("share", ATOL_SHARE if atol is None else 0.0)
         self.fixed = as_real("atol", 0.0) if atol is None else as_positive("atol", atol)
         self.steady = None if stop is None else stop.gradient
-        self.max_steps = jnp.asarray(as_count("max_steps", max_steps))
+        self.max_steps = as_array("max_steps", as_count("max_steps", max_steps))
         self.solver = solver
         self.coordinates = coordinates
         self.observe = observe
         self.steps = None
 
-    def of(self, point: SVD) -> "Options":
-        """The options for points with the shapes and dtype of `point`: numbers are cast, and `observe` is traced."""
+    def of(self, point: SVD, many: bool = False) -> "Options":
+        """The options for points with the shapes and dtype of `point`: numbers are cast, and `observe` is traced.
+
+        With `many`, a sweep without a stop has a program of its own.
+        """
         dtype = point.sigma.dtype
         if self.steps is None and dtype == jnp.float32 and is_concrete(self.rtol) and float(self.rtol) < 5e-6:
             warnings.warn(
@@ -135,9 +140,10 @@ class Options(eqx.Module):
         if observe is not None:
             shape_of("observe", observe, point)
             observe = Traced.of(observe, point)
+        steady = self.steady if many or self.steady is not None else np.zeros(())
         # `known` makes a NumPy array of a concrete number. Inside of `jit`, `astype` makes a tracer of a JAX array.
         as_own = lambda x: as_array("a tolerance", known(x).astype(dtype))
-        cast = jax.tree.map(as_own, (self.rtol, self.share, self.fixed, self.steady))
+        cast = jax.tree.map(as_own, (self.rtol, self.share, self.fixed, steady))
         where = lambda o: (o.rtol, o.share, o.fixed, o.steady, o.observe)
         return eqx.tree_at(where, self, (*cast, observe), is_leaf=lambda x: x is None)
 
@@ -179,7 +185,7 @@ def prepare(
         numbers = [as_array("a number of the noise", known(x).astype(dtype)) for x in (noise.beta, noise.dt)]
         noise = eqx.tree_at(lambda n: [n.beta, n.dt], noise, numbers)
         ts = check_steps(ts, numbers[1], options.max_steps)
-    return Problem(energy, start, kernel, ts, noise), options.of(point)
+    return Problem(energy, start, kernel, ts, noise), options.of(point, many)
 
 
 def shape_of_point(start: Any, many: bool = False) -> SVD:
@@ -189,6 +195,12 @@ def shape_of_point(start: Any, many: bool = False) -> SVD:
     m, n = start.shape[many:]
     zeros = lambda *shape: jnp.zeros(shape, start.dtype)
     return jax.eval_shape(lambda: SVD(zeros(m, min(m, n)), zeros(min(m, n)), zeros(n, min(m, n))))
+
+
+def saved_entries(point: Any, options: Options) -> int:
+    """The number of entries that are saved of a flow at each time. `point` has the shapes of its states."""
+    seen = point if options.observe is None else (point.sigma, jax.eval_shape(options.observe, point))
+    return sum(leaf.size for leaf in jax.tree.leaves(seen))
 
 
 def as_start(x0: Any, many: bool, name: str = "x0") -> SVD | Array:

@@ -163,6 +163,9 @@ def _describe(sol: FlowSolution) -> str:
         lines.append("  energy          " + change(np.asarray(sol.energy), np.nanmedian, "median"))
     lines.append("  effective rank  " + change(rank, np.nanmean, "mean"))
     lines.append("  largest sigma   " + change(sigma.max(-1), np.nanmedian, "median"))
+    if sol.beta is not None and sol.dt is not None:
+        beta, dt = (", ".join(f"{x:g}" for x in np.unique(number)) for number in (sol.beta, sol.dt))
+        lines.append(f"  noise           beta = {beta}, dt = {dt}")
     if many:
         lines.append(f"  ended           {result_counts(sol.result)}")
         lines.append(f"  steps           {steps.mean():.0f} mean, {steps.max()} max")

@@ -95,7 +95,7 @@ class Attempt(eqx.Module):
     y1: State
     # The estimate of the error: a state, or a state in the chart of the step.
     error: PyTree
-    # The unrest at `y1`, or None for a flow without a stop.
+    # The unrest at `y1`, or None in a sweep without a stop.
     unrest: Scalar | None
     memory: PyTree = None
 
@@ -198,4 +198,5 @@ def _error_ratio(coordinates: Coordinates, rules: Rules, s: Flow, attempt: Attem
         return ratio
     move = coordinates.error(s.y, attempt.y1, combine((1.0, attempt.y1), (-1.0, s.y)))
     rounding = ROUNDINGS * jnp.finfo(ratio.dtype).eps / coordinates.rtol
-    return ratio * jnp.maximum(1.0, 1 / (SHARE_OF_MOVE * jnp.maximum(move, rounding)))
+    held = ratio * jnp.maximum(1.0, 1 / (SHARE_OF_MOVE * jnp.maximum(move, rounding)))
+    return jnp.where(rules.steady > 0, held, ratio)

@@ -18,7 +18,7 @@ from dlnjax._flows.chebyshev import RungeKuttaChebyshev
 from dlnjax._flows.coordinates import Coordinates, MatrixCoordinates
 from dlnjax._flows.explicit import Explicit
 from dlnjax._flows.frame import FrameCoordinates
-from dlnjax._flows.lanes import begin, empty, fill, Turn
+from dlnjax._flows.lanes import begin, empty, Ends, Turn
 from dlnjax._flows.method import Method, Task
 from dlnjax._flows.problem import Options, Problem, rounding
 from dlnjax._flows.stabilised import Stabilised
@@ -31,6 +31,9 @@ from dlnjax._types import Scalar, State
 
 # A matrix with this many entries is large: of 32 of them more than 16 MB are made.
 _LARGE = 2**16
+# The saved states of this many times are put in order together. Together with those of all times they would need
+# several arrays as large as all that is saved, and times that are only repeated would cost as much as others.
+TOGETHER = 4
 
 
 class Trajectory(eqx.Module):
@@ -65,15 +68,17 @@ def trajectories(
     *,
     lanes: int,
     wanted: Bool[Array, " n"] | bool = True,
+    count: Int[Array, ""] | int,
 ) -> Trajectory:
     """The flows of many problems, `lanes` of them at a time. `of_row(row)` makes the problem of one row.
 
-    **Arguments:** `starts` is (the rows, the states y0 from which their flows begin); `wanted` says which flows run.
+    **Arguments:** `starts` is (the rows, the states y0 from which their flows begin); `wanted` says which flows run;
+    `count` is the number of `ts` that are asked for. What is returned for later times means nothing.
     """
     flows = _Flows(of_row, *starts, ts, options)
     state = flows.begin()
     state = eqx.tree_at(lambda s: s[0].active, state, state[0].active & wanted)
-    return flows.conclude(_to_the_end(flows, state, lanes))
+    return flows.conclude(_to_the_end(flows, state, lanes), count)
 
 
 def trajectory_of(problem: Problem, options: Options) -> Trajectory:
@@ -95,7 +100,7 @@ def trajectory_of(problem: Problem, options: Options) -> Trajectory:
 def _as_one_program(problem: Problem, options: Options) -> Trajectory:
     y0 = _one(start_of(problem, options))
     flows = _flow_of(problem, options, y0)
-    return _alone(flows.conclude(_to_the_end(flows, flows.begin(), lanes=1)))
+    return _alone(flows.conclude(_to_the_end(flows, flows.begin(), lanes=1), len(problem.ts)))
 
 
 @compiled
@@ -111,7 +116,7 @@ def _turn(problem: Problem, options: Options, y0: State, state: PyTree, number: 
 
 @compiled
 def _conclude(problem: Problem, options: Options, y0: State, state: PyTree) -> Trajectory:
-    return _alone(_flow_of(problem, options, y0).conclude(state))
+    return _alone(_flow_of(problem, options, y0).conclude(state, len(problem.ts)))
 
 
 def _flow_of(problem: Problem, options: Options, y0: State) -> "_Flows":
@@ -170,16 +175,15 @@ class _Flows:
         flows = begin(self.task.coordinates, (self.own, self.y0), self.task.rules, self.turns[0].method)
         return flows, empty(self.task, self.y0)
 
-    def conclude(self, state: tuple[Flow, PyTree]) -> Trajectory:
+    def conclude(self, state: tuple[Flow, PyTree], count: Int[Array, ""] | int) -> Trajectory:
         flows, saved = state
-        saved = fill(self.task, self.y0, flows, saved)
+        ends = Ends.of(self.task, self.y0, flows)
         svd, observed, energy = None, None, None
         if self.options.observe is None:
-            svd = jax.vmap(jax.vmap(self._to_svd))(saved)
+            svd, energy = self._points(ends, saved, count)
             sigma = svd.sigma
-            energy = jax.vmap(lambda row, points: values_along(self.of_row(row).energy, points))(self.rows, svd)
         else:
-            sigma, observed = saved
+            sigma, observed = ends.fill(saved)
         return Trajectory(
             svd=svd,
             sigma=sigma,
@@ -192,6 +196,31 @@ class _Flows:
             rejected=flows.rejected,
             evaluations=flows.evaluations,
         )
+
+    def _points(self, ends: Ends, saved: State, count: Int[Array, ""] | int) -> tuple[SVD, Float[Array, "n ts"]]:
+        """(the states at the first `count` of the times, and perhaps at more, their energies)."""
+
+        def found(saved: State, first: Any) -> tuple[SVD, Float[Array, "n together"]]:
+            points = jax.vmap(jax.vmap(self._to_svd))(ends.fill(saved, first))
+            energies = lambda row, points: values_along(self.of_row(row).energy, points)
+            return points, jax.vmap(energies)(self.rows, points)
+
+        times = len(self.ts)
+        if times % TOGETHER > 0:
+            return found(saved, 0)
+
+        def some(k: Any, done: tuple[SVD, Array]) -> tuple[SVD, Array]:
+            first = k * TOGETHER
+            # The states in the frame are replaced where they are saved, which spares a second array of their size.
+            raw = done[0] if self.frame else saved
+            raw = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, TOGETHER, axis=1), raw)
+            put = lambda all, some: jax.lax.dynamic_update_slice_in_dim(all, some, first, axis=1)
+            return jax.tree.map(put, done, found(raw, first))
+
+        shapes = jax.eval_shape(lambda saved: found(saved, 0), saved)
+        points, energies = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        rounds = -(-count // TOGETHER)
+        return jax.lax.fori_loop(0, rounds, some, (saved if self.frame else points, energies))
 
     def _seen(self, y: State) -> PyTree:
         """What is saved at each time: the state or, with `observe`, the singular values and what `observe` returns."""

@@ -127,7 +127,7 @@ def exponential(
     x = require_full_rank("x", x, "its determinant is 0, and the metric of depth > 1 ends there.")
     rtol = as_positive("rtol", rtol).astype(x.dtype)
     kernel, ts = as_kernel(depth, x.dtype), as_times(ts, x.dtype)
-    solution = _solve(x, p, kernel, with_more_times(ts, x.size), rtol, as_count("max_steps", max_steps))
+    solution = _solve(x, p, kernel, with_more_times(ts, x.size + p.size), rtol, as_count("max_steps", max_steps))
     solution = replace(solution, ts=ts, x=first_times(solution.x, ts), momentum=first_times(solution.momentum, ts))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 

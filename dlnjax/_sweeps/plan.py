@@ -15,8 +15,10 @@ import jax
 from jax.extend.core import Jaxpr
 
 from dlnjax._checks import as_count, is_concrete
+from dlnjax._compile import power_of_two_from
 from dlnjax._flows.frame import CHARTED, is_thin
-from dlnjax._flows.problem import Options
+from dlnjax._flows.problem import Options, saved_entries
+from dlnjax._flows.trajectory import TOGETHER
 from dlnjax._protocol import pullback, sides
 from dlnjax._svd import SVD
 
@@ -37,7 +39,8 @@ class Plan(NamedTuple):
     """How a sweep is divided. `chunk` is the number of flows in a chunk.
 
     `rows` is this number rounded up, so that each device gets the same number of rows. `lanes` is the number of lanes
-    on one device. `quick` says that the sweep is to be compiled quickly, even if it then runs a little longer.
+    on one device. `quick` says that the sweep is to be compiled quickly, even if it then runs a little longer. `times`
+    is the number of times for which it is compiled.
     """
 
     devices: tuple[Any, ...]
@@ -46,6 +49,7 @@ class Plan(NamedTuple):
     rows: int
     lanes: int
     quick: bool
+    times: int
 
 
 def make_plan(
@@ -65,7 +69,9 @@ def make_plan(
     chunk = chunk or chunk_size(n, workers, devices, per_seed(times, d, options.observe is not None))
     rows = -(-_rounded_up(chunk, devices[0]) // len(devices)) * len(devices)
     quick = len(point.sigma) < CHARTED or n * d**2 < _LONG
-    return Plan(devices, workers, chunk, rows, lane_count(devices[0], rows // len(devices), d), quick)
+    own = rows // len(devices)
+    longer = time_count(times, 8 * own * saved_entries(point, options))
+    return Plan(devices, workers, chunk, rows, lane_count(devices[0], own, d), quick, longer)
 
 
 def as_chunk(chunk: Any, n: int) -> int | None:
@@ -109,7 +115,13 @@ def _rounded_up(chunk: int, device: Any) -> int:
 
     Sweeps with other numbers of seeds then have the same shapes, and share the compiled program.
     """
-    return 2 ** (chunk - 1).bit_length() if device.platform == "cpu" and chunk <= _MOST_ROWS["cpu"] else chunk
+    return power_of_two_from(chunk) if device.platform == "cpu" and chunk <= _MOST_ROWS["cpu"] else chunk
+
+
+def time_count(times: int, bytes_a_time: int) -> int:
+    """The number of times for which a sweep is compiled: a power of two, unless a chunk would then be too large."""
+    more = max(TOGETHER, power_of_two_from(times))
+    return more if more * bytes_a_time <= _MOST_BYTES else times
 
 
 def lane_count(device: Any, rows: int, d: int) -> int:

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from dlnjax._compile import compiled
+from dlnjax._compile import compiled, repeated
 from dlnjax._flows.gradient_flow import solution_of, solve_many, start_many
 from dlnjax._flows.noise import Noise
 from dlnjax._flows.problem import Options, Problem
@@ -35,10 +35,15 @@ class Chunk(eqx.Module):
 
 
 class Common(eqx.Module):
-    """What all flows of a sweep share: the rest of the energy, the times and the options."""
+    """What all flows of a sweep share: the rest of the energy, the times and the options.
+
+    `count` is the number of times that are asked for. After them the last is repeated, so that sweeps with a few times
+    more or less share the compiled program.
+    """
 
     energy: Callable | PyTree
     ts: Any
+    count: Int[Array, ""]
     options: Options
     noise: Noise | None
 
@@ -65,7 +70,7 @@ def _solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: 
     def solve(own: PyTree, shared: PyTree):
         chunk, common = eqx.combine(own, own_static), eqx.combine(shared, shared_static)
         args = (common.problem, chunk.rows, chunk.y0, common.ts, common.options)
-        return solve_many(*args, lanes=lanes, wanted=chunk.wanted)
+        return solve_many(*args, lanes=lanes, wanted=chunk.wanted, count=common.count)
 
     own, own_static = eqx.partition(chunk, eqx.is_array)
     shared, shared_static = eqx.partition(common, eqx.is_array)
@@ -96,7 +101,8 @@ class Run(eqx.Module):
             yield part[: min(self.plan.chunk, self.n - first)]
 
     def _common(self) -> Common:
-        return Common(self.energies.shared, self.problem.ts, self.options, self.problem.noise)
+        ts, count = self.problem.ts, jax.device_put(np.asarray(len(self.problem.ts)))
+        return Common(self.energies.shared, repeated(ts, self.plan.times), count, self.options, self.problem.noise)
 
     def _seeds(self, first: int) -> np.ndarray:
         # The last start is repeated to fill up the last chunk. Every call then has the same shape, and nothing is
@@ -121,8 +127,17 @@ class Run(eqx.Module):
         out = solve_chunk(chunk, common, plan.devices, plan.lanes)
         if any(np.ndim(leaf) for leaf in jax.tree.leaves(kernel)):
             kernel = jax.tree.map(jnp.asarray, self._kernels(self._seeds(first)))
-        problem = eqx.tree_at(lambda p: p.kernel, self.problem, kernel)
-        return solution_of(problem, self.options, out)
+        problem = eqx.tree_at(lambda p: (p.kernel, p.ts), self.problem, (kernel, common.ts))
+        return self._asked_for(solution_of(problem, self.options, out))
+
+    def _asked_for(self, sol: FlowSolution) -> FlowSolution:
+        """The solution without what stands at repeated times. NumPy cuts it, since JAX would compile for that."""
+        ts, length = self.problem.ts, len(self.problem.ts)
+        if length == self.plan.times:
+            return sol
+        saved = lambda sol: (sol._svd, sol.sigma, sol._energy, sol.observed)
+        cut = jax.tree.map(lambda x: np.asarray(x)[:, :length], saved(sol))
+        return eqx.tree_at(lambda sol: (*saved(sol), sol.ts), sol, (*cut, ts), is_leaf=lambda leaf: leaf is None)
 
 
 def in_order(

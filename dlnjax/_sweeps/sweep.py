@@ -102,9 +102,10 @@ def sweep(
     - `folder`: a folder to which finished seeds are written, for sweeps that are long or do not fit in memory. The same
       call again goes on after the last finished seeds. It needs zarr and filelock.
 
-    **Other arguments:** `chunk`, the number of seeds that one call integrates (by default up to 256 on a CPU, or as
-    many as keep the saved states small); `devices`, those that share the work, by default all; `progress`, a bar on a
-    terminal with the number of finished seeds and the time left; the rest as in `gradient_flow`.
+    **Other arguments:** `noise`, `Noise`, whose key gives seed i the key fold_in(key, i), so that the first hundred
+    paths of a million are those of a hundred; `chunk`, the number of seeds that one call integrates (by default up to
+    256 on a CPU, or as many as keep the saved states small); `devices`, those that share the work, by default all;
+    `progress`, a bar on a terminal with the number of finished seeds and the time left; the rest as in `gradient_flow`.
 
     **Returns:** a `FlowSolution` with the seed as its first axis; with `folder`, the `xarray.Dataset` in it, of which
     each array is read when it is used (`dlnjax.load(folder)` makes a `FlowSolution` of it).
@@ -140,7 +141,7 @@ def sweep(
         observe=observe,
         max_steps=max_steps,
     )
-    problem, options = prepare(energy, example, kernel, ts, options, noise=noise, many=True)
+    problem, options = prepare(checked, example, kernel, ts, options, noise=noise, many=True)
     point = shape_of_point(example, many=True)
     shape, dtype = (len(point.u), len(point.v)), point.sigma.dtype
     energies = split(checked, n, shape, dtype)

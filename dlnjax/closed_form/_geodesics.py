@@ -15,9 +15,10 @@ from dlnjax._types import Matrix, Numbers, Scalar
 
 Curve = Callable[[Numbers], Array]
 
-# Ends fit a form if they satisfy its conditions up to this relative error, which is above the rounding in a product of
-# a few matrices.
+# Ends fit a form if they satisfy its conditions up to this relative error in float64, or up to this many errors of
+# rounding in float32. Both are above the rounding in a product of a few matrices.
 _FITS = 1e-10
+_ROUNDINGS = 1e3
 
 
 def _ends(a: Any, b: Any) -> tuple[Matrix, Matrix]:
@@ -34,7 +35,8 @@ def _end(name: str, z: Array) -> Array:
 def _fit(x: Array, defect: Scalar, what: str) -> Array:
     """`x`, if the relative error `defect` with which the ends fit a form is rounding."""
     shown = f" by {float(defect):.2e}" if is_concrete(defect) else ""
-    return require(x, ~(defect <= _FITS), f"{what}{shown}. dlnjax.geodesic joins any two matrices of one component.")
+    fits = max(_FITS, _ROUNDINGS * float(jnp.finfo(x.dtype).eps))
+    return require(x, ~(defect <= fits), f"{what}{shown}. dlnjax.geodesic joins any two matrices of one component.")
 
 
 def _over(curve: Callable[[Scalar], Matrix]) -> Curve:

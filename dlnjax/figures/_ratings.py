@@ -246,10 +246,11 @@ FIGURE = Figure(
     numbers,
     text="Test error, the root mean square on entries held out, and effective rank in time, of a table of rank 10 with "
     "noise of 0.1. With rank 10 carried, depths 2 and 3 end where alternating least squares ends. With rank "
-    "50, which the entries do not determine, they learn the ten modes first and the noise later: stopped in between, "
-    "depth 3 is nearly as good without knowing the rank, where the nuclear norm and alternating least squares of rank "
-    "50 are not, each with its best penalty. At infinite depth the column and row spaces never turn: random ones "
-    "learn nothing, and those of the largest singular values of the entries seen hold a part of the table.",
+    "50, which the entries do not determine, depth 3 learns the ten modes first and the noise later: stopped in "
+    "between, it is nearly as good without knowing the rank. Depth 2 is not, and neither are the nuclear norm and "
+    "alternating least squares of rank 50, each with its best penalty. At infinite depth the column and row spaces "
+    "never turn: random ones learn nothing, and those of the largest singular values of the entries seen hold a part "
+    "of the table.",
     parameters="943 x 1682, 5 % of the entries seen and a ninth as many held out, N = 2, 3, infinity, all sigma about "
     "0.1 at the start (1, 2 at infinite depth), rtol 1e-3; a smaller table: as many entries for each degree of freedom",
     counted="rows of the table",

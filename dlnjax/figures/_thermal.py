@@ -160,7 +160,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     figure = new_figure(3.4, 5.0)
     ax, traces = figure.subplots(2, 1)
     sizes = np.array(SIZES)
-    for depth, color, marker in zip(DEPTHS, ("C3", "C4", "C2", "C0"), "o^sD", strict=True):
+    for depth, color, marker in zip(DEPTHS, ("C3", "C4", "C2", "C0"), "o^sD", strict=False):
         ax.plot((SIZES[0], SIZES[-1]), 2 * [limit(depth)], color=color, lw=0.9, ls="--")
         paths = np.array([mean(of_paths(data, depth, d)) for d in SIZES]).T
         ax.errorbar(sizes, paths[0], 2 * paths[1], color=color, fmt=marker, markersize=4, lw=0.9)

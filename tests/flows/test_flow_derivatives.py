@@ -25,6 +25,7 @@ def outputs(mask, x0, labels, depth, ts, **options):
         "rank": solution.effective_rank,
         "energy": solution.energy,
         "final": solution.final.matrix,
+        "t_end": solution.t_end,
     }
 
 
@@ -94,16 +95,17 @@ def test_limit_of_a_complete_matrix_follows_its_labels_and_forgets_its_start(key
     x0, labels = (jnp.eye(3) + dln.gaussian(k, 3, 0.2) for k in (ka, kb))
     weight = jnp.cos(jnp.arange(9.0)).reshape(3, 3)
 
-    def value(x0, labels):
+    def value(x0, labels, start):
         energy = dln.MatrixCompletion(labels, jnp.ones((3, 3), bool))
-        solution = dln.gradient_flow(
-            energy, x0, depth=3, ts=[0.0, 1000.0], rtol=1e-10, atol=1e-12, stop=dln.Steady(1e-9)
-        )
-        return jnp.sum(weight * solution.x[-1])
+        ts = start + jnp.array([0.0, 1000.0])
+        solution = dln.gradient_flow(energy, x0, depth=3, ts=ts, rtol=1e-10, atol=1e-12, stop=dln.Steady(1e-9))
+        return jnp.sum(weight * solution.x[-1]) + solution.t_end
 
-    dx0, dlabels = jax.grad(value, (0, 1))(x0, labels)
+    dx0, dlabels, dstart = jax.grad(value, (0, 1, 2))(x0, labels, 2.0)
     assert_close(dx0, np.zeros((3, 3)), 10 * INTEGRATION)
     assert_close(dlabels, weight, 10 * INTEGRATION)
+    # The time to rest does not depend on when the flow starts.
+    assert_close(dstart, 1.0, 10 * INTEGRATION)
 
 
 @pytest.mark.long

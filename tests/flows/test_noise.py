@@ -175,15 +175,14 @@ def test_weight_decay_has_a_gaussian_matrix_for_its_stationary_law(depth, key):
 def test_stationary_law_of_a_spectral_energy_is_that_of_quadrature(depth, gauge, key):
     """The density is exp(-beta E) V in y, and with gauge noise V times the root of prod lambda_kl, which is e^S."""
     beta = 2.0
-    y = stationary(
-        depth, dln.SpectralEnergy(lambda s: (s - 1.0) ** 2 / 2 - jnp.log(s) / 2), key, gauge=gauge, beta=beta
-    )
-    low, high = (-4.0, 2.0) if np.isinf(depth) else (0.0, depth * 4.5 ** (1 / depth))
-    grid = np.linspace(low, high, 1202)[1:-1]
+    y_of = jnp.log if np.isinf(depth) else lambda s: depth * s ** (1 / depth)
+    well = lambda s: y_of(s) ** 2 / 2 + 2 * s / (1 + s)
+    y = stationary(depth, dln.SpectralEnergy(well), key, gauge=gauge, beta=beta)
+    grid = np.linspace(-6.0 if np.isinf(depth) else 0.0, 6.0, 1202)[1:-1]
     sigma = np.exp(grid) if np.isinf(depth) else (grid / depth) ** depth
     a, b = np.meshgrid(grid, grid, indexing="ij")
     volume = (a - b) if np.isinf(depth) else (a**2 - b**2)
-    energy = (sigma - 1) ** 2 / 2 - np.log(sigma) / 2
+    energy = np.asarray(well(jnp.asarray(sigma)))
     density = np.where(a > b, volume, 0.0) * np.exp(-beta * (energy[:, None] + energy))
     if gauge:
         pairs = np.stack(np.meshgrid(sigma, sigma, indexing="ij"), axis=-1)
@@ -255,7 +254,7 @@ def test_derivatives_for_a_fixed_key_are_those_of_differences(depth, key):
     for k, slope in zip(some, slopes, strict=True):
         at = lambda e, k=k: end(*(a + e * b if i == k else a for i, (a, b) in enumerate(zip(args, move, strict=True))))
         assert_close(jnp.sum(slope * move[k]), (at(1e-5) - at(-1e-5)) / 2e-5, FINITE_DIFFERENCE)
-    assert_close(jax.jvp(lambda x: end(x, *args[1:]), X0[None], move[:1])[1], jnp.sum(slopes[0] * move[0]), ALGEBRA)
+    assert_close(jax.jvp(lambda x: end(x, *args[1:]), (X0,), move[:1])[1], jnp.sum(slopes[0] * move[0]), ALGEBRA)
 
 
 def test_a_step_too_long_for_the_energy_is_said(key):

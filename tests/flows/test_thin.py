@@ -133,6 +133,18 @@ def test_one_layer_of_full_rank_is_the_euclidean_flow():
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("shape", [(4, 6), pytest.param((5, 5), marks=pytest.mark.long)])
+def test_values_that_vanish_in_one_layer_do_not_end_the_steps(shape):
+    u, _, v = point(*shape, min(shape))
+    x0, end = jnp.asarray(LABELS[: shape[0], : shape[1]]), u * (np.arange(min(shape)) > 1) @ v.T
+    sol = dln.gradient_flow(
+        lambda x: jnp.sum((x - end) ** 2) / 2, x0, depth=1, ts=[0.0, 3.0, 30.0], rtol=1e-10, max_steps=20_000
+    )
+    # Two singular values become exp(-30), which is below the tolerance.
+    assert sol.stats["evaluations"] < 20_000
+    assert_close(sol.x, end + np.exp(-np.array([0.0, 3.0, 30.0]))[:, None, None] * (x0 - end), INTEGRATION)
+
+
 def test_start_of_rank_r_is_the_limit_of_full_rank():
     energy, _ = fit(6, 4)
     u, sigma, v = point(6, 4, 4)

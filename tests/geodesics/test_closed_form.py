@@ -69,3 +69,10 @@ def test_bures_wasserstein_arrives_at_both_ends_however_singular(small):
 def test_bures_wasserstein_is_homogeneous(k):
     one, other = (dln.closed_form.bures_wasserstein(c * A, c * B)(0.5) for c in (1.0, 2.0**k))
     assert_close(other / 2.0**k, one, ALGEBRA)
+
+
+def test_ends_in_float32_fit_a_form_to_their_rounding():
+    ends = [x.astype(jnp.float32) for x in (TURN @ A @ TURN.T, TURN @ TURN @ TURN.T)]
+    middle = dln.closed_form.commuting(ends[0], ends[0] @ ends[0], 2.0)(0.5)
+    expected = TURN @ jnp.diag(jnp.array([9.0, 1.0])) @ TURN.T
+    np.testing.assert_allclose(middle, expected, rtol=1e-5)

@@ -100,6 +100,10 @@ WRONG = [
     (flow(x0=SINGULAR, depth=1), ValueError, ["rank 2", "one layer", 'coordinates="matrix"']),
     (flow(x0=SINGULAR, coordinates="matrix"), ValueError, ["rank 2", 'coordinates="svd"']),
     (flow(x0=[[1.0, 0.0], [0.0, 1.0, 0.0]]), TypeError, ["x0", "numbers", "rows of one length"]),
+    *(
+        (lambda energy=energy: energy(EYE + 0j), TypeError, ["X must be real", "complex"])
+        for energy in (labelled()(), fitted(np.ones((3, 5)))(), sensed(np.ones((4, 3, 3)), np.ones(4))())
+    ),
     # any shape and rank
     (flow(energy=WIDE, x0=np.ones((5, 3))), ValueError, ["X has shape (5, 3)", "(3, 5)", "transposed", ".T"]),
     (flow(energy=fitted(np.ones((5, 9)), np.ones((3, 9)))(), x0=np.ones((5, 3))), ValueError, ["3 x 5", ".T"]),
@@ -215,6 +219,7 @@ WRONG = [
     (lambda: dln.riemannian_gradient(lambda x: x, EYE, 2.0), ValueError, ["energy", "scalar", "jnp.sum"]),
     (lambda: dln.riemannian_gradient(None, EYE, 2.0), TypeError, ["energy", "callable", "NoneType"]),
     (labelled(mask=np.ones((2, 2), bool)), ValueError, ["mask", "shape", "(2, 2)"]),
+    (labelled(mask=0 * EYE), ValueError, ["mask", "an entry that is seen"]),
     (labelled(mask=True), ValueError, ["mask", "shape", "()"]),
     (labelled(mask=2 * EYE), ValueError, ["mask", "0/1"]),
     (labelled(mask=with_nan(EYE)), ValueError, ["mask", "0/1"]),

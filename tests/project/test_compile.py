@@ -32,9 +32,9 @@ def times(n):
     return np.linspace(0.0, 1.0, n)
 
 
-def many(n, ts=(0.0, 1.0)):
+def many(n, ts=(0.0, 1.0), **options):
     starts = np.broadcast_to(X0, (n, D, D)) * np.linspace(0.9, 1.1, n)[:, None, None]
-    return dln.sweep(ENERGY, jnp.asarray(starts), ts=ts, progress=False).sigma
+    return dln.sweep(ENERGY, jnp.asarray(starts), ts=ts, progress=False, **options).sigma
 
 
 def ends(depth):
@@ -65,11 +65,18 @@ ROWS = {
     "another value of a stop": (lambda: flow(stop=dln.Steady(1e-3)), lambda: flow(stop=dln.Steady(1e-2))),
     "a stop where there was none": (lambda: flow(ts=times(40)), lambda: flow(ts=times(40), stop=dln.Steady(1e-3))),
     "other times": (flow, lambda: flow(ts=(1.0, 1.5))),
-    "another number of times, both up to 32, or both up to 256": (
-        lambda: (flow(), flow(ts=times(101))),
-        lambda: (flow(ts=times(21)), flow(ts=times(201))),
+    "another number of times, both up to 32, or both up to 256, or both up to 2048": (
+        lambda: (flow(), flow(ts=times(101)), flow(ts=times(257))),
+        lambda: (flow(ts=times(21)), flow(ts=times(201)), flow(ts=times(999))),
     ),
-    "another number of times beyond 2048": (lambda: flow(ts=times(2100)), lambda: flow(ts=times(2101))),
+    "another number of times beyond 2048, up to the same power of two": (
+        lambda: flow(ts=times(2100)),
+        lambda: flow(ts=times(2500)),
+    ),
+    "with `observe`, another number of times up to 32": (
+        lambda: flow(observe=lambda point: point.sigma),
+        lambda: flow(ts=times(9), observe=lambda point: point.sigma),
+    ),
     "a start as `SVD`": (flow, lambda: flow(x0=dln.svd(jnp.asarray(X0)))),
     "another size of the matrices": (flow, lambda: flow(dln.MatrixCompletion.diagonal(7), np.eye(7) / 2)),
     "a flow that becomes stiff": (flow, lambda: flow(ts=(0.0, 300.0))),
@@ -77,7 +84,11 @@ ROWS = {
         lambda: many(64),
         lambda: many(63),
     ),
-    "in a sweep, another number of times": (lambda: many(64), lambda: many(64, times(3))),
+    "in a sweep, another number of times, up to the same power of two": (
+        lambda: many(64, times(65)),
+        lambda: many(64, times(101)),
+    ),
+    "in a sweep, a stop where there was none": (lambda: many(64), lambda: many(64, stop=dln.Steady(1e-3))),
     "a distance or a geodesic at another depth": (
         lambda: ends(2),
         lambda: (ends(jnp.inf), dln.geodesic(jnp.eye(3), 2 * jnp.eye(3), 3).length),
@@ -117,6 +128,15 @@ def test_padded_times_change_nothing():
     some, all = flow(ts=times(5)), flow(ts=times(33))
     np.testing.assert_allclose(some, all[::8], rtol=1e-6)
     assert some.shape == (5, D) and all.shape == (33, D)
+
+
+@pytest.mark.long
+def test_repeated_times_of_a_sweep_change_nothing():
+    # The sweeps are compiled for 8 and for 32 times.
+    some, all = many(8, times(5)), many(8, times(21))
+    np.testing.assert_allclose(some, all[:, ::5], rtol=1e-6)
+    assert some.shape == (8, 5, D) and all.shape == (8, 21, D)
+    assert np.all(np.abs(some[:, -1] - some[:, 0]) > 1e-3)
 
 
 def test_a_program_inside_of_jit_or_grad_has_no_options():

@@ -1,0 +1,87 @@
+"""The laws that each figure of the noise shows, on fewer paths and smaller matrices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from support.tolerances import assert_close, INTEGRATION
+from test_figures import assert_draws, numbers
+
+from dlnjax import effective_rank
+from dlnjax.figures import _brownian, _thermal, FIGURES
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+KEY = jax.random.key(13)
+
+
+def verdicts(name, data):
+    return {row.verdict for row in FIGURES[name].numbers(data)}
+
+
+def test_brownian_motion_has_its_exact_laws_at_every_depth():
+    data = FIGURES["5.7"].compute(KEY, 600)
+    rows = numbers("5.7", data)
+    assert {row.verdict for row in rows.values()} == {"agrees"}
+    # The law depends on the depth, and each number sees what it is for.
+    assert rows["N = 1: Kolmogorov-Smirnov p-value of y_3"].here > _brownian.LEAST
+    shallower = numbers("5.7", data.assign(y=data["y"].roll(depth=1, roll_coords=False)))
+    assert all(row.verdict == "disagrees" for name, row in shallower.items() if "p-value" in name and "y_1" in name)
+    for wrong in (
+        data.assign(square=1.3 * data["square"]),
+        data.assign(flipped=~data["flipped"].astype(bool)),
+        data.assign(growth=1.1 * data["growth"]),
+        data.assign(finished=data["finished"] & (data["path"] > 0)),
+    ):
+        assert "disagrees" in verdicts("5.7", wrong)
+    # At the temperature of another convention the law is another.
+    warmer = np.sqrt(2) * (data["y"] - data["y"].mean("path")) + data["y"].mean("path")
+    assert "disagrees" in verdicts("5.7", data.assign(y=warmer))
+    assert_draws("5.7", data)
+
+
+def test_exact_law_of_brownian_motion_starts_where_the_paths_do_and_has_its_second_moment():
+    rng = np.random.default_rng(0)
+    for depth in _brownian.DEPTHS:
+        y0 = _brownian.coordinate(_brownian.SIGMA, depth)
+        y, flipped = _brownian.exact(rng, depth, 0.0, 2)
+        assert_close(y, np.broadcast_to(y0, (2, 3)), INTEGRATION)
+        assert_close(_brownian.sigma_at(y0, depth), _brownian.SIGMA, INTEGRATION)
+        assert not flipped.any()
+        grown = np.sum(_brownian.exact(rng, depth, 0.3, 20_000)[0] ** 2, axis=1) - np.sum(y0**2)
+        assert abs(grown.mean() - 0.3 * _brownian.rate(depth)) < 4 * grown.std() / np.sqrt(20_000)
+
+
+def test_thermal_state_is_kept_and_reached_and_has_the_rank_of_its_law(monkeypatch):
+    monkeypatch.setattr(_thermal, "SIZES", (4, 8, 16))
+    monkeypatch.setattr(_thermal, "LARGE", 4)
+    monkeypatch.setattr(_thermal, "RELAXED", 4)
+    monkeypatch.setattr(_thermal, "DEPTHS", (1.0, 2.0, 3.0))
+    data = FIGURES["5.10"].compute(KEY, 60)
+    rows = numbers("5.10", data)
+    # Far from the limit of large d the line in 1/d does not reach it. All else is as at any size.
+    assert {row.verdict for name, row in rows.items() if "as d grows" not in name} == {"agrees"}
+    assert all(abs(row.here - row.expected) < 0.05 for name, row in rows.items() if "as d grows" in name)
+    later = data["time"] > 0
+    for wrong in (
+        data.assign(rank=data["rank"].where(~later, 1.1 * data["rank"])),
+        data.assign(exact=1.1 * data["exact"]),
+        data.assign(relaxing=1.1 * data["relaxing"]),
+        data.assign(finished=data["finished"] & (data["any_path"] > 0)),
+    ):
+        assert "disagrees" in verdicts("5.10", wrong)
+    start = data["relaxing"].isel(trace=0)
+    assert_close(start.sel(start="isotropic"), np.full((3, 30), 4.0), INTEGRATION)
+    assert np.all(start.sel(start="near rank one", depth=3.0) < 1.1)
+    assert_draws("5.10", data)
+
+
+def test_limit_of_the_rank_is_that_of_a_quarter_circle():
+    circle = lambda y: np.sqrt(4 - y**2) / np.pi
+    for depth, printed in zip(_thermal.DEPTHS, (0.8050, 0.6065, 0.4711, 0.1518), strict=True):
+        moment = quad(lambda y, N=depth: y**N * circle(y), 0, 2, epsabs=1e-12)[0]
+        surprise = quad(lambda y, N=depth: y**N * N * np.log(y) * circle(y), 0, 2, epsabs=1e-12)[0]
+        assert_close(_thermal.limit(depth), moment * np.exp(-surprise / moment), INTEGRATION)
+        assert abs(_thermal.limit(depth) - printed) < 5e-5
+        y = np.array([[3.0, 1.0, 0.5], [1.0, 1.0, 0.0]])
+        assert_close(_thermal.rank_of(y, depth), effective_rank(jnp.asarray((y / depth) ** depth)), INTEGRATION)
