@@ -184,8 +184,8 @@ FIGURE = Figure(
     "values of diag(y_0) plus a Gaussian matrix, and at infinite depth log sigma are the eigenvalues of a diagonal "
     "plus a symmetric Gaussian matrix. The triangles mark the start. Values repel each other. At finite depth the "
     "least one reaches 0 and is reflected, and the determinant changes its sign. At infinite depth no path does so. "
-    "Below, the mean of the sum of squares grows at the exact rate, which is the same at every finite depth. A test "
-    "with the limit 0.01 fails for one in a hundred seeds although the law is right.",
+    "Below, the mean of the sum of squares grows at the exact rate. With D = d^2 this rate is the same at every finite "
+    "depth. A test with the limit 0.01 fails for one in a hundred seeds although the law is right.",
     parameters="no energy, beta = 2, d = 3, N = 1, 2, 3, infinity, sigma = 2, 1, 0.4 in random frames, steps of 0.1, "
     "4000 paths at each depth, 16000 draws of each exact law and 200000 for the determinant",
     counted="paths at each depth",

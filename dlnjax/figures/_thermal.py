@@ -15,6 +15,7 @@ from dlnjax.plot import new_figure
 
 DEPTHS = (1.0, 2.0, 3.0, 10.0)
 SIZES = (5, 10, 20, 50, 100, 200)
+# The force is linear in y. In equilibrium the length of the step therefore changes the size of y a little, but no rank.
 A, BETA, DT = 1.0, 1.0, 0.1
 # The times at which a path in equilibrium is seen. The correlation of y^2 between the two is exp(-2).
 TIMES = (0.0, 1.0)
@@ -239,10 +240,10 @@ FIGURE = Figure(
     text="Weight decay E = (a/2) sum y^2 with y = N sigma^(1/N) at temperature 1/beta. In equilibrium y are the "
     "singular values of a Gaussian matrix. Above, the effective rank over d of paths of the Langevin equation, which "
     "start from such a draw and are seen later (markers), of independent draws by NumPy (lines), and the limits for "
-    "large d, 0.8050, 0.6065, 0.4711 and 0.1518 (dashed). Depth alone lowers the rank of the thermal state: the "
-    "larger N, the more unequal the same y make the singular values. Below, paths at d = 10 reach this equilibrium "
-    "from an isotropic matrix and from a matrix near rank one, as the exact law says (lines). Paths that start in "
-    "equilibrium stay there (dotted lines, filled markers).",
+    "large d, 0.8050, 0.6065, 0.4711 and 0.1518 (dashed). The rank of the thermal state does not depend on a and beta. "
+    "The rank falls with the depth, because sigma = (y/N)^N are the more unequal the larger N is. Below, paths at "
+    "d = 10 reach this equilibrium from an isotropic matrix and from a matrix near rank one, as the exact law says "
+    "(lines). Paths that start in equilibrium stay there (dotted lines, filled markers).",
     parameters="E = (a/2) sum y^2, a = beta = 1, N = 1, 2, 3, 10, d = 5 to 200, steps of 0.1; at d = 5 there are 200 "
     "paths at each depth, at larger d fewer, and at least 5; bars: 2 s.e.",
     counted="paths at each depth at d = 5",
