@@ -185,17 +185,25 @@ def draw(data: xarray.Dataset) -> Drawing:
     return figure
 
 
+def at_large(data: xarray.Dataset, depth: float) -> dict[int, tuple[float, float]]:
+    """The mean effective rank over d at each large d, and its standard error.
+
+    A large d has few paths. The standard deviation of the rank itself hardly depends on d there, and is taken from the
+    paths of all large d.
+    """
+    seen = {d: of_paths(data, depth, d) for d in SIZES if d >= LARGE}
+    off = np.concatenate([d * (values - values.mean()) for d, values in seen.items()])
+    deviation = np.sqrt(np.sum(off**2) / (len(off) - len(seen)))
+    return {d: (values.mean(), deviation / (d * np.sqrt(len(values)))) for d, values in seen.items()}
+
+
 def at_infinity(data: xarray.Dataset, depth: float) -> tuple[float, float]:
     """The effective rank over d at 1/d = 0, by least squares in 1/d through the large sizes, and its standard error."""
-    sizes = [d for d in SIZES if d >= LARGE]
-    seen = [of_paths(data, depth, d) for d in sizes]
-    # The standard deviation of the rank itself hardly depends on d, and is therefore taken from all paths at once.
-    off = np.concatenate([d * (values - values.mean()) for d, values in zip(sizes, seen, strict=True)])
-    deviation = np.sqrt(np.sum(off**2) / (len(off) - len(sizes)))
-    errors = np.array([deviation / (d * np.sqrt(len(values))) for d, values in zip(sizes, seen, strict=True)])
-    design = np.stack([np.ones(len(sizes)), 1 / np.array(sizes)], axis=1) / errors[:, None]
+    large = at_large(data, depth)
+    means, errors = np.array(list(large.values())).T
+    design = np.stack([np.ones(len(large)), 1 / np.array(list(large))], axis=1) / errors[:, None]
     covariance = np.linalg.inv(design.T @ design)
-    line = covariance @ design.T @ (np.array([values.mean() for values in seen]) / errors)
+    line = covariance @ design.T @ (means / errors)
     return float(line[0]), float(np.sqrt(covariance[0, 0]))
 
 
@@ -205,11 +213,10 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         name = f"effective rank over d as d grows, N = {depth:g}"
         rows.append(measured(name, at_infinity(data, depth), float(f"{limit(depth):.4f}")))
     for depth in DEPTHS:
-        for d in (SIZES[0], SIZES[-1]):
+        small, large = SIZES[0], SIZES[-1]
+        for d, here in ((small, mean(of_paths(data, depth, small))), (large, at_large(data, depth)[large])):
             expected = float(f"{of_draws(data, depth, d).mean():.4f}")
-            rows.append(
-                measured(f"effective rank over d, d = {d}, N = {depth:g}", mean(of_paths(data, depth, d)), expected)
-            )
+            rows.append(measured(f"effective rank over d, d = {d}, N = {depth:g}", here, expected))
     for depth in DEPTHS:
         seen = data["rank"].sel(depth=depth)
         here = mean((seen.isel(time=-1) - seen.isel(time=0)).values)
