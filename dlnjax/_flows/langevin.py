@@ -38,9 +38,12 @@ from dlnjax._types import Scalar, Square
 # The standard deviation of the angle of a random rotation is at most this number, in radians. It is reached between
 # two singular values near 0 only, where the rotation hardly moves X.
 _WIDEST = 0.5
-# exp(C) is the 16th power of a Taylor polynomial of this degree at C/16. For |C| = 1 its error is 1e-11, and one
-# Newton-Schulz step makes the result orthogonal to rounding.
+# exp(C) is a power of a Taylor polynomial of this degree at C/2^s, by s doublings: s = 4, and one more for each
+# doubling of d, since the norm of a random C grows with d. For |C| = d the error is 1e-11, and one Newton-Schulz step
+# makes the result orthogonal to rounding.
 _DEGREE, _DOUBLINGS = 6, 4
+# A step after which the columns of a frame are farther than this from orthonormal is too long for `rotation`.
+_ASKEW = 1e-3
 # Below this number L(x)/x is 1/3 to rounding, with Langevin's function L(x) = coth(x) - 1/x.
 _FLAT = 1e-7
 
@@ -92,6 +95,7 @@ class Langevin(eqx.Module):
         state = self.turn(state, h / 2, draws[1], draws[2])
         state, crossed, coarse = self.move(state, h, draws[0])
         state = self.turn(state, h / 2, draws[3], draws[4])
+        coarse = coarse | _is_askew(state.u) | _is_askew(state.v)
         return Frame(orthogonalise(state.u), state.y, orthogonalise(state.v)), crossed, coarse
 
     def turn(self, state: Frame, h: Scalar, draw: Square, other: Square) -> Frame:
@@ -209,14 +213,19 @@ class Langevin(eqx.Module):
 
 def rotation(c: Square) -> Square:
     """exp(c) of an antisymmetric matrix, by products of matrices alone."""
-    small = c / 2**_DOUBLINGS
+    doublings = _DOUBLINGS + (len(c) - 1).bit_length()
+    small = c / 2**doublings
     eye = jnp.eye(len(c), dtype=c.dtype)
     out = eye
     for k in range(_DEGREE, 0, -1):
         out = eye + small @ out / k
-    for _ in range(_DOUBLINGS):
+    for _ in range(doublings):
         out = out @ out
     return orthogonalise(out)
+
+
+def _is_askew(q: Square) -> Bool[Array, ""]:
+    return ~(jnp.max(jnp.abs(q.T @ q - jnp.eye(len(q), dtype=q.dtype))) < _ASKEW)
 
 
 def _of_second_order(x: Square, other: Square) -> Square:

@@ -6,6 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.linalg import expm
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
@@ -332,3 +333,18 @@ def test_derivatives_that_are_not_there_are_refused():
         jax.grad(end)(jnp.eye(2), 2.0)
     with pytest.raises(ValueError, match="at depth 1"):
         jax.grad(end, 1)(X0, 1.0)
+
+
+@pytest.mark.parametrize("d", [2, 64])
+def test_rotations_of_many_wide_angles_are_the_exponential(d):
+    entries = 0.5 * np.random.default_rng(d).normal(size=(d, d))
+    angles = entries - entries.T
+    assert_close(langevin.rotation(jnp.asarray(angles)), expm(angles), 1e-10)
+
+
+def test_step_that_turns_the_frame_out_of_itself_is_refused(monkeypatch):
+    monkeypatch.setattr(langevin, "rotation", lambda c: 1.1 * jnp.eye(len(c)))
+    noise = dln.Noise(jax.random.key(0), 1.0, 0.125)
+    sol = dln.gradient_flow(None, 2 * jnp.eye(2), depth=7, ts=[0.0, 1.0], noise=noise, throw=False)
+    assert sol.result == "dt_too_long"
+    assert_close(sol.x[-1], 2 * np.eye(2), ALGEBRA)
