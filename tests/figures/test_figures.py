@@ -106,6 +106,7 @@ def test_smaller_starts_end_at_lower_rank_and_later(monkeypatch):
     assert_draws("4.3", data)
 
 
+@pytest.mark.long
 def test_entropy_lowers_the_rank_from_small_starts_and_raises_it_from_larger_ones():
     data = FIGURES["4.5b"].compute(KEY, 60)
     rows = numbers("4.5b", data)

@@ -106,6 +106,7 @@ def test_colours_are_the_projects_own_and_in_given_axes_the_callers():
             assert draw(curve, ax=ax).lines[0].get_color() == to_hex(cycle.by_key()["color"][0], keep_alpha=True)
 
 
+@pytest.mark.long
 def test_rank_is_a_u_shape_in_the_number_of_entries_seen(monkeypatch):
     monkeypatch.setattr(_sparsity, "EXPECTED", {1: 7.46, 25: 5.15, 75: 5.95, 90: 6.33, 99: np.nan})
     monkeypatch.setattr(_sparsity, "HORIZON", 30.0)

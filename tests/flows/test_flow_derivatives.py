@@ -117,6 +117,7 @@ def test_start_of_lower_rank_has_a_flow_and_no_derivative():
         jax.block_until_ready(jax.grad(end)(1.0))
 
 
+@pytest.mark.long
 def test_second_derivative_in_the_times():
     # At rest on the diagonal, dx/dt = -(x - 1) x^2 at d = 1 and infinite depth, of which d2x/dt2 follows.
     energy = lambda x: jnp.sum((x - 1) ** 2) / 2
@@ -136,6 +137,7 @@ def test_too_many_steps_for_a_derivative_are_said():
         jax.grad(lambda x: dln.gradient_flow(energy, x, depth=1.5, ts=[0.0, 3.0]).x[-1, 0, 0])(x0)
 
 
+@pytest.mark.long
 def test_a_flow_that_fails_leaves_the_derivatives_of_its_neighbours():
     def final(c):
         energy = lambda x: c * jnp.sum((x - jnp.eye(2)) ** 2) / 2

@@ -170,6 +170,7 @@ def test_same_energy_typed_again_compiles_nothing():
     assert_close(found.x, other.x, ALGEBRA)
 
 
+@pytest.mark.long
 def test_derivative_in_a_number_that_the_energy_closes_over():
     def final(w):
         energy = lambda x: jnp.sum((x - w * EYE) ** 2) / 2

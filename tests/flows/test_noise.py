@@ -11,6 +11,7 @@ from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
 from dlnjax._flows import langevin
+from dlnjax._flows.noise import Free
 from dlnjax._sweeps.folder import Store
 
 X0 = jnp.array([[1.0, 0.3], [-0.2, 0.5]])
@@ -342,9 +343,9 @@ def test_rotations_of_many_wide_angles_are_the_exponential(d):
     assert_close(langevin.rotation(jnp.asarray(angles)), expm(angles), 1e-10)
 
 
-def test_step_that_turns_the_frame_out_of_itself_is_refused(monkeypatch):
+def test_step_that_turns_the_frame_out_of_itself_is_too_long(monkeypatch):
+    equation = langevin.Langevin(Free(), dln.Balanced(7.0), jnp.asarray(1.0), gauge=False, deep=False)
+    state, step = equation.enter(dln.svd(jnp.diag(jnp.array([2.0, 1.0])))), (jnp.asarray(0.125), jax.random.key(0))
+    assert not equation.step(state, *step)[2]
     monkeypatch.setattr(langevin, "rotation", lambda c: 1.1 * jnp.eye(len(c)))
-    noise = dln.Noise(jax.random.key(0), 1.0, 0.125)
-    sol = dln.gradient_flow(None, 2 * jnp.eye(2), depth=7, ts=[0.0, 1.0], noise=noise, throw=False)
-    assert sol.result == "dt_too_long"
-    assert_close(sol.x[-1], 2 * np.eye(2), ALGEBRA)
+    assert equation.step(state, *step)[2]

@@ -134,6 +134,7 @@ def test_exponential_is_differentiable_in_both_modes(points):
     assert_close(slope, (ahead - behind) / (2 * h), FINITE_DIFFERENCE)
 
 
+@pytest.mark.long
 def test_derivative_is_that_under_jit_and_of_a_geodesic_that_ends_early():
     x, p = jnp.array([[1.0, 0.2], [0.1, 0.7]]), jnp.array([[0.1, 0.3], [-0.2, 0.4]])
     end = lambda p: jnp.sum(dln.exponential(x, p, 3.0).x[-1])

@@ -136,6 +136,7 @@ def test_printed_line_is_no_geodesic():
     assert_close(line(0.5), [[3.125, 0.75], [0.75, 1.625]], ALGEBRA)
 
 
+@pytest.mark.long
 def test_search_goes_on_beyond_a_conjugate_point():
     found = dln.geodesics(*SWAP, np.inf)
     assert_close(found[0].length, geodesic(*SWAP, np.inf).length, INTEGRATION)
@@ -218,6 +219,7 @@ def test_distance_has_the_gradient_of_the_first_variation(pair):
     assert_close(tangent, (ahead - behind) / (2 * h), FINITE_DIFFERENCE)
 
 
+@pytest.mark.long
 def test_all_pairs_are_one_call(key):
     x = jax.random.normal(key, (8, D, D))
     x = x.at[:, 0].multiply(jnp.sign(jnp.linalg.det(x))[:, None])
