@@ -169,10 +169,14 @@ def as_point(name: str, point: SVD, leading: bool = False) -> SVD:
     return SVD(require(u, bad, message), sigma, v)
 
 
+def askew(u: Any) -> Any:
+    """How far the columns of `u` are from orthonormal: the largest entry of |u^T u - 1|."""
+    return abs(u.swapaxes(-1, -2) @ u - np.eye(u.shape[-1], dtype=u.dtype)).max()
+
+
 def _is_orthonormal(u: Any) -> Any:
-    defect = abs(u.swapaxes(-1, -2) @ u - np.eye(u.shape[-1], dtype=u.dtype)).max()
     # Frames that have come out of long computations are orthonormal to less than rounding.
-    return defect < 1e3 * np.finfo(u.dtype).eps ** 0.75
+    return askew(u) < 1e3 * np.finfo(u.dtype).eps ** 0.75
 
 
 def truncated(point: SVD, rank: int | None) -> SVD:

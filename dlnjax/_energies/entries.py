@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dlnjax._checks import as_argument, as_array, as_count, as_float, as_key, as_positive, is_concrete, known, require
+from dlnjax._compile import power_of_two_from
 from dlnjax._svd import SVD
 from dlnjax._tree import norm
 from dlnjax._types import Number, Numbers, Scalar
@@ -50,7 +51,7 @@ class _Strips(eqx.Module):
         end = np.cumsum(counts)
         place = ((end - counts)[owner] + length * number)[:, None] + np.arange(length)
         entry = np.where(place < end[owner, None], order[np.minimum(place, len(order) - 1)], -1)
-        size = min(_BLOCK // length, 2 ** (len(owner) - 1).bit_length())
+        size = min(_BLOCK // length, power_of_two_from(len(owner)))
         empty = -len(owner) % size
         entry = np.pad(entry, ((0, empty), (0, 0)), constant_values=-1).reshape(-1, size, length)
         owner = np.pad(owner, (0, empty), constant_values=lines - 1).reshape(-1, size)

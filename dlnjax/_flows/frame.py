@@ -71,7 +71,7 @@ def _damping(sigma: Float[Array, " r"], kernel: Kernel, gap: Scalar) -> Float[Ar
     moves X by at most `gap`. At depth 2 and beyond no q is larger than q_1, and the damping is 1 to rounding.
     """
     size = jnp.abs(sigma)
-    rate = kernel.speed(size) / positive(size)
+    rate = kernel.speed(sigma) / positive(size)
     least = rate[jnp.argmax(size)]
     return 1 / (1 + (gap * rate / positive(least)) ** 2)
 

@@ -31,7 +31,7 @@ from dlnjax._flows.noise import Free
 from dlnjax._geometry.kernel import Balanced
 from dlnjax._geometry.special import langevin, log_balanced_slope, log_shc
 from dlnjax._protocol import pullback
-from dlnjax._svd import eigh, orthogonalise, SVD, svd
+from dlnjax._svd import askew, eigh, orthogonalise, SVD, svd
 from dlnjax._tree import norm
 from dlnjax._types import Scalar, Square
 
@@ -95,7 +95,7 @@ class Langevin(eqx.Module):
         state = self.turn(state, h / 2, draws[1], draws[2])
         state, crossed, coarse = self.move(state, h, draws[0])
         state = self.turn(state, h / 2, draws[3], draws[4])
-        coarse = coarse | _is_askew(state.u) | _is_askew(state.v)
+        coarse = coarse | ~((askew(state.u) < _ASKEW) & (askew(state.v) < _ASKEW))
         return Frame(orthogonalise(state.u), state.y, orthogonalise(state.v)), crossed, coarse
 
     def turn(self, state: Frame, h: Scalar, draw: Square, other: Square) -> Frame:
@@ -222,10 +222,6 @@ def rotation(c: Square) -> Square:
     for _ in range(doublings):
         out = out @ out
     return orthogonalise(out)
-
-
-def _is_askew(q: Square) -> Bool[Array, ""]:
-    return ~(jnp.max(jnp.abs(q.T @ q - jnp.eye(len(q), dtype=q.dtype))) < _ASKEW)
 
 
 def _of_second_order(x: Square, other: Square) -> Square:

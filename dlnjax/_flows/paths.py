@@ -16,10 +16,10 @@ from dlnjax._checks import known, require
 from dlnjax._compile import compiled
 from dlnjax._flows.langevin import Frame, Langevin
 from dlnjax._flows.noise import cut, DEEP
-from dlnjax._flows.problem import Options, Problem, rounding
-from dlnjax._flows.trajectory import Trajectory, values_along
+from dlnjax._flows.problem import Options, Problem
+from dlnjax._flows.trajectory import decomposed_start, Trajectory, values_along
 from dlnjax._results import code_of, RESULTS
-from dlnjax._svd import canonical, SVD, svd
+from dlnjax._svd import SVD
 from dlnjax._tree import all_finite, is_perturbed, own_arithmetic, tangent_at, where
 from dlnjax._types import Scalar
 
@@ -39,15 +39,8 @@ class Path(eqx.Module):
 
 def start_of_path(problem: Problem) -> SVD:
     """The decomposition of the start. That of a start which is not finite is the identity times NaN."""
-    start = problem.start if isinstance(problem.start, SVD) else svd(problem.start)
-    finite = all_finite(start)
-    eye = jnp.eye(len(start.u), dtype=start.u.dtype)
-    start: SVD = canonical(where(finite, start, SVD(eye, jnp.ones_like(start.sigma), eye)))
-    sigma = start.sigma
-    if not isinstance(problem.start, SVD):
-        # Singular values of a matrix at the level of rounding count as 0, as in a flow without noise.
-        sigma = jnp.where(sigma > rounding(sigma) * sigma[0], sigma, 0.0)
-    return SVD(start.u, jnp.where(finite, sigma, jnp.nan), start.v)
+    start, finite = decomposed_start(problem)
+    return SVD(start.u, jnp.where(finite, start.sigma, jnp.nan), start.v)
 
 
 def paths(

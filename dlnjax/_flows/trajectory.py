@@ -284,10 +284,13 @@ def _gap(options: Options) -> Scalar:
     return jnp.maximum(options.rtol / 10, jnp.finfo(options.rtol.dtype).eps ** 0.625)
 
 
-def _frame_start(problem: Problem, gap: Scalar) -> SVD:
+def decomposed_start(problem: Problem) -> tuple[SVD, Bool[Array, ""]]:
+    """(the decomposition of the start, whether the start is finite).
+
+    A start that is not finite is replaced by the identity, so that no NaN is decomposed. Whoever takes it makes its
+    singular values NaN in the end, by which the failure is seen later.
+    """
     start = problem.start if isinstance(problem.start, SVD) else svd(problem.start)
-    # A start that is not finite is replaced by the identity, so that no NaN is decomposed. At the end of this function
-    # its singular values become NaN, by which the failure is seen later.
     finite = all_finite(start)
     eye = lambda q: jnp.eye(*q.shape, dtype=q.dtype)
     start: SVD = canonical(where(finite, start, SVD(eye(start.u), jnp.ones_like(start.sigma), eye(start.v))))
@@ -296,5 +299,10 @@ def _frame_start(problem: Problem, gap: Scalar) -> SVD:
         # of a given `SVD` are left as they are.
         floor = rounding(start.sigma) * start.sigma[0]
         start = SVD(start.u, jnp.where(start.sigma > floor, start.sigma, 0.0), start.v)
+    return start, finite
+
+
+def _frame_start(problem: Problem, gap: Scalar) -> SVD:
+    start, finite = decomposed_start(problem)
     y0 = turn(start, pullback(problem.energy, start), gap)
     return SVD(y0.u, jnp.where(finite, y0.sigma, jnp.nan), y0.v)

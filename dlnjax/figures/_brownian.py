@@ -135,6 +135,12 @@ def _densities(ax, one: xarray.Dataset, depth: float) -> None:
     ax.set_xlabel(r"$y_k = \log\sigma_k$" if np.isinf(depth) else r"$y_k = N\sigma_k^{1/N}$")
 
 
+def lost_paths(data: xarray.Dataset) -> Number:
+    """The number of paths that have not finished, which should be 0."""
+    lost = int((data["finished"] == 0).sum())
+    return Number("paths that ended before the last time", "-", lost, 0.0, verdict(lost == 0), 0.0)
+
+
 def numbers(data: xarray.Dataset) -> list[Number]:
     from scipy.stats import ks_2samp
 
@@ -166,9 +172,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     rows.append(Number(name, "-", flipped, 0.0, verdict(flipped == 0), 0.0))
     expected = float(f"{np.exp(TIMES[-1] / BETA):.4g}")
     rows.append(measured("N = inf: E X_t along X_0, over X_0", mean(data["growth"].values), expected))
-    lost = int((data["finished"] == 0).sum())
-    rows.append(Number("paths that ended before the last time", "-", lost, 0.0, verdict(lost == 0), 0.0))
-    return rows
+    return [*rows, lost_paths(data)]
 
 
 FIGURE = Figure(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import Noise, PerSeed, SpectralEnergy, SVD, sweep
-from dlnjax.figures._brownian import sigma_at
+from dlnjax.figures._brownian import lost_paths, sigma_at
 from dlnjax.figures._figure import Figure, mean, measured, Number, shown_depth, verdict
 from dlnjax.plot import new_figure
 
@@ -232,9 +232,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         here = float(np.sqrt((off**2).mean()))
         name = f"into equilibrium: root mean square distance from the exact law, in standard errors, N = {depth:g}"
         rows.append(Number(name, "-", here, 0.0, verdict(here < FARTHEST), 1.0))
-    lost = int((data["finished"] == 0).sum())
-    rows.append(Number("paths that ended before the last time", "-", lost, 0.0, verdict(lost == 0), 0.0))
-    return rows
+    return [*rows, lost_paths(data)]
 
 
 FIGURE = Figure(
