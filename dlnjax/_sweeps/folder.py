@@ -1,32 +1,36 @@
 """The folder of a sweep, to which each part of the solution is written when it is finished.
 
-    folder/call.json    the identity of the call, and a checksum for each part that is finished
-    folder/data.zarr    the solution, as `FlowSolution.to_xarray` lays it out, in one zarr group
+    folder/call.json           the identity of the call, and the sizes of its chunks and parts
+    folder/data.zarr           the solution, as `FlowSolution.to_xarray` lays it out, in one zarr group
+    folder/parts/FIRST.json    the receipt of the part whose first seed is FIRST
 
-A part is the solution of one chunk of seeds. It counts as finished when its checksum stands in `call.json`. This file
-is replaced as a whole by one operation. A sweep that was killed at any moment therefore goes on from the last finished
-part. A process that writes holds the lock `call.lock`, and `call.holder` names this process.
+A part counts as finished when its receipt is there and the checksum in it is that of the data. Parts may be written in
+any order, by any process. A sweep that was killed at any moment therefore goes on with the parts that are missing. The
+process that called `sweep` holds the lock `call.lock`, and `call.holder` names this process.
 """
 
 import json
 import math
 import os
 import socket
-import zlib
+import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-import numpy as np
-
 from dlnjax._checks import as_path
-from dlnjax._saved import coded, solution_of
+from dlnjax._saved import solution_of
+from dlnjax._sweeps.parts import device_kind, make_room, Parts, read_receipts, write_receipt, write_whole
 
 if TYPE_CHECKING:
     import xarray
 
 LOCK_FILES = ("call.lock", "call.holder")
-FORMAT = "dlnjax.sweep/2"
+FORMAT = "dlnjax.sweep/3"
+# In this older format the checksums of the parts stand in `call.json`, and the first so many parts are finished.
+PREFIX_FORMAT = "dlnjax.sweep/2"
+# A message names at most this many parts.
+_NAMED = 5
 
 
 class Lock:
@@ -69,36 +73,31 @@ class Lock:
 
 
 class Store:
-    """The folder of one sweep, of which `done` seeds are finished. It is a context manager, which holds the lock.
+    """The folder of one sweep. It is a context manager, which holds the lock.
 
-    **Raises:** `ValueError` if the folder belongs to another call or another version, is damaged, cannot be written or
-    is being written by another process; `ImportError` without zarr or filelock.
+    `chunk` and `part` are the sizes with which the folder was begun, or None if nothing in it is finished.
+
+    **Raises:** `ValueError` if the folder belongs to another call or another version, cannot be read or written, or is
+    being written by another process; `ImportError` without zarr or filelock.
     """
 
     def __init__(self, folder: str | os.PathLike[str], call: dict[str, Any], chunk: int | None):
         _require_packages()
-        self.folder = as_path("folder", folder)
+        # The path is absolute, as workers in other processes may have another working directory.
+        self.folder = as_path("folder", folder).absolute()
         self.data = self.folder / "data.zarr"
         self.record = self.folder / "call.json"
-        self.fresh = self.folder / "call.new"
         self.call = call
-        self.parts: list[int] = []
-        self.chunk = chunk
+        self.done: dict[int, int] = {}
+        self.chunk, self.part, self.parts = chunk, None, None
         self.lock = Lock(self.folder)
         if self.record.exists():
-            self._resume(chunk)
+            record = self._resume(chunk)
             # A finished folder is only read. It needs no lock, and several processes may read it at once.
-            if self.done == call["n"]:
+            if self.count == call["n"] and not damaged_parts(self.folder, record):
                 return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._require_own()
-            self.lock.acquire()
-            # Another process may have written to the folder before the lock was free, so the record is read again.
-            if self.record.exists():
-                self._resume(chunk)
-            else:
-                self._write_record()
+            self._take_up(chunk)
         except OSError as error:
             self.lock.release()
             raise ValueError(f"cannot write to {self.folder}: {error.strerror}. Name another folder.") from error
@@ -113,17 +112,39 @@ class Store:
         self.lock.release()
 
     @property
-    def done(self) -> int:
-        return min(len(self.parts) * (self.chunk or 0), self.call["n"])
+    def count(self) -> int:
+        """The number of seeds that are finished."""
+        return sum(self.done.values())
+
+    def _take_up(self, chunk: int | None) -> None:
+        """Take the lock, and forget the parts that are damaged."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._require_own()
+        self.lock.acquire()
+        (self.folder / "parts").mkdir(exist_ok=True)
+        if not self.record.exists():
+            return
+        # Another process may have written to the folder before the lock was free, so the record is read again.
+        record = self._resume(chunk)
+        if record["format"] == PREFIX_FORMAT:
+            self._convert(record)
+        damaged = damaged_parts(self.folder, record)
+        if damaged:
+            text = f"{self.folder}: {_seeds_of(damaged)} are not as they were written, and are computed again."
+            warnings.warn(text, stacklevel=5)
+        for first in damaged:
+            (self.folder / "parts" / f"{first}.json").unlink()
+            del self.done[first]
 
     def _require_own(self) -> None:
-        # `call.new` and the lock files do not count. A process that was killed while it wrote its first record leaves
-        # these files behind, and has computed nothing.
-        names = {path.name for path in self.folder.iterdir()} - {self.fresh.name, *LOCK_FILES}
+        # A process that was killed before its first record was complete leaves these files behind, and has computed
+        # nothing.
+        names = {path.name for path in self.folder.iterdir() if not path.name.startswith("call.json.")}
+        names -= {"call.new", "parts", *"call.pickle", *LOCK_FILES}
         if names and self.record.name not in names:
             raise ValueError(f"{self.folder} is not empty and holds no sweep. Name a new folder, or empty this one.")
 
-    def _resume(self, chunk: int | None) -> None:
+    def _resume(self, chunk: int | None) -> dict[str, Any]:
         record = read_record(self.folder)
         theirs = record["call"]
         differ = [key for key in self.call if not _same(self.call[key], theirs.get(key))]
@@ -132,46 +153,52 @@ class Store:
                 f"{self.folder} belongs to another call: {', '.join(differ)} differ. "
                 "Name a new folder, or repeat that call."
             )
-        self.parts, self.chunk = record["parts"], record["chunk"]
-        if not self.parts:
-            self.chunk = chunk
-            return
-        if chunk is not None and chunk != self.chunk:
-            raise ValueError(f"{self.folder} was begun with chunk={self.chunk}, got chunk={chunk}. Leave it out.")
-        check_parts(self.folder, record)
+        self.done = {first: receipt["count"] for first, receipt in receipts_of(self.folder, record).items()}
+        if self.done:
+            if chunk is not None and chunk != record["chunk"]:
+                raise ValueError(
+                    f"{self.folder} was begun with chunk={record['chunk']}, got chunk={chunk}. Leave it out."
+                )
+            self.chunk, self.part = record["chunk"], record["part"]
+        return record
 
-    def write(self, part: "xarray.Dataset", n: int, chunk: int) -> None:
-        """Add the next part."""
-        part = coded(part)
-        self.chunk = chunk
-        if not self.parts:
-            self._make_room(part, n, chunk)
-        first = len(self.parts) * chunk
-        region = {"seed": slice(first, first + part.sizes["seed"])}
-        part.drop_vars(set(part.variables) - set(_seeded(part))).to_zarr(self.data, region=region, consolidated=False)
-        self.parts.append(_checksum(part))
-        self._write_record()
+    def _convert(self, record: dict[str, Any]) -> None:
+        """Write what the older format has in `call.json` as receipts."""
+        for first, receipt in receipts_of(self.folder, record).items():
+            write_receipt(self.folder, first, receipt["count"], receipt["checksum"], "unknown")
+        self._write_record(record["chunk"], record["part"])
 
-    def _make_room(self, part: "xarray.Dataset", n: int, chunk: int) -> None:
-        """Make the arrays for all `n` seeds. They take no space, since zarr stores no chunk that is not written yet."""
-        import zarr
+    def begin(self, chunk: int, part: int) -> list[int]:
+        """The first seeds of the parts that are to be computed. `call.json` is written if nothing is finished yet."""
+        if not self.done:
+            for path in (self.folder / "parts").iterdir():
+                path.unlink()
+            self._write_record(chunk, part)
+        self.chunk, self.part = chunk, part
+        return [first for first in range(0, self.call["n"], part) if first not in self.done]
 
-        seeded = _seeded(part)
-        blank = {name: (v.dims, np.full_like(v.values, _missing(v.dtype)), v.attrs) for name, v in seeded.items()}
-        # With `assign` a coordinate stays a coordinate. A new data set of `blank` would make it a variable.
-        template = part.assign(blank)
-        encoding = {
-            name: {"chunks": (chunk, *v.shape[1:]), "fill_value": _missing(v.dtype)} for name, v in seeded.items()
-        }
-        template.to_zarr(self.data, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
-        for name in blank:
-            array = zarr.open_array(self.data / str(name), mode="r+")
-            array.resize((n, *array.shape[1:]))
+    def _write_record(self, chunk: int | None, part: int | None) -> None:
+        record = {"format": FORMAT, "call": self.call, "chunk": chunk, "part": part}
+        write_whole(self.record, json.dumps(record))
 
-    def _write_record(self) -> None:
-        record = {"format": FORMAT, "call": self.call, "chunk": self.chunk, "parts": self.parts}
-        self.fresh.write_text(json.dumps(record), encoding="utf-8")
-        os.replace(self.fresh, self.record)
+    def make_room(self, blank: "xarray.Dataset") -> None:
+        """Make the arrays for all seeds, unless a finished part is in them."""
+        if not self.done:
+            make_room(self.data, blank, self.call["n"], self.part or self.call["n"])
+
+    def write(self, first: int, part: "xarray.Dataset") -> None:
+        """Add a part."""
+        count = part.sizes["seed"]
+        try:
+            self.make_room(part)
+            self.parts = self.parts or Parts(self.data, "r+")
+            write_receipt(self.folder, first, count, self.parts.write(first, part), device_kind())
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to {self.folder}: {error.strerror}. Its {self.count} seeds are kept. Repeat the call "
+                "when this is mended, to go on from there."
+            ) from error
+        self.done[first] = count
 
     def open(self) -> "xarray.Dataset":
         return open_data(self.folder)
@@ -227,43 +254,68 @@ def open_data(folder: Path) -> "xarray.Dataset":
 def open_folder(folder: Path) -> "xarray.Dataset":
     """The data of a finished sweep."""
     record = read_record(folder)
-    check_parts(folder, record)
-    n, done = record["call"]["n"], len(record["parts"]) * (record["chunk"] or 0)
+    damaged = damaged_parts(folder, record)
+    if damaged:
+        raise ValueError(
+            f"{folder} is damaged: {_seeds_of(damaged)} are not as they were written. Repeat the call that began it, "
+            "which computes them again."
+        )
+    n, done = record["call"]["n"], sum(receipt["count"] for receipt in receipts_of(folder, record).values())
     if done < n:
         raise ValueError(f"the sweep has {done} of {n} seeds. Repeat the call that began it, to go on from there.")
     return open_data(folder)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
+    """What stands in `call.json`. A part of the older format is one chunk."""
     try:
         record = json.loads((folder / "call.json").read_text(encoding="utf-8"))
         version = record["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} is no folder of a sweep, or its call.json is damaged: {error}") from error
-    if version != FORMAT:
+    if version not in (FORMAT, PREFIX_FORMAT):
         raise ValueError(f"{folder} was written as {version!r}, and this version writes {FORMAT!r}. Name a new folder.")
-    if not {"call", "chunk", "parts"} <= record.keys():
+    if not {"call", "chunk", "parts" if version == PREFIX_FORMAT else "part"} <= record.keys():
         raise ValueError(
             f"{folder} cannot be read: its call.json is damaged, an entry is missing. Delete it and begin again."
         )
-    return record
+    return {"part": record["chunk"]} | record
 
 
-def check_parts(folder: Path, record: dict[str, Any]) -> None:
-    """Compare every finished part with its checksum."""
-    chunk = record["chunk"]
-    for k, expected in enumerate(record["parts"]):
+def receipts_of(folder: Path, record: dict[str, Any]) -> dict[int, dict[str, int]]:
+    """The receipts of the parts of this record, by their first seeds."""
+    n, part = record["call"]["n"], record["part"]
+    size = lambda first: min(part, n - first)
+    if record["format"] == PREFIX_FORMAT:
+        firsts = {k * part: checksum for k, checksum in enumerate(record["parts"])}
+        return {first: {"count": size(first), "checksum": checksum} for first, checksum in firsts.items()}
+    found = read_receipts(folder)
+    whole = lambda first: first in range(0, n, part) and found[first]["count"] == size(first)
+    return {first: found[first] for first in sorted(found) if whole(first)}
+
+
+def damaged_parts(folder: Path, record: dict[str, Any]) -> dict[int, int]:
+    """The parts whose data are not as they were written: the number of seeds of each, by its first seed."""
+    receipts = receipts_of(folder, record)
+    try:
+        parts = Parts(folder / "data.zarr")
+    except (OSError, ValueError, KeyError):
+        return {first: receipt["count"] for first, receipt in receipts.items()}
+
+    def is_whole(first: int, receipt: dict[str, int]) -> bool:
         try:
-            with open_data(folder) as data:
-                part = data.isel(seed=slice(k * chunk, (k + 1) * chunk)).load()
-            found = _checksum(part)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            found = error
-        if found != expected:
-            raise ValueError(
-                f"{folder} is damaged: seeds {k * chunk} to {(k + 1) * chunk - 1} are not as they were written. "
-                "Delete it and begin again."
-            )
+            return parts.checksum(first, receipt["count"]) == receipt["checksum"]
+        except (OSError, ValueError, KeyError, RuntimeError):
+            return False
+
+    return {first: receipt["count"] for first, receipt in receipts.items() if not is_whole(first, receipt)}
+
+
+def _seeds_of(parts: dict[int, int]) -> str:
+    """The seeds of some parts in words: seeds 4 to 7, 12 to 15."""
+    named = [f"{first} to {first + count - 1}" for first, count in list(parts.items())[:_NAMED]]
+    more = f" and of {len(parts) - _NAMED} more parts" if len(parts) > _NAMED else ""
+    return f"seeds {', '.join(named)}{more}"
 
 
 def _require_packages() -> None:
@@ -272,22 +324,6 @@ def _require_packages() -> None:
         import zarr  # noqa: F401
     except ImportError as error:
         raise ImportError(f"a sweep into a folder needs {error.name}: pip install filelock 'zarr>=3'.") from error
-
-
-def _missing(dtype: Any) -> np.ndarray:
-    return np.array(np.nan if np.issubdtype(dtype, np.floating) else -1, dtype)
-
-
-def _checksum(part: "xarray.Dataset") -> int:
-    total = 0
-    for _, variable in sorted(_seeded(part).items()):
-        total = zlib.crc32(np.ascontiguousarray(variable.values).tobytes(), total)
-    return total
-
-
-def _seeded(part: "xarray.Dataset") -> dict[str, Any]:
-    """The arrays and the coordinates whose first axis is that of the seeds."""
-    return {str(name): variable for name, variable in part.variables.items() if "seed" in variable.dims}
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -1,6 +1,7 @@
 """The plan of a sweep: its devices, its number of workers, and the sizes of its chunks and lanes.
 
 - A chunk is a number of flows that one call of a compiled program integrates.
+- A part is a number of chunks that are written to a folder together. Whoever computes a part writes it.
 - A worker is a thread that runs one chunk at a time. On a CPU the products of matrices of one flow are too small to be
   shared between cores, so that each core works on a chunk of its own.
 - A lane is one row of the arrays of that program. It holds one flow at a time.
@@ -30,13 +31,18 @@ _MOST_ROWS = {"cpu": 256}
 _MOST_ROWS_ELSEWHERE = 2**16
 # A chunk is small if all its matrices together have at most this many entries.
 _SMALL = 8000
+# A sweep into a folder has at least this many parts if it has as many chunks. Many processes then get equal shares, and
+# one that dies loses little.
+_LEAST_PARTS = 128
+# The largest number of bytes in a part. Writing a smaller part takes longer than these numbers take on the disk.
+_PART_BYTES = 2**24
 # A program that is compiled quickly runs as fast as another, except for large matrices, whose chart makes it slower by
 # a fifth. Where all matrices of a sweep have this many entries, a fifth of the run takes as long as the compilation.
 _LONG = 10**6
 
 
 class Plan(NamedTuple):
-    """How a sweep is divided. `chunk` is the number of flows in a chunk.
+    """How a sweep is divided. `chunk` is the number of flows in a chunk, and `part` that in a part.
 
     `rows` is this number rounded up, so that each device gets the same number of rows. `lanes` is the number of lanes
     on one device. `quick` says that the sweep is to be compiled quickly, even if it then runs a little longer. `times`
@@ -46,10 +52,15 @@ class Plan(NamedTuple):
     devices: tuple[Any, ...]
     workers: int
     chunk: int
+    part: int
     rows: int
     lanes: int
     quick: bool
     times: int
+
+    def chunks_of(self, part: int, n: int) -> range:
+        """The first seeds of the chunks of the part whose first seed is `part`."""
+        return range(part, min(part + self.part, n), self.chunk)
 
 
 def make_plan(
@@ -66,12 +77,14 @@ def make_plan(
     decomposes = calls_lapack(energy, point, options)
     if devices[0].platform == "cpu" and decomposes:
         devices, workers = devices[:1], 1
-    chunk = chunk or chunk_size(n, workers, devices, per_seed(times, d, options.observe is not None))
+    seed_bytes = per_seed(times, d, options.observe is not None)
+    chunk = chunk or chunk_size(n, workers, devices, seed_bytes)
     rows = -(-_rounded_up(chunk, devices[0]) // len(devices)) * len(devices)
     quick = len(point.sigma) < CHARTED or n * d**2 < _LONG
     own = rows // len(devices)
     longer = time_count(times, 8 * own * saved_entries(point, options))
-    return Plan(devices, workers, chunk, rows, lane_count(devices[0], own, d), quick, longer)
+    part = part_size(n, chunk, seed_bytes)
+    return Plan(devices, workers, chunk, part, rows, lane_count(devices[0], own, d), quick, longer)
 
 
 def as_chunk(chunk: Any, n: int) -> int | None:
@@ -108,6 +121,11 @@ def chunk_size(n: int, workers: int, devices: tuple[Any, ...], seed_bytes: int) 
     most = len(devices) * int(max(1, min(most, _MOST_BYTES // seed_bytes)))
     rounds = -(-n // (workers * most))
     return -(-n // (workers * rounds))
+
+
+def part_size(n: int, chunk: int, seed_bytes: int) -> int:
+    """The number of flows in a part: as many chunks as `_LEAST_PARTS` and `_PART_BYTES` allow, and at least one."""
+    return chunk * max(1, min(n // chunk // _LEAST_PARTS, _PART_BYTES // (chunk * seed_bytes)))
 
 
 def _rounded_up(chunk: int, device: Any) -> int:

@@ -1,6 +1,6 @@
 """The run of a sweep: its flows are integrated chunk by chunk, by the workers and devices of the plan."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from typing import Any
@@ -94,11 +94,23 @@ class Run(eqx.Module):
     options: Options
     plan: Plan
 
-    def parts(self, done: int, running: Callable[[], None]) -> Iterator[FlowSolution]:
-        """The solutions of the chunks after the first `done` seeds. `running` is called when all is compiled."""
-        firsts = range(done, self.n, self.plan.chunk)
-        for first, part in in_order(self._begin, self._solve, firsts, self.plan.workers, running):
-            yield part[: min(self.plan.chunk, self.n - first)]
+    def chunks(self, parts: Sequence[int], running: Callable[[], None] | None) -> Iterator[FlowSolution]:
+        """The solutions of the chunks of some parts, each of which is named by its first seed.
+
+        `running` is called when all is compiled. Without it the program is compiled by the first chunk.
+        """
+        firsts = [first for part in parts for first in self.plan.chunks_of(part, self.n)]
+        for first, chunk in in_order(self._begin, self._solve, firsts, self.plan.workers, running):
+            yield chunk[: min(self.plan.chunk, self.n - first)]
+
+    def blank(self) -> FlowSolution:
+        """The solution of a chunk with zeros in place of its numbers. It is found by tracing, and nothing is compiled
+        for it."""
+        rows, common, plan = self._rows(self._seeds(0)), self._common(), self.plan
+        y0 = eqx.filter_eval_shape(start_chunk, rows, common)
+        solve = lambda chunk, common: _solve_chunk(chunk, common, plan.devices, plan.lanes)
+        out = eqx.filter_eval_shape(solve, Chunk(rows, y0, np.ones(plan.rows, bool)), common)
+        return self._solution(0, jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), out))
 
     def _common(self) -> Common:
         ts, count = self.problem.ts, jax.device_put(np.asarray(len(self.problem.ts)))
@@ -113,21 +125,26 @@ class Run(eqx.Module):
         """The kernels of some seeds. NumPy picks them, as JAX would compile a program for each shape."""
         return jax.tree.map(lambda x: np.broadcast_to(x, (self.n,))[seeds], self.problem.kernel)
 
-    def _begin(self, first: int) -> Chunk:
-        seeds = self._seeds(first)
+    def _rows(self, seeds: np.ndarray) -> PyTree:
         own = jax.tree.map(itemgetter(seeds), self.energies.own)
         number = None if self.problem.noise is None else seeds.astype(np.uint32)
-        rows = (own, jax.tree.map(np.asarray, self.take(seeds)), self._kernels(seeds), number)
+        return own, jax.tree.map(np.asarray, self.take(seeds)), self._kernels(seeds), number
+
+    def _begin(self, first: int) -> Chunk:
+        rows = self._rows(self._seeds(first))
         wanted = np.arange(first, first + self.plan.rows) < min(first + self.plan.chunk, self.n)
         return Chunk(rows, start_chunk(rows, self._common()), wanted)
 
     def _solve(self, first: int, chunk: Chunk) -> FlowSolution:
-        common, plan, kernel = self._common(), self.plan, self.problem.kernel
+        plan = self.plan
         solve_chunk = solve_quickly_compiled if plan.quick else solve_fully_compiled
-        out = solve_chunk(chunk, common, plan.devices, plan.lanes)
+        return self._solution(first, solve_chunk(chunk, self._common(), plan.devices, plan.lanes))
+
+    def _solution(self, first: int, out: Any) -> FlowSolution:
+        kernel = self.problem.kernel
         if any(np.ndim(leaf) for leaf in jax.tree.leaves(kernel)):
             kernel = jax.tree.map(jnp.asarray, self._kernels(self._seeds(first)))
-        problem = eqx.tree_at(lambda p: (p.kernel, p.ts), self.problem, (kernel, common.ts))
+        problem = eqx.tree_at(lambda p: (p.kernel, p.ts), self.problem, (kernel, self._common().ts))
         return self._asked_for(solution_of(problem, self.options, out))
 
     def _asked_for(self, sol: FlowSolution) -> FlowSolution:
@@ -143,9 +160,9 @@ class Run(eqx.Module):
 def in_order(
     begin: Callable[[int], Chunk],
     solve: Callable[[int, Chunk], FlowSolution],
-    firsts: range,
+    firsts: Sequence[int],
     workers: int,
-    running: Callable[[], None],
+    running: Callable[[], None] | None,
 ) -> Iterator[tuple[int, FlowSolution]]:
     """(first, solve(first, begin(first))) for each of `firsts`, in their order, `workers` at a time.
 
@@ -163,7 +180,7 @@ def in_order(
         for k in range(0, len(firsts), workers):
             batch = firsts[k : k + workers]
             ready = jax.block_until_ready([begin(first) for first in batch])
-            if k == 0:
+            if k == 0 and running is not None:
                 # This call compiles the program before the workers start, since otherwise each worker would compile it.
                 # No row is wanted here, so that nothing is integrated.
                 nothing = eqx.tree_at(lambda chunk: chunk.wanted, ready[0], np.zeros_like(ready[0].wanted))

@@ -1,42 +1,35 @@
 """`sweep`: the flow from each of many starts, and its progress bar."""
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from operator import itemgetter
+from contextlib import contextmanager
 from typing import Any, Literal, overload, TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
 import diffrax
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._checks import refuse_tracing, shape_of
-from dlnjax._flows.gradient_flow import beside_noise
-from dlnjax._flows.noise import Noise, with_noise
-from dlnjax._flows.problem import as_start, Options, prepare, shape_of_point, Steady
+from dlnjax._checks import refuse_tracing
+from dlnjax._flows.noise import Noise
+from dlnjax._flows.problem import Steady
 from dlnjax._flows.solution import FlowSolution
-from dlnjax._geometry.kernel import as_kernel, Depths, Kernel
+from dlnjax._geometry.kernel import Depths
 from dlnjax._svd import SVD
-from dlnjax._sweeps.fingerprint import identity
+from dlnjax._sweeps.call import Call, check_call, Checked
+from dlnjax._sweeps.executor import hand_out, Lost, require_executor
 from dlnjax._sweeps.folder import Store
-from dlnjax._sweeps.plan import as_chunk, make_plan
+from dlnjax._sweeps.plan import as_chunk, Plan
+from dlnjax._sweeps.processes import Processes
+from dlnjax._sweeps.progress import show_progress
 from dlnjax._sweeps.run import Run
-from dlnjax._sweeps.seeds import Energies, split
 from dlnjax._sweeps.starts import Ensemble
-from dlnjax._terminal import console, is_watched, silence
-from dlnjax._traced import traced_energies
+from dlnjax._sweeps.work import compute, leave
 from dlnjax._types import Energy, Number, Numbers
 
 if TYPE_CHECKING:
     import xarray
 
-
-# The least time between two lines of progress in the log of a batch job.
-_SECONDS_BETWEEN_LINES = 60.0
 
 Starts: TypeAlias = Float[Array | np.ndarray, "seeds m n"] | SVD | Ensemble
 
@@ -54,6 +47,7 @@ class _Options(TypedDict, total=False):
     chunk: int | None
     progress: bool
     devices: Sequence[Any] | None
+    executor: Any
 
 
 @overload
@@ -86,6 +80,7 @@ def sweep(
     progress: bool = True,
     devices: Sequence[Any] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    executor: Any = None,
 ) -> "FlowSolution | xarray.Dataset":
     """The flow of `gradient_flow` from each of many starts, with a result code for each seed and none lost.
 
@@ -100,7 +95,11 @@ def sweep(
     - `depth`: one number for all, or `n` of them.
     - `ts`: as in `gradient_flow`, the same for all.
     - `folder`: a folder to which finished seeds are written, for sweeps that are long or do not fit in memory. The same
-      call again goes on after the last finished seeds. It needs zarr and filelock.
+      call again goes on with the seeds that are missing. It needs zarr and filelock.
+    - `executor`: who computes the parts of the folder. It is a number of processes on this machine, or anything with a
+      method `submit(f, *args)` that returns a future: a `dask.distributed.Client`, an executor of submitit or
+      mpi4py, a `ProcessPoolExecutor` with spawn. A worker that dies costs its part, which is tried again. It needs
+      cloudpickle, and all workers must see the folder.
 
     **Other arguments:** `noise`, `Noise`, whose key gives seed i the key fold_in(key, i), so that the first hundred
     paths of a million are those of a hundred; `chunk`, the number of seeds that one call integrates (by default up to
@@ -115,8 +114,10 @@ def sweep(
     far within the tolerance, and below 1e-9 at the default tolerance as long as no stop ends a flow.
 
     **Raises:** `ValueError` or `TypeError` for bad input, before anything runs, and under `jax.jit`, `grad` and `vmap`,
-    where a sweep cannot run; `ValueError` for a folder that belongs to another call, is damaged, or is being written by
-    another process. NaN in a start raises no error: that seed has the result `non_finite`.
+    where a sweep cannot run; `ValueError` for a folder that belongs to another call, cannot be written, or is being
+    written by another process; `RuntimeError` with an executor whose workers have other versions of jax or dlnjax, or
+    die each time with the same seeds. All other seeds are then in the folder. NaN in a start raises no error: that seed
+    has the result `non_finite`. **Warns:** a part of the folder that is damaged is computed again.
 
     **Example:**
 
@@ -129,110 +130,80 @@ def sweep(
     refuse_tracing(
         "a sweep", (energy, starts, depth, ts, rtol, atol, stop, noise), "dlnjax.gradient_flow with jax.vmap"
     )
-    checked = with_noise(energy, noise, **beside_noise(solver, rtol, atol, coordinates, stop))
-    n, example, take = _count_and_take(starts)
-    kernel = _kernels(depth, n, jax.tree.leaves(example)[0].dtype)
-    options = Options(
-        solver=solver,
-        rtol=rtol,
-        atol=atol,
-        coordinates=coordinates,
-        stop=stop,
-        observe=observe,
-        max_steps=max_steps,
-    )
-    problem, options = prepare(checked, example, kernel, ts, options, noise=noise, many=True)
-    point = shape_of_point(example, many=True)
-    shape, dtype = (len(point.u), len(point.v)), point.sigma.dtype
-    energies = split(checked, n, shape, dtype)
-    problem = eqx.tree_at(lambda p: p.energy, problem, energies.first)
-    chunk = as_chunk(chunk, n)
-    store = None
-    if folder is not None:
-        store = Store(folder, identity(problem, options, energies, starts), chunk)
-        chunk = store.chunk or chunk
-    with store or nullcontext():
-        plan = make_plan(n, point, len(problem.ts), options, energy=energies.first, devices=devices, chunk=chunk)
-        own, shared = traced_energies(energies.own, energies.shared, shape, dtype, len(point.sigma))
-        run = Run(n, take, Energies(own, shared, energies.first), problem, options, plan)
-        done, parts = 0 if store is None else store.done, []
-        with _progress(n, progress, done) as (running, advance):
-            for part in run.parts(done, running):
-                if store is None:
-                    parts.append(part)
-                else:
-                    store.write(part.to_xarray(), n, plan.chunk)
-                advance(len(part))
-        return FlowSolution.joined(parts) if store is None else store.open()
+    call = Call(energy, starts, depth, ts, solver, rtol, atol, coordinates, stop, observe, noise, max_steps)
+    checked = check_call(call)
+    chunk = as_chunk(chunk, checked.n)
+    _require_fitting(executor, folder, devices)
+    if folder is None:
+        return _into_memory(checked, checked.plan(devices, chunk), progress)
+    with Store(folder, checked.identity(), chunk) as store:
+        plan = checked.plan(devices, store.chunk)
+        plan = plan._replace(part=store.part or plan.part)
+        missing = store.begin(plan.chunk, plan.part)
+        if missing and executor is None:
+            _into_folder(checked, plan, store, missing, progress)
+        elif missing:
+            with _submitter(executor) as submit:
+                _by_workers(submit, call, checked.run(plan), store, missing, progress)
+        return store.open()
 
 
-def _kernels(depth: Depths, n: int, dtype: Any) -> Kernel:
-    """One kernel for all starts, or a kernel whose numbers have one entry for each start."""
-    kernel = as_kernel(depth, dtype, many="")
-    for numbers in jax.tree.leaves(kernel):
-        if numbers.shape not in ((), (n,)):
-            raise ValueError(f"depth must be one number or one for each of the {n} starts, got shape {numbers.shape}.")
-    return kernel
+def _require_fitting(executor: Any, folder: Any, devices: Any) -> None:
+    if executor is None:
+        return
+    require_executor(executor)
+    if folder is None:
+        raise ValueError("executor needs a folder, to which its workers write: dlnjax.sweep(..., folder=...).")
+    if devices is not None:
+        raise ValueError("devices are those of this process: with executor each worker uses all that it has.")
 
 
-def _count_and_take(starts: Starts) -> tuple[int, Any, Callable]:
-    """(the number of starts, one start with the axis of seeds, a callable that gives the starts of some seeds)."""
-    if isinstance(starts, Ensemble):
-        return starts.n, _example(shape_of("init", starts.init, starts.key)), starts.take
-    stack = as_start(starts, many=True, name="starts")
-    lead = jax.tree.leaves(stack)[0].shape[:-2]
-    if len(lead) != 1:
-        raise ValueError(
-            f"starts must be of shape (seeds, m, n), or an SVD with the seeds in front, got {lead} in front of each. "
-            "For one matrix use gradient_flow."
-        )
-    if lead[0] == 0:
-        raise ValueError("starts is empty: a sweep needs at least one.")
-    rows = jax.tree.map(np.asarray, stack)
-    return lead[0], jax.tree.map(lambda x: x[:1], rows), lambda seeds: jax.tree.map(itemgetter(seeds), rows)
+def _into_memory(checked: Checked, plan: Plan, progress: bool) -> FlowSolution:
+    run, parts = checked.run(plan), []
+    with show_progress(checked.n, progress, 0) as (running, advance):
+        for chunk in run.chunks(range(0, checked.n, plan.part), running):
+            parts.append(chunk)
+            advance(len(chunk))
+    return FlowSolution.joined(parts)
 
 
-def _example(shape: Any) -> Any:
-    """A start of that shape for the checks, which read no number of it: no start of an `Ensemble` is drawn for them."""
-    if isinstance(shape, SVD):
-        eye = lambda q: jnp.eye(*q.shape[-2:], dtype=q.dtype)[None]
-        return SVD(eye(shape.u), jnp.ones((1, *shape.sigma.shape), shape.sigma.dtype), eye(shape.v))
-    if getattr(shape, "ndim", None) != 2:
-        raise ValueError(f"init must return one matrix (m, n), or an SVD of it, for a key, got {shape}.")
-    return jnp.zeros((1, *shape.shape), shape.dtype)
+def _into_folder(checked: Checked, plan: Plan, store: Store, missing: list[int], progress: bool) -> None:
+    """Compute the parts that are missing, and write each when its last chunk is there."""
+    chunks, part, parts = [], -1, iter(missing)
+    with show_progress(checked.n, progress, store.count) as (running, advance):
+        for chunk in checked.run(plan).chunks(missing, running):
+            if not chunks:
+                part = next(parts)
+            chunks.append(chunk)
+            if len(chunks) == len(plan.chunks_of(part, checked.n)):
+                store.write(part, FlowSolution.joined(chunks).to_xarray())
+                chunks = []
+            advance(len(chunk))
 
 
 @contextmanager
-def _progress(n: int, show: bool, done: int) -> Iterator[tuple[Callable[[], None], Callable[[int], None]]]:
-    """Show the progress: (a callable for the moment when all is compiled, a callable for each number of seeds done)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    left = TimeRemainingColumn(), TextColumn("left")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left)
-    log = _Log(n, done) if show and not is_watched() else None
-    with silence(), Progress(*columns, console=console(), disable=not show or not is_watched(), transient=True) as bar:
-        task = bar.add_task("compiling", total=n, completed=done)
-
-        def advance(count: int) -> None:
-            bar.advance(task, count)
-            if log is not None:
-                log.advance(count)
-
-        yield lambda: bar.update(task, description="seeds"), advance
+def _submitter(executor: Any) -> Iterator[Callable[..., Any]]:
+    if isinstance(executor, int):
+        with Processes(executor) as processes:
+            yield processes.submit
+    else:
+        yield executor.submit
 
 
-class _Log:
-    """The progress of a sweep in the log of a batch job: a line each minute, and none in the first minute."""
-
-    def __init__(self, n: int, done: int):
-        self.n, self.first, self.done = n, done, done
-        self.began = self.said = time.monotonic()
-
-    def advance(self, count: int) -> None:
-        self.done += count
-        now = time.monotonic()
-        if now - self.said >= _SECONDS_BETWEEN_LINES:
-            self.said = now
-            left = (self.n - self.done) * (now - self.began) / (self.done - self.first)
-            line = f"dlnjax: {self.done} of {self.n} seeds after {now - self.began:.0f} s, about {left:.0f} s left"
-            console().print(line, markup=False, soft_wrap=True)
+def _by_workers(submit: Callable, call: Call, run: Run, store: Store, missing: list[int], progress: bool) -> None:
+    """Let the workers compute the parts that are missing."""
+    job = leave(store.folder, call, run.plan)
+    try:
+        if not store.done:
+            store.make_room(run.blank().to_xarray())
+        with show_progress(run.n, progress, store.count) as (running, advance):
+            for first, count in hand_out(submit, compute, job, missing):
+                running()
+                store.done[first] = count
+                advance(count)
+    except Lost as error:
+        raise RuntimeError(
+            f"{store.folder} has {store.count} of {run.n} seeds: {error} The same call again goes on from there."
+        ) from error
+    finally:
+        (store.folder / "call.pickle").unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from rich.console import Console
 import dlnjax as dln
 from dlnjax import _terminal
 from dlnjax._compile import compiled
-from dlnjax._sweeps import sweep as sweeps
+from dlnjax._sweeps import progress as sweeps
 
 ENERGY, STARTS = dln.MatrixCompletion.diagonal(2), jnp.stack([jnp.eye(2) / 2] * 3)
 

@@ -63,6 +63,19 @@ def write_record(folder, **changes):
     (folder / "call.json").write_text(json.dumps(record_of(folder) | changes))
 
 
+def receipts_of(folder):
+    """The receipts in the order of their seeds."""
+    found = [json.loads(path.read_text()) for path in (folder / "parts").glob("*.json")]
+    return sorted(found, key=lambda receipt: receipt["first"])
+
+
+def keep(folder, *parts):
+    """Take the receipts of all other parts away."""
+    for receipt in receipts_of(folder):
+        if receipt["first"] // CHUNK not in parts:
+            (folder / "parts" / f"{receipt['first']}.json").unlink()
+
+
 def chunks_of(folder, part):
     """The files that hold the seeds of a part."""
     data = folder / "data.zarr"
@@ -161,14 +174,14 @@ def test_a_folder_that_another_process_writes_to_is_refused(tmp_path):
             Store(folder, {"n": 3}, 1)
     # The process was killed, and nothing of it is in the way.
     with Store(folder, {"n": 3}, 1) as store:
-        assert store.done == 0
+        assert store.count == 0
         with pytest.raises(ValueError, match=rf"being written by process {os.getpid()} "):
             Store(folder, {"n": 3}, 1)
     Store(folder, {"n": 3}, 1).lock.release()
 
 
 def test_a_call_that_fails_leaves_the_folder_unlocked(folder, monkeypatch):
-    write_record(folder, parts=record_of(folder)["parts"][:2])
+    keep(folder, 0, 1)
     with pytest.raises(ValueError, match="another call"):
         sweep(folder, rtol=1e-7)
     with monkeypatch.context() as patch:
@@ -205,7 +218,7 @@ def cache(tmp_path_factory):
 
 
 def parts_of(folder):
-    return record_of(folder)["parts"] if (folder / "call.json").exists() else []
+    return [receipt["checksum"] for receipt in receipts_of(folder)]
 
 
 def kill_after(folder, parts, wait, cache):
@@ -271,15 +284,15 @@ def flip(path):
 @pytest.mark.parametrize("done", [0, 2, 5])
 @pytest.mark.parametrize("spoil", [truncate, flip, Path.unlink])
 def test_half_written_part_is_computed_again(folder, finished, done, spoil):
-    write_record(folder, parts=record_of(folder)["parts"][:done])
+    keep(folder, *range(done))
     for path in chunks_of(folder, done)[::2]:
         spoil(path)
     assert_same_data(sweep(folder), sweep(finished))
-    assert record_of(folder) == record_of(finished)
+    assert record_of(folder) == record_of(finished) and receipts_of(folder) == receipts_of(finished)
 
 
 def test_killed_before_the_first_part(folder, finished):
-    write_record(folder, parts=[], chunk=None)
+    keep(folder)
     shutil.rmtree(folder / "data.zarr" / "sigma")
     (folder / "data.zarr" / "zarr.json").write_text("{")
     assert_same_data(sweep(folder), sweep(finished))
@@ -288,7 +301,7 @@ def test_killed_before_the_first_part(folder, finished):
 def test_killed_while_the_first_record_is_written(tmp_path, finished):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "call.new").write_text('{"format": "dlnjax.sw')
+    (folder / "call.json.here.1.new").write_text('{"format": "dlnjax.sw')
     assert_same_data(sweep(folder), sweep(finished))
 
 
@@ -330,7 +343,7 @@ def test_folder_of_another_version_is_refused(folder):
             call(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"call": {}}', '{"format": "dlnjax.sweep/2"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"call": {}}', '{"format": "dlnjax.sweep/3"}'])
 def test_damaged_record_is_refused(folder, text):
     (folder / "call.json").write_text(text)
     for call in (sweep, dln.load):
@@ -356,21 +369,56 @@ def test_folder_that_cannot_be_written_is_refused(tmp_path, below):
 
 @pytest.mark.parametrize("spoil", [truncate, flip, Path.unlink])
 @pytest.mark.parametrize("part", [1, 5])
-def test_damaged_part_is_refused(folder, part, spoil):
+def test_damaged_part_is_not_loaded_and_is_computed_again(folder, finished, part, spoil):
     spoil(next(path for path in chunks_of(folder, part) if "sigma" in path.parts))
-    for call in (sweep, dln.load):
-        with pytest.raises(ValueError, match=rf"damaged: seeds {part * CHUNK} to .*Delete it and begin again"):
-            call(folder)
+    with pytest.raises(ValueError, match=rf"damaged: seeds {part * CHUNK} to .*Repeat the call that began it"):
+        dln.load(folder)
+    with pytest.warns(UserWarning, match=rf"seeds {part * CHUNK} to \d+ are not as they were .* computed again"):
+        assert_same_data(sweep(folder), sweep(finished))
+    assert receipts_of(folder) == receipts_of(finished) and dln.load(folder).t_end.shape == (N,)
 
 
 @pytest.mark.filterwarnings("ignore:Object at u is not recognized")
 @pytest.mark.parametrize("lost", ["data.zarr", "data.zarr/u", "data.zarr/zarr.json", "data.zarr/u/zarr.json"])
-def test_folder_that_lacks_a_piece_is_refused(folder, lost):
+def test_folder_that_lacks_a_piece_is_not_loaded_and_is_computed_again(folder, finished, lost):
     piece = folder / lost
     shutil.rmtree(piece) if piece.is_dir() else piece.unlink()
-    for call in (sweep, dln.load):
-        with pytest.raises(ValueError, match=r"damaged: seeds 0 to"):
-            call(folder)
+    with pytest.raises(ValueError, match=r"damaged: seeds 0 to .* and of 1 more parts are not"):
+        dln.load(folder)
+    with pytest.warns(UserWarning, match="computed again"):
+        assert_same_data(sweep(folder), sweep(finished))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"first": 4, "count": 4}', '{"first": 0, "count": 4, "checksum": 1}'])
+def test_part_without_a_whole_receipt_does_not_count(folder, finished, text):
+    (folder / "parts" / "4.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"has {N - CHUNK} of {N} seeds"):
+        dln.load(folder)
+    assert_same_data(sweep(folder), sweep(finished))
+    assert receipts_of(folder) == receipts_of(finished)
+
+
+@pytest.mark.parametrize("there", [(0, 2, 5), (5,), (1, 3)])
+def test_sweep_goes_on_from_any_parts(folder, finished, there):
+    keep(folder, *there)
+    untouched = {path: path.stat().st_mtime_ns for part in there for path in chunks_of(folder, part)}
+    assert_same_data(sweep(folder), sweep(finished))
+    assert all(path.stat().st_mtime_ns == at for path, at in untouched.items())
+
+
+@pytest.mark.parametrize("done", [0, 3, 6])
+def test_folder_of_the_older_format_is_loaded_and_taken_up(folder, finished, done):
+    checksums = [receipt["checksum"] for receipt in receipts_of(folder)[:done]]
+    shutil.rmtree(folder / "parts")
+    old = {"format": "dlnjax.sweep/2", "call": record_of(folder)["call"], "chunk": CHUNK if done else None}
+    (folder / "call.json").write_text(json.dumps(old | {"parts": checksums}))
+    if done == 6:
+        assert str(dln.load(folder)) == str(dln.load(finished))
+    else:
+        with pytest.raises(ValueError, match=rf"has {done * CHUNK} of {N} seeds"):
+            dln.load(folder)
+    assert_same_data(sweep(folder), sweep(finished))
+    assert str(dln.load(folder)) == str(dln.load(finished))
 
 
 def test_every_byte_counts(folder):
@@ -387,7 +435,7 @@ def test_every_byte_counts(folder):
 
 
 def test_unfinished_folder_is_not_loaded(folder):
-    write_record(folder, parts=record_of(folder)["parts"][:3])
+    keep(folder, 0, 1, 2)
     with pytest.raises(ValueError, match=rf"has {3 * CHUNK} of {N} seeds\. Repeat the call that began it"):
         dln.load(folder)
 
@@ -395,7 +443,8 @@ def test_unfinished_folder_is_not_loaded(folder):
 def test_what_is_not_written_yet_takes_no_room_and_is_missing(solution, tmp_path):
     many = 10_000_000
     store = Store(tmp_path / "run", {"n": many}, N)
-    store.write(solution.to_xarray(), many, N)
+    store.begin(N, N)
+    store.write(0, solution.to_xarray())
     data = store.open().isel(seed=[N - 1, N, many - 1])
     assert data["result"].values.tolist() == [0, -1, -1] and data["steps"].values[1:].tolist() == [-1, -1]
     assert np.isfinite(data["sigma"].values).all((1, 2)).tolist() == [True, False, False]

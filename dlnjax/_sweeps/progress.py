@@ -1,0 +1,46 @@
+"""The progress of a sweep: a bar on a terminal, and a line each minute in the log of a batch job."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from dlnjax._terminal import console, is_watched, silence
+
+# The least time between two lines of progress in the log of a batch job.
+_SECONDS_BETWEEN_LINES = 60.0
+
+
+@contextmanager
+def show_progress(n: int, show: bool, done: int) -> Iterator[tuple[Callable[[], None], Callable[[int], None]]]:
+    """Show the progress: (a callable for the moment when all is compiled, a callable for each number of seeds done)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    left = TimeRemainingColumn(), TextColumn("left")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left)
+    log = _Log(n, done) if show and not is_watched() else None
+    with silence(), Progress(*columns, console=console(), disable=not show or not is_watched(), transient=True) as bar:
+        task = bar.add_task("compiling", total=n, completed=done)
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            if log is not None:
+                log.advance(count)
+
+        yield lambda: bar.update(task, description="seeds"), advance
+
+
+class _Log:
+    """The progress of a sweep in the log of a batch job: a line each minute, and none in the first minute."""
+
+    def __init__(self, n: int, done: int):
+        self.n, self.first, self.done = n, done, done
+        self.began = self.said = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.said >= _SECONDS_BETWEEN_LINES:
+            self.said = now
+            left = (self.n - self.done) * (now - self.began) / (self.done - self.first)
+            line = f"dlnjax: {self.done} of {self.n} seeds after {now - self.began:.0f} s, about {left:.0f} s left"
+            console().print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,112 @@
+"""What a worker does: a process, on any machine that sees the folder, which computes parts of a sweep and writes them.
+
+The arguments of the call lie in the folder as `call.pickle`, as long as the sweep runs. A task is a few short strings
+and numbers, so that the energy and the starts do not pass through the scheduler once for each part. A task has the
+digest of the file. A worker reads no other file than that which its caller wrote.
+"""
+
+import functools
+import hashlib
+import os
+import socket
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dlnjax._flows.solution import FlowSolution
+from dlnjax._sweeps.call import Call, check_call
+from dlnjax._sweeps.parts import device_kind, Parts, versions, write_receipt
+from dlnjax._sweeps.plan import Plan
+from dlnjax._terminal import silence
+
+# The process in which this module was imported. In a process that was forked from it, JAX can hang for ever.
+_IMPORTED_IN = os.getpid()
+# Two programs with decompositions that run at once in one process can hang: see `calls_lapack` in `plan.py`.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def leave(folder: Path, call: Call, plan: Plan) -> dict[str, Any]:
+    """Write the call to the folder, and return the job: what a worker needs in order to find and to check it.
+
+    The job is of plain values, which any version of this library can read.
+
+    **Raises:** `TypeError` if the call holds what cannot be sent to another process.
+    """
+    import cloudpickle
+
+    try:
+        text = cloudpickle.dumps(call)
+    except Exception as error:  # whatever the objects of the caller raise
+        raise TypeError(
+            f"executor needs a call that can be sent to another process, and cloudpickle refuses this one: {error}. "
+            "Does the energy, observe or init hold an open file, a lock or a generator?"
+        ) from error
+    path = folder / "call.pickle"
+    path.write_bytes(text)
+    job = {"path": str(path), "digest": hashlib.sha256(text).hexdigest(), "versions": versions()}
+    x64 = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+    # Dask takes two tasks with the same arguments for one. The token makes the tasks of two calls differ.
+    return job | {"x64": x64, "chunk": plan.chunk, "part": plan.part, "token": uuid.uuid4().hex}
+
+
+def compute(job: dict[str, Any], first: int, attempt: int) -> dict[str, Any]:
+    """Compute a part and write it. `attempt` counts how often the part was begun.
+
+    **Returns:** the number of seeds as `count`, or what went wrong as `error`. An exception that a future raises is
+    therefore none of this function: its worker has died.
+    """
+    try:
+        _require_same(job["versions"])
+        with _ONE_AT_A_TIME, jax.enable_x64(job["x64"]), silence():
+            return {"count": _worker(job["path"], job["digest"], job["chunk"], job["part"]).compute(first)}
+    except Exception as error:  # an exception of an unknown class may not pass from process to process
+        who = f"process {os.getpid()} on {socket.gethostname()}"
+        return {"error": f"{type(error).__name__}: {error}", "who": who}
+
+
+def _require_same(theirs: dict[str, str]) -> None:
+    if os.getpid() != _IMPORTED_IN:
+        raise RuntimeError(
+            "this worker was forked from a process that uses JAX, and JAX can hang in it. Make the executor with "
+            'mp_context=multiprocessing.get_context("spawn"), or give a number of processes: executor=2.'
+        )
+    ours = versions()
+    differ = [f"{name} {ours[name]} and not {theirs[name]}" for name in ours if ours[name] != theirs.get(name)]
+    if differ:
+        raise RuntimeError(
+            f"this worker has {', '.join(differ)} as the caller, so that its results could differ. Install the same "
+            "versions for all workers."
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _worker(path: str, digest: str, chunk: int, part: int) -> "_Worker":
+    """The worker of the last sweep is kept, so that its program is compiled once."""
+    return _Worker(Path(path), digest, chunk, part)
+
+
+class _Worker:
+    def __init__(self, path: Path, digest: str, chunk: int, part: int):
+        import cloudpickle
+
+        text = path.read_bytes()
+        # Unpickling runs code. Only what the caller of this sweep has written is unpickled.
+        if hashlib.sha256(text).hexdigest() != digest:
+            raise ValueError(f"{path} is not what the caller of this sweep wrote.")
+        self.folder, self.checked = path.parent, check_call(cloudpickle.loads(text))
+        # Each process has one chunk in work at a time, as there is a process for each core or device.
+        self.plan = self.checked.plan(None, chunk)._replace(part=part, workers=1)
+        self.run = self.checked.run(self.plan)
+        self.parts = Parts(self.folder / "data.zarr", "r+")
+
+    def compute(self, first: int) -> int:
+        count = min(self.plan.part, self.checked.n - first)
+        # A worker that was taken for dead may have written the part in the meantime.
+        if (self.folder / "parts" / f"{first}.json").exists():
+            return count
+        part = FlowSolution.joined(list(self.run.chunks([first], None))).to_xarray()
+        write_receipt(self.folder, first, count, self.parts.write(first, part), device_kind())
+        return count
