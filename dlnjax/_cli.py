@@ -155,6 +155,12 @@ def _add_sweep(commands: Any) -> None:
     add("--steady", type=positive, metavar="G", help="stop a flow once |dE| <= G (default: never)")
     out = add("--out", type=Path, metavar="DIR", help="folder to write, or to go on with (default: a summary alone)")
     _complete(out, shtab.DIRECTORY)
+    add("--workers", type=_whole(1), metavar="K", help="processes that share the work; with --out")
+    add(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="of a Dask cluster that does the work, such as tcp://node:8786; with --out",
+    )
     parser.set_defaults(run=_sweep, stopped="what is finished is in {out}, and the same command goes on from there")
 
 

@@ -2,6 +2,9 @@
 
 import argparse
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +12,13 @@ import jax.numpy as jnp
 import dlnjax as dln
 from dlnjax._commands._common import Refused
 
+# How long a Dask scheduler may take to answer.
+_SECONDS_TO_CONNECT = 10
+
 
 def sweep(args: argparse.Namespace) -> int:
     """Compute the flows, write them to a folder if one is named, and print what came out."""
+    _require_out(args)
     most = args.d**2
     for option, energy in (("entries", "random-mask"), ("p", "schatten")):
         if getattr(args, option) is not None and args.energy != energy:
@@ -31,14 +38,41 @@ def sweep(args: argparse.Namespace) -> int:
         if args.out is None:
             sol = dln.sweep(energy, starts, **options)
         else:
-            dln.sweep(energy, starts, folder=args.out, **options)
+            with _executor(args) as executor:
+                dln.sweep(energy, starts, folder=args.out, executor=executor, **options)
             sol = dln.load(args.out)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, RuntimeError) as error:
         raise Refused(str(error)) from error
     print(sol)
     if args.out is not None:
         print(f"All of it is in {args.out}: dlnjax.load({str(args.out)!r}), or {args.out / 'data.zarr'} for xarray.")
     return 0
+
+
+def _require_out(args: argparse.Namespace) -> None:
+    for option in ("workers", "scheduler"):
+        if getattr(args, option) is not None and args.out is None:
+            raise Refused(f"--{option} needs --out: the workers write to a folder.")
+    if args.workers is not None and args.scheduler is not None:
+        raise Refused("--workers and --scheduler exclude each other: a Dask cluster has its own workers.")
+
+
+@contextmanager
+def _executor(args: argparse.Namespace) -> Iterator[Any]:
+    """Who computes: this process, processes of this machine, or a Dask cluster."""
+    if args.scheduler is None:
+        yield args.workers
+        return
+    try:
+        from distributed import Client  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise Refused("--scheduler needs Dask: pip install 'distributed>=2025.4'.") from error
+    try:
+        client = Client(args.scheduler, timeout=_SECONDS_TO_CONNECT)
+    except (OSError, ValueError) as error:
+        raise Refused(f"--scheduler: no Dask scheduler answers at {args.scheduler!r}: {error}.") from error
+    with client:
+        yield client
 
 
 def _energy(args: argparse.Namespace, key):

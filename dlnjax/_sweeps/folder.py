@@ -83,8 +83,7 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike[str], call: dict[str, Any], chunk: int | None):
         _require_packages()
-        # The path is absolute, as workers in other processes may have another working directory.
-        self.folder = as_path("folder", folder).absolute()
+        self.folder = as_path("folder", folder)
         self.data = self.folder / "data.zarr"
         self.record = self.folder / "call.json"
         self.call = call

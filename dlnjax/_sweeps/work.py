@@ -33,10 +33,12 @@ def leave(folder: Path, call: Call, plan: Plan) -> dict[str, Any]:
 
     The job is of plain values, which any version of this library can read.
 
-    **Raises:** `TypeError` if the call holds what cannot be sent to another process.
+    **Raises:** `TypeError` if the call holds what cannot be sent to another process; `ImportError` without cloudpickle.
     """
-    import cloudpickle
-
+    try:
+        import cloudpickle
+    except ImportError as error:
+        raise ImportError("a sweep with executor needs cloudpickle: pip install 'cloudpickle>=3'.") from error
     try:
         text = cloudpickle.dumps(call)
     except Exception as error:  # whatever the objects of the caller raise
@@ -44,7 +46,8 @@ def leave(folder: Path, call: Call, plan: Plan) -> dict[str, Any]:
             f"executor needs a call that can be sent to another process, and cloudpickle refuses this one: {error}. "
             "Does the energy, observe or init hold an open file, a lock or a generator?"
         ) from error
-    path = folder / "call.pickle"
+    # The path is absolute, as workers may have another working directory.
+    path = folder.absolute() / "call.pickle"
     path.write_bytes(text)
     job = {"path": str(path), "digest": hashlib.sha256(text).hexdigest(), "versions": versions()}
     x64 = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]

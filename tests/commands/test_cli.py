@@ -114,6 +114,10 @@ WRONG = [
     (["sweep", "--energy", "random-mask", "--d", "3", "--entries", "10"], ["--entries", "d^2 = 9", "10"]),
     (["sweep", "--out", "file/run"], ["cannot write to file/run", "Name another folder"]),
     (["sweep", "--out", "."], ["not empty", "Name a new folder"]),
+    (["sweep", "--workers", "2"], ["--workers needs --out"]),
+    (["sweep", "--scheduler", "tcp://node:8786"], ["--scheduler needs --out"]),
+    (["sweep", "--out", "run", "--workers", "2", "--scheduler", "tcp://node:8786"], ["exclude each other"]),
+    (["sweep", "--out", "run", "--workers", "0"], ["--workers", "at least 1", "'0'"]),
 ]
 
 
@@ -325,6 +329,14 @@ def test_sweep_prints_what_it_wrote_and_takes_it_up_again(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     assert _cli.main([*args, "--out", str(run), "--seed", "5"]) == 2
     assert "another call" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_sweep_of_two_workers_writes_what_one_process_does(tmp_path, capsys):
+    for name, more in (("one", []), ("two", ["--workers", "2"])):
+        assert _cli.main([*SWEEP, "--std", "0.3", "--out", str(tmp_path / name), *more]) == 0
+    assert str(dlnjax.load(tmp_path / "one")) == str(dlnjax.load(tmp_path / "two"))
+    np.testing.assert_array_equal(dlnjax.load(tmp_path / "one").x, dlnjax.load(tmp_path / "two").x)
 
 
 def test_sweep_draws_a_mask_and_labels_for_each_seed():

@@ -1,7 +1,6 @@
 """Sweeps on many workers: the bits of one process, in any order, and what is lost when a worker dies."""
 
 import concurrent.futures
-import json
 import multiprocessing
 import os
 import signal
@@ -19,7 +18,7 @@ import pytest
 from test_store import assert_same_data, CHUNK, D, draw, MASK, N, receipts_of, sweep
 
 import dlnjax as dln
-from dlnjax._sweeps import work
+from dlnjax._sweeps import parts, work
 from dlnjax._sweeps.processes import Died, Processes
 
 PARTS = -(-N // CHUNK)
@@ -192,3 +191,174 @@ def test_a_process_that_dies_is_replaced():
         assert processes.submit(echo, 3).result()[1] != first
 
 
+@pytest.fixture
+def cached(monkeypatch, tmp_path_factory):
+    """Processes that share what they compile."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.0")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many") / "run"
+    sweep(folder, n=MANY)
+    return folder
+
+
+MANY = 402
+
+
+def assert_many(folder, many):
+    assert_same_data(sweep(folder, n=MANY), sweep(many, n=MANY))
+    assert [r["checksum"] for r in receipts_of(folder)] == [r["checksum"] for r in receipts_of(many)]
+
+
+def when_there_are(count, folder, act):
+    """Call `act` in a thread as soon as the folder has so many parts."""
+
+    def wait():
+        deadline = time.monotonic() + 120
+        while len([*(folder / "parts").glob("*.json")]) < count and time.monotonic() < deadline:
+            time.sleep(0.002)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+@pytest.mark.long
+def test_killed_process_costs_its_part_and_nothing_else(tmp_path, many, cached):
+    folder, killed = tmp_path / "run", []
+    with Processes(2) as processes:
+
+        def kill():
+            child = next(child for child in processes.all if child.poll() is None)
+            killed.append(child.pid)
+            child.kill()
+
+        threads = [when_there_are(count, folder, kill) for count in (3, 30)]
+        sweep(folder, n=MANY, executor=processes)
+        for thread in threads:
+            thread.join()
+        assert len(processes.all) >= 3
+    assert len(killed) == 2
+    assert_many(folder, many)
+
+
+CALLER = """
+import sys
+import jax
+
+jax.config.update("jax_enable_x64", True)
+sys.path.insert(0, sys.argv[1])
+import test_store as this
+
+this.sweep(sys.argv[2], n=int(sys.argv[3]), executor=2)
+"""
+
+
+def children_of(pid):
+    """The children of all threads of a process."""
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="it needs /proc to find the processes")
+def test_killed_caller_leaves_no_process_and_the_same_call_goes_on(tmp_path, many, cached):
+    folder = tmp_path / "run"
+    arguments = [sys.executable, "-c", CALLER, str(Path(__file__).parent), str(folder), str(MANY)]
+    with subprocess.Popen(arguments) as caller:
+        when_there_are(5, folder, lambda: None).join()
+        children = children_of(caller.pid)
+        with pytest.raises(ValueError, match=rf"being written by process {caller.pid} on "):
+            sweep(folder, n=MANY, executor=2)
+        caller.send_signal(signal.SIGKILL)
+    assert caller.returncode == -signal.SIGKILL and len(children) >= 2
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{child}/cmdline").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(Path(f"/proc/{child}/cmdline").exists() for child in children)
+    there = receipts_of(folder)
+    assert 5 <= len(there) < -(-MANY // CHUNK)
+    sweep(folder, n=MANY, executor=2)
+    again = {r["first"]: r for r in receipts_of(folder)}
+    assert all(again[r["first"]] == r for r in there)
+    assert_many(folder, many)
+
+
+@pytest.mark.long
+def test_pool_of_python_is_broken_by_a_death_and_a_new_one_goes_on(tmp_path, many, cached):
+    folder, context = tmp_path / "run", multiprocessing.get_context("spawn")
+    pool = lambda: concurrent.futures.ProcessPoolExecutor(2, mp_context=context)
+    with pool() as executor:
+        thread = when_there_are(5, folder, lambda: os.kill(next(iter(executor._processes)), signal.SIGKILL))
+        with pytest.raises(RuntimeError, match=r"executor is broken, as one of its .* died.*executor=2.*goes on"):
+            sweep(folder, n=MANY, executor=executor)
+        thread.join()
+    with pool() as executor:
+        sweep(folder, n=MANY, executor=executor)
+    assert_many(folder, many)
+
+
+POISON = 99.0
+
+
+def look(value):
+    if np.any(value == POISON):
+        os._exit(7)
+    return np.zeros_like(value)
+
+
+class Poisoned(dln.MatrixCompletion):
+    """An energy that kills its process where a label is `POISON`."""
+
+    def __call__(self, x):
+        label = jax.lax.stop_gradient(self.labels[0, 0])
+        shape = jax.ShapeDtypeStruct(label.shape, label.dtype)
+        return super().__call__(x) + jax.pure_callback(look, shape, label, vmap_method="expand_dims")
+
+
+@pytest.mark.long
+def test_seed_that_kills_its_process_is_given_up_with_its_part_alone(tmp_path, cached):
+    labels = np.tile(np.eye(D), (N, 1, 1))
+    labels[9, 0, 0] = POISON
+    energy = dln.PerSeed(Poisoned(jnp.asarray(labels), jnp.asarray(MASK)), where=lambda energy: energy.labels)
+    how = {"ts": [0.0, 1.0], "depth": 2.0, "chunk": CHUNK, "progress": False}
+    with pytest.raises(RuntimeError, match=rf"has {N - CHUNK} of {N} seeds: .* seeds 8 are given up: .* status 7"):
+        dln.sweep(energy, jnp.asarray(draw(N)), folder=tmp_path / "run", executor=2, **how)
+    assert [r["first"] for r in receipts_of(tmp_path / "run")] == [0, 4, 12, 16, 20]
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::UserWarning")
+def test_dask_makes_the_folder_of_one_process(tmp_path, many, cached):
+    distributed = pytest.importorskip("distributed")
+    folder = tmp_path / "run"
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        pids = lambda: [worker["pid"] for worker in client.run(lambda: {"pid": os.getpid()}).values()]
+        victim = pids()[0]
+        thread = when_there_are(5, folder, lambda: os.kill(victim, signal.SIGKILL))
+        sweep(folder, n=MANY, executor=client)
+        thread.join()
+    assert_many(folder, many)
+
+
+@pytest.mark.parametrize("executor", [None, Inline()], ids=["here", "workers"])
+def test_full_disk_is_named_and_the_same_call_goes_on(tmp_path, one, monkeypatch, executor):
+    def full(path, text):
+        if path.name == "8.json":
+            raise OSError(28, "No space left on device")
+        write(path, text)
+
+    folder, write = tmp_path / "run", parts.write_whole
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "write_whole", full)
+        with pytest.raises((ValueError, RuntimeError), match=r"No space left on device.* to go on from there|goes on"):
+            sweep(folder, executor=executor)
+    assert {r["first"] for r in receipts_of(folder)} >= {0, 4}
+    assert_same_folder(folder, one)
