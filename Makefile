@@ -86,6 +86,7 @@ stress: install
 	$(BIN)/python tests/stress/flows.py
 	$(BIN)/python tests/stress/geodesics.py
 	$(BIN)/python tests/stress/shapes.py
+	$(BIN)/python tests/stress/sweeps.py
 
 clean:
 	rm -rf .venv .venv-lowest .venv-geomstats .cache out build dist
