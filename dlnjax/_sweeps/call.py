@@ -16,8 +16,9 @@ from dlnjax._flows.problem import as_start, Options, prepare, Problem, shape_of_
 from dlnjax._geometry.kernel import as_kernel, Depths, Kernel
 from dlnjax._svd import SVD
 from dlnjax._sweeps.fingerprint import identity
+from dlnjax._sweeps.grid import as_grid, energies_of, Family, Grid, taken_by
 from dlnjax._sweeps.plan import make_plan, Plan
-from dlnjax._sweeps.run import Run
+from dlnjax._sweeps.run import ByPoint, Run
 from dlnjax._sweeps.seeds import Energies, split
 from dlnjax._sweeps.starts import Ensemble
 from dlnjax._traced import traced_energies
@@ -38,12 +39,14 @@ class Call(NamedTuple):
     observe: Any
     noise: Any
     max_steps: Any
+    grid: Any
 
 
 class Checked(NamedTuple):
-    """A call that has been checked. `take` gives the starts of some seeds, and `point` has the shape of one start."""
+    """A call that has been checked. `take` gives the starts of some flows, and `point` has the shape of one start."""
 
-    n: int
+    grid: Grid
+    by_point: ByPoint
     starts: Any
     take: Callable
     point: SVD
@@ -52,11 +55,11 @@ class Checked(NamedTuple):
     energies: Energies
 
     def identity(self) -> dict[str, Any]:
-        return identity(self.problem, self.options, self.energies, self.starts)
+        return identity(self.problem, self.options, self.energies, self.starts, self.take, self.grid)
 
     def plan(self, devices: Any, chunk: int | None) -> Plan:
         how = {"energy": self.energies.first, "devices": devices, "chunk": chunk}
-        return make_plan(self.n, self.point, len(self.problem.ts), self.options, **how)
+        return make_plan(self.grid.n, self.point, len(self.problem.ts), self.options, **how)
 
     def run(self, plan: Plan) -> Run:
         first, point = self.energies.first, self.point
@@ -64,7 +67,8 @@ class Checked(NamedTuple):
         own, shared = traced_energies(
             self.energies.own, self.energies.shared, shape, point.sigma.dtype, len(point.sigma)
         )
-        return Run(self.n, self.take, Energies(own, shared, first), self.problem, self.options, plan)
+        energies = Energies(own, shared, first)
+        return Run(self.grid, self.by_point, self.take, energies, self.problem, self.options, plan)
 
 
 def check_call(call: Call) -> Checked:
@@ -73,9 +77,11 @@ def check_call(call: Call) -> Checked:
     **Raises:** `ValueError` or `TypeError` for bad input.
     """
     beside = beside_noise(call.solver, call.rtol, call.atol, call.coordinates, call.stop)
+    family = call.energy if isinstance(call.energy, Family) else None
     energy = with_noise(call.energy, call.noise, **beside)
-    n, example, take = _count_and_take(call.starts)
-    kernel = _kernels(call.depth, n, jax.tree.leaves(example)[0].dtype)
+    grid, example, take, used = _grid_and_take(call.starts, call.grid)
+    depth, by_point = _depth(call.depth, grid), ByPoint(family is not None, "depth" in grid.axes)
+    kernel = _kernels(depth, grid.points if by_point.kernel else grid.seeds, jax.tree.leaves(example)[0].dtype)
     options = Options(
         solver=call.solver,
         rtol=call.rtol,
@@ -87,9 +93,28 @@ def check_call(call: Call) -> Checked:
     )
     problem, options = prepare(energy, example, kernel, call.ts, options, noise=call.noise, many=True)
     point = shape_of_point(example, many=True)
-    energies = split(energy, n, (len(point.u), len(point.v)), point.sigma.dtype)
+    shape, dtype = (len(point.u), len(point.v)), point.sigma.dtype
+    if family is None:
+        energies = split(energy, grid.seeds, shape, dtype)
+    else:
+        energies = energies_of(family, grid, shape, dtype)
+        used |= {*taken_by("make", family.make, grid, 0)}
+    idle = [name for name in grid.axes if name not in used | {"depth"}]
+    if idle:
+        raise ValueError(f"grid has the axis {', '.join(idle)}, which neither init nor the make of a Family takes.")
     problem = eqx.tree_at(lambda p: p.energy, problem, energies.first)
-    return Checked(n, call.starts, take, point, problem, options, energies)
+    return Checked(grid, by_point, call.starts, take, point, problem, options, energies)
+
+
+def _depth(depth: Any, grid: Grid) -> Depths:
+    """The depth, or those at the points of the grid if it is an axis."""
+    if "depth" not in grid.axes:
+        return depth
+    if isinstance(depth, Kernel) or np.ndim(depth) or not np.isinf(depth):
+        raise ValueError("depth is an axis of the grid, and is given as an argument as well. Leave out one of them.")
+    if grid.axes["depth"].dtype.kind == "U":
+        raise ValueError(f"grid['depth'] must be numbers, got {grid.axes['depth'].tolist()}.")
+    return grid.at_points(["depth"])["depth"].astype(float)
 
 
 def _kernels(depth: Depths, n: int, dtype: Any) -> Kernel:
@@ -101,10 +126,31 @@ def _kernels(depth: Depths, n: int, dtype: Any) -> Kernel:
     return kernel
 
 
+def _grid_and_take(starts: Any, axes: Any) -> tuple[Grid, Any, Callable, set[str]]:
+    """(the grid, one start with the axis of seeds, a callable that gives the starts of some flows, the axes in it)."""
+    if not isinstance(starts, Ensemble):
+        n, example, take = _count_and_take(starts)
+        grid = as_grid(axes, n)
+        return grid, example, lambda flows: take(flows % n), set()
+    grid = as_grid(axes, starts.n)
+    if not grid.axes:
+        return grid, _example(shape_of("init", starts.init, starts.key)), starts.take, set()
+    names = taken_by("init", starts.init, grid, 1)
+    values = grid.at_points(names)
+    if any(array.dtype.kind == "U" for array in values.values()):
+        raise ValueError("init takes an axis of names, and JAX traces init: only the make of a Family takes names.")
+    init = lambda arguments: starts.init(arguments[0], **arguments[1])
+    one = {name: array[0] for name, array in values.items()}
+
+    def take(flows: np.ndarray) -> Any:
+        points, seeds = np.divmod(flows, starts.n)
+        return starts.take(seeds, **{name: array[points] for name, array in values.items()})
+
+    return grid, _example(shape_of("init", init, (starts.key, one))), take, set(names)
+
+
 def _count_and_take(starts: Any) -> tuple[int, Any, Callable]:
     """(the number of starts, one start with the axis of seeds, a callable that gives the starts of some seeds)."""
-    if isinstance(starts, Ensemble):
-        return starts.n, _example(shape_of("init", starts.init, starts.key)), starts.take
     stack = as_start(starts, many=True, name="starts")
     lead = jax.tree.leaves(stack)[0].shape[:-2]
     if len(lead) != 1:

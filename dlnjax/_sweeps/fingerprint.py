@@ -13,19 +13,22 @@ from dlnjax._flows.noise import Noise
 from dlnjax._flows.problem import Options, Problem, shape_of_point
 from dlnjax._protocol import gradient, name_of
 from dlnjax._svd import SVD, svd
+from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.seeds import Energies
 from dlnjax._sweeps.starts import Ensemble
 from dlnjax._types import Matrix
 
 
-def identity(problem: Problem, options: Options, energies: Energies, starts: Any) -> dict[str, Any]:
+def identity(
+    problem: Problem, options: Options, energies: Energies, starts: Any, take: Callable, grid: Grid
+) -> dict[str, Any]:
     """What is compared: the settings, the arrays, and numbers that the energy gives for the first seed.
 
     The numbers take the place of the code of the energy, which cannot be compared.
     """
-    n, first = len(starts.sigma if isinstance(starts, SVD) else starts), energies.first
+    n, first = grid.n, energies.first
     # An `Ensemble` is not drawn as a whole. Its first and its last start depend on the key and on `init`.
-    drawn = [starts.take(np.array([0, n - 1]))] if isinstance(starts, Ensemble) else [starts]
+    drawn = [take(np.array([0, n - 1]))] if isinstance(starts, Ensemble) else [starts]
     start = jax.tree.map(lambda x: jnp.asarray(x[0]), drawn[0])
     x = start.matrix if isinstance(start, SVD) else start
     size = (*x.shape, len(shape_of_point(start).sigma))
@@ -47,6 +50,7 @@ def identity(problem: Problem, options: Options, energies: Energies, starts: Any
         "coordinates": options.coordinates,
         "observe": _observed(options.observe, start),
         "noise": _noise(problem.noise),
+        "grid": grid.described(),
     }
 
 

@@ -18,9 +18,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+import numpy as np
+
 from dlnjax._checks import as_path
 from dlnjax._saved import solution_of
-from dlnjax._sweeps.parts import device_kind, make_room, Parts, read_receipts, write_receipt, write_whole
+from dlnjax._sweeps.grid import Grid
+from dlnjax._sweeps.parts import device_kind, make_room, named, Parts, read_receipts, write_receipt, write_whole
 
 if TYPE_CHECKING:
     import xarray
@@ -83,6 +86,7 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike[str], call: dict[str, Any], chunk: int | None):
         _require_packages()
+        self.grid = _grid_of(call)
         self.folder = as_path("folder", folder)
         self.data = self.folder / "data.zarr"
         self.record = self.folder / "call.json"
@@ -167,14 +171,17 @@ class Store:
             write_receipt(self.folder, first, receipt["count"], receipt["checksum"], "unknown")
         self._write_record(record["chunk"], record["part"])
 
-    def begin(self, chunk: int, part: int) -> list[int]:
-        """The first seeds of the parts that are to be computed. `call.json` is written if nothing is finished yet."""
+    def begin(self, chunk: int, part: int) -> dict[int, int]:
+        """The parts that are to be computed: the number of seeds of each, by its first seed.
+
+        `call.json` is written if nothing is finished yet.
+        """
         if not self.done:
             for path in (self.folder / "parts").iterdir():
                 path.unlink()
             self._write_record(chunk, part)
         self.chunk, self.part = chunk, part
-        return [first for first in range(0, self.call["n"], part) if first not in self.done]
+        return {first: count for first, count in self.grid.parts(part).items() if first not in self.done}
 
     def _write_record(self, chunk: int | None, part: int | None) -> None:
         record = {"format": FORMAT, "call": self.call, "chunk": chunk, "part": part}
@@ -183,14 +190,14 @@ class Store:
     def make_room(self, blank: "xarray.Dataset") -> None:
         """Make the arrays for all seeds, unless a finished part is in them."""
         if not self.done:
-            make_room(self.data, blank, self.call["n"], self.part or self.call["n"])
+            make_room(self.data, blank, self.grid, self.part or self.grid.n)
 
     def write(self, first: int, part: "xarray.Dataset") -> None:
         """Add a part."""
         count = part.sizes["seed"]
         try:
             self.make_room(part)
-            self.parts = self.parts or Parts(self.data, "r+")
+            self.parts = self.parts or Parts(self.data, self.grid, "r+")
             write_receipt(self.folder, first, count, self.parts.write(first, part), device_kind())
         except OSError as error:
             raise ValueError(
@@ -247,7 +254,7 @@ def _open_zarr(path: Path) -> "xarray.Dataset":
 
 def open_data(folder: Path) -> "xarray.Dataset":
     """The data of a folder, each of which is read from the disk when it is used."""
-    return _open_zarr(folder / "data.zarr")
+    return named(_open_zarr(folder / "data.zarr"))
 
 
 def open_folder(folder: Path) -> "xarray.Dataset":
@@ -283,21 +290,25 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def receipts_of(folder: Path, record: dict[str, Any]) -> dict[int, dict[str, int]]:
     """The receipts of the parts of this record, by their first seeds."""
-    n, part = record["call"]["n"], record["part"]
-    size = lambda first: min(part, n - first)
+    sizes = _grid_of(record["call"]).parts(record["part"]) if record["part"] else {}
     if record["format"] == PREFIX_FORMAT:
-        firsts = {k * part: checksum for k, checksum in enumerate(record["parts"])}
-        return {first: {"count": size(first), "checksum": checksum} for first, checksum in firsts.items()}
+        firsts = zip(sizes, record["parts"], strict=False)
+        return {first: {"count": sizes[first], "checksum": checksum} for first, checksum in firsts}
     found = read_receipts(folder)
-    whole = lambda first: first in range(0, n, part) and found[first]["count"] == size(first)
-    return {first: found[first] for first in sorted(found) if whole(first)}
+    return {first: found[first] for first in sorted(found) if found[first]["count"] == sizes.get(first)}
+
+
+def _grid_of(call: dict[str, Any]) -> Grid:
+    """The grid of a call, from its identity. The older format has none."""
+    axes = {name: np.array(values) for name, values in (call.get("grid") or {}).items()}
+    return Grid(axes, call["n"] // math.prod(map(len, axes.values())))
 
 
 def damaged_parts(folder: Path, record: dict[str, Any]) -> dict[int, int]:
     """The parts whose data are not as they were written: the number of seeds of each, by its first seed."""
     receipts = receipts_of(folder, record)
     try:
-        parts = Parts(folder / "data.zarr")
+        parts = Parts(folder / "data.zarr", _grid_of(record["call"]))
     except (OSError, ValueError, KeyError):
         return {first: receipt["count"] for first, receipt in receipts.items()}
 

@@ -18,47 +18,77 @@ import jax
 import numpy as np
 
 from dlnjax._saved import coded
+from dlnjax._sweeps.grid import Grid
 
 if TYPE_CHECKING:
     import xarray
 
+# The attribute of a coordinate that has its names.
+_NAMES = "names"
 
-def make_room(data: Path, blank: "xarray.Dataset", n: int, part: int) -> None:
-    """Make the arrays for `n` seeds, of which `blank` has some. They take no space, since zarr stores no chunk that is
+
+def make_room(data: Path, blank: "xarray.Dataset", grid: Grid, part: int) -> None:
+    """Make the arrays for all seeds, of which `blank` has some. They take no space, since zarr stores no chunk that is
     not written yet."""
+    import xarray
     import zarr
 
-    blank = coded(blank)
-    seeded = _seeded(blank)
-    missing = {name: (v.dims, np.full_like(v.values, _missing(v.dtype)), v.attrs) for name, v in seeded.items()}
+    blank = coded(blank).drop_vars(set(grid.axes) & set(blank.variables))
+    seeded, one = _seeded(blank), (1,) * len(grid.axes)
+    full = lambda v: np.full((*one, *v.shape), _missing(v.dtype), v.dtype)
+    missing = {name: ((*grid.axes, *v.dims), full(v), v.attrs) for name, v in seeded.items()}
     # With `assign` a coordinate stays a coordinate. A new data set of `missing` would make it a variable.
-    template = blank.assign(missing)
-    encoding = {name: {"chunks": (part, *v.shape[1:]), "fill_value": _missing(v.dtype)} for name, v in seeded.items()}
+    template = blank.drop_vars(seeded).assign(missing).set_coords(set(seeded) & set(blank.coords))
+    rows = min(part, grid.seeds)
+    encoding = {
+        name: {"chunks": (*one, rows, *v.shape[1:]), "fill_value": _missing(v.dtype)} for name, v in seeded.items()
+    }
     template.to_zarr(data, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
-    for name in missing:
-        array = zarr.open_array(data / name, mode="r+")
-        array.resize((n, *array.shape[1:]))
+    for name, v in seeded.items():
+        zarr.open_array(data / name, mode="r+").resize((*grid.shape, grid.seeds, *v.shape[1:]))
+    if grid.axes:
+        coordinates = {name: _numbered(*about) for name, about in grid.coordinates().items()}
+        xarray.Dataset(coords=coordinates, attrs=template.attrs).to_zarr(
+            data, mode="a", consolidated=False, zarr_format=3
+        )
+
+
+def _numbered(name: str, values: np.ndarray, attrs: dict[str, str]) -> tuple[str, np.ndarray, dict[str, Any]]:
+    """A coordinate whose names are numbers, as zarr has no text that every version reads. `named` is the inverse."""
+    if values.dtype.kind != "U":
+        return name, values, attrs
+    return name, np.arange(len(values)), attrs | {_NAMES: values.tolist()}
+
+
+def named(data: "xarray.Dataset") -> "xarray.Dataset":
+    """The dataset with the names of its coordinates in place of their numbers."""
+    names = {str(name): v for name, v in data.coords.items() if _NAMES in v.attrs}
+    about = lambda v: {key: value for key, value in v.attrs.items() if key != _NAMES}
+    return data.assign_coords(
+        {name: (name, np.array(v.attrs[_NAMES])[v.values], about(v)) for name, v in names.items()}
+    )
 
 
 class Parts:
-    """The arrays of a folder whose first axis is that of the seeds."""
+    """The arrays of a folder that have the axis of the seeds, after those of the grid."""
 
-    def __init__(self, data: Path, mode: Literal["r", "r+"] = "r"):
+    def __init__(self, data: Path, grid: Grid, mode: Literal["r", "r+"] = "r"):
         import zarr
 
-        group = zarr.open_group(data, mode=mode, zarr_format=3)
-        dims = lambda array: getattr(array.metadata, "dimension_names", None) or ()
-        self.arrays = {name: array for name, array in sorted(group.arrays()) if "seed" in dims(array)}
+        group, self.grid, front = zarr.open_group(data, mode=mode, zarr_format=3), grid, (*grid.axes, "seed")
+        dims = lambda array: tuple(getattr(array.metadata, "dimension_names", None) or ())
+        self.arrays = {name: array for name, array in sorted(group.arrays()) if dims(array)[: len(front)] == front}
 
     def write(self, first: int, part: "xarray.Dataset") -> int:
         """Write a part, and return its checksum."""
-        seeded = _seeded(coded(part))
+        seeded = _seeded(coded(part).drop_vars(set(self.grid.axes) & set(part.variables)))
         if seeded.keys() != self.arrays.keys():
             raise ValueError(f"a part has the arrays {sorted(seeded)}, and its folder has {sorted(self.arrays)}.")
         total = 0
         for name, array in self.arrays.items():
             values = np.ascontiguousarray(seeded[name].values.astype(array.dtype, copy=False))
-            array[first : first + len(values)] = values
+            for where, rows in self.grid.pieces(first, len(values)):
+                array[where] = values[rows]
             total = zlib.crc32(values.tobytes(), total)
         return total
 
@@ -66,7 +96,8 @@ class Parts:
         """The checksum of what is on the disk."""
         total = 0
         for array in self.arrays.values():
-            total = zlib.crc32(np.ascontiguousarray(array[first : first + count]).tobytes(), total)
+            for where, _ in self.grid.pieces(first, count):
+                total = zlib.crc32(np.ascontiguousarray(array[where]).tobytes(), total)
         return total
 
 

@@ -9,7 +9,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,9 +58,10 @@ class Plan(NamedTuple):
     quick: bool
     times: int
 
-    def chunks_of(self, part: int, n: int) -> range:
-        """The first seeds of the chunks of the part whose first seed is `part`."""
-        return range(part, min(part + self.part, n), self.chunk)
+    def chunks(self, parts: Mapping[int, int]) -> dict[int, int]:
+        """The chunks of some parts. Of both there is the number of seeds, by the first seed."""
+        firsts = lambda part, count: range(part, part + count, self.chunk)
+        return {f: min(self.chunk, part + count - f) for part, count in parts.items() for f in firsts(part, count)}
 
 
 def make_plan(

@@ -1,9 +1,9 @@
 """The run of a sweep: its flows are integrated chunk by chunk, by the workers and devices of the plan."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,6 +18,7 @@ from dlnjax._flows.noise import Noise
 from dlnjax._flows.problem import Options, Problem
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import Kernel
+from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import Plan
 from dlnjax._sweeps.seeds import Energies
 from dlnjax._types import State
@@ -84,24 +85,38 @@ solve_quickly_compiled = compiled(_solve_chunk, **_ONE_CORE)
 solve_fully_compiled = eqx.filter_jit(_solve_chunk, compiler_options=_ONE_CORE)  # pyright: ignore[reportCallIssue]
 
 
-class Run(eqx.Module):
-    """All flows of one sweep. `take` gives the starts of some seeds; `problem` and `options` are as for one flow."""
+class ByPoint(NamedTuple):
+    """Whether the numbers of the energies, and those of the kernel, belong to the points of the grid. They belong to
+    the seeds otherwise."""
 
-    n: int
+    energies: bool
+    kernel: bool
+
+
+class Run(eqx.Module):
+    """All flows of one sweep. `take` gives the starts of some flows; `problem` and `options` are as for one flow."""
+
+    grid: Grid
+    by_point: ByPoint
     take: Callable
     energies: Energies
     problem: Problem
     options: Options
     plan: Plan
 
-    def chunks(self, parts: Sequence[int], running: Callable[[], None] | None) -> Iterator[FlowSolution]:
-        """The solutions of the chunks of some parts, each of which is named by its first seed.
+    @property
+    def n(self) -> int:
+        return self.grid.n
+
+    def chunks(self, parts: Mapping[int, int], running: Callable[[], None] | None) -> Iterator[FlowSolution]:
+        """The solutions of the chunks of some parts: the number of seeds of each, by its first seed.
 
         `running` is called when all is compiled. Without it the program is compiled by the first chunk.
         """
-        firsts = [first for part in parts for first in self.plan.chunks_of(part, self.n)]
-        for first, chunk in in_order(self._begin, self._solve, firsts, self.plan.workers, running):
-            yield chunk[: min(self.plan.chunk, self.n - first)]
+        counts = self.plan.chunks(parts)
+        begin = lambda first: self._begin(first, counts[first])
+        for first, chunk in in_order(begin, self._solve, list(counts), self.plan.workers, running):
+            yield chunk[: counts[first]]
 
     def blank(self) -> FlowSolution:
         """The solution of a chunk with zeros in place of its numbers. It is found by tracing, and nothing is compiled
@@ -121,18 +136,21 @@ class Run(eqx.Module):
         # compiled again.
         return np.minimum(np.arange(first, first + self.plan.rows), self.n - 1)
 
-    def _kernels(self, seeds: np.ndarray) -> Kernel:
-        """The kernels of some seeds. NumPy picks them, as JAX would compile a program for each shape."""
-        return jax.tree.map(lambda x: np.broadcast_to(x, (self.n,))[seeds], self.problem.kernel)
+    def _kernels(self, flows: np.ndarray) -> Kernel:
+        """The kernels of some flows. NumPy picks them, as JAX would compile a program for each shape."""
+        points, seeds = np.divmod(flows, self.grid.seeds)
+        index, rows = (points, self.grid.points) if self.by_point.kernel else (seeds, self.grid.seeds)
+        return jax.tree.map(lambda x: np.broadcast_to(x, (rows,))[index], self.problem.kernel)
 
-    def _rows(self, seeds: np.ndarray) -> PyTree:
-        own = jax.tree.map(itemgetter(seeds), self.energies.own)
+    def _rows(self, flows: np.ndarray) -> PyTree:
+        points, seeds = np.divmod(flows, self.grid.seeds)
+        own = jax.tree.map(itemgetter(points if self.by_point.energies else seeds), self.energies.own)
         number = None if self.problem.noise is None else seeds.astype(np.uint32)
-        return own, jax.tree.map(np.asarray, self.take(seeds)), self._kernels(seeds), number
+        return own, jax.tree.map(np.asarray, self.take(flows)), self._kernels(flows), number
 
-    def _begin(self, first: int) -> Chunk:
+    def _begin(self, first: int, count: int) -> Chunk:
         rows = self._rows(self._seeds(first))
-        wanted = np.arange(first, first + self.plan.rows) < min(first + self.plan.chunk, self.n)
+        wanted = np.arange(self.plan.rows) < count
         return Chunk(rows, start_chunk(rows, self._common()), wanted)
 
     def _solve(self, first: int, chunk: Chunk) -> FlowSolution:

@@ -52,7 +52,8 @@ _MOST = 2**32
 class Ensemble(eqx.Module):
     """`n` random starts, each drawn when it is needed. The start of seed i is init(fold_in(key, i)) in any chunk.
 
-    **Arguments:** `init`, a callable from a key to a matrix, `m n`, or an `SVD` of one; `key`; `n`, how many.
+    **Arguments:** `init`, a callable from a key to a matrix, `m n`, or an `SVD` of one, which in a sweep with `grid`
+    may take axes of the grid by their names; `key`; `n`, how many.
 
     **Raises:** `ValueError` if n < 1 or n > 2^32; `TypeError` if `init` is not callable, or `key` no key.
 
@@ -63,7 +64,7 @@ class Ensemble(eqx.Module):
         (1000000, (2, 2, 2))
     """
 
-    init: Callable[[PRNGKeyArray], Float[Array, "m n"] | SVD]
+    init: Callable[..., Float[Array, "m n"] | SVD]
     key: PRNGKeyArray
     n: int = eqx.field(static=True, converter=partial(as_count, "n"))
 
@@ -77,8 +78,11 @@ class Ensemble(eqx.Module):
     def __len__(self) -> int:
         return self.n
 
-    def take(self, index: Integer[Array | np.ndarray, " k"]) -> Float[Array, "k m n"] | SVD:
-        """The starts of the seeds in `index`, `k m n`; `ValueError` for what is no seed of this ensemble."""
+    def take(self, index: Integer[Array | np.ndarray, " k"], **axes: Any) -> Float[Array, "k m n"] | SVD:
+        """The starts of the seeds in `index`, `k m n`; `ValueError` for what is no seed of this ensemble.
+
+        `axes` has what `init` takes besides the key, one number for each entry of `index`.
+        """
         given, index = index, as_array("index", index, "It is a list of seeds such as [0, 1].")
         if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
             raise ValueError(f"index must be whole numbers of shape (k,), got {index.dtype}{list(index.shape)}.")
@@ -87,9 +91,14 @@ class Ensemble(eqx.Module):
         wide = np.asarray(given, np.int64) if isinstance(given, np.ndarray) else index.astype(jnp.asarray(0).dtype)
         outside = (wide < 0) | (wide >= self.n)
         index = require(index, outside, f"index must be seeds of this ensemble, from 0 to {self.n - 1}.")
-        return _draw(Traced.of(self.init, self.key), self.key, index)
+        axes = {name: jnp.asarray(values) for name, values in axes.items()}
+        one = {name: values[0] for name, values in axes.items()}
+        init = Traced.of(lambda key, one: self.init(key, **one), self.key, one)
+        return _draw(init, self.key, index, axes)
 
 
 @compiled
-def _draw(init: Traced, key: PRNGKeyArray, index: Integer[Array, " k"]) -> Float[Array, "k m n"] | SVD:
-    return jax.vmap(lambda i: init(jax.random.fold_in(key, i)))(index)
+def _draw(
+    init: Traced, key: PRNGKeyArray, index: Integer[Array, " k"], axes: dict[str, Array]
+) -> Float[Array, "k m n"] | SVD:
+    return jax.vmap(lambda i, one: init(jax.random.fold_in(key, i), one))(index, axes)

@@ -1,7 +1,7 @@
 """`sweep`: the flow from each of many starts, and its progress bar."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, overload, TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
@@ -52,13 +52,37 @@ class _Options(TypedDict, total=False):
 
 @overload
 def sweep(
-    energy: Energy | None, starts: Starts, *, ts: Numbers, folder: None = None, **options: Unpack[_Options]
+    energy: Energy | None,
+    starts: Starts,
+    *,
+    ts: Numbers,
+    folder: None = None,
+    grid: None = None,
+    **options: Unpack[_Options],
 ) -> FlowSolution: ...
 
 
 @overload
 def sweep(
-    energy: Energy | None, starts: Starts, *, ts: Numbers, folder: str | os.PathLike[str], **options: Unpack[_Options]
+    energy: Energy | None,
+    starts: Starts,
+    *,
+    ts: Numbers,
+    folder: str | os.PathLike[str],
+    grid: Mapping[str, Any] | None = None,
+    **options: Unpack[_Options],
+) -> "xarray.Dataset": ...
+
+
+@overload
+def sweep(
+    energy: Energy | None,
+    starts: Starts,
+    *,
+    ts: Numbers,
+    folder: str | os.PathLike[str] | None = None,
+    grid: Mapping[str, Any],
+    **options: Unpack[_Options],
 ) -> "xarray.Dataset": ...
 
 
@@ -81,6 +105,7 @@ def sweep(
     devices: Sequence[Any] | None = None,
     folder: str | os.PathLike[str] | None = None,
     executor: Any = None,
+    grid: Mapping[str, Any] | None = None,
 ) -> "FlowSolution | xarray.Dataset":
     """The flow of `gradient_flow` from each of many starts, with a result code for each seed and none lost.
 
@@ -101,13 +126,18 @@ def sweep(
       mpi4py, a `ProcessPoolExecutor` with spawn. A worker that dies costs its part, which is tried again. It needs
       cloudpickle, and all workers must see the folder.
 
+    - `grid`: named axes, such as `{"depth": [2, 3, jnp.inf], "std": [0.01, 0.1]}`. Each of their points has the same
+      seeds. The axis `depth` is the depth; every other axis is taken by its name by the `init` of an `Ensemble`,
+      `lambda key, std: ...`, or by the `make` of a `Family` of energies.
+
     **Other arguments:** `noise`, `Noise`, whose key gives seed i the key fold_in(key, i), so that the first hundred
     paths of a million are those of a hundred; `chunk`, the number of seeds that one call integrates (by default up to
     256 on a CPU, or as many as keep the saved states small); `devices`, those that share the work, by default all;
     `progress`, a bar on a terminal with the number of finished seeds and the time left; the rest as in `gradient_flow`.
 
     **Returns:** a `FlowSolution` with the seed as its first axis; with `folder`, the `xarray.Dataset` in it, of which
-    each array is read when it is used (`dlnjax.load(folder)` makes a `FlowSolution` of it).
+    each array is read when it is used (`dlnjax.load(folder)` makes a `FlowSolution` of it); with `grid`, an
+    `xarray.Dataset` with the axes of the grid and the seed as its first dimensions.
 
     **Reproducible:** the order of the seeds, the other seeds, the progress bar and a restart change no bit of a seed's
     result. Another chunk or number of devices is another compilation, which may round differently. The difference is
@@ -130,12 +160,13 @@ def sweep(
     refuse_tracing(
         "a sweep", (energy, starts, depth, ts, rtol, atol, stop, noise), "dlnjax.gradient_flow with jax.vmap"
     )
-    call = Call(energy, starts, depth, ts, solver, rtol, atol, coordinates, stop, observe, noise, max_steps)
+    call = Call(energy, starts, depth, ts, solver, rtol, atol, coordinates, stop, observe, noise, max_steps, grid)
     checked = check_call(call)
-    chunk = as_chunk(chunk, checked.n)
+    chunk = as_chunk(chunk, checked.grid.n)
     _require_fitting(executor, folder, devices)
     if folder is None:
-        return _into_memory(checked, checked.plan(devices, chunk), progress)
+        sol = _into_memory(checked, checked.plan(devices, chunk), progress)
+        return sol if grid is None else checked.grid.unfolded(sol.to_xarray())
     with Store(folder, checked.identity(), chunk) as store:
         plan = checked.plan(devices, store.chunk)
         plan = plan._replace(part=store.part or plan.part)
@@ -160,22 +191,22 @@ def _require_fitting(executor: Any, folder: Any, devices: Any) -> None:
 
 def _into_memory(checked: Checked, plan: Plan, progress: bool) -> FlowSolution:
     run, parts = checked.run(plan), []
-    with show_progress(checked.n, progress, 0) as (running, advance):
-        for chunk in run.chunks(range(0, checked.n, plan.part), running):
+    with show_progress(run.n, progress, 0) as (running, advance):
+        for chunk in run.chunks({0: run.n}, running):
             parts.append(chunk)
             advance(len(chunk))
     return FlowSolution.joined(parts)
 
 
-def _into_folder(checked: Checked, plan: Plan, store: Store, missing: list[int], progress: bool) -> None:
+def _into_folder(checked: Checked, plan: Plan, store: Store, missing: dict[int, int], progress: bool) -> None:
     """Compute the parts that are missing, and write each when its last chunk is there."""
     chunks, part, parts = [], -1, iter(missing)
-    with show_progress(checked.n, progress, store.count) as (running, advance):
+    with show_progress(checked.grid.n, progress, store.count) as (running, advance):
         for chunk in checked.run(plan).chunks(missing, running):
             if not chunks:
                 part = next(parts)
             chunks.append(chunk)
-            if len(chunks) == len(plan.chunks_of(part, checked.n)):
+            if sum(map(len, chunks)) == missing[part]:
                 store.write(part, FlowSolution.joined(chunks).to_xarray())
                 chunks = []
             advance(len(chunk))
@@ -190,14 +221,14 @@ def _submitter(executor: Any) -> Iterator[Callable[..., Any]]:
         yield executor.submit
 
 
-def _by_workers(submit: Callable, call: Call, run: Run, store: Store, missing: list[int], progress: bool) -> None:
+def _by_workers(submit: Callable, call: Call, run: Run, store: Store, missing: dict[int, int], progress: bool) -> None:
     """Let the workers compute the parts that are missing."""
     job = leave(store.folder, call, run.plan)
     try:
         if not store.done:
             store.make_room(run.blank().to_xarray())
         with show_progress(run.n, progress, store.count) as (running, advance):
-            for first, count in hand_out(submit, compute, job, missing):
+            for first, count in hand_out(submit, compute, job, list(missing)):
                 running()
                 store.done[first] = count
                 advance(count)

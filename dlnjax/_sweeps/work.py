@@ -103,13 +103,14 @@ class _Worker:
         # Each process has one chunk in work at a time, as there is a process for each core or device.
         self.plan = self.checked.plan(None, chunk)._replace(part=part, workers=1)
         self.run = self.checked.run(self.plan)
-        self.parts = Parts(self.folder / "data.zarr", "r+")
+        self.sizes = self.checked.grid.parts(part)
+        self.parts = Parts(self.folder / "data.zarr", self.checked.grid, "r+")
 
     def compute(self, first: int) -> int:
-        count = min(self.plan.part, self.checked.n - first)
+        count = self.sizes[first]
         # A worker that was taken for dead may have written the part in the meantime.
         if (self.folder / "parts" / f"{first}.json").exists():
             return count
-        part = FlowSolution.joined(list(self.run.chunks([first], None))).to_xarray()
+        part = FlowSolution.joined(list(self.run.chunks({first: count}, None))).to_xarray()
         write_receipt(self.folder, first, count, self.parts.write(first, part), device_kind())
         return count
