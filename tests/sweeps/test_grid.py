@@ -89,7 +89,7 @@ def test_a_grid_goes_on_from_any_parts(tmp_path, chunk):
     with pytest.raises(ValueError, match=rf"has {sum(counts[::2])} of 30 seeds"):
         dln.load(tmp_path / "run")
     assert_same_data(sweep(grid=GRID, chunk=chunk, folder=tmp_path / "run"), whole)
-    with pytest.raises(ValueError, match="belongs to another call: .*grid differ"):
+    with pytest.raises(ValueError, match=r"belongs to another call: .*grid differ"):
         sweep(grid={"depth": [2.0, np.inf, 1.0], "std": [0.1, 0.4000001]}, chunk=chunk, folder=tmp_path / "run")
 
 
