@@ -40,12 +40,18 @@ class Noise(eqx.Module):
     Riemannian Langevin Equation and Its Applications (dissertation, Brown University, 2024), with G. Menon. Where an
     author's noise is sqrt(1/beta) dB, the beta there is twice the one here.
 
-    **The integrator:** the singular values of a step without energy have the exact law at any `dt`. Frames, and all
-    that an energy does, have errors of order dt^2 in law. A step has one decomposition without energy and two with one.
-    Where the force changes over a step by more than the step moves X, the path ends as `dt_too_long`.
+    X is `m n`, of any rank r, which its paths keep: a thin `SVD` is a start of lower rank. Then the directions of U and
+    V out of the column and the row space, whose rates are lambda too, move as in `gradient_flow`.
 
-    **Boundary:** at finite depth the least singular value is reflected at 0, and the determinant may change its sign:
-    `stats["crossings"]` counts how often. At infinite depth it never does. X is square and of full rank.
+    **The integrator:** the singular values of a step without energy have the exact law at any `dt`. Frames, and all
+    that an energy does, have errors of order dt^2 in law (of order dt at N = 1 where r < m or r < n, as two columns
+    then turn relatively at no rate of their own). A step has one small decomposition without energy and two with one,
+    and one more where X is not square of full rank. Where the force changes over a step by more than the step moves X,
+    the path ends as `dt_too_long`.
+
+    **Boundary:** at finite depth the least singular value of a square X of full rank is reflected at 0, and the
+    determinant may change its sign: `stats["crossings"]` counts how often. At infinite depth it never does. Where X is
+    not square or of lower rank, no singular value reaches 0.
 
     **Arguments:**
 
@@ -107,6 +113,12 @@ class Free(eqx.Module):
     def pullback(self, point: SVD) -> Float[Array, "r r"]:
         return jnp.zeros((len(point.sigma), len(point.sigma)), point.sigma.dtype)
 
+    def sides(self, point: SVD) -> tuple[Float[Array, "m r"], Float[Array, "n r"]]:
+        return jnp.zeros_like(point.u), jnp.zeros_like(point.v)
+
+    def at(self, point: SVD) -> Float[Array, ""]:
+        return jnp.zeros((), point.sigma.dtype)
+
 
 def with_noise(energy: Any, noise: Any, **given: Any) -> Any:
     """The energy, or `Free` for None, after the checks of `noise` and of what is `given` beside it as (value, default).
@@ -141,10 +153,6 @@ def check_noise(start: Any, kernel: Kernel, many: bool) -> str:
     """
     if not isinstance(kernel, Balanced):
         raise ValueError(f"noise is there for balanced networks: depth must be a number, got {type(kernel).__name__}.")
-    m, n = (start.u.shape[-2], start.v.shape[-2]) if isinstance(start, SVD) else start.shape[-2:]
-    rank = start.sigma.shape[-1] if isinstance(start, SVD) else min(m, n)
-    if (m, n) != (rank, rank):
-        raise ValueError(f"noise is there for square matrices of full rank only, got {m} x {n} of rank {rank}.")
     inverse = known(kernel.inverse_depth)
     if not is_concrete(inverse):
         return "either"
@@ -160,8 +168,8 @@ def _check_full_rank(start: Any, inverse_depth: float) -> None:
     floor = 0.0 if isinstance(start, SVD) else sigma.shape[-1] * np.finfo(sigma.dtype).eps * sigma.max()
     if inverse_depth < 1 and not np.all(sigma > floor):
         raise ValueError(
-            f"x0 has rank {int(np.sum(sigma > floor))} < {len(sigma)}: noise of depth > 1 needs full rank. "
-            "Start nearby instead."
+            f"x0 has rank {int(np.sum(sigma > floor))} < {len(sigma)}: noise of depth > 1 needs singular values "
+            "above 0. Start nearby, or pass an SVD of this rank, which its paths keep."
         )
 
 
