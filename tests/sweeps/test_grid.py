@@ -103,6 +103,7 @@ STARTS = np.asarray(ENSEMBLE.take(jnp.arange(SEEDS), std=np.full(SEEDS, 0.2)))
 ENERGIES = {"which": list(TABLE), "beta": [1.0, 2.0, 8.0]}
 
 
+@pytest.mark.long
 def test_a_family_has_an_energy_at_each_point(tmp_path):
     data = sweep(FAMILY, STARTS, depth=2.0, grid=ENERGIES)
     assert data["energy"].dims == ("which", "beta", "seed", "time") and data.attrs["depth"] == 2.0
