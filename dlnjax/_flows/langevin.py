@@ -27,9 +27,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from dlnjax._flows.noise import Free
 from dlnjax._geometry.kernel import Balanced
 from dlnjax._geometry.special import langevin, log_balanced_slope, log_shc
+from dlnjax._noise import Free
 from dlnjax._protocol import pullback
 from dlnjax._svd import askew, eigh, orthogonalise, SVD, svd
 from dlnjax._tree import norm

@@ -16,10 +16,10 @@ from jaxtyping import Array, Float
 
 from dlnjax._checks import refuse_tracing, shape_of
 from dlnjax._flows.gradient_flow import beside_noise
-from dlnjax._flows.noise import Noise, with_noise
 from dlnjax._flows.problem import as_start, Options, prepare, shape_of_point, Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import as_kernel, Depths, Kernel
+from dlnjax._noise import Noise, with_noise
 from dlnjax._svd import SVD
 from dlnjax._sweeps.fingerprint import identity
 from dlnjax._sweeps.folder import Store

@@ -11,7 +11,7 @@ from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
 from dlnjax._flows import langevin
-from dlnjax._flows.noise import Free
+from dlnjax._noise import Free
 from dlnjax._sweeps.folder import Store
 
 X0 = jnp.array([[1.0, 0.3], [-0.2, 0.5]])
