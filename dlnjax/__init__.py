@@ -42,13 +42,14 @@ from dlnjax._geometry.spectrum import (
     schatten_norm as schatten_norm,
     stable_rank as stable_rank,
 )
+from dlnjax._networks.balance import balance as balance
 from dlnjax._networks.factors import (
     balanced_factors as balanced_factors,
     balancedness as balancedness,
     imbalanced_factors as imbalanced_factors,
     product as product,
 )
-from dlnjax._networks.flow import balance as balance, network_flow as network_flow, NetworkSolution as NetworkSolution
+from dlnjax._networks.flow import network_flow as network_flow, NetworkSolution as NetworkSolution
 from dlnjax._networks.sharpness import sharpness as sharpness
 from dlnjax._networks.submersion import (
     horizontal_lift as horizontal_lift,
