@@ -21,7 +21,7 @@ motion already, and the first cosine is left out, so that nothing is singular wh
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -44,11 +44,13 @@ from dlnjax._types import Scalar, Square, Stack, Weights
 # rounds leave less than what the first weak order leaves.
 _ROUNDS = 3
 
+Saved: TypeAlias = Float[Array, "ts N d d"]
+
 
 class Frames(eqx.Module):
     """Balanced factors W_p = Q_p diag(s) Q_(p-1)^T."""
 
-    q: Float[Array, "N+1 d d"]
+    q: Float[Array, "frames d d"]
     s: Float[Array, " d"]
 
     @property
@@ -119,7 +121,7 @@ def moved(state: Frames, motion: Stack) -> tuple[Frames, Bool[Array, ""]]:
     return _reflected(jax.vmap(orthogonalise)(out.q), out.s)
 
 
-def _reflected(q: Float[Array, "N+1 d d"], s: Float[Array, " d"]) -> tuple[Frames, Bool[Array, ""]]:
+def _reflected(q: Float[Array, "frames d d"], s: Float[Array, " d"]) -> tuple[Frames, Bool[Array, ""]]:
     """(the state with s >= 0, whether the determinant of X changed its sign).
 
     At s_k = 0 sheets of the balanced factors meet, on which X has either sign: the k-th mode of each layer may change
@@ -150,14 +152,16 @@ def angles(s: Float[Array, " d"], z: Stack) -> Float[Array, "N+1 d d"]:
     depth = len(z)
     j, p = np.arange(1, depth + 1), np.arange(depth + 1)
     cosines = np.cos(np.pi * j[:, None] * p / depth) / np.sqrt(np.where(j < depth, depth / 2, depth))[:, None]
+    cosines, bend = jnp.asarray(cosines, z.dtype), jnp.asarray(2 * np.cos(np.pi * j / depth), z.dtype)
     # Both sides are divided by the square of the largest s, which may be beyond the floats.
     unit = power_of_two(jnp.max(jnp.abs(s)))
     s, z = s / unit, z / unit
     slopes = jnp.pad(z * s, ((1, 0), (0, 0), (0, 0))) + jnp.pad(_t(z) * s, ((0, 1), (0, 0), (0, 0)))
     c = (slopes - _t(slopes)) / 2
-    bends = 2 * jnp.cos(np.pi * j / depth)[:, None, None] * (s[:, None] * s)
     # The denominator is 0 where both values are, and there no angle moves the factors.
-    solved = jnp.einsum("jp,pkl->jkl", cosines, c) / positive(s[:, None] ** 2 + s**2 - bends)
+    solved = jnp.einsum("jp,pkl->jkl", cosines, c) / positive(
+        s[:, None] ** 2 + s**2 - bend[:, None, None] * s[:, None] * s
+    )
     return jnp.einsum("jp,jkl->pkl", cosines, solved)
 
 
@@ -224,7 +228,7 @@ def check_diffusion(weights: Weights, noise: Noise) -> Stack:
 
 
 @eqx.filter_custom_jvp
-def diffuse(energy: Callable, weights: Stack, noise: Noise, ts: Float[Array, " ts"]) -> tuple[Stack, Path]:
+def diffuse(energy: Callable, weights: Stack, noise: Noise, ts: Float[Array, " ts"]) -> tuple[Saved, Path]:
     """(the factors at each of `ts`, the path at its end)."""
     return _diffuse(energy, weights, noise, ts)
 
@@ -237,7 +241,7 @@ def _diffuse_jvp(primals: Any, tangents: Any):
 
 
 @compiled
-def _diffuse(energy: Callable, weights: Stack, noise: Noise, ts: Float[Array, " ts"]) -> tuple[Stack, Path]:
+def _diffuse(energy: Callable, weights: Stack, noise: Noise, ts: Float[Array, " ts"]) -> tuple[Saved, Path]:
     dtype = weights.dtype
     equation = Diffusion(energy, noise.beta.astype(dtype))
     counts, lengths = (jnp.asarray(x) for x in cut(ts, noise.dt.astype(dtype)))

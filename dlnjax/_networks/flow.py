@@ -26,7 +26,6 @@ from dlnjax._networks.chain import (
     described,
     dtype_of,
     each,
-    layers_of,
     matrix_shape,
     products,
     require_finite_weights,
@@ -180,7 +179,7 @@ def _with_noise(energy: Energy, weights: Weights, ts: Array, noise: Noise, max_s
         saved, end = diffuse(energy, stack, noise, ts)
     return NetworkSolution(
         ts=ts,
-        weights=saved if isinstance(weights, jax.Array) else layers_of(jnp.swapaxes(saved, 0, 1)),
+        weights=saved if isinstance(weights, jax.Array) else tuple(jnp.swapaxes(saved, 0, 1)),
         t_end=end.t,
         result=end.code,
         stats={"steps": end.steps, "crossings": end.crossings},
