@@ -36,12 +36,18 @@ class Noise(eqx.Module):
     Riemannian Langevin Equation and Its Applications (dissertation, Brown University, 2024), with G. Menon. Where an
     author's noise is sqrt(1/beta) dB, the beta there is twice the one here.
 
-    **The integrator:** the singular values of a step without energy have the exact law at any `dt`. Frames, and all
-    that an energy does, have errors of order dt^2 in law. A step has one decomposition without energy and two with one.
-    Where the force changes over a step by more than the step moves X, the path ends as `dt_too_long`.
+    X is `m n`, of any rank r, which its paths keep: a thin `SVD` is a start of lower rank. Then the directions of U and
+    V out of the column and the row space, whose rates are lambda too, move as in `gradient_flow`.
 
-    **Boundary:** at finite depth the least singular value is reflected at 0, and the determinant may change its sign:
-    `stats["crossings"]` counts how often. At infinite depth it never does. X is square and of full rank.
+    **The integrator:** the singular values of a step without energy have the exact law at any `dt`. Frames, and all
+    that an energy does, have errors of order dt^2 in law (of order dt at N = 1 where r < m or r < n, as two columns
+    then turn relatively at no rate of their own). A step has one small decomposition without energy and two with one,
+    and one more where X is not square of full rank. Where the force changes over a step by more than the step moves X,
+    the path ends as `dt_too_long`.
+
+    **Boundary:** at finite depth the least singular value of a square X of full rank is reflected at 0, and the
+    determinant may change its sign: `stats["crossings"]` counts how often. At infinite depth it never does. Where X is
+    not square or of lower rank, no singular value reaches 0.
 
     **Arguments:**
 
@@ -102,6 +108,12 @@ class Free(eqx.Module):
 
     def pullback(self, point: SVD) -> Float[Array, "r r"]:
         return jnp.zeros((len(point.sigma), len(point.sigma)), point.sigma.dtype)
+
+    def sides(self, point: SVD) -> tuple[Float[Array, "m r"], Float[Array, "n r"]]:
+        return jnp.zeros_like(point.u), jnp.zeros_like(point.v)
+
+    def at(self, point: SVD) -> Float[Array, ""]:
+        return jnp.zeros((), point.sigma.dtype)
 
 
 def with_noise(energy: Any, noise: Any, **given: Any) -> Any:

@@ -14,36 +14,45 @@ energy is exact for any length of the step. An energy acts in the step of Z, by 
 order where the noise is additive.
 
 The noise is drawn in the space of X, and then seen from the frame. The path for a fixed key is therefore a smooth
-function of the start, where noise drawn in the frame would turn with each vector of the frame.
+function of the start, where noise drawn in the frame would turn with each vector of the frame. Where both U and V are
+thin, the noise is drawn in the frame all the same: a draw of the size of X would cost more than the rest of the step.
 
 In deep networks y is N (sigma^(1/N) - 1), so that infinite depth is a limit like any other, and the force turns the
 frame by rotations: Z lies near N times an orthogonal matrix, where a straight step would change the singular values.
+
+X of rank r with m rows and n columns has a thin frame, and the law of y is that of a flat Z of r rows and
+r + (m + n - 2r) columns. Its first r columns make the same step as a square Z, and the others are added to Z Z^T
+afterwards (`widen`). A column of U also leaves the column space of X, and a column of V the row space, at the rate
+N/y_k^2 in each direction: such turns are part of the rotations. Adding the other columns afterwards does not commute
+with the square step, and `_ahead` is what the rotations need so that the frame is right to second order too.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from dlnjax._flows.rotations import rotated, rotation
 from dlnjax._geometry.kernel import Balanced
 from dlnjax._geometry.special import langevin, log_balanced_slope, log_shc
 from dlnjax._noise import Free
-from dlnjax._protocol import pullback
+from dlnjax._protocol import pullback, sides
 from dlnjax._svd import askew, eigh, orthogonalise, SVD, svd
 from dlnjax._tree import norm
-from dlnjax._types import Scalar, Square
+from dlnjax._types import Matrix, Scalar, Square
 
 # The standard deviation of the angle of a random rotation is at most this number, in radians. It is reached between
 # two singular values near 0 only, where the rotation hardly moves X.
 _WIDEST = 0.5
-# exp(C) is a power of a Taylor polynomial of this degree at C/2^s, by s doublings: s = 4, and one more for each
-# doubling of d, since the norm of a random C grows with d. For |C| = d the error is 1e-11, and one Newton-Schulz step
-# makes the result orthogonal to rounding.
-_DEGREE, _DOUBLINGS = 6, 4
 # A step after which the columns of a frame are farther than this from orthonormal is too long for `rotation`.
 _ASKEW = 1e-3
+# The angle by which a column of U or V leaves its space in a random rotation, or by a force, is at most this number. It
+# is reached for singular values near 0 only, whose columns hardly matter for X.
+_FARTHEST = 2.0
+_FARTHEST_BY_FORCE = 0.5
 # Below this number L(x)/x is 1/3 to rounding, with Langevin's function L(x) = coth(x) - 1/x.
 _FLAT = 1e-7
 
@@ -51,9 +60,45 @@ _FLAT = 1e-7
 class Frame(eqx.Module):
     """X by its frame and the coordinates y of its singular values, which descend."""
 
-    u: Float[Array, "d d"]
-    y: Float[Array, " d"]
-    v: Float[Array, "d d"]
+    u: Float[Array, "m r"]
+    y: Float[Array, " r"]
+    v: Float[Array, "n r"]
+
+    @property
+    def beyond(self) -> tuple[int, int]:
+        """(m - r, n - r), the numbers of directions in which the columns of U and of V leave their spaces."""
+        r = len(self.y)
+        return len(self.u) - r, len(self.v) - r
+
+    @property
+    def within(self) -> tuple[Square, Square]:
+        """(L, R), from which the noise is seen: U and V where they are square.
+
+        A thin frame has the other one in its place. If both are thin, the noise is drawn in the frame.
+        """
+        rows, columns = self.beyond
+        either = self.v if columns == 0 else self.u if rows == 0 else jnp.eye(len(self.y), dtype=self.y.dtype)
+        return (either if rows else self.u), (either if columns else self.v)
+
+
+class Force(eqx.Module):
+    """The force of an energy at a state: its part on Z as seen from the frame, and the rates at which it turns U and V.
+
+    In shallow networks no turn within the span of U or of V is left, since all of the force there acts on Z. `above`
+    and `beside` are the rates at which the columns of U and V leave their spaces; a square frame has none.
+    """
+
+    inside: Square
+    left: Square
+    right: Square
+    above: Float[Array, "m r"] | None
+    beside: Float[Array, "n r"] | None
+
+    def seen(self, p: Square, q: Square) -> "Force":
+        """The force as seen from the frame from which P and Q have led to this one."""
+        back = lambda leaving, q: None if leaving is None else leaving @ q.T
+        inside, left, right = p @ self.inside @ q.T, p @ self.left @ p.T, q @ self.right @ q.T
+        return Force(inside, left, right, back(self.above, p), back(self.beside, q))
 
 
 class Langevin(eqx.Module):
@@ -91,29 +136,64 @@ class Langevin(eqx.Module):
 
     def step(self, state: Frame, h: Scalar, key: PRNGKeyArray) -> tuple[Frame, Bool[Array, ""], Bool[Array, ""]]:
         """(the state after a step, whether the determinant changed its sign, whether `h` is too long)."""
-        draws = jax.random.normal(key, (5, *state.u.shape), state.y.dtype)
-        state = self.turn(state, h / 2, draws[1], draws[2])
-        state, crossed, coarse = self.move(state, h, draws[0])
-        state = self.turn(state, h / 2, draws[3], draws[4])
+        r, dtype, (rows, columns) = len(state.y), state.y.dtype, state.beyond
+        inside = jax.random.normal(key, (5, r, r), dtype)
+        # A square frame has no directions beyond, and no numbers are drawn for it.
+        draw = lambda k, *shape: jax.random.normal(jax.random.fold_in(key, k), shape, dtype)
+        above = draw(0, 4, len(state.u), r) if rows else None
+        beside = draw(1, 4, len(state.v), r) if columns else None
+        more = draw(2, r, rows + columns) if rows + columns else None
+        pair = lambda draws, k: None if draws is None else (draws[k], draws[k + 1])
+        beyond = lambda k: (pair(above, k), pair(beside, k))
+        state = self.turn(state, h / 2, (inside[1], inside[2]), beyond(0))
+        state, crossed, coarse = self.move(state, h, inside[0], more)
+        state = self.turn(state, h / 2, (inside[3], inside[4]), beyond(2))
         coarse = coarse | ~((askew(state.u) < _ASKEW) & (askew(state.v) < _ASKEW))
         return Frame(orthogonalise(state.u), state.y, orthogonalise(state.v)), crossed, coarse
 
-    def turn(self, state: Frame, h: Scalar, draw: Square, other: Square) -> Frame:
-        """The random rotation of the frame at the rates rho_-^2 and rho_+^2 for the time `h`.
+    def turn(self, state: Frame, h: Scalar, draws: tuple[Square, Square], beyond: tuple[Any, Any]) -> Frame:
+        """The random rotation of the frame for the time `h`, which is half a step.
 
-        With C the common and R the relative rotation, U turns by exp(C + R) and V by exp(C - R), where C + R is
-        corrected by `_of_second_order`.
+        With C the common and R the relative rotation, at the rates rho_-^2 and rho_+^2, U turns by exp(C + R) and V by
+        exp(C - R), where C + R is corrected by `of_second_order`. `beyond` has two draws for each thin frame, whose
+        columns leave their space in these directions.
         """
-        common, relative = (jnp.minimum(_root(rate * h / self.beta), _WIDEST) for rate in self.rates(state.y))
+        common, relative = self.rates(state.y)
+        if sum(state.beyond):
+            ahead = jnp.minimum(self._ahead(state, 2 * h), relative)
+            common, relative = common + ahead, relative - ahead
+        common, relative = (jnp.minimum(_root(rate * h / self.beta), _WIDEST) for rate in (common, relative))
+        frame, _ = state.within
 
         def angles(draw: Square) -> tuple[Square, Square]:
-            seen = lambda z: state.u.T @ (z - z.T) @ state.u
+            seen = lambda z: frame.T @ (z - z.T) @ frame
             # The entries above the diagonal make one antisymmetric matrix, and those below make another.
             c, r = common * seen(jnp.triu(draw, 1)), relative * seen(jnp.tril(draw, -1).T)
             return c + r, c - r
 
-        left, right = map(_of_second_order, angles(draw), angles(other))
-        return Frame(state.u @ rotation(left), state.y, state.v @ rotation(right))
+        left, right = zip(*map(angles, draws), strict=True)
+        # In each of the directions beyond, y_k^2 = N^2 sigma_k^(2/N) and the rate 2N/y_k^2 make 2 sigma_k^(-2/N)/N.
+        a = self.kernel.inverse_depth
+        leaving = jnp.sqrt(2 * a * h / self.beta) * jnp.exp(-a * self.log(state.y))
+        most = lambda count: _FARTHEST / max(count, 1) ** 0.5
+        outside = [None if pair is None else tuple(z @ frame for z in pair) for pair in beyond]
+        u, v = (
+            rotated(side, inside, out, jnp.minimum(leaving, most(count)))
+            for side, inside, out, count in zip((state.u, state.v), (left, right), outside, state.beyond, strict=True)
+        )
+        return Frame(u, state.y, v)
+
+    def _ahead(self, state: Frame, h: Scalar) -> Square:
+        """What the common rate gains and the relative rate loses in a step in which `widen` follows the square step.
+
+        With delta = m + n - 2r, the radial drift R = delta/(2y) d/dy does not commute with the generator of the square
+        step. As the law of y, and of U alone, is exact in each step, what is left of the commutator is a correlation of
+        the turns of U and V. It is removed by the rates h delta/(beta y_k y_l (y_k + y_l)^2).
+        """
+        a, (total, x) = self.kernel.inverse_depth, _pairs(self.log(state.y))
+        most = -jnp.log(jnp.finfo(state.y.dtype).tiny) / 2
+        root = a**2 / 2 * jnp.exp(jnp.minimum(-a * total - _log_cosh(a * x), most))
+        return sum(state.beyond) * (h / self.beta * root) * root
 
     def rates(self, y: Float[Array, " d"]) -> tuple[Square, Square]:
         """(rho_-^2, rho_+^2), by u = log(sigma_k/sigma_l), x = u/2, L(x) = coth(x) - 1/x and m(x) = L(x)/x:
@@ -129,21 +209,26 @@ class Langevin(eqx.Module):
         scale = lambda log: jnp.exp(jnp.minimum(-a * total - 2 * log, -jnp.log(jnp.finfo(y.dtype).tiny) / 2)) / 4
         return common * scale(log_shc(a * x)), relative * scale(_log_cosh(a * x))
 
-    def force(self, state: Frame) -> tuple[Square, Square]:
-        """(the force of the energy on Z as seen from the frame, the rate at which it turns the frame relatively).
-
-        The rate is 0 in shallow networks, where all of the force acts on Z.
-        """
-        a, log = self.kernel.inverse_depth, self.log(state.y)
+    def force(self, state: Frame) -> Force:
+        """The force of the energy at a state."""
+        a, log, point = self.kernel.inverse_depth, self.log(state.y), self.point(state)
         total, x = _pairs(log)
-        g = pullback(self.energy, self.point(state))
+        above = beside = None
+        if sum(state.beyond):
+            by_v, by_u = sides(self.energy, point)
+            g, rate = state.u.T @ by_v, -a * jnp.exp((1 - 2 * a) * log)
+            above = rate * (by_v - state.u @ g) if state.beyond[0] else None
+            beside = rate * (by_u - state.v @ g.T) if state.beyond[1] else None
+        else:
+            g = pullback(self.energy, point)
         symmetric, antisymmetric = (g + g.T) / 2, (g - g.T) / 2
-        force = -jnp.exp((1 - a) / 2 * total + _log_cosh(x) - _log_cosh(a * x)) * symmetric
+        inside = -jnp.exp((1 - a) / 2 * total + _log_cosh(x) - _log_cosh(a * x)) * symmetric
         if self.deep:
-            turns = jnp.exp((1 - 2 * a) / 2 * total + log_shc(x) - log_shc(2 * a * x)) / 2
-            return force, -turns * antisymmetric
+            turns = -jnp.exp((1 - 2 * a) / 2 * total + log_shc(x) - log_shc(2 * a * x)) / 2 * antisymmetric
+            return Force(inside, turns, -turns, above, beside)
         sideways = jnp.exp((1 - a) / 2 * total + log_shc(x) - log_shc(a * x)) / a
-        return force - sideways * antisymmetric, jnp.zeros_like(g)
+        zero = jnp.zeros_like(g)
+        return Force(inside - sideways * antisymmetric, zero, zero, above, beside)
 
     def entropic(self, y: Float[Array, " d"], h: Scalar) -> Square:
         """The force dS/dy/beta of the gauge noise on Z, or 0 without it.
@@ -158,42 +243,92 @@ class Langevin(eqx.Module):
         force, most = jnp.exp(-a * log) * jnp.sum(slopes, axis=1) / (2 * self.beta), jnp.sqrt(2 / (self.beta * h))
         return jnp.diag(jnp.clip(force, -most, most))
 
-    def move(self, state: Frame, h: Scalar, draw: Square) -> tuple[Frame, Bool[Array, ""], Bool[Array, ""]]:
-        """The step of Z: (the state after it, whether the determinant changed its sign, whether `h` is too long)."""
-        noise = jnp.sqrt(2 * h / self.beta) * (state.u.T @ draw @ state.v)
-        z, left, right = jnp.diag(state.y) + noise, None, None
-        coarse = jnp.asarray(False)
+    def move(
+        self, state: Frame, h: Scalar, draw: Square, more: Matrix | None
+    ) -> tuple[Frame, Bool[Array, ""], Bool[Array, ""]]:
+        """The step of Z: (the state after it, whether the determinant changed its sign, whether `h` is too long).
+
+        `draw` has the noise of the first r columns of Z, and `more` that of the others, which a square Z does not have.
+        """
+        (left, right), size = state.within, jnp.sqrt(2 * h / self.beta)
+        noise = size * (left.T @ draw @ right)
+        z, mean, coarse = jnp.diag(state.y) + noise, None, jnp.asarray(False)
         if self.driven:
-            (force, turns), entropic = self.force(state), self.entropic(state.y, h)
-            p, y, q = self.decompose(z + h * (force + entropic))
-            guess = self._turned(state, (h * turns, -h * turns), p, y, q)
-            force1, turns1 = self.force(guess)
-            there = p @ force1 @ q.T
-            z = z + h / 2 * (force + there + entropic + p @ self.entropic(y, h) @ q.T)
-            if self.deep:
-                left, right = h / 2 * (turns + p @ turns1 @ p.T), -h / 2 * (turns + q @ turns1 @ q.T)
-            coarse = self._is_coarse(state.y, noise + h * force, h * (there - force), h * (turns1 - turns))
+            force, entropic = self.force(state), self.entropic(state.y, h)
+            p, y, q = self.decompose(z + h * (force.inside + entropic))
+            if more is not None:
+                y = self.widened(y, size**2 * more.shape[1])
+            guess = self._turned(state, jax.tree.map(lambda x: h * x, force), p, y, q)
+            there = self.force(guess).seen(p, q)
+            mean = jax.tree.map(lambda a, b: h / 2 * (a + b), force, there)
+            z = z + mean.inside + h / 2 * (entropic + p @ self.entropic(y, h) @ q.T)
+            coarse = self._is_coarse(state.y, noise, h, force, there)
         p, y, q = self.decompose(z)
         # The product of the frames has the sign of the determinant. As it depends on the decomposition of z, the two do
         # not run at once on a CPU, where batches of them can wait for each other for ever: see `calls_lapack`.
-        sign = jnp.linalg.slogdet(jax.lax.stop_gradient(p @ q.T))[0]
-        return self._turned(state, (left, right), p, y, q), sign < 0, coarse
+        crossed = jnp.linalg.slogdet(jax.lax.stop_gradient(p @ q.T))[0] < 0
+        if more is not None:
+            # A matrix of lower rank, or with more rows than columns, has no determinant.
+            crossed = jnp.asarray(False)
+            turned, y = self.widen(y, size * (p.T @ left.T @ more))
+            p, q = p @ turned, q @ turned
+            # Noise that is drawn in the frame would change its sign with that of a vector, which the library of the
+            # decomposition chooses. Each vector therefore continues the one before.
+            sign = jnp.where(jnp.diagonal(p) < 0, -1.0, 1.0).astype(y.dtype)
+            p, q = p * sign, q * sign
+        return self._turned(state, mean, p, y, q), crossed, coarse
 
-    def _turned(self, state: Frame, turns: tuple, p: Square, y: Float[Array, " d"], q: Square) -> Frame:
-        """The state after rotations of U and of V, which are None where there are none, and after the step of Z."""
+    def _turned(self, state: Frame, turns: Force | None, p: Square, y: Float[Array, " r"], q: Square) -> Frame:
+        """The state after the turns by a force, in which the rates are angles, and after the step of Z."""
         u, v = state.u, state.v
-        if self.deep and turns[0] is not None:
-            u, v = u @ rotation(turns[0]), v @ rotation(turns[1])
+        if turns is not None:
+            u, v = _left(u, turns.above, turns.left), _left(v, turns.beside, turns.right)
+            if self.deep:
+                u, v = u @ rotation(turns.left), v @ rotation(turns.right)
         return Frame(u @ p, y, v @ q)
 
-    def _is_coarse(self, y: Float[Array, " d"], move: Square, change: Square, turn: Square) -> Bool[Array, ""]:
+    def _is_coarse(self, y: Float[Array, " r"], noise: Square, h: Scalar, force: Force, there: Force) -> Any:
         """Whether the force changes over the step by more than the step moves Z: then h times the stiffness is above 1.
 
         Heun's method is unstable from 2 on. At 1 the stationary variance of a stiff mode is wrong by a third.
         """
-        rounding = jnp.finfo(y.dtype).eps ** 0.5 * norm(y)
+        a = self.kernel.inverse_depth
+        # The metric of a column that leaves its space is y/sqrt(N) times its angle; no column does at infinite depth.
+        weight = jnp.exp(a * self.log(y)) / jnp.sqrt(jnp.maximum(a, jnp.finfo(y.dtype).tiny))
+        leaving = lambda f: [weight * x for x in (f.above, f.beside) if x is not None]
+        change = jax.tree.map(lambda a, b: h * (b - a), force, there)
         # The metric of a relative rotation at an isotropic matrix is that of twice its angle in y.
-        return norm((change, 2 * turn)) > norm(move) + rounding
+        changed = norm((change.inside, 2 * change.left, leaving(change)))
+        moved = norm((noise + h * force.inside, [h * x for x in leaving(force)]))
+        return changed > moved + jnp.finfo(y.dtype).eps ** 0.5 * norm(y)
+
+    def widen(self, y: Float[Array, " r"], more: Matrix) -> tuple[Square, Float[Array, " r"]]:
+        """(P, y') of the flat matrix (diag(y), more), which is P diag(y') times orthonormal rows.
+
+        In deep networks y'^2 is (1 + y'/N)^2, of which the eigenvalues of diag(y + y^2/(2N)) + more more^T/(2N) are
+        y' + y'^2/(2N).
+        """
+        if more.shape[0] < more.shape[1]:
+            more = jnp.linalg.qr(more.T)[1].T
+        if not self.deep:
+            point = svd(jnp.concatenate([jnp.diag(y), more], axis=1))
+            return point.u, point.sigma
+        a = self.kernel.inverse_depth
+        values, p = eigh(jnp.diag(y + a / 2 * y**2) + a / 2 * (more @ more.T))
+        return p[:, ::-1], self._from_values(values[::-1])[0]
+
+    def widened(self, y: Float[Array, " r"], variance: Scalar) -> Float[Array, " r"]:
+        """The values of `widen` where more more^T is its mean, `variance` times the identity."""
+        if not self.deep:
+            return jnp.sqrt(y**2 + variance)
+        a = self.kernel.inverse_depth
+        return self._from_values(y + a / 2 * (y**2 + variance))[0]
+
+    def _from_values(self, values: Float[Array, " r"]) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+        """(y, 1 + y/N) of y + y^2/(2N)."""
+        a = self.kernel.inverse_depth
+        ratio = jnp.sqrt(jnp.maximum(1 + 2 * a * values, jnp.finfo(values.dtype).tiny))
+        return 2 * values / (1 + ratio), ratio
 
     def decompose(self, z: Square) -> tuple[Square, Float[Array, " d"], Square]:
         """(P, y, Q) of Z = P diag(y) Q^T, of which deep networks have z = N (P diag(1 + y/N) Q^T - 1).
@@ -207,32 +342,21 @@ class Langevin(eqx.Module):
         a = self.kernel.inverse_depth
         values, q = eigh((z + z.T) / 2 + a / 2 * (z.T @ z))
         values, q = values[::-1], q[:, ::-1]
-        ratio = jnp.sqrt(jnp.maximum(1 + 2 * a * values, jnp.finfo(z.dtype).tiny))
-        return (q + a * (z @ q)) / ratio, 2 * values / (1 + ratio), q
+        y, ratio = self._from_values(values)
+        return (q + a * (z @ q)) / ratio, y, q
 
 
-def rotation(c: Square) -> Square:
-    """exp(c) of an antisymmetric matrix, by products of matrices alone."""
-    doublings = _DOUBLINGS + (len(c) - 1).bit_length()
-    small = c / 2**doublings
-    eye = jnp.eye(len(c), dtype=c.dtype)
-    out = eye
-    for k in range(_DEGREE, 0, -1):
-        out = eye + small @ out / k
-    for _ in range(doublings):
-        out = out @ out
-    return orthogonalise(out)
+def _left(u: Matrix, leaving: Matrix | None, turn: Square) -> Matrix:
+    """The frame after its columns have left their space by these angles, before it turns by exp(`turn`).
 
-
-def _of_second_order(x: Square, other: Square) -> Square:
-    """x + [x, x']/(2 sqrt 2) + [x', [x', x]]/12 for two independent draws x and x' of a random rotation.
-
-    exp(x) alone has the law of Brownian motion on the rotations to first order only, as rotations do not commute. The
-    two terms are Levy's area and the third level of the cubature of T. Lyons and N. Victoir, Cubature on Wiener space
-    (2004): the expectation of exp of the sum is exp of half the sum of squares up to the third power of the time.
+    The two at once are exp(x) of x = u `turn` u^T + D u^T - u D^T, for which D (1 - `turn`/2) is taken here. The angles
+    are cut where they are wide, and two Newton-Schulz steps make the columns orthonormal.
     """
-    area = x @ other - other @ x
-    return x + area / 8**0.5 - (other @ area - area @ other) / 12
+    if leaving is None:
+        return u
+    leaving = leaving - leaving @ turn / 2
+    wide = norm(leaving) / _FARTHEST_BY_FORCE
+    return orthogonalise(orthogonalise(u + leaving / jnp.sqrt(1 + wide**2)))
 
 
 def _pairs(log: Float[Array, " d"]) -> tuple[Square, Square]:

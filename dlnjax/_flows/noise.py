@@ -21,10 +21,6 @@ def check_noise(start: Any, kernel: Kernel, many: bool) -> str:
     """
     if not isinstance(kernel, Balanced):
         raise ValueError(f"noise is there for balanced networks: depth must be a number, got {type(kernel).__name__}.")
-    m, n = (start.u.shape[-2], start.v.shape[-2]) if isinstance(start, SVD) else start.shape[-2:]
-    rank = start.sigma.shape[-1] if isinstance(start, SVD) else min(m, n)
-    if (m, n) != (rank, rank):
-        raise ValueError(f"noise is there for square matrices of full rank only, got {m} x {n} of rank {rank}.")
     inverse = known(kernel.inverse_depth)
     if not is_concrete(inverse):
         return "either"
@@ -40,6 +36,6 @@ def _check_full_rank(start: Any, inverse_depth: float) -> None:
     floor = 0.0 if isinstance(start, SVD) else sigma.shape[-1] * np.finfo(sigma.dtype).eps * sigma.max()
     if inverse_depth < 1 and not np.all(sigma > floor):
         raise ValueError(
-            f"x0 has rank {int(np.sum(sigma > floor))} < {len(sigma)}: noise of depth > 1 needs full rank. "
-            "Start nearby instead."
+            f"x0 has rank {int(np.sum(sigma > floor))} < {len(sigma)}: noise of depth > 1 needs singular values "
+            "above 0. Start nearby, or pass an SVD of this rank, which its paths keep."
         )
