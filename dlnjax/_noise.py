@@ -29,7 +29,7 @@ class Noise(eqx.Module):
 
     The density exp(-beta E) in the volume of the metric is stationary. With `gauge` the drift gains grad S/beta, where
     S is `entropy`: isotropic noise on the factors of a balanced network does so, and E becomes the free energy
-    E - S/beta of (4.51), `FreeEnergy`.
+    E - S/beta of (4.51), `FreeEnergy`. In `network_flow` the noise acts on the factors themselves.
 
     **Convention:** the temperature 1/beta multiplies the entropy, and is the same by the clock of this library and by
     that of the thesis, as both the drift and the squared noise are divided by N. Source of the equation: T. Yu,

@@ -23,6 +23,7 @@ from dlnjax.figures import (
     _sparsity,
     _teacher,
     _thermal,
+    _upstairs,
 )
 from dlnjax.figures._figure import Figure as Figure, Number as Number
 
@@ -46,6 +47,7 @@ FIGURES: dict[str, Figure] = {
         _lazy.FIGURE,
         _ratings.FIGURE,
         _brownian.FIGURE,
+        _upstairs.FIGURE,
         _thermal.FIGURE,
     )
 }

@@ -8,8 +8,8 @@ from scipy.integrate import quad
 from support.tolerances import assert_close, INTEGRATION
 from test_figures import assert_draws, numbers
 
-from dlnjax import effective_rank, Noise
-from dlnjax.figures import _brownian, _thermal, FIGURES
+from dlnjax import effective_rank, entropy, Noise
+from dlnjax.figures import _brownian, _thermal, _upstairs, FIGURES
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 KEY = jax.random.key(13)
@@ -89,3 +89,31 @@ def test_limit_of_the_rank_is_that_of_a_quarter_circle():
         assert abs(_thermal.limit(depth) - printed) < 5e-5
         y = np.array([[3.0, 1.0, 0.5], [1.0, 1.0, 0.0]])
         assert_close(_thermal.rank_of(y, depth), effective_rank(jnp.asarray((y / depth) ** depth)), INTEGRATION)
+
+
+def test_noise_on_the_factors_has_the_law_with_the_entropy(monkeypatch):
+    monkeypatch.setattr(_upstairs, "DT", {"upstairs": 0.05, "downstairs": 0.1})
+    data = FIGURES["5.8"].compute(KEY, 600)
+    rows = numbers("5.8", data)
+    assert {row.verdict for row in rows.values()} == {"agrees"}
+    # Neither the law without the entropy nor that of the other depth passes.
+    without = numbers("5.8", data.assign(law=data["law"].roll(entropic=1, roll_coords=False)))
+    other = numbers("5.8", data.assign(law=data["law"].roll(depth=1, roll_coords=False)))
+    for wrong in (without, other):
+        assert all(row.verdict == "disagrees" for name, row in wrong.items() if "p-value of y_1" in name)
+    assert "disagrees" in verdicts("5.8", data.assign(finished=data["finished"] & (data["path"] > 0)))
+    assert_draws("5.8", data)
+
+
+def test_density_with_the_entropy_is_that_of_the_library_and_without_it_that_of_a_gaussian_matrix():
+    rng = np.random.default_rng(0)
+    ends = np.linspace(0, _upstairs.FARTHEST, _upstairs.CELLS + 1)
+    middle = (ends[:-1] + ends[1:]) / 2
+    law = _upstairs.density(2, False)
+    y = np.linalg.svd(rng.standard_normal((20_000, 2, 2)) / np.sqrt(_upstairs.BETA), compute_uv=False)
+    for k in (0, 1):
+        assert _upstairs.kolmogorov_smirnov(y[:, k], ends, np.append(0, np.cumsum(law.sum(1 - k))))[1] > 0.01
+    i, j = np.array([900, 500, 300]), np.array([200, 499, 10])
+    sigma = (np.stack([middle[i], middle[j]], 1) / 3) ** 3
+    ratio = _upstairs.density(3, True)[i, j] / law[i, j] / np.exp(np.asarray(entropy(jnp.asarray(sigma), 3.0)))
+    assert_close(ratio / ratio[0], np.ones(3), INTEGRATION)
