@@ -16,7 +16,7 @@ from dlnjax.plot import new_figure
 DEPTHS = (2, 3)
 BETA = 1.0
 # All paths start at one matrix, with y about as large as in equilibrium, and forget it by exp(-2 a t) in y^2.
-START, END = (2.5, 1.0), 4.0
+START, END = (2.0, 0.6), 3.0
 # The error of a step is of first order upstairs, and of second order downstairs.
 DT = {"upstairs": 0.0125, "downstairs": 0.05}
 # The densities are integrated by the midpoint rule on so many cells a side up to this y, beyond which lies nothing.
@@ -170,10 +170,10 @@ FIGURE = Figure(
     text="Isotropic noise on the factors of a balanced network moves the gauge as well as X. Weight decay "
     "E = (a/2) sum y^2 with y = N sigma^(1/N) at temperature 1/beta, d = 2, N = 2 and 3. Filled: singular values of "
     "the product of the factors, from paths of network_flow with noise. Circles: paths of gradient_flow, in X alone, "
-    "with the force of the entropy (gauge=True). Solid lines: the density exp(-beta E) V exp(S) by quadrature, where V is "
-    "the volume of the metric downstairs and exp(S) the volume of the gauge orbit. Dashed: without exp(S), the law of "
-    "noise on X alone, which does not depend on N. The entropy pushes the larger value up, and more so in deeper "
+    "with the force of the entropy (gauge=True). Solid lines: the density exp(-beta E) V exp(S) by quadrature, where V "
+    "is the volume of the metric downstairs and exp(S) the volume of the gauge orbit. Dashed: without exp(S), the law "
+    "of noise on X alone, which does not depend on N. The entropy pushes the larger value up, and more so in deeper "
     "networks. No term for it is in the equation of the factors.",
-    parameters="a = beta = 1, all paths from y = (2.5, 1), seen at t = 4, steps of 0.0125 upstairs and 0.05 downstairs",
+    parameters="a = beta = 1, all paths from y = (2, 0.6), seen at t = 3, steps of 0.0125 upstairs and 0.05 downstairs",
     counted="paths at each depth, of the factors and of X",
 )
