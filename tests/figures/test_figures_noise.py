@@ -103,6 +103,9 @@ def test_noise_on_the_factors_has_the_law_with_the_entropy(monkeypatch):
         assert all(row.verdict == "disagrees" for name, row in wrong.items() if "p-value of y_1" in name)
     assert "disagrees" in verdicts("5.8", data.assign(finished=data["finished"] & (data["path"] > 0)))
     assert_draws("5.8", data)
+    monkeypatch.setattr(_upstairs, "Noise", lambda key, beta, dt, gauge=False: Noise(key, 2 * beta, dt, gauge))
+    colder = numbers("5.8", FIGURES["5.8"].compute(KEY, 600))
+    assert all(row.verdict == "disagrees" for name, row in colder.items() if "p-value" in name)
 
 
 def test_density_with_the_entropy_is_that_of_the_library_and_without_it_that_of_a_gaussian_matrix():
