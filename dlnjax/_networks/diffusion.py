@@ -7,8 +7,8 @@ are a surface in the space of all factors, on which the equation
 
 holds with the Brownian motion B of this surface. A step adds Gaussian noise in the tangent space, and goes back to the
 nearest point of the surface. To second order the way back is along the normals, (S_p W_p - W_p S_(p-1))_p with
-symmetric S_p, S_0 = S_N = 0, and has the mean that Ito's formula asks for. A way back that moves along the surface, by
-however little, adds a drift.
+symmetric S_p, S_0 = S_N = 0, so that the step has the mean of Ito's formula. Noise that is not tangent, and is taken
+back along the fibre of the product X, has another mean.
 
 All is done in the frame of the factors, where they are diag(s). There a motion Z_p of the factors is tangent if
 
@@ -39,9 +39,8 @@ from dlnjax._svd import eigh, orthogonalise, svd
 from dlnjax._tree import all_finite, norm, positive, power_of_two, where
 from dlnjax._types import Scalar, Square, Stack, Weights
 
-# The way back to the balanced factors is Newton's method in the angles, without the curvature that a step of length h
-# has in its normal part, of order h. The error falls from order h by a factor of that order in each round, and three
-# rounds leave less than what the first weak order leaves.
+# The way back to the balanced factors is a Newton iteration in the angles that leaves out the normal part of the step,
+# which is of order h. Each round multiplies the error, of order h at first, by a factor of this order.
 _ROUNDS = 3
 
 Saved: TypeAlias = Float[Array, "ts N d d"]
@@ -124,10 +123,11 @@ def moved(state: Frames, motion: Stack) -> tuple[Frames, Bool[Array, ""]]:
 def _reflected(q: Float[Array, "frames d d"], s: Float[Array, " d"]) -> tuple[Frames, Bool[Array, ""]]:
     """(the state with s >= 0, whether the determinant of X changed its sign).
 
-    At s_k = 0 sheets of the balanced factors meet, on which X has either sign: the k-th mode of each layer may change
-    its own sign. On each of them noise goes on with the same probability, as a Brownian motion of the line does, and
-    any rule under which X passes through 0 gives X this law. If all layers pass through, X does so at odd N alone.
-    At even N, the mode of the last layer is therefore turned back.
+    Where s_k reaches 0, several sheets of the balanced factors meet, since the k-th mode of each layer may change its
+    sign alone. Noise leaves along each sheet with the same probability, and X has either sign on half of them. The sign
+    of X is then as independent of its past as that of a Brownian motion of the line, which passes through 0. The law of
+    X is therefore that of paths on which X always passes through 0, as downstairs. If the modes of all layers changed
+    their sign, X would do so at odd N alone. At even N, the mode of the last layer keeps its sign.
     """
     sign = jnp.where(s < 0, -1.0, 1.0).astype(s.dtype)
     last = len(q) - 1
