@@ -146,7 +146,7 @@ def angles(s: Float[Array, " d"], z: Stack) -> Float[Array, "N+1 d d"]:
 
         w_p (s_k^2 + s_l^2) A_p - s_k s_l (A_(p-1) + A_(p+1)) = C_p,    w_0 = w_N = 1/2, else w_p = 1,
 
-    entry by entry, where Z_0, Z_(N+1), A_(-1) and A_(N+1) are 0. The solutions of the homogeneous system are the
+    entry by entry, where Z_0, Z_(N+1), A_(-1) and A_(N+1) are 0. The eigenvectors of the system, relative to w, are the
     cosines of pi j p/N, of which j = 0 is left out.
     """
     depth = len(z)
