@@ -22,6 +22,7 @@ from dlnjax.figures import (
     _small_starts,
     _sparsity,
     _teacher,
+    _temperature,
     _thermal,
     _upstairs,
 )
@@ -48,6 +49,7 @@ FIGURES: dict[str, Figure] = {
         _ratings.FIGURE,
         _brownian.FIGURE,
         _upstairs.FIGURE,
+        _temperature.FIGURE,
         _thermal.FIGURE,
     )
 }
