@@ -93,15 +93,16 @@ class Diffusion(eqx.Module):
         The force acts by Heun's method.
         """
         weights = state.weights
-        noise = jnp.sqrt(2 * h / (len(weights) * self.beta)) * jax.random.normal(key, weights.shape, weights.dtype)
+        size = jnp.sqrt(2 * h / (len(weights) * self.beta))
+        noise = size * jax.random.normal(key, weights.shape, weights.dtype)
         if not self.driven:
             return *moved(state, noise), jnp.asarray(False)
         force = self.force(weights)
         guess, _ = moved(state, noise + h * force)
         there = self.force(guess.weights)
         # The rule of `dt_too_long` is that of the noise downstairs: h times the stiffness is above 1.
-        rounding = jnp.finfo(h.dtype).eps ** 0.5 * norm(state.s)
-        coarse = norm(h * (there - force)) > norm(noise + h * force) + rounding
+        far = jnp.maximum(norm(noise + h * force), size * noise.size**0.5)
+        coarse = norm(h * (there - force)) > far + jnp.finfo(h.dtype).eps ** 0.5 * norm(state.s)
         return *moved(state, noise + h / 2 * (force + there)), coarse
 
 
