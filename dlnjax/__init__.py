@@ -12,7 +12,6 @@ from dlnjax._energies.sensing import MatrixSensing as MatrixSensing
 from dlnjax._energies.spectral import FreeEnergy as FreeEnergy, Schatten as Schatten, SpectralEnergy as SpectralEnergy
 from dlnjax._flows.chebyshev import RungeKuttaChebyshev as RungeKuttaChebyshev
 from dlnjax._flows.gradient_flow import gradient_flow as gradient_flow
-from dlnjax._flows.noise import Noise as Noise
 from dlnjax._flows.problem import Steady as Steady
 from dlnjax._flows.solution import FlowSolution as FlowSolution
 from dlnjax._geodesics.exponential import exponential as exponential, ExponentialSolution as ExponentialSolution
@@ -43,13 +42,14 @@ from dlnjax._geometry.spectrum import (
     schatten_norm as schatten_norm,
     stable_rank as stable_rank,
 )
+from dlnjax._networks.balance import balance as balance
 from dlnjax._networks.factors import (
     balanced_factors as balanced_factors,
     balancedness as balancedness,
     imbalanced_factors as imbalanced_factors,
     product as product,
 )
-from dlnjax._networks.flow import balance as balance, network_flow as network_flow, NetworkSolution as NetworkSolution
+from dlnjax._networks.flow import network_flow as network_flow, NetworkSolution as NetworkSolution
 from dlnjax._networks.sharpness import sharpness as sharpness
 from dlnjax._networks.submersion import (
     horizontal_lift as horizontal_lift,
@@ -58,6 +58,7 @@ from dlnjax._networks.submersion import (
     vertical_projection as vertical_projection,
 )
 from dlnjax._networks.training import train as train, Training as Training
+from dlnjax._noise import Noise as Noise
 from dlnjax._results import RESULTS as RESULTS
 from dlnjax._svd import SVD as SVD, svd as svd
 from dlnjax._sweeps.folder import load as load

@@ -173,12 +173,13 @@ def _add_claims(commands: Any) -> None:
     parser = commands.add_parser(
         "claims",
         help="every statement of the thesis, checked: holds, corrected or fails",
-        description="Measure the error of each numbered statement of the thesis, as printed and as corrected, on "
-        "random instances. The exit status is 1 if a verdict is not the one that is known.",
+        description="Measure the error of each numbered statement of the thesis, as printed and as corrected, and "
+        "of some beyond it, on random instances. The exit status is 1 if a verdict is not the one that is known.",
         epilog='example:  dlnjax claims --only "Theorem 3.4.2" --seed 1',
     )
     add = parser.add_argument
-    add("--chapter", type=_whole(1), action="append", metavar="C", help="a chapter; again for more (default: all)")
+    what = "a chapter, or beyond for the statements beyond the thesis; again for more (default: all)"
+    add("--chapter", type=_chapter, action="append", metavar="C", help=what)
     add("--only", action="append", metavar="NAME", help="statements whose number or name begins so; again for more")
     add("--seed", type=_whole(0, 2**31 - 1), default=0, metavar="S", help="of the random instances (default: 0)")
     add("--draws", type=_whole(1), metavar="K", help="instances for each depth (default: of each statement its own)")
@@ -231,6 +232,13 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
         return value
 
     return convert
+
+
+def _chapter(text: str) -> int | str:
+    """A chapter of the thesis, or "beyond"."""
+    if text == "beyond" or (text.isdecimal() and int(text) >= 1):
+        return text if text == "beyond" else int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number or beyond, got {text!r}")
 
 
 def _number(least: float, *, above: bool, finite: bool) -> Callable[[str], float]:

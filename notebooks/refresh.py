@@ -1,7 +1,7 @@
 """Run notebooks and keep their outputs, without what depends on the machine: python notebooks/refresh.py [FILE ...]
 
-By default all of them. Widgets are not kept, since they live in a running notebook alone; pictures get a palette, which
-makes them a third of the size.
+By default all of them. Widgets are not kept, since they live in a running notebook alone, nor is the line about
+compilation; pictures get a palette, which makes them a third of the size.
 """
 
 import base64
@@ -26,13 +26,19 @@ def main() -> None:
         for cell in book.cells:
             if cell.cell_type == "code":
                 cell.metadata.clear()
-                cell.outputs = [clean(out) for out in cell.outputs if WIDGET not in out.get("data", {})]
+                cell.outputs = [clean(out) for out in cell.outputs if not passes(out)]
         book.metadata = {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
         }
         nbformat.write(book, path)
         print(f"{path.name}: {took:.0f} s, {path.stat().st_size / 1024:.0f} kB", flush=True)
+
+
+def passes(out) -> bool:
+    """Whether an output is there while one waits only: a widget, or the line that says that something is compiled."""
+    line = "".join(out.get("text", "")).strip() if out.get("name") == "stderr" else None
+    return WIDGET in out.get("data", {}) or line == "" or (line or "").startswith("dlnjax: compiling")
 
 
 def clean(out):

@@ -1,4 +1,4 @@
-"""`dlnjax claims`: checks every statement of the thesis, and shows the verdicts and the measured errors."""
+"""`dlnjax claims`: checks the statements of the thesis and those beyond it, and shows verdicts and measured errors."""
 
 import argparse
 import json
@@ -18,6 +18,7 @@ from dlnjax._commands._common import check_writable, Refused
 from dlnjax._commands._progress import duration
 from dlnjax._terminal import console
 from dlnjax.claims import Claim, Verdict
+from dlnjax.claims._claim import title
 from dlnjax.claims._verdicts import as_data, counts, errata
 
 STYLES = {"holds": "green", "corrected": "yellow", "fails": "red", "undecided": "bold red"}
@@ -55,7 +56,7 @@ def claims(args: argparse.Namespace) -> int:
 
 
 def _choose(args: argparse.Namespace) -> list[Claim]:
-    chapters = sorted({claim.chapter for claim in dlnjax.thesis.values()})
+    chapters = list(dict.fromkeys(claim.chapter for claim in dlnjax.thesis.values()))
     for chapter in args.chapter or ():
         if chapter not in chapters:
             raise Refused(f"there is no statement of chapter {chapter}. There are: {', '.join(map(str, chapters))}.")
@@ -83,7 +84,7 @@ def _check(chosen: list[Claim], args: argparse.Namespace) -> list[Verdict]:
         for claim in chosen:
             bar.update(task, description=claim.name[:40])
             if bar.disable and claim.chapter != chapter:
-                console().print(f"chapter {claim.chapter}: {len(verdicts)} of {len(chosen)} statements done")
+                console().print(f"{title(claim.chapter).lower()}: {len(verdicts)} of {len(chosen)} statements done")
             chapter = claim.chapter
             verdicts.append(claim.check(key, draws=args.draws, depths=args.depth))
             bar.advance(task)

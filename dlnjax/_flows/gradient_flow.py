@@ -11,12 +11,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._compile import first_times, with_more_times
 from dlnjax._flows.derivative import trajectory
-from dlnjax._flows.noise import most_steps, Noise, with_noise
 from dlnjax._flows.paths import path, paths, start_of_path
 from dlnjax._flows.problem import Options, prepare, Problem, saved_entries, shape_of_point, Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._flows.trajectory import start_of, trajectories, Trajectory
 from dlnjax._geometry.kernel import Depth
+from dlnjax._noise import most_steps, Noise, with_noise
 from dlnjax._protocol import name_of
 from dlnjax._results import RESULTS
 from dlnjax._svd import SVD

@@ -35,10 +35,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from dlnjax._flows.noise import Free
 from dlnjax._flows.rotations import rotated, rotation
 from dlnjax._geometry.kernel import Balanced
 from dlnjax._geometry.special import langevin, log_balanced_slope, log_shc
+from dlnjax._noise import Free
 from dlnjax._protocol import pullback, sides
 from dlnjax._svd import askew, eigh, orthogonalise, SVD, svd
 from dlnjax._tree import norm
@@ -290,7 +290,9 @@ class Langevin(eqx.Module):
     def _is_coarse(self, y: Float[Array, " r"], noise: Square, h: Scalar, force: Force, there: Force) -> Any:
         """Whether the force changes over the step by more than the step moves Z: then h times the stiffness is above 1.
 
-        Heun's method is unstable from 2 on. At 1 the stationary variance of a stiff mode is wrong by a third.
+        Heun's method is unstable from 2 on. At 1 the stationary variance of a stiff mode is wrong by a third. A draw of
+        the noise may be small by chance. A step therefore counts as moving Z at least as far as the noise of a square Z
+        does in the mean: otherwise paths would end at random, the sooner the smaller the matrix.
         """
         a = self.kernel.inverse_depth
         # The metric of a column that leaves its space is y/sqrt(N) times its angle; no column does at infinite depth.
@@ -300,7 +302,8 @@ class Langevin(eqx.Module):
         # The metric of a relative rotation at an isotropic matrix is that of twice its angle in y.
         changed = norm((change.inside, 2 * change.left, leaving(change)))
         moved = norm((noise + h * force.inside, [h * x for x in leaving(force)]))
-        return changed > moved + jnp.finfo(y.dtype).eps ** 0.5 * norm(y)
+        usual = jnp.sqrt(2 * h / self.beta) * len(y)
+        return changed > jnp.maximum(moved, usual) + jnp.finfo(y.dtype).eps ** 0.5 * norm(y)
 
     def widen(self, y: Float[Array, " r"], more: Matrix) -> tuple[Square, Float[Array, " r"]]:
         """(P, y') of the flat matrix (diag(y), more), which is P diag(y') times orthonormal rows.

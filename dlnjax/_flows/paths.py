@@ -15,9 +15,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from dlnjax._checks import known, require
 from dlnjax._compile import compiled
 from dlnjax._flows.langevin import Frame, Langevin
-from dlnjax._flows.noise import cut, DEEP
+from dlnjax._flows.noise import DEEP
 from dlnjax._flows.problem import Options, Problem
 from dlnjax._flows.trajectory import decomposed_start, Trajectory, values_along
+from dlnjax._noise import cut
 from dlnjax._results import code_of, RESULTS
 from dlnjax._svd import SVD
 from dlnjax._tree import all_finite, is_perturbed, own_arithmetic, tangent_at, where

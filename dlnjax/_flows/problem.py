@@ -24,8 +24,9 @@ from dlnjax._checks import (
     require_finite,
     shape_of,
 )
-from dlnjax._flows.noise import check_noise, check_steps, Noise
+from dlnjax._flows.noise import check_noise
 from dlnjax._geometry.kernel import as_kernel, Kernel
+from dlnjax._noise import check_steps, Noise
 from dlnjax._protocol import at_start
 from dlnjax._scale import ATOL_SHARE
 from dlnjax._svd import as_point, SVD

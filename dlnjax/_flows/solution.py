@@ -5,9 +5,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from dlnjax._checks import require_known
+from dlnjax._flows.sampling import autocorrelation_times, equal_gap
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.spectrum import effective_rank_or_nan
 from dlnjax._results import result_counts, RESULTS
@@ -17,6 +21,9 @@ from dlnjax._svd import SVD
 
 _CONVENTION = "1/N-normalised flow: time here = thesis time * N at finite depth N (2.9), thesis time at infinite depth"
 
+
+# What `autocorrelation_time` takes.
+_SAMPLED = ("energy", "sigma", "effective_rank", "observed")
 
 _LAYOUT = Layout(
     format="dlnjax.FlowSolution/3",
@@ -68,8 +75,9 @@ class FlowSolution(Solution):
     - `depth`: the kernel of the geometry, `Balanced(N)` for a number N. Its numbers are `[n]` where the seeds differ.
     - `rtol`, `atol`: the tolerances. `atol` is None where the absolute tolerance followed the start.
     - `energy_name`: the class of the energy, or the name of the function.
-    - `beta`, `dt`: the numbers of the `Noise`, or None. With noise the tolerances are NaN, as there are none, and
-      `stats` has `crossings`, the number of times that the determinant changed its sign.
+    - `beta`, `dt`: the numbers of the `Noise`, or None. With noise there is `autocorrelation_time()`, the tolerances
+      are NaN, as there are none, and `stats` has `crossings`, the number of times that the determinant changed its
+      sign.
 
     **Example:**
 
@@ -123,6 +131,52 @@ class FlowSolution(Solution):
     def effective_rank(self) -> Float[Array, "*n ts"]:
         """The effective rank (4.23). It is NaN where a start was NaN, or the state is the zero matrix."""
         return effective_rank_or_nan(self.sigma)
+
+    def autocorrelation_time(self, of: str = "energy", after: float = -math.inf) -> Any:
+        """The integrated autocorrelation time of a path with noise, in units of `ts`: tau = integral of rho over t > 0.
+
+        rho(t) is the correlation of a value with itself at a time t later, in equilibrium. If rho = exp(-a t), then
+        tau = 1/a. The mean over a path of length T is as good as that over T/(2 tau) independent values. Method: the
+        self-consistent window of A. Sokal, Monte Carlo methods in statistical mechanics (1997), of 6 times tau.
+
+        **Arguments:** `of`, the values: "energy", "sigma", "effective_rank" or "observed"; `after`, the time before
+        which values are left out, as the way into equilibrium is no part of it.
+
+        **Returns:** an array `[n]`, or `[n] r` for sigma, or such arrays as `observed`. It is NaN where the path ended
+        early or never moves, and where it is shorter than 50 tau: by then tau is known to about a half. The standard
+        error is about sqrt(24 tau/T) tau.
+
+        **Raises:** `ValueError` without noise, for fewer than 26 times, or for times with unequal gaps.
+
+        **Example:** at depth 1 the energy |X|^2/2 makes X an Ornstein-Uhlenbeck process, with rho = exp(-t) for each
+        entry and rho = exp(-2t) for the energy.
+
+            >>> sol = dln.gradient_flow(
+            ...     lambda x: jnp.sum(x**2) / 2, jnp.eye(2), depth=1, ts=jnp.linspace(0.0, 1000.0, 5001),
+            ...     noise=dln.Noise(jax.random.key(0), beta=1.0, dt=0.2),
+            ... )
+            >>> abs(float(sol.autocorrelation_time(after=5.0)) - 0.5) < 0.15
+            True
+        """
+        require_known("autocorrelation_time", self)
+        if self.beta is None:
+            raise ValueError("autocorrelation_time is of a path with noise: give noise=dlnjax.Noise to the flow.")
+        if of not in _SAMPLED:
+            raise ValueError(f"of must be one of {', '.join(_SAMPLED)}, got {of!r}.")
+        if of == "observed" and self.observed is None:
+            raise ValueError('nothing was observed: give observe to the flow, or take of="sigma".')
+        ts = np.asarray(self.ts)
+        kept = ts.reshape(-1, ts.shape[-1])[0] >= after
+        gap = equal_gap(ts[..., kept])
+        whole = np.asarray(self.t_end) >= ts[..., -1]
+
+        def time_of(values: Any) -> Any:
+            front = whole.ndim
+            rows = np.moveaxis(np.asarray(values, float)[(slice(None),) * front + (kept,)], front, -1)
+            times = autocorrelation_times(rows, gap)
+            return jnp.asarray(np.where(whole.reshape(whole.shape + (1,) * (times.ndim - front)), times, np.nan))
+
+        return jax.tree.map(time_of, getattr(self, of))
 
     def _derived(self) -> dict[str, Any]:
         return {"effective_rank": self.effective_rank}

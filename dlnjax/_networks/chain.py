@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_float, as_matrix, is_concrete, known, require
+from dlnjax._compile import compiled
+from dlnjax._tree import norm
 from dlnjax._types import Layer, Matrix, Scalar, Weights
 
 Sizes: TypeAlias = Float[Array, " N"] | tuple[Scalar, ...]
@@ -81,6 +83,15 @@ def each(f: Callable[..., Any], weights: Weights, *others: Any) -> Any:
 def times(factors: Sizes, weights: Weights) -> Weights:
     """Each factor W_p, times the p-th of these numbers."""
     return each(jnp.multiply, weights, factors)
+
+
+@compiled
+def sizes_of(weights: Weights) -> Sizes:
+    """The Frobenius norms of the factors; in place of 0, the largest of them, or 1 where all are 0."""
+    sizes = each(norm, weights)
+    most = jnp.max(jnp.stack(list(sizes)))
+    instead = jnp.where(most > 0, most, 1.0)
+    return jax.tree.map(lambda size: jnp.where(size > 0, size, instead), sizes)
 
 
 def widths_of(weights: Any) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The network upstairs in continuous time: its gradient flow, and the flow that balances it."""
+"""The network upstairs in continuous time: its gradient flow, with noise or without."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import (
     as_count,
@@ -18,7 +18,6 @@ from dlnjax._checks import (
     as_times,
     check_energy,
     is_concrete,
-    require,
 )
 from dlnjax._compile import compiled
 from dlnjax._networks.chain import (
@@ -31,10 +30,11 @@ from dlnjax._networks.chain import (
     products,
     require_finite_weights,
     Sizes,
+    sizes_of,
     times,
 )
-from dlnjax._networks.cores import cores_of, restored
-from dlnjax._networks.factors import balancedness_of_stack
+from dlnjax._networks.diffusion import check_diffusion, diffuse
+from dlnjax._noise import check_steps, Noise, with_noise
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
@@ -42,7 +42,7 @@ from dlnjax._scale import ATOL_SHARE, shortest_step
 from dlnjax._show import Curves, FLOW_TIME, singular_values_of
 from dlnjax._traced import traced_energy
 from dlnjax._tree import all_finite, norm, own_arithmetic, where
-from dlnjax._types import Energy, Layer, Number, Numbers, Scalar, Stack, Weights
+from dlnjax._types import Energy, Number, Numbers, Scalar, Weights
 
 # A flow that fails has blown up if its shortest step would move the factors by more than this share of their norm. At a
 # singular gradient the shortest step moves them by less.
@@ -50,8 +50,6 @@ BLOW_UP = 1e-3
 # The least `rtol` in float32. Below some 40 roundings the estimate of the error is rounding, which shorter steps do not
 # make smaller.
 FINEST_OF_FLOAT32 = 5e-6
-# The end of the flow on the fibre. An event ends that flow before, but diffrax asks for an end all the same.
-NEVER = 1e12
 
 
 class NetworkSolution(Solution):
@@ -59,7 +57,8 @@ class NetworkSolution(Solution):
 
     **Attributes:** `ts`, in units of the 1/N-normalised flow; `weights`, W_1 first, `ts N d d`, or a tuple of factors
     with the axis `ts` in front, as they were given; `x`, their products, `ts m n`; `t_end`, the time of the last good
-    state, which later `ts` repeat; `result`, a code of `RESULTS`; `stats`: `steps` of the solver. Under `vmap` each has
+    state, which later `ts` repeat; `result`, a code of `RESULTS`; `stats`: `steps` of the solver, and with noise
+    `crossings`. Under `vmap` each has
     the axis of the networks in front.
 
     **Example:**
@@ -108,12 +107,13 @@ class NetworkSolution(Solution):
 
 
 def network_flow(
-    energy: Energy,
+    energy: Energy | None,
     weights: Weights | Sequence[ArrayLike],
     *,
     ts: Numbers,
     rtol: Number = 1e-8,
     atol: Number | None = None,
+    noise: Noise | None = None,
     max_steps: int = 100_000,
     throw: bool = True,
 ) -> NetworkSolution:
@@ -124,12 +124,23 @@ def network_flow(
     It conserves `balancedness`. **Convention:** the time is that of `gradient_flow`: from balanced factors, X at the
     time t is that of `gradient_flow` at depth N at the same t. The thesis's time is `ts` / N.
 
+    With `noise` the factors are balanced, and move on the surface of all balanced factors of full rank by
+
+        dW_p = -(1/N) dL/dW_p dt + sqrt(2/(N beta)) dB_p,    L(W) = E(W_N ... W_1),
+
+    where B is the Brownian motion of this surface in the space of the factors, whose generator is half its Laplacian.
+    The product X then has the law of `gradient_flow` with `Noise(key, beta, dt, gauge=True)`: the noise that turns the
+    gauge drives X by the entropy. A step adds Gaussian noise in the tangent space and goes to the nearest balanced
+    factors, with errors of order dt in law. Where X passes through a singular matrix, its determinant changes sign.
+
     **Main arguments:** `energy`, as in `gradient_flow`; `weights`, W_1 first, a stack `N d d` or a sequence of matrices
     that chain (`balanced_factors`, `imbalanced_factors`); `ts`, at least two increasing times.
 
     **Other arguments:** `rtol`, `atol`, of a step of Dopri8, on each entry of the factors: by default `atol` is
     `rtol` / 100 in units of each factor's Frobenius norm at the start; `max_steps`; `throw`, raise if the flow does not
-    reach the last of `ts`: otherwise see `result`.
+    reach the last of `ts`: otherwise see `result`; `noise`, a `Noise` without `gauge`, for factors of one width. With
+    it `energy` may be None, which is Brownian motion, there are no tolerances, and a path has no derivative. How often
+    the determinant of X has changed its sign is in `stats`, as `crossings`.
 
     **Returns:** a `NetworkSolution`, with factors in the form in which they were given.
 
@@ -143,20 +154,51 @@ def network_flow(
         >>> down = dln.gradient_flow(energy, x0, depth=3, ts=[0.0, 3.0], rtol=1e-9, atol=1e-11)
         >>> bool(jnp.max(jnp.abs(up.x[-1] - down.x[-1])) < 1e-7)
         True
+        >>> noise = dln.Noise(jax.random.key(0), beta=10.0, dt=0.1)
+        >>> noisy = dln.network_flow(energy, dln.balanced_factors(x0, 3), ts=[0.0, 3.0], noise=noise)
+        >>> bool(jnp.max(jnp.abs(dln.balancedness(noisy.weights[-1]))) < 1e-12)
+        True
     """
+    given = with_noise(energy, noise, rtol=(rtol, 1e-8), atol=(atol, None))
     weights = require_finite_weights(as_weights(weights))
     shape, dtype = matrix_shape(weights), dtype_of(weights)
-    check_energy(energy, shape, dtype)
-    ts, rtol = as_times(ts, dtype), as_positive("rtol", rtol).astype(dtype)
+    check_energy(given, shape, dtype)
+    ts, max_steps = as_times(ts, dtype), as_count("max_steps", max_steps)
+    if noise is None:
+        solution = _without_noise(given, weights, ts, rtol, atol, max_steps)
+    else:
+        solution = _with_noise(given, weights, ts, noise, max_steps)
+    return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
+
+
+def _with_noise(energy: Energy, weights: Weights, ts: Array, noise: Noise, max_steps: int) -> NetworkSolution:
+    stack = check_diffusion(weights, noise)
+    ts = check_steps(ts, noise.dt, max_steps)
+    energy = traced_energy(energy, matrix_shape(weights), stack.dtype)
+    with own_arithmetic():
+        saved, end = diffuse(energy, stack, noise, ts)
+    return NetworkSolution(
+        ts=ts,
+        weights=saved if isinstance(weights, jax.Array) else tuple(jnp.swapaxes(saved, 0, 1)),
+        t_end=end.t,
+        result=end.code,
+        stats={"steps": end.steps, "crossings": end.crossings},
+    )
+
+
+def _without_noise(
+    energy: Energy, weights: Weights, ts: Array, rtol: Number, atol: Number | None, max_steps: int
+) -> NetworkSolution:
+    shape, dtype = matrix_shape(weights), dtype_of(weights)
+    rtol = as_positive("rtol", rtol).astype(dtype)
     _warn_of_precision(dtype, rtol)
     if atol is None:
-        unit, atol = _sizes(weights), ATOL_SHARE * rtol
+        unit, atol = sizes_of(weights), ATOL_SHARE * rtol
     else:
         unit, atol = each(lambda w: jnp.ones((), dtype), weights), as_positive("atol", atol).astype(dtype)
     energy = traced_energy(energy, shape, dtype)
     with own_arithmetic():
-        solution = _network_flow(energy, weights, unit, ts, rtol, atol, max_steps=as_count("max_steps", max_steps))
-    return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
+        return _network_flow(energy, weights, unit, ts, rtol, atol, max_steps=max_steps)
 
 
 def _warn_of_precision(dtype: Any, rtol: Scalar) -> None:
@@ -164,17 +206,8 @@ def _warn_of_precision(dtype: Any, rtol: Scalar) -> None:
         warnings.warn(
             f"weights are float32, which cannot keep rtol={float(rtol):g}. Enable float64 before the first array is "
             'made, jax.config.update("jax_enable_x64", True), or pass rtol=1e-5.',
-            stacklevel=3,
+            stacklevel=4,
         )
-
-
-@compiled
-def _sizes(weights: Weights) -> Sizes:
-    """The Frobenius norms of the factors; in place of 0, the largest of them, or 1 where all are 0."""
-    sizes = each(norm, weights)
-    most = jnp.max(jnp.stack(list(sizes)))
-    instead = jnp.where(most > 0, most, 1.0)
-    return jax.tree.map(lambda size: jnp.where(size > 0, size, instead), sizes)
 
 
 class _Controller(diffrax.AbstractStepSizeController):
@@ -273,83 +306,3 @@ def _states(solution: diffrax.Solution) -> tuple[tuple[Any, Any], Any]:
     saved, end = solution.ys  # pyright: ignore[reportGeneralTypeIssues]
     times: Any = solution.ts
     return (saved, jax.tree.map(lambda y: y[0], end)), times[1][0]
-
-
-def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = None, max_steps: int = 10_000) -> Weights:
-    """The balanced factors of the same product to which the least-norm flow on the fibre leads,
-
-        dW_p/dt = -(G_p W_p - W_p G_{p-1}),    G_0 = G_N = 0,    G_p as in `balancedness`:
-
-    X stays in place, and sum |W_p|^2 falls to its minimum, N sum sigma^(2/N) (Remark 2.1.4). Before the flow starts,
-    each factor is multiplied by a number so that all have one Frobenius norm: from norms far apart the flow is stiff.
-    Source: K. Lindsey and G. Menon, the flow of theirs whose limit is the balanced point of the fibre.
-
-    A layer that is wider than the rank of X has parts that X does not see. The flow takes these parts to 0 at a rate
-    that falls to 0 as well, and never arrives. So they are left out before the flow starts: each layer keeps the space
-    that the narrowest layer reaches.
-
-    **Arguments:** `weights`, W_1 first, a stack `N d d` or a sequence of matrices that chain, whose product has the
-    largest rank that the widths allow; `rtol`, the error of a step, and the |G| relative to |W|^2 at which the flow
-    ends, by default 1e-12 in float64 and 1e-5 in float32; `max_steps`.
-
-    **Returns:** the factors, in the form in which they were given.
-
-    **Raises:** `ValueError` or `TypeError` if `weights` is neither a stack of real, finite square matrices nor a
-    sequence of real, finite matrices that chain, or if the product has lower rank, from where the flow need not arrive;
-    an error if `max_steps` are not enough.
-
-    **Example:**
-
-        >>> weights = jnp.stack([jnp.eye(2), 4 * jnp.eye(2)])
-        >>> balanced = dln.balance(weights)
-        >>> balanced.round(6).tolist()
-        [[[2.0, 0.0], [0.0, 2.0]], [[2.0, 0.0], [0.0, 2.0]]]
-        >>> dln.product(dln.balance([jnp.ones((1, 2)), 4 * jnp.ones((1, 1))])).round(6).tolist()
-        [[4.0, 4.0]]
-    """
-    weights = require_finite_weights(as_weights(weights))
-    if len(weights) == 1:
-        return weights
-    dtype = dtype_of(weights)
-    rtol = as_positive("rtol", (1e-12 if dtype == jnp.float64 else 1e-5) if rtol is None else rtol).astype(dtype)
-    with own_arithmetic():
-        frames, cores = cores_of(weights)
-        out, arrived = _balance(frames, cores, rtol, as_count("max_steps", max_steps))
-    message = (
-        "the factors are not balanced after max_steps: raise it, or loosen rtol. The number of steps grows with the "
-        "square of the condition number of a factor."
-    )
-    return require(out, ~arrived, message)
-
-
-@compiled
-def _balance(
-    frames: tuple[Layer, ...] | None, weights: Stack, rtol: Scalar, max_steps: int
-) -> tuple[Weights, Bool[Array, ""]]:
-    # In these units every factor has norm 1, and the fastest rate is near 1. At the end each factor gets the geometric
-    # mean of the units. Their product may be beyond the floats, and the sum of their logarithms is not.
-    unit = _sizes(weights)
-    common = jnp.exp(jnp.mean(jnp.log(unit)))
-
-    def velocity(t: Any, weights: Stack, args: Any) -> Stack:
-        g = jnp.pad(balancedness_of_stack(weights), ((1, 1), (0, 0), (0, 0)))
-        return weights @ g[:-1] - g[1:] @ weights
-
-    def balanced(rtol: Scalar, t: Any, weights: Stack, args: Any, **kwargs: Any) -> Bool[Array, ""]:
-        return norm(balancedness_of_stack(weights)) <= rtol * jnp.sum(weights**2)
-
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(velocity),
-        diffrax.Dopri8(),
-        # In the precision of the factors, which a time in another would take over.
-        t0=jnp.zeros_like(rtol),
-        t1=jnp.full_like(rtol, NEVER),
-        dt0=None,
-        y0=each(jnp.divide, weights, unit),
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol),
-        event=diffrax.Event(Partial(balanced, rtol)),
-        max_steps=max_steps,
-        throw=False,
-    )
-    last: Any = solution.ys
-    return restored(frames, common * last[0]), balanced(rtol, 0.0, last[0], None)

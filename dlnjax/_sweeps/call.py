@@ -11,9 +11,9 @@ import numpy as np
 
 from dlnjax._checks import shape_of
 from dlnjax._flows.gradient_flow import beside_noise
-from dlnjax._flows.noise import with_noise
 from dlnjax._flows.problem import as_start, Options, prepare, Problem, shape_of_point
 from dlnjax._geometry.kernel import as_kernel, Depths, Kernel
+from dlnjax._noise import with_noise
 from dlnjax._svd import SVD
 from dlnjax._sweeps.fingerprint import identity
 from dlnjax._sweeps.grid import as_grid, energies_of, Family, Grid, taken_by

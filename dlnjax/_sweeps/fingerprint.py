@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlnjax._flows.noise import Noise
 from dlnjax._flows.problem import Options, Problem, shape_of_point
+from dlnjax._noise import Noise
 from dlnjax._protocol import gradient, name_of
 from dlnjax._svd import SVD, svd
 from dlnjax._sweeps.grid import Grid

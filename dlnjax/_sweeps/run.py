@@ -14,10 +14,10 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from dlnjax._compile import compiled, repeated
 from dlnjax._flows.gradient_flow import solution_of, solve_many, start_many
-from dlnjax._flows.noise import Noise
 from dlnjax._flows.problem import Options, Problem
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import Kernel
+from dlnjax._noise import Noise
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import Plan
 from dlnjax._sweeps.seeds import Energies

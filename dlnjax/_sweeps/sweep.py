@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dlnjax._checks import refuse_tracing
-from dlnjax._flows.noise import Noise
 from dlnjax._flows.problem import Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import Depths
+from dlnjax._noise import Noise
 from dlnjax._svd import SVD
 from dlnjax._sweeps.call import Call, check_call, Checked
 from dlnjax._sweeps.executor import hand_out, Lost, require_executor

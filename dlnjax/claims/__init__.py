@@ -1,4 +1,4 @@
-"""The statements of the thesis, each a check that can fail.
+"""The statements of the thesis, and some beyond it, each a check that can fail.
 
 The public names are `Claim` and `Verdict`, `dlnjax.thesis`, the mapping of all statements, and `dlnjax.check`, for a
 statement of your own.
@@ -11,14 +11,17 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, NoReturn
 
-from dlnjax.claims._claim import Claim as Claim, Verdict as Verdict
+from dlnjax.claims._claim import BEYOND, Claim as Claim, Verdict as Verdict
 from dlnjax.claims._conjecture import check as check, Conjecture as Conjecture
 
-_CHAPTERS = ("_chapter2", "_chapter3", "_chapter4", "_chapter5")
+_CHAPTERS = ("_chapter2", "_chapter3", "_chapter4", "_chapter5", "_noise")
 
 
 class Thesis(Mapping[str, Claim]):
-    """The statements by their numbers, in the thesis's order. Their modules are imported at the first access."""
+    """The statements by their numbers, in the thesis's order, and then those beyond the thesis.
+
+    Their modules are imported at the first access.
+    """
 
     @cached_property
     def _claims(self) -> dict[str, Claim]:
@@ -40,7 +43,8 @@ class Thesis(Mapping[str, Claim]):
         return len(self._claims)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} statements of the thesis>"
+        beyond = sum(claim.chapter == BEYOND for claim in self.values())
+        return f"<{len(self) - beyond} statements of the thesis, {beyond} beyond it>"
 
 
 thesis: Thesis = Thesis()

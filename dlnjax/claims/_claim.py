@@ -1,4 +1,4 @@
-"""A statement of the thesis as a check: what is printed, what is true, and the instances on which both are tried.
+"""A statement of the thesis, or beyond it, as a check: what is printed, what is true, and the instances tried.
 
 - An instance is a set of matrices and numbers for which the statement is computed.
 - The error of a statement on an instance is 0 where the statement is true.
@@ -29,6 +29,10 @@ Word = Literal["holds", "corrected", "fails", "undecided"]
 
 NO_DEPTH = (None,)
 
+# The place of a statement that is not in the thesis begins with these words, and the name takes the place of a chapter.
+BEYOND_THE_THESIS = "Beyond the thesis"
+BEYOND: Literal["beyond"] = "beyond"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -45,9 +49,10 @@ class Claim:
 
     **Arguments:**
 
-    - `name`: the number in the thesis, and a word where a number has several statements: "Theorem 3.4.2 (2)".
+    - `name`: the number in the thesis, and a word where a number has several statements: "Theorem 3.4.2 (2)". Beyond
+      the thesis numbers begin with a B and the number of the subject: "B1.2, the means without an energy".
     - `statement`: the statement as printed, in one line. `note`: what is true of it, or true instead, in one line.
-    - `where`: the place in the thesis, such as "Section 2.2, (2.20) and (2.23)".
+    - `where`: the place in the thesis, such as "Section 2.2, (2.20) and (2.23)", or "Beyond the thesis, B1: noise".
     - `expected`: the verdict that is known.
     - `draw`: `(key, depth) -> instance`; the depth is None for `NO_DEPTH`.
     - `printed`, `corrected`, `instead`: the error of the statement, of its correction, and of what is true where no
@@ -83,8 +88,10 @@ class Claim:
     floor: float = 1e-3
 
     @property
-    def chapter(self) -> int:
-        """The number of the chapter, read off `where`."""
+    def chapter(self) -> int | Literal["beyond"]:
+        """The number of the chapter, read off `where`, or "beyond" for a statement beyond the thesis."""
+        if self.where.startswith(BEYOND_THE_THESIS):
+            return BEYOND
         found = re.search(r"\d+", self.where)
         assert found, f"{self.name}: `where` must name a section, got {self.where!r}"
         return int(found.group())
@@ -136,6 +143,11 @@ class Claim:
         refuting = [i for i, e in enumerate(errors) if e > self.floor]
         simple = min(refuting, key=lambda i: (i >= len(self.examples), size(tried[i])), default=worst)
         return Measure(errors[worst], tried[worst], errors[simple], tried[simple], len(tried))
+
+
+def title(chapter: int | str) -> str:
+    """The title of a chapter, as given by `Claim.chapter`."""
+    return BEYOND_THE_THESIS if chapter == BEYOND else f"Chapter {chapter}"
 
 
 @dataclass(frozen=True)

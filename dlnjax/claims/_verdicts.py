@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dlnjax.claims._claim import describe, Verdict
+from dlnjax.claims._claim import describe, title, Verdict
 
 HEADER = """# Errata
 
@@ -48,7 +48,10 @@ def _number(x: float) -> float | str:
 
 
 def errata(verdicts: Iterable[Verdict]) -> str:
-    """The errata in Markdown. Nothing in them depends on random draws, so that every run writes the same file."""
+    """The errata in Markdown. Nothing in them depends on random draws, so that every run writes the same file.
+
+    What is beyond the thesis comes under a title of its own.
+    """
     parts, chapter = [HEADER], None
     for verdict in verdicts:
         claim = verdict.claim
@@ -56,7 +59,7 @@ def errata(verdicts: Iterable[Verdict]) -> str:
             continue
         if claim.chapter != chapter:
             chapter = claim.chapter
-            parts.append(f"## Chapter {chapter}\n")
+            parts.append(f"## {title(chapter)}\n")
         parts.append(_entry(verdict))
     return "\n".join(parts)
 

@@ -22,7 +22,9 @@ from dlnjax.figures import (
     _small_starts,
     _sparsity,
     _teacher,
+    _temperature,
     _thermal,
+    _upstairs,
 )
 from dlnjax.figures._figure import Figure as Figure, Number as Number
 
@@ -46,6 +48,8 @@ FIGURES: dict[str, Figure] = {
         _lazy.FIGURE,
         _ratings.FIGURE,
         _brownian.FIGURE,
+        _upstairs.FIGURE,
+        _temperature.FIGURE,
         _thermal.FIGURE,
     )
 }

@@ -1,5 +1,6 @@
-"""Every statement of the thesis: the verdict that is measured is the one that is known, and each check can fail."""
+"""The statements of the thesis and those beyond it: measured verdicts are the known ones, and each check can fail."""
 
+import dataclasses
 import html
 import json
 import math
@@ -17,7 +18,7 @@ from support.tampering import tamper_table
 
 import dlnjax as dln
 from dlnjax._cli import main
-from dlnjax.claims import Claim
+from dlnjax.claims import _noise, Claim
 from dlnjax.claims._claim import NO_DEPTH
 from dlnjax.claims._verdicts import errata
 
@@ -29,6 +30,7 @@ SLOW = {
     *("Theorem 4.3.7, (4.70)", "Section 4.3, completion with entropy", "Lemma 4.3.4"),
     *("Section 4.2, full rank", "Section 4.2, lazy singular values", "Section 4.2, rank one needs a small start"),
     *("Section 4.3, spread out", "Section 5.1, the least nuclear norm"),
+    *(name for name, claim in dln.thesis.items() if claim.chapter == "beyond"),
 }
 QUICK = [name for name in NAMES if name not in SLOW]
 
@@ -58,7 +60,7 @@ def test_every_claim_has_a_tampered_version():
 
 
 def test_tampered_versions_of_chapter_2_turn_the_verdict(module_key):
-    rows = tamper_table(module_key, [dln.thesis[name] for name in QUICK if dln.thesis[name].chapter <= 2], draws=1)
+    rows = tamper_table(module_key, [dln.thesis[name] for name in QUICK if dln.thesis[name].chapter in (1, 2)], draws=1)
     assert not [row for row in rows if not row.caught]
 
 
@@ -70,8 +72,9 @@ def test_every_tampered_version_turns_the_verdict(module_key):
 
 
 def test_names_follow_the_thesis():
-    chapters = [claim.chapter for claim in dln.thesis.values()]
-    assert chapters == sorted(chapters)
+    *chapters, beyond = dict.fromkeys(claim.chapter for claim in dln.thesis.values())
+    assert chapters == sorted(chapters) and beyond == "beyond"
+    assert all(name.startswith("B") == (claim.chapter == beyond) for name, claim in dln.thesis.items())
     assert len(NAMES) == len(set(NAMES))
     numbered = {"(2.10)", "Theorem 2.2.1", "Lemma 2.2.7", "(3.37)", "Theorem 3.4.2 (2)", "Theorem 4.3.7, (4.70)"}
     assert numbered <= set(NAMES)
@@ -80,6 +83,30 @@ def test_names_follow_the_thesis():
     assert sorted(ordered, key=NAMES.index) == ordered
     assert all(claim.statement and claim.where for claim in dln.thesis.values())
     assert all(claim.note for claim in dln.thesis.values() if claim.expected != "holds")
+
+
+def test_statements_beyond_the_thesis_have_a_place_of_their_own(capsys, monkeypatch):
+    noise = [name for name in NAMES if name.startswith("B1")]
+    assert noise == NAMES[-len(noise) :] and "beyond it" in repr(dln.thesis)
+    # A claim that needs no paths stands for one that does.
+    quick = dataclasses.replace(claim_of(lambda at: 1.0, expected="fails"), where="Beyond the thesis, B1: noise")
+    for name in noise:
+        monkeypatch.setitem(dln.thesis._claims, name, dataclasses.replace(quick, name=name))
+    assert run("--chapter", "beyond", "--json") == 0
+    assert {(entry["name"], entry["chapter"]) for entry in json.loads(capsys.readouterr().out)} == {
+        (name, "beyond") for name in noise
+    }
+    page = errata([dln.thesis["(2.10)"].check(jax.random.key(0)), quick.check(jax.random.key(0))])
+    assert page.index("## Beyond the thesis") > page.index("## Chapter 2")
+
+
+def test_simulations_with_mistakes_are_caught_for_their_mistakes():
+    """Without its mistake Euler's method in X passes, up to the bias that it has at infinite depth."""
+    at = _noise.start(jax.random.key(5), 3.0)
+    for error in (_noise.law_error, _noise.means_error):
+        assert error(at, _noise.euler) < _noise.WITHIN
+        assert error(at, lambda at: _noise.euler(at, 0.0)) > _noise.APART
+        assert error(at, _noise.euler_in_frame) > _noise.APART
 
 
 def test_a_name_that_is_not_there_says_what_is():
@@ -278,7 +305,8 @@ def test_command_fails_where_a_verdict_is_not_expected(capsys, monkeypatch):
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["--chapter", "9"], "no statement of chapter 9"),
+        (["--chapter", "9"], "no statement of chapter 9. There are: 1, 2, 3, 4, 5, beyond"),
+        (["--chapter", "last"], "must be a whole number or beyond"),
         (["--only", "2.2.1"], "Did you mean Theorem 2.2.1"),
         (["--only", "Lemma 2.2.7", "--chapter", "3"], "leave out --chapter"),
         (["--depth", "0.5"], "at least 1"),

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from support.tolerances import assert_close, INTEGRATION
+from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 from test_figures import assert_draws, numbers
 
-from dlnjax import effective_rank, Noise
-from dlnjax.figures import _brownian, _thermal, FIGURES
+from dlnjax import effective_rank, entropy, Noise
+from dlnjax.figures import _brownian, _temperature, _thermal, _upstairs, FIGURES
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 KEY = jax.random.key(13)
@@ -89,3 +89,89 @@ def test_limit_of_the_rank_is_that_of_a_quarter_circle():
         assert abs(_thermal.limit(depth) - printed) < 5e-5
         y = np.array([[3.0, 1.0, 0.5], [1.0, 1.0, 0.0]])
         assert_close(_thermal.rank_of(y, depth), effective_rank(jnp.asarray((y / depth) ** depth)), INTEGRATION)
+
+
+def test_noise_on_the_factors_has_the_law_with_the_entropy(monkeypatch):
+    monkeypatch.setattr(_upstairs, "DT", {"upstairs": 0.05, "downstairs": 0.1})
+    data = FIGURES["5.8"].compute(KEY, 600)
+    rows = numbers("5.8", data)
+    assert {row.verdict for row in rows.values()} == {"agrees"}
+    # Neither the law without the entropy nor that of the other depth passes.
+    without = numbers("5.8", data.assign(law=data["law"].roll(entropic=1, roll_coords=False)))
+    other = numbers("5.8", data.assign(law=data["law"].roll(depth=1, roll_coords=False)))
+    for wrong in (without, other):
+        assert all(row.verdict == "disagrees" for name, row in wrong.items() if "p-value of y_1" in name)
+    assert "disagrees" in verdicts("5.8", data.assign(finished=data["finished"] & (data["path"] > 0)))
+    assert_draws("5.8", data)
+    monkeypatch.setattr(_upstairs, "Noise", lambda key, beta, dt, gauge=False: Noise(key, 2 * beta, dt, gauge))
+    colder = numbers("5.8", FIGURES["5.8"].compute(KEY, 600))
+    assert all(row.verdict == "disagrees" for name, row in colder.items() if "p-value" in name)
+
+
+def test_density_with_the_entropy_is_that_of_the_library_and_without_it_that_of_a_gaussian_matrix():
+    rng = np.random.default_rng(0)
+    ends = np.linspace(0, _upstairs.FARTHEST, _upstairs.CELLS + 1)
+    middle = (ends[:-1] + ends[1:]) / 2
+    law = _upstairs.density(2, False)
+    y = np.linalg.svd(rng.standard_normal((20_000, 2, 2)) / np.sqrt(_upstairs.BETA), compute_uv=False)
+    for k in (0, 1):
+        assert _upstairs.kolmogorov_smirnov(y[:, k], ends, np.append(0, np.cumsum(law.sum(1 - k))))[1] > 0.01
+    i, j = np.array([900, 500, 300]), np.array([200, 499, 10])
+    sigma = (np.stack([middle[i], middle[j]], 1) / 3) ** 3
+    ratio = _upstairs.density(3, True)[i, j] / law[i, j] / np.exp(np.asarray(entropy(jnp.asarray(sigma), 3.0)))
+    assert_close(ratio / ratio[0], np.ones(3), INTEGRATION)
+
+
+def test_completion_keeps_its_equilibrium_and_drifts_without_one(monkeypatch):
+    data = FIGURES["5.9"].compute(KEY, 40)
+    rows = numbers("5.9", data)
+    still = {name: row for name, row in rows.items() if "equilibrium" in name}
+    assert len(still) == 20 and {row.verdict for row in still.values()} == {"agrees"}
+    assert rows["paths that ended before the last time"].verdict == "agrees"
+    for name, row in rows.items():
+        if "rate of growth" in name:
+            assert row.here > 3 * row.standard_error and row.verdict in ("agrees", "explained")
+    # Noise lowers the rank, the deeper the more, and gauge noise raises it in part.
+    exact = data["exact"]
+    assert np.all(exact.diff("beta") > 0) and np.all(exact.diff("depth") < 0) and np.all(exact.diff("gauge") > 0)
+    for wrong in (
+        data.assign(rank=data["rank"] - 0.15),
+        data.assign(exact=data["exact"].roll(depth=1, roll_coords=False)),
+        data.assign(finished=data["finished"] & (data["any_path"] > 0)),
+    ):
+        assert "disagrees" in verdicts("5.9", wrong)
+    assert_draws("5.9", data)
+    monkeypatch.setattr(_temperature, "BETAS", (30.0,))
+    monkeypatch.setattr(_temperature, "TRACE", np.array([0.0, 0.1]))
+    monkeypatch.setattr(_temperature, "Noise", lambda key, beta, dt, gauge: Noise(key, beta / 4, dt, gauge))
+    warmer = numbers("5.9", FIGURES["5.9"].compute(KEY, 40))
+    assert all(row.verdict == "disagrees" for name, row in warmer.items() if "equilibrium" in name)
+
+
+@pytest.mark.parametrize(("depth", "gauge"), [(2.0, False), (3.0, True)])
+def test_equilibrium_of_completion_is_that_of_a_grid_over_the_four_entries(depth, gauge):
+    """The density is exp(-beta E) in the volume of the metric, prod lambda_kl^(-1/2), in the entries of X."""
+    beta, points = 10.0, 40
+    width = 4.5 / np.sqrt(beta * _temperature.RIDGE)
+    cells = (np.arange(points) + 0.5) * 2 / points - 1
+    # The grid has no matrix of determinant 0, where the density is infinite and integrable.
+    on, off = 0.8 + width * cells, width * (cells + 0.01)
+    a, b, c, e = np.meshgrid(on, off, off, on, indexing="ij", sparse=True)
+    square, det = a**2 + b**2 + c**2 + e**2, abs(a * e - b * c)
+    first = np.sqrt((square + np.sqrt(np.maximum(square**2 - 4 * det**2, 0))) / 2)
+    second = det / first
+    mixed = (first**2 - second**2) / (first ** (2 / depth) - second ** (2 / depth))
+    volume = (first * second) ** (1 / depth - 1) / mixed * (np.sqrt(mixed) if gauge else 1)
+    energy = (a - 1) ** 2 + (e - 1) ** 2 + _temperature.RIDGE / 2 * square
+    assert_close(_temperature.energy()(jnp.array([[on[3], off[5]], [off[7], on[9]]])), energy[3, 5, 7, 9], ALGEBRA)
+    weight = np.exp(-beta * energy) * volume
+    by_entries = np.sum(weight * _temperature.rank_of(first, second)) / weight.sum()
+    grid = _temperature.Grid.at(depth, beta, gauge)
+    assert abs(grid.mean_rank() - by_entries) < 5e-3
+    n = 800
+    draws = grid.draws(np.random.default_rng(1), n)
+    ranks = effective_rank(jnp.linalg.svd(jnp.asarray(draws), compute_uv=False))
+    assert abs(ranks.mean() - by_entries) < 4 * ranks.std() / np.sqrt(n)
+    sigma, finished = _temperature.followed(draws, np.repeat(depth, n), beta, gauge, KEY, (0.0, 4.0, 8.0))
+    later = _temperature.rank_of(*np.moveaxis(sigma[:, 1:], -1, 0)).mean(1)
+    assert finished.all() and abs(later.mean() - by_entries) < 3 * later.std() / np.sqrt(n)

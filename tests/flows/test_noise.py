@@ -12,7 +12,7 @@ from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
 from dlnjax._flows import langevin, rotations
-from dlnjax._flows.noise import Free
+from dlnjax._noise import Free
 from dlnjax._sweeps.folder import Store
 
 X0 = jnp.array([[1.0, 0.3], [-0.2, 0.5]])

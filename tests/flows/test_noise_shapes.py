@@ -9,7 +9,7 @@ from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
 from dlnjax._flows import langevin
-from dlnjax._flows.noise import Free
+from dlnjax._noise import Free
 
 PATHS = 20_000
 LEAST = 0.01

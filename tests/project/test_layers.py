@@ -23,6 +23,7 @@ GROUND = {
     "_traced",
     "_scale",
     "_layers",
+    "_noise",
     "_show",
     "_saved",
     "_terminal",
