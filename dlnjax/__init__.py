@@ -63,6 +63,7 @@ from dlnjax._results import RESULTS as RESULTS
 from dlnjax._svd import SVD as SVD, svd as svd
 from dlnjax._sweeps.folder import load as load
 from dlnjax._sweeps.grid import Family as Family
+from dlnjax._sweeps.pairs import distances as distances
 from dlnjax._sweeps.seeds import PerSeed as PerSeed
 from dlnjax._sweeps.starts import Ensemble as Ensemble, gaussian as gaussian
 from dlnjax._sweeps.sweep import sweep as sweep

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_positive, as_real, as_square, is_concrete, known, require, require_finite
+from dlnjax._checks import as_positive, as_real, is_concrete, known, require
 from dlnjax._compile import compiled
 from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import hessian, respond, segments
 from dlnjax._geodesics.connection import connect, connect_all, Connection, Frame, measure, sign_of
+from dlnjax._geodesics.ends import as_ends
 from dlnjax._geodesics.exponential import orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import conjugate_time
@@ -168,38 +169,6 @@ def _rtol(x: Array) -> Scalar:
     return jnp.asarray(_RTOL, x.dtype)
 
 
-def _ends(a: Any, b: Any) -> tuple[Square, Square]:
-    a, b = as_square("a", a), as_square("b", b)
-    if a.shape != b.shape:
-        raise ValueError(f"a and b must have one shape, got {a.shape} and {b.shape}.")
-    if a.dtype != jnp.float64 or b.dtype != jnp.float64:
-        raise TypeError(
-            f"a and b must be float64 to be joined to 1e-8, got {a.dtype} and {b.dtype}. Enable it before "
-            'the first array is made: jax.config.update("jax_enable_x64", True).'
-        )
-    signs = [_sign_at_the_door(name, z) for name, z in (("a", a), ("b", b)) if is_concrete(z)]
-    if sorted(signs) == [-1, 1]:
-        sign = {1: "positive", -1: "negative"}
-        raise ValueError(
-            f"a has a {sign[signs[0]]} determinant and b a {sign[signs[1]]} one: they lie on different components, "
-            "which no path of full rank joins. Change the sign of one row of b, or choose ends on one component."
-        )
-    return a, b
-
-
-def _sign_at_the_door(name: str, z: Array) -> int:
-    """The sign of the determinant of a concrete end. NumPy checks the end, so that nothing is compiled for it."""
-    require_finite(name, z)
-    x = np.asarray(z)
-    sigma = np.linalg.svd(x, compute_uv=False)
-    if not sigma[-1] > len(x) * np.finfo(x.dtype).eps * sigma[0]:
-        raise ValueError(
-            f"{name} is singular: its smallest singular value is {sigma[-1]:.1e}, its largest {sigma[0]:.1e}. "
-            "Geodesics join matrices of full rank: add a multiple of the identity, or leave out what has no rank."
-        )
-    return int(np.linalg.slogdet(x)[0])
-
-
 def _tolerance(rtol: Number, dtype: Any) -> Scalar:
     return as_positive("rtol", rtol).astype(dtype)
 
@@ -253,7 +222,7 @@ def geodesic(
     """
     if all is not None:
         raise TypeError("geodesic(..., all=...) is now dlnjax.geodesics(a, b, depth), the list of all critical paths.")
-    a, b = _ends(a, b)
+    a, b = as_ends(a, b)
     kernel, rtol = as_kernel(depth, a.dtype), _tolerance(rtol, a.dtype)
     solution = _solution(a, b, kernel, connect(a, b, kernel, rtol=rtol))
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
@@ -283,7 +252,7 @@ def geodesics(
         7.3621, index 0
         8.4853, index 1
     """
-    a, b = _ends(a, b)
+    a, b = as_ends(a, b)
     kernel, rtol = as_kernel(depth, a.dtype), _tolerance(rtol, a.dtype)
     if not all(is_concrete(z) for z in jax.tree.leaves((a, b, kernel, rtol))):
         raise TypeError(
@@ -357,7 +326,7 @@ def distance(a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw:
         >>> jax.grad(dln.distance)(a, b, 2.0).shape
         (2, 2)
     """
-    a, b = _ends(a, b)
+    a, b = as_ends(a, b)
     length, result = measure(a, b, as_kernel(depth, a.dtype), rtol=_tolerance(rtol, a.dtype))
     return result.error_if(length, result != RESULTS.successful) if throw else length
 
@@ -387,7 +356,7 @@ def distance_bounds(a: Square, b: Square, depth: Depth) -> tuple[Float[Array, ""
         >>> print(f"{lower:.6f} <= {dln.distance(a, b, 2):.6f} <= {upper:.6f}")
         0.000000 <= 1.943826 <= 2.000000
     """
-    a, b = _ends(a, b)
+    a, b = as_ends(a, b)
     return _bounds(a, b, as_kernel(depth, a.dtype))
 
 

@@ -29,8 +29,8 @@ def require_executor(executor: Any) -> None:
         )
 
 
-def hand_out(submit: Callable[..., Any], f: Callable, job: Any, firsts: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(first, count) for each part that is finished, as soon as it is.
+def hand_out(submit: Callable[..., Any], f: Callable, job: Any, firsts: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    """(first, what `f` returned) for each part that is finished, as soon as it is.
 
     **Raises:** `Lost`, at the end, if some parts were given up, and at once if no part can be computed any more.
     """
@@ -46,9 +46,9 @@ def hand_out(submit: Callable[..., Any], f: Callable, job: Any, firsts: Sequence
             if not ended:
                 time.sleep(_PAUSE)
             for first in ended:
-                death, count = _outcome(running.pop(first))
+                death, answer = _outcome(running.pop(first))
                 if death is None:
-                    yield first, count
+                    yield first, answer
                 elif tries[first] == _TRIES:
                     given_up[first] = death
                 else:
@@ -71,8 +71,8 @@ def _submitted(submit: Callable[..., Any], *arguments: Any) -> Any:
         raise Lost(f"the executor takes no more tasks: {_said(error)}. Make a new one.") from error
 
 
-def _outcome(future: Any) -> tuple[str | None, int]:
-    """(None, the number of seeds), or (how its worker died, 0)."""
+def _outcome(future: Any) -> tuple[str | None, Any]:
+    """(None, the answer), or (how its worker died, None)."""
     try:
         answer = future.result()
     except (BrokenExecutor, CancelledError) as error:
@@ -82,10 +82,10 @@ def _outcome(future: Any) -> tuple[str | None, int]:
             'below `if __name__ == "__main__":`.'
         ) from error
     except Exception as error:  # each executor has its own class for a worker that died
-        return _said(error), 0
+        return _said(error), None
     if "error" in answer:
         raise Lost(f"a worker, {answer['who']}, could not compute its part. {answer['error']}")
-    return None, answer["count"]
+    return None, answer
 
 
 def _said(error: BaseException) -> str:

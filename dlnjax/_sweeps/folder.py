@@ -143,7 +143,7 @@ class Store:
         # A process that was killed before its first record was complete leaves these files behind, and has computed
         # nothing.
         names = {path.name for path in self.folder.iterdir() if not path.name.startswith("call.json.")}
-        names -= {"call.new", "parts", *"call.pickle", *LOCK_FILES}
+        names -= {"call.new", "call.pickle", "parts", *LOCK_FILES}
         if names and self.record.name not in names:
             raise ValueError(f"{self.folder} is not empty and holds no sweep. Name a new folder, or empty this one.")
 

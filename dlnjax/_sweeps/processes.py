@@ -10,8 +10,9 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -79,6 +80,16 @@ class Processes:
         child = subprocess.Popen([sys.executable, "-c", _SERVE], **how)
         self.all.add(child)
         return child
+
+
+@contextmanager
+def submitter(executor: Any) -> Iterator[Callable[..., Any]]:
+    """The `submit` of an executor, or of so many processes on this machine."""
+    if isinstance(executor, int):
+        with Processes(executor) as processes:
+            yield processes.submit
+    else:
+        yield executor.submit
 
 
 def _setting(name: str) -> Any:

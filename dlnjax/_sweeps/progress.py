@@ -11,13 +11,18 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 @contextmanager
-def show_progress(n: int, show: bool, done: int) -> Iterator[tuple[Callable[[], None], Callable[[int], None]]]:
-    """Show the progress: (a callable for the moment when all is compiled, a callable for each number of seeds done)."""
+def show_progress(
+    n: int, show: bool, done: int, what: str = "seeds"
+) -> Iterator[tuple[Callable[[], None], Callable[[int], None]]]:
+    """Show the progress: (a callable for the moment when all is compiled, a callable for each number of seeds done).
+
+    `what` says what is counted, if it is not seeds.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     left = TimeRemainingColumn(), TextColumn("left")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left)
-    log = _Log(n, done) if show and not is_watched() else None
+    log = _Log(n, done, what) if show and not is_watched() else None
     with silence(), Progress(*columns, console=console(), disable=not show or not is_watched(), transient=True) as bar:
         task = bar.add_task("compiling", total=n, completed=done)
 
@@ -26,14 +31,14 @@ def show_progress(n: int, show: bool, done: int) -> Iterator[tuple[Callable[[], 
             if log is not None:
                 log.advance(count)
 
-        yield lambda: bar.update(task, description="seeds"), advance
+        yield lambda: bar.update(task, description=what), advance
 
 
 class _Log:
     """The progress of a sweep in the log of a batch job: a line each minute, and none in the first minute."""
 
-    def __init__(self, n: int, done: int):
-        self.n, self.first, self.done = n, done, done
+    def __init__(self, n: int, done: int, what: str):
+        self.n, self.first, self.done, self.what = n, done, done, what
         self.began = self.said = time.monotonic()
 
     def advance(self, count: int) -> None:
@@ -42,5 +47,7 @@ class _Log:
         if now - self.said >= _SECONDS_BETWEEN_LINES:
             self.said = now
             left = (self.n - self.done) * (now - self.began) / (self.done - self.first)
-            line = f"dlnjax: {self.done} of {self.n} seeds after {now - self.began:.0f} s, about {left:.0f} s left"
+            line = (
+                f"dlnjax: {self.done} of {self.n} {self.what} after {now - self.began:.0f} s, about {left:.0f} s left"
+            )
             console().print(line, markup=False, soft_wrap=True)

@@ -1,8 +1,7 @@
 """`sweep`: the flow from each of many starts, and its progress bar."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, overload, TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
 import diffrax
@@ -20,7 +19,7 @@ from dlnjax._sweeps.call import Call, check_call, Checked
 from dlnjax._sweeps.executor import hand_out, Lost, require_executor
 from dlnjax._sweeps.folder import Store
 from dlnjax._sweeps.plan import as_chunk, Plan
-from dlnjax._sweeps.processes import Processes
+from dlnjax._sweeps.processes import submitter
 from dlnjax._sweeps.progress import show_progress
 from dlnjax._sweeps.run import Run
 from dlnjax._sweeps.starts import Ensemble
@@ -174,7 +173,7 @@ def sweep(
         if missing and executor is None:
             _into_folder(checked, plan, store, missing, progress)
         elif missing:
-            with _submitter(executor) as submit:
+            with submitter(executor) as submit:
                 _by_workers(submit, call, checked.run(plan), store, missing, progress)
         return store.open()
 
@@ -212,15 +211,6 @@ def _into_folder(checked: Checked, plan: Plan, store: Store, missing: dict[int, 
             advance(len(chunk))
 
 
-@contextmanager
-def _submitter(executor: Any) -> Iterator[Callable[..., Any]]:
-    if isinstance(executor, int):
-        with Processes(executor) as processes:
-            yield processes.submit
-    else:
-        yield executor.submit
-
-
 def _by_workers(submit: Callable, call: Call, run: Run, store: Store, missing: dict[int, int], progress: bool) -> None:
     """Let the workers compute the parts that are missing."""
     job = leave(store.folder, call, run.plan)
@@ -228,10 +218,10 @@ def _by_workers(submit: Callable, call: Call, run: Run, store: Store, missing: d
         if not store.done:
             store.make_room(run.blank().to_xarray())
         with show_progress(run.n, progress, store.count) as (running, advance):
-            for first, count in hand_out(submit, compute, job, list(missing)):
+            for first, answer in hand_out(submit, compute, job, list(missing)):
                 running()
-                store.done[first] = count
-                advance(count)
+                store.done[first] = answer["count"]
+                advance(answer["count"])
     except Lost as error:
         raise RuntimeError(
             f"{store.folder} has {store.count} of {run.n} seeds: {error} The same call again goes on from there."

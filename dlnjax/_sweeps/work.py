@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,16 @@ def compute(job: dict[str, Any], first: int, attempt: int) -> dict[str, Any]:
     **Returns:** the number of seeds as `count`, or what went wrong as `error`. An exception that a future raises is
     therefore none of this function: its worker has died.
     """
+    own = lambda: _worker(job["path"], job["digest"], job["chunk"], job["part"])
+    return guarded(job, lambda: {"count": own().compute(first)})
+
+
+def guarded(job: dict[str, Any], task: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the task of a job returns, or what went wrong as `error`. The versions and x64 are those of the job."""
     try:
         _require_same(job["versions"])
         with _ONE_AT_A_TIME, jax.enable_x64(job["x64"]), silence():
-            return {"count": _worker(job["path"], job["digest"], job["chunk"], job["part"]).compute(first)}
+            return task()
     except Exception as error:  # an exception of an unknown class may not pass from process to process
         who = f"process {os.getpid()} on {socket.gethostname()}"
         return {"error": f"{type(error).__name__}: {error}", "who": who}
