@@ -244,6 +244,14 @@ def test_a_step_too_long_for_the_energy_is_said(key):
         dln.gradient_flow(stiff, X0, depth=2, ts=TS, noise=noise(key))
 
 
+@pytest.mark.long
+def test_a_fitting_step_ends_no_path(key):
+    """The force after a step is compared with that before in one frame, and with the usual size of the noise."""
+    x0 = jnp.array([[1.0, 0.02], [-0.02, 1.0]])
+    sol = many(ENERGY, x0, jnp.inf, [0.0, 4.0], 400, noise(key, 50.0, 0.2))
+    assert np.mean(sol.result == "successful") > 0.99
+
+
 def test_the_determinant_changes_its_sign_as_often_as_is_counted(key):
     sol = dln.gradient_flow(None, X0 / 5, depth=2, ts=np.linspace(0.0, 3.0, 31), noise=noise(key, 1.0))
     signs = np.sign(np.linalg.det(np.asarray(sol.x)))
