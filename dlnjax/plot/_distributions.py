@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from dlnjax.plot._flow import ranks
+from dlnjax.plot._grid import require_axes
 from dlnjax.plot._style import ink, new_axes
 
 
@@ -39,7 +40,10 @@ def effective_rank_violins(
         raise TypeError(f"sols must be a mapping such as {{0.1: sol, 1.0: other}}, got {type(sols).__name__}.")
     if not sols:
         raise ValueError("effective_rank_violins got no solutions: pass a mapping such as {0.1: sol, 1.0: other}.")
-    values = [_at(ranks(sol), time) for sol in sols.values()]
+    chosen = [ranks(sol) for sol in sols.values()]
+    for rank in chosen:
+        require_axes(rank, ())
+    values = [_at(rank, time) for rank in chosen]
     color, ax = ink(color, ax), new_axes(ax)
     places = np.arange(len(values))
     parts = ax.violinplot(values, places, widths=0.85, showextrema=False, side=side)

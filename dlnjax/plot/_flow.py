@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from dlnjax._geometry.spectrum import effective_rank_or_nan
 from dlnjax._show import Curves, FLOW_TIME, Shown
+from dlnjax.plot._grid import colours, labelled, require_axes
 from dlnjax.plot._style import ink, new_axes
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def _along(sol: "Shown | xarray.Dataset", name: str) -> Curves:
     if not isinstance(sol, Shown):
         if not hasattr(sol, "data_vars") or name not in sol:
             raise TypeError(f"sol must be a solution, or the xarray form of one with {name}, got {type(sol).__name__}.")
+        require_axes(sol[name], ())
         return Curves(sol["time"].values, sol[name].values, FLOW_TIME)
     curves = sol._curves()
     return curves if name == "sigma" else curves._replace(sigma=np.asarray(effective_rank_or_nan(curves.sigma)))
@@ -45,14 +47,19 @@ def effective_rank(
     sol: "Shown | xarray.Dataset",
     *,
     ax: Axes | None = None,
+    by: str | None = None,
     individuals: int = 25,
     color: str = "C0",
     line: str = "black",
 ) -> Axes:
     """Effective rank (4.23) in time: the mean over seeds, the bands that hold 50 % and 90 % of them, and some seeds.
 
-    **Arguments:** `sol`, any solution of the library, or the xarray form of a flow; `individuals`, how many seeds to
-    draw one by one; `color`, the colour of these seeds and of the bands; `line`, the colour of the mean.
+    **Arguments:** `sol`, any solution of the library, or the xarray form of a flow; `by`, an axis of the grid of a
+    sweep, for each value of which the mean and the band of 50 % are drawn; `individuals`, how many seeds to draw one by
+    one; `color`, the colour of these seeds and of the bands; `line`, the colour of the mean.
+
+    **Raises:** `TypeError` for what is no solution; `ValueError` for a grid of which no axis, or not the only one, is
+    named by `by`.
 
     **Example:**
 
@@ -61,6 +68,8 @@ def effective_rank(
         >>> dln.plot.effective_rank(sol).get_ylabel()
         'effective rank'
     """
+    if by is not None:
+        return _by_axis(ranks(sol), by, new_axes(ax))
     times, rank, label = _along(sol, "effective_rank")
     color, line, ax = ink(color, ax), ink(line, ax), new_axes(ax)
     rank = np.atleast_2d(rank)
@@ -71,6 +80,19 @@ def effective_rank(
     ax.plot(times, np.nanmean(rank, axis=0), color=line, lw=1.6)
     _time_axis(ax, times, label)
     ax.set_ylabel("effective rank")
+    return ax
+
+
+def _by_axis(rank: "xarray.DataArray", by: str, ax: Axes) -> Axes:
+    require_axes(rank, (by,))
+    times, values = rank["time"].values, rank[by].values
+    for value, color in zip(values, colours(len(values)), strict=True):
+        one = rank.sel({by: value}).transpose("seed", "time").values
+        ax.fill_between(times, *np.nanpercentile(one, (25, 75), axis=0), color=color, alpha=0.18, lw=0)
+        ax.plot(times, np.nanmean(one, axis=0), color=color, lw=1.6, label=labelled(by, value))
+    _time_axis(ax, times, FLOW_TIME)
+    ax.set_ylabel("effective rank")
+    ax.legend()
     return ax
 
 

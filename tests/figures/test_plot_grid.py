@@ -1,0 +1,72 @@
+"""Pictures of a sweep over a grid, of a dataset that is made by hand."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import dlnjax as dln
+
+DEPTHS, STDS, SEEDS, TS = [2.0, np.inf], [0.1, 0.3, 1.0], 4, [0.0, 1.0, 10.0]
+RANK = np.random.default_rng(0).uniform(1, 4, (2, 3, SEEDS, 3))
+RANK[0, 1, 2, 2] = np.nan
+SIGMA = np.ones((2, 3, SEEDS, 3, 4))
+DATA = xr.Dataset(
+    {
+        "effective_rank": (("depth", "std", "seed", "time"), RANK),
+        "sigma": (("depth", "std", "seed", "time", "mode"), SIGMA),
+        "steps": (("depth", "std", "seed"), np.arange(24).reshape(2, 3, 4)),
+        "result": (("depth", "std", "seed"), np.full((2, 3, 4), "steady")),
+    },
+    coords={"depth": DEPTHS, "std": STDS, "seed": np.arange(SEEDS), "time": TS},
+)
+
+
+def texts(labels):
+    return [label.get_text() for label in labels]
+
+
+def test_curves_by_an_axis_are_the_means_over_the_seeds():
+    ax = dln.plot.effective_rank(DATA.sel(std=0.1), by="depth")
+    assert texts(ax.get_legend().get_texts()) == ["depth 2", "depth ∞"]
+    for line, rank in zip(ax.get_lines(), RANK[:, 0], strict=True):
+        np.testing.assert_allclose(line.get_ydata(), rank.mean(0))
+
+
+def test_heat_map_has_the_mean_of_each_point_as_colour_and_as_number():
+    ax = dln.plot.heat_map(DATA, "depth", "std")
+    expected = np.nanmean(RANK[..., -1], axis=2).T
+    np.testing.assert_allclose(ax.collections[0].get_array(), expected)
+    assert texts(ax.texts) == [f"{value:.3g}" for value in expected.ravel()]
+    assert texts(ax.get_xticklabels()) == ["2", "∞"] and texts(ax.get_yticklabels()) == ["0.1", "0.3", "1"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("depth", "std")
+    early = dln.plot.heat_map(DATA, "std", "depth", time=0.9)
+    np.testing.assert_allclose(early.collections[0].get_array(), RANK[..., 1].mean(2))
+    counted = dln.plot.heat_map(DATA, "depth", "std", of="steps")
+    np.testing.assert_allclose(counted.collections[0].get_array(), DATA["steps"].mean("seed").values.T)
+
+
+def test_a_point_without_finite_numbers_is_left_empty():
+    ax = dln.plot.heat_map(DATA.where(DATA["std"] != 0.3), "depth", "std")
+    assert np.ma.getmaskarray(ax.collections[0].get_array())[1].all()
+    assert len(ax.texts) == 4
+
+
+BAD = [
+    (lambda: dln.plot.effective_rank(DATA), ValueError, "the data have the axis depth, std: choose one value"),
+    (lambda: dln.plot.singular_values(DATA), ValueError, r"such as data.sel\(depth=2\)"),
+    (lambda: dln.plot.effective_rank_violins({1: DATA}), ValueError, "the data have the axis depth, std"),
+    (lambda: dln.plot.effective_rank(DATA, by="depth"), ValueError, r"also have the axis std: .* data.sel\(std=0.1\)"),
+    (lambda: dln.plot.effective_rank(DATA, by="beta"), ValueError, "'beta' is no axis of this grid, which has depth"),
+    (lambda: dln.plot.heat_map(DATA, "depth", "depth"), ValueError, "must be two axes, got 'depth' twice"),
+    (lambda: dln.plot.heat_map(DATA, "depth", "seed"), ValueError, "'seed' is no axis of this grid"),
+    (lambda: dln.plot.heat_map(DATA, "depth", "std", of="sigma"), ValueError, "is not one number for each seed"),
+    (lambda: dln.plot.heat_map(DATA, "depth", "std", of="result"), ValueError, "is not one number for each seed"),
+    (lambda: dln.plot.heat_map(DATA, "depth", "std", of="rank"), ValueError, "of must be an array of the dataset"),
+    (lambda: dln.plot.heat_map(3, "depth", "std"), TypeError, "must be the xarray.Dataset of a sweep over a grid"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD)
+def test_bad_input_is_refused_by_one_sentence(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
