@@ -174,7 +174,7 @@ FIGURE = Figure(
     "is the volume of the metric downstairs and exp(S) the volume of the gauge orbit. Dashed: without exp(S), the law "
     "of noise on X alone, which does not depend on N. The entropy pushes the larger value up, and more so in deeper "
     "networks. No term for it is in the equation of the factors.",
-    parameters="N = 2, 3, d = 2, a = beta = 1, 4000 paths at each depth, of the factors and of X, from y = (2, 0.6), seen "
-    "at t = 3, steps of 0.0125 upstairs and 0.05 downstairs",
+    parameters="N = 2, 3, d = 2, a = beta = 1, 4000 paths at each depth, of the factors and of X, from y = (2, 0.6), "
+    "seen at t = 3, steps of 0.0125 upstairs and 0.05 downstairs",
     counted="paths at each depth, of the factors and of X",
 )
