@@ -1,7 +1,8 @@
 """Beyond the thesis: the statements on noise, an open problem of its section 5.1.
 
 The law of the paths of the library is compared with exact laws, which NumPy draws. The error of a statement is the
-number of standard errors by which the two differ, and a statement holds within three.
+number of standard errors by which the two differ, and a statement holds within four: chance alone is farther off in
+one of 16,000 comparisons, where it passes three in one of 370, and each check makes about ten of them.
 
 The tampered versions are other simulations of the same equation, each with one mistake.
 """
@@ -34,7 +35,7 @@ RATE, REST, REST_STEP = 1.0, 6.0, 0.1
 # The steps for deep networks are written around isotropic matrices, and weight decay leaves those at finite depth.
 DEEPEST = 10.0
 # The largest number of standard errors by which a true statement is off, and the least by which a false one is.
-WITHIN, APART = 3.0, 6.0
+WITHIN, APART = 4.0, 6.0
 
 
 class Start(NamedTuple):
