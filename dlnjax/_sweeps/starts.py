@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Concatenate
 
 import equinox as eqx
 import jax
@@ -64,7 +64,7 @@ class Ensemble(eqx.Module):
         (1000000, (2, 2, 2))
     """
 
-    init: Callable[..., Float[Array, "m n"] | SVD]
+    init: Callable[Concatenate[PRNGKeyArray, ...], Float[Array, "m n"] | SVD]
     key: PRNGKeyArray
     n: int = eqx.field(static=True, converter=partial(as_count, "n"))
 
