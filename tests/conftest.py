@@ -1,4 +1,7 @@
-"""float64, run-time checks of every annotation of the library, and keys."""
+"""float64, run-time checks of every annotation of the library, keys, and an end to compiled programs."""
+
+import gc
+from pathlib import Path
 
 import jax
 import pytest
@@ -10,6 +13,20 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 with install_import_hook("dlnjax", "beartype.beartype"):
     import dlnjax  # noqa: F401
+
+
+# A compiled program takes up to some hundred maps of memory, and Linux gives 65,530 to a process. Beyond them JAX ends
+# the process by a segmentation fault. A process that runs a thousand tests comes so far.
+MAPS, MOST_MAPS = Path("/proc/self/maps"), 40_000
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Forget the compiled programs before there are too many for one process."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
