@@ -21,8 +21,8 @@ _BRIGHT = 0.55
 
 
 def axes_of_grid(values: Any) -> list[str]:
-    """The axes of the grid of an array of a dataset."""
-    return [str(name) for name in values.dims if name not in _OWN]
+    """The axes of the grid of an array of a dataset: its other dimensions, if one of them is that of the seeds."""
+    return [str(name) for name in values.dims if name not in _OWN] if "seed" in values.dims else []
 
 
 def require_axes(values: Any, wanted: tuple[str, ...]) -> None:
