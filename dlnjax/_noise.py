@@ -6,11 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from dlnjax._checks import as_key, as_positive, is_concrete, known, require
+from dlnjax._results import code_of, RESULTS
 from dlnjax._svd import SVD
-from dlnjax._types import Matrix, Number
+from dlnjax._tree import where
+from dlnjax._types import Matrix, Number, Scalar
 
 # A gap between saved times that differs from a whole number of steps by less than this fraction of a step has that
 # number of steps, each of length `dt`.
@@ -91,6 +93,34 @@ def _as_one_key(key: Any) -> Any:
             f"key must be one key, got an array of keys of shape {key.shape}: use jax.vmap over them, or dlnjax.sweep."
         )
     return key if typed else jax.random.wrap_key_data(key)
+
+
+class Path(eqx.Module):
+    """The last good state of a path at time `t`, how it has ended, and what was counted."""
+
+    state: PyTree
+    t: Scalar
+    code: RESULTS
+    steps: Int[Array, ""]
+    crossings: Int[Array, ""]
+
+    def advanced(
+        self, state: PyTree, h: Scalar, crossed: Bool[Array, ""], *, too_long: Bool[Array, ""], large: Bool[Array, ""]
+    ) -> "Path":
+        """The path after one more step of length `h`, to `state`, or as it is if it has ended.
+
+        The path ends where the step was `too_long`, or where X is too `large` for the floats.
+        """
+        active = self.code.code == 0
+        good = active & ~too_long & ~large
+        code = code_of((too_long, RESULTS.dt_too_long), (large, RESULTS.diverged))
+        return Path(
+            state=where(good, state, self.state),
+            t=jnp.where(good, self.t + h, self.t),
+            code=RESULTS.where(active, code, self.code),
+            steps=self.steps + good.astype(int),
+            crossings=self.crossings + (good & crossed).astype(int),
+        )
 
 
 class Free(eqx.Module):

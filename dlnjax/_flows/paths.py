@@ -10,7 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from dlnjax._checks import known, require
 from dlnjax._compile import compiled
@@ -18,24 +18,14 @@ from dlnjax._flows.langevin import Frame, Langevin
 from dlnjax._flows.noise import DEEP
 from dlnjax._flows.problem import Options, Problem
 from dlnjax._flows.trajectory import decomposed_start, Trajectory, values_along
-from dlnjax._noise import cut
+from dlnjax._noise import cut, Path
 from dlnjax._results import code_of, RESULTS
 from dlnjax._svd import SVD
-from dlnjax._tree import all_finite, is_perturbed, own_arithmetic, tangent_at, where
+from dlnjax._tree import all_finite, is_perturbed, own_arithmetic, tangent_at
 from dlnjax._types import Scalar
 
 # Singular values that differ by less than this fraction count as repeated, where a path has no derivative.
 _REPEATED = 1e-9
-
-
-class Path(eqx.Module):
-    """The last good state of a path at time `t`, how it has ended, and what was counted."""
-
-    state: Frame
-    t: Scalar
-    code: RESULTS
-    steps: Int[Array, ""]
-    crossings: Int[Array, ""]
 
 
 def start_of_path(problem: Problem) -> SVD:
@@ -215,13 +205,4 @@ def _advanced(equation: Langevin, path: Path, h: Scalar, key: PRNGKeyArray) -> P
     state, crossed, coarse = equation.step(path.state, h, key)
     finite = all_finite((state, equation.log(state.y)))
     large = jnp.max(equation.log(state.y)) >= jnp.log(jnp.finfo(h.dtype).max)
-    active = path.code.code == 0
-    good = active & finite & ~coarse & ~large
-    code = code_of((coarse | ~finite, RESULTS.dt_too_long), (large, RESULTS.diverged))
-    return Path(
-        state=where(good, state, path.state),
-        t=jnp.where(good, path.t + h, path.t),
-        code=RESULTS.where(active, code, path.code),
-        steps=path.steps + good.astype(int),
-        crossings=path.crossings + (good & crossed).astype(int),
-    )
+    return path.advanced(state, h, crossed, too_long=coarse | ~finite, large=large)

@@ -27,16 +27,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dlnjax._checks import is_concrete, known, require
 from dlnjax._compile import compiled
 from dlnjax._networks.chain import chain_product, layers_of, widths_of
-from dlnjax._noise import cut, Free, Noise
+from dlnjax._noise import cut, Free, Noise, Path
 from dlnjax._protocol import gradient
 from dlnjax._results import code_of, RESULTS
 from dlnjax._svd import eigh, orthogonalise, svd
-from dlnjax._tree import all_finite, norm, positive, power_of_two, where
+from dlnjax._tree import all_finite, norm, positive, power_of_two
 from dlnjax._types import Scalar, Square, Stack, Weights
 
 # The way back to the balanced factors is a Newton iteration in the angles that leaves out the normal part of the step,
@@ -59,16 +59,6 @@ class Frames(eqx.Module):
     def seen(self, motion: Stack) -> Stack:
         """A motion of the factors as seen from the frames."""
         return _t(self.q[1:]) @ motion @ self.q[:-1]
-
-
-class Path(eqx.Module):
-    """The last good state of a path at time `t`, how it has ended, and what was counted."""
-
-    state: Frames
-    t: Scalar
-    code: RESULTS
-    steps: Int[Array, ""]
-    crossings: Int[Array, ""]
 
 
 class Diffusion(eqx.Module):
@@ -266,13 +256,4 @@ def _advanced(equation: Diffusion, path: Path, h: Scalar, key: PRNGKeyArray) -> 
     state, crossed, coarse = equation.step(path.state, h, key)
     finite = all_finite(state)
     large = (len(state.q) - 1) * jnp.log(jnp.max(state.s)) >= jnp.log(jnp.finfo(h.dtype).max)
-    active = path.code.code == 0
-    good = active & finite & ~coarse & ~large
-    code = code_of((coarse | ~finite, RESULTS.dt_too_long), (large, RESULTS.diverged))
-    return Path(
-        state=where(good, state, path.state),
-        t=jnp.where(good, path.t + h, path.t),
-        code=RESULTS.where(active, code, path.code),
-        steps=path.steps + good.astype(int),
-        crossings=path.crossings + (good & crossed).astype(int),
-    )
+    return path.advanced(state, h, crossed, too_long=coarse | ~finite, large=large)

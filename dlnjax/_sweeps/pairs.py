@@ -1,6 +1,5 @@
 """The distances of many pairs of matrices, over processes."""
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from dlnjax._geometry.kernel import as_kernel, Depth
 from dlnjax._results import RESULTS
 from dlnjax._sweeps.executor import hand_out, Lost, require_executor
 from dlnjax._sweeps.parts import versions
+from dlnjax._sweeps.plan import core_count
 from dlnjax._sweeps.processes import submitter
 from dlnjax._sweeps.progress import show_progress
 from dlnjax._sweeps.work import guarded
@@ -91,7 +91,7 @@ def _computed(
     """(the number of a pair, the distances of this pair and of those that follow it), in any order."""
     n = len(pairs[0])
     if executor is None:
-        executor = min(_cores(), n // _WORTH)
+        executor = min(core_count(), n // _WORTH)
     else:
         require_executor(executor)
     firsts = range(0, n, _PAIRS)
@@ -135,7 +135,3 @@ def _lengths(a: np.ndarray, b: np.ndarray, how: tuple[Any, Any]) -> list[float]:
     kernel, rtol = how
     found = (measure(jnp.asarray(x), jnp.asarray(y), kernel, rtol=rtol) for x, y in zip(a, b, strict=True))
     return [float(jnp.where(result == RESULTS.successful, length, jnp.nan)) for length, result in found]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -107,8 +107,12 @@ def worker_count(devices: tuple[Any, ...], n: int) -> int:
     """The number of chunks that run at a time: on a CPU one for each core, since a chunk uses one core only."""
     if devices[0].platform != "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // len(devices), n))
+    return max(1, min(core_count() // len(devices), n))
+
+
+def core_count() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def per_seed(times: int, d: int, observed: bool) -> int:
