@@ -393,7 +393,7 @@ def test_folder_that_becomes_read_only_releases_its_lock(tmp_path, one, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(parts, "write_whole", locked)
         patch.setattr(Path, "unlink", locked)
-        with pytest.raises((ValueError, RuntimeError), match="cannot write to .*run: Permission denied"):
+        with pytest.raises((ValueError, RuntimeError), match=r"cannot write to .*run: Permission denied"):
             sweep(folder, executor=executor)
     (folder / "call.pickle").unlink(missing_ok=True)
     assert_same_folder(folder, one)
