@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dlnjax.claims._claim import describe, title, Verdict
+from dlnjax.claims.proofs import word
 
 HEADER = """# Errata
 
@@ -30,6 +31,7 @@ def as_data(verdict: Verdict) -> dict[str, Any]:
         "note": claim.note,
         "verdict": verdict.word,
         "expected": claim.expected,
+        "proof": word(claim.name),
         "printed": _number(printed.error),
         "corrected": _number(true.error) if true and claim.corrected else None,
         "instead": _number(true.error) if true and not claim.corrected else None,

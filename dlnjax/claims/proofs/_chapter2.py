@@ -1,0 +1,3 @@
+from dlnjax.claims.proofs._certificate import Certificate
+
+CERTIFICATES: tuple[Certificate, ...] = ()

@@ -1,0 +1,6 @@
+"""Chapter 4."""
+
+from dlnjax.claims.proofs import _chapter4_entropy, _chapter4_pairs
+from dlnjax.claims.proofs._certificate import Certificate
+
+CERTIFICATES: tuple[Certificate, ...] = (*_chapter4_pairs.CERTIFICATES, *_chapter4_entropy.CERTIFICATES)
