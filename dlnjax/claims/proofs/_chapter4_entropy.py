@@ -72,8 +72,8 @@ CERTIFICATES: tuple[Certificate, ...] = (
         scope="sigma = (2, 1)",
         printed=(
             Step(
-                "S_N = 1/2 log(3/(exp(u) - 1)) at sigma = (2, 1), where u = 2 log(2)/N, is above 1/2 log(3/(2u)), which "
-                "has no limit as N grows",
+                "S_N = 1/2 log(3/(exp(u) - 1)) at sigma = (2, 1), where u = 2 log(2)/N, is above 1/2 log(3/(2u)), "
+                "which has no limit as N grows",
                 ("3/(e - 1) > 3/(2*u)",),
                 for_all=("0", "1"),
             ),

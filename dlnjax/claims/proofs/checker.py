@@ -84,6 +84,8 @@ def value(node: Any, names: dict[str, Any]) -> Any:
             return names[name]
         case ast.List(entries):
             return [value(entry, names) for entry in entries]
+        case ast.Subscript(a, ast.Constant(int(n))):
+            return value(a, names)[n]
         case ast.UnaryOp(ast.USub(), a):
             return each(operator.sub, names["number"](0), value(a, names))
         case ast.BinOp(a, ast.Pow(), ast.Constant(int(n))):
@@ -105,7 +107,7 @@ def defined(step: dict[str, Any]) -> dict[str, Any]:
     """The names of a step: its variables, if it has any, and what "let" defines, in this order."""
     names: dict[str, Any] = {"number": fmpq, "pi": arb.pi(), "T": lambda a: [list(row) for row in zip(*a, strict=True)]}
     names |= {name: lambda x, name=name: getattr(arb(x), name)() for name in BALLS}
-    names |= {"trace": lambda a: total([row[i] for i, row in enumerate(a)]), "at": lambda a, i, j: a[int(i)][int(j)]}
+    names |= {"trace": lambda a: total([row[i] for i, row in enumerate(a)])}
     if variables := step.get("variables"):
         ring = fmpq_mpoly_ctx.get(variables, "lex")
         names["number"] = lambda n: Quotient(ring.constant(n), ring.constant(1))
