@@ -20,11 +20,25 @@ def diagonal(entries: Sequence[str]) -> str:
     return "[" + ", ".join(f"[{row}]" for row in rows) + "]"
 
 
-def rotation(t: str) -> str:
-    """The rotation by the angle 2 atan(t), which as t varies is every one but the half turn."""
-    return f"1/(1 + {t}**2)*[[1 - {t}**2, -2*{t}], [2*{t}, 1 - {t}**2]]"
-
-
 def times(factors: Sequence[str], d: int = 2) -> str:
     """The product of matrices, or the identity where there are none."""
     return " @ ".join(factors) if factors else diagonal(["1"] * d)
+
+
+def orthogonal(name: str, d: int = 2) -> dict[str, str]:
+    """The matrix `name` with free entries, and `name`t, its inverse, in the place of its transpose.
+
+    An identity that holds for every matrix and its inverse holds for every orthogonal matrix and its transpose. Other
+    transposes are then to be written out: T() would not turn `name` into `name`t.
+    """
+    e = names(name.lower(), d)
+    if d == 2:
+        (a, b, c, f) = e
+        return {name: matrix(name.lower(), 2), f"{name}t": f"[[{f}, -{b}], [-{c}, {a}]]/({a}*{f} - {b}*{c})"}
+    cofactor = lambda i, j: (
+        f"{e[(i + 1) % 3 * 3 + (j + 1) % 3]}*{e[(i + 2) % 3 * 3 + (j + 2) % 3]}"
+        f" - {e[(i + 1) % 3 * 3 + (j + 2) % 3]}*{e[(i + 2) % 3 * 3 + (j + 1) % 3]}"
+    )
+    rows = ", ".join("[" + ", ".join(cofactor(j, i) for j in range(3)) + "]" for i in range(3))
+    det = " + ".join(f"{e[j]}*({cofactor(0, j)})" for j in range(3))
+    return {name: matrix(name.lower(), 3), f"{name}t": f"[{rows}]/({det})"}
