@@ -8,8 +8,6 @@ from dlnjax.claims.proofs._text import diagonal, matrix, names, orthogonal, time
 
 SIZES = ((2, 2), (3, 2), (2, 3), (3, 3))
 DONE = "d = 2, 3; N = 2, 3"
-FRAMED = ((2, 2), (2, 3))
-OF_FRAMES = "d = 2; N = 2, 3"
 
 
 def network(d: int, n: int) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -52,7 +50,7 @@ def framed(d: int, n: int) -> tuple[dict[str, str], tuple[str, ...]]:
 def of_frames(says: str, shown) -> tuple[Step, ...]:
     """A step for each size: `shown(n)` about balanced factors in their frames."""
     steps = []
-    for d, n in FRAMED:
+    for d, n in SIZES:
         let, variables = framed(d, n)
         steps.append(Step(f"d = {d}, N = {n}, Qt the transpose of an orthogonal Q: {says}", shown(n), let, variables))
     return tuple(steps)
@@ -195,7 +193,7 @@ CERTIFICATES: tuple[Certificate, ...] = (
             ),
         ),
         true=of_frames("balanced, with the frames Q_N and Q_0 of the product", balanced),
-        true_scope=OF_FRAMES,
+        true_scope=DONE,
     ),
     Certificate(
         claim="(2.7)",
@@ -209,14 +207,14 @@ CERTIFICATES: tuple[Certificate, ...] = (
             ),
         ),
     ),
-    Certificate(claim="Theorem 2.1.2", word="proven", scope=OF_FRAMES, printed=FLOW),
+    Certificate(claim="Theorem 2.1.2", word="proven", scope=DONE, printed=FLOW),
     Certificate(
         claim="(2.10)",
         word="proven false",
         scope="N = 2, L = diag(4, 1), all Q_p = I",
         printed=(Step("A_2 = W_2 has the entry 4, and Lambda^(1/2) has 2", ("2*2 == 4", "4 > 2")),),
         true=of_frames("Sigma^(k/N) = L^k", collapsed),
-        true_scope=OF_FRAMES,
+        true_scope=DONE,
     ),
     Certificate(
         claim="(2.11)",
@@ -229,7 +227,7 @@ CERTIFICATES: tuple[Certificate, ...] = (
             ),
         ),
         true=FLOW,
-        true_scope=OF_FRAMES,
+        true_scope=DONE,
     ),
     Certificate(
         claim="Remark 2.1.3, near the balanced manifold",
