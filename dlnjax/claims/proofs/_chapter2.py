@@ -187,7 +187,7 @@ CERTIFICATES: tuple[Certificate, ...] = (
         scope="N = 2, L = diag(2, 1), Q_0 = I, Q_1 the quarter turn",
         printed=(
             Step(
-                "X^T X = W_1^T (W_2^T W_2) W_1 = (W_1^T W_1)^2 is Q_1 L^4 Q_1^T for W_1 = Q_2 L Q_1^T, and should be L^4",
+                "X^T X = W_1^T (W_2^T W_2) W_1 = (W_1^T W_1)^2 is Q_1 L^4 Q_1^T for W_1 = Q_2 L Q_1^T, and not L^4",
                 ("(Q1 @ L @ L @ L @ L @ T(Q1))[0][0] < (L @ L @ L @ L)[0][0]",),
                 TURN,
             ),

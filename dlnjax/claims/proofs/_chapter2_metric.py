@@ -13,9 +13,7 @@ def squares(d: int, n: int) -> list[list[str]]:
 def eigenvalues(d: int, n: int) -> Step:
     """A_X at U = V = I has the entries lambda_kl, by (2.20) as printed off the diagonal."""
     rows = ", ".join("[" + ", ".join(row) + "]" for row in squares(d, n))
-    terms = " + ".join(
-        times([*["L"] * (2 * (n - p)), "G", *["L"] * (2 * (p - 1))], d) for p in range(1, n + 1)
-    )
+    terms = " + ".join(times([*["L"] * (2 * (n - p)), "G", *["L"] * (2 * (p - 1))], d) for p in range(1, n + 1))
     quotients = tuple(
         f"lam[{k}][{l}] == (l{k + 1}**{2 * n} - l{l + 1}**{2 * n})/(l{k + 1}**2 - l{l + 1}**2)"
         for k in range(d)
@@ -25,7 +23,12 @@ def eigenvalues(d: int, n: int) -> Step:
     return Step(
         f"d = {d}, N = {n}, U = V = I, sigma_k = l_k^N: A(G) = lambda o G, each lambda a sum of positive terms",
         (f"{terms} == lam*G", "trace(T(H) @ (lam*G)) == trace(T(lam*H) @ G)", *quotients),
-        {"L": diagonal([f"l{k}" for k in range(1, d + 1)]), "G": matrix("g", d), "H": matrix("h", d), "lam": f"[{rows}]"},
+        {
+            "L": diagonal([f"l{k}" for k in range(1, d + 1)]),
+            "G": matrix("g", d),
+            "H": matrix("h", d),
+            "lam": f"[{rows}]",
+        },
         (*(f"l{k}" for k in range(1, d + 1)), *names("g", d), *names("h", d)),
     )
 
@@ -64,15 +67,27 @@ def lifts(d: int, n: int) -> Step:
         below = times([f"W{q}" for q in range(p - 1, 0, -1)], d)
         let[f"H{p}"] = f"T({above}) @ Z @ T({below})"
     shown = tuple(f"T(W{p + 1}) @ H{p + 1} == H{p} @ T(W{p})" for p in range(1, n))
-    says = f"d = {d}, N = {n}: d phi^T Z solves W_(p+1)^T H_(p+1) = H_p W_p^T, so that all dG_p are 0 and it is horizontal"
+    says = (
+        f"d = {d}, N = {n}: d phi^T Z solves W_(p+1)^T H_(p+1) = H_p W_p^T, so that all dG_p are 0 and it is horizontal"
+    )
     return Step(says, shown, let, (*(x for p in range(1, n + 1) for x in names(f"w{p}", d)), *names("z", d)))
+
+
+def gradient(d: int) -> Step:
+    """dE(Z) is g(grad E, Z) for grad E = A(dE), where A = lambda o at U = V = I."""
+    return Step(
+        f"d = {d}, U = V = I, any N: <dE, Z> = <A^-1 (A(dE)), Z>",
+        ("trace(T(G) @ Z) == trace(T(lam*G/lam) @ Z)",),
+        {"G": matrix("g", d), "Z": matrix("z", d), "lam": matrix("l", d)},
+        (*names("g", d), *names("z", d), *names("l", d)),
+    )
 
 
 def basis(n: int) -> Step:
     """The pair k, l of Lemma 2.2.7 at Q_p = I: C_s of the entry (l, k) of the layer s."""
     norm = " + ".join(f"C{s}**2" for s in range(1, n + 1))
     return Step(
-        f"N = {n}, Q_p = I: L_l C_(s+1) = C_s L_k, so that the vectors are horizontal, and the sum of C_s^2 is lambda_kl",
+        f"N = {n}, Q_p = I: L_l C_(s+1) = C_s L_k: the vectors are horizontal, and the sum of C_s^2 is lambda_kl",
         (*(f"l*C{s + 1} == C{s}*k" for s in range(1, n)), f"{norm} == (k**{2 * n} - l**{2 * n})/(k**2 - l**2)"),
         {f"C{s}": f"l**{n - s}*k**{s - 1}" for s in range(1, n + 1)},
         ("k", "l"),
@@ -123,6 +138,12 @@ CERTIFICATES: tuple[Certificate, ...] = (
         word="proven",
         scope="d = 2, 3; N = 2, 3",
         printed=(*LIFTS, *EIGENVALUES),
+    ),
+    Certificate(
+        claim="Theorem 2.2.2",
+        word="proven",
+        scope="d = 2, 3; N = 2, 3",
+        printed=(*LIFTS, *EIGENVALUES, *(gradient(d) for d in (2, 3))),
     ),
     Certificate(
         claim="Lemma 2.2.7",

@@ -1,7 +1,7 @@
 """Section 4.3 from (4.54) on: the equilibria of energies minus the entropy."""
 
 from dlnjax.claims.proofs._certificate import Certificate, Step
-from dlnjax.claims.proofs._chapter4_pairs import DECREASES, limit_at, LIMIT, REVERSED, SLOPE
+from dlnjax.claims.proofs._chapter4_pairs import DECREASES, LIMIT, limit_at, REVERSED, SLOPE
 
 # The matrix b I + a J, J the quarter turn.
 TURNED = {"X": "[[b, a], [-a, b]]", "I": "[[1, 0], [0, 1]]"}
@@ -47,9 +47,7 @@ CERTIFICATES: tuple[Certificate, ...] = (
         printed=(
             Step(
                 "with the plus the right side is above that with the minus, which is the one of the gradient (4.37)",
-                (
-                    "2/(4 - 1) + 1/(2*log(4)) - (1/(1 - 4) - 1/log(4)) > g(2, 1, log(2)) - g(1, 2, -log(2))",
-                ),
+                ("2/(4 - 1) + 1/(2*log(4)) - (1/(1 - 4) - 1/log(4)) > g(2, 1, log(2)) - g(1, 2, -log(2))",),
                 SLOPE,
             ),
         ),

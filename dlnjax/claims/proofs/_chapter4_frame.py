@@ -70,9 +70,7 @@ SHARED_TRUTH = (operator_on_diagonal(2), operator_on_diagonal(3))
 OF_SIGMA = "d = 2; N = 2, 3"
 
 CERTIFICATES: tuple[Certificate, ...] = (
-    Certificate(
-        claim="Lemma 4.1.1", word="proven", scope="d = 2, 3", printed=(differentiates(2), differentiates(3))
-    ),
+    Certificate(claim="Lemma 4.1.1", word="proven", scope="d = 2, 3", printed=(differentiates(2), differentiates(3))),
     Certificate(
         claim="Lemma 4.1.2, (4.17), (4.19)",
         word="proven",

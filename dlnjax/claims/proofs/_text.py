@@ -42,3 +42,17 @@ def orthogonal(name: str, d: int = 2) -> dict[str, str]:
     rows = ", ".join("[" + ", ".join(cofactor(j, i) for j in range(3)) + "]" for i in range(3))
     det = " + ".join(f"{e[j]}*({cofactor(0, j)})" for j in range(3))
     return {name: matrix(name.lower(), 3), f"{name}t": f"[{rows}]/({det})"}
+
+
+def symmetric(letter: str, d: int) -> tuple[str, tuple[str, ...]]:
+    """A symmetric matrix, and the names of its entries on and above the diagonal."""
+    entry = lambda i, j: f"{letter}{min(i, j)}{max(i, j)}"
+    size = range(1, d + 1)
+    rows = ", ".join("[" + ", ".join(entry(i, j) for j in size) + "]" for i in size)
+    return f"[{rows}]", tuple(entry(i, j) for i in size for j in size if i <= j)
+
+
+def inverse(name: str) -> str:
+    """The inverse of a 2 x 2 matrix that has a name."""
+    det = f"{name}[0][0]*{name}[1][1] - {name}[0][1]*{name}[1][0]"
+    return f"[[{name}[1][1], -{name}[0][1]], [-{name}[1][0], {name}[0][0]]]/({det})"
