@@ -16,6 +16,10 @@ is true; that of an inequality is minus the room that it has, and a strict one i
 d the size, S_N the entropy, lambda_kl the eigenvalues (2.20). In the examples, lam: the singular values of the factors;
 q: Q_0, ..., Q_N; z: a matrix in place of dE.
 
+*Proven* and *proven false* are by exact numbers, or balls that contain them: `dlnjax claims --prove` verifies it, and
+the page [Proofs](ideas/proofs.md) says what such a proof is. It reaches as far as is said, such as d = 2. What is only
+*measured* is true to rounding on every instance tried, or false by far.
+
 *Corrected*: true after the correction. *Fails*: false, and no correction of the formula alone saves it.
 """
 
@@ -63,7 +67,18 @@ def errata(verdicts: Iterable[Verdict]) -> str:
             chapter = claim.chapter
             parts.append(f"## {title(chapter)}\n")
         parts.append(_entry(verdict))
-    return "\n".join(parts)
+    return "\n".join([*parts, _of_what_holds()])
+
+
+def _of_what_holds() -> str:
+    """What is proven of the statements that hold as printed, and which of them are measured alone."""
+    from dlnjax.claims import thesis
+
+    holding = [name for name, claim in thesis.items() if claim.expected == "holds"]
+    proven = [f"- {_quoted(name)}: {_quoted(certificates()[name].scope)}" for name in holding if name in certificates()]
+    measured = [f"- {_quoted(name)}" for name in holding if name not in certificates()]
+    lines = ["## Statements that hold as printed\n", "Proven, for what is said:\n", *proven, ""]
+    return "\n".join([*lines, "Measured:\n", *measured]) + "\n"
 
 
 def _entry(verdict: Verdict) -> str:
@@ -73,7 +88,20 @@ def _entry(verdict: Verdict) -> str:
     if shown is not None and any(shown is example for example in claim.examples):
         error = f"{verdict.printed.simplest_error:.2g}"
         lines.append(f"- By hand: `{describe(shown)}` gives an error of {error} as printed.")
+    lines += _proof(claim.name)
     return "\n".join(lines) + "\n"
+
+
+def _proof(name: str) -> list[str]:
+    """The lines on what is proven of a statement that is not true as printed."""
+    certificate = certificates().get(name)
+    if certificate is None:
+        return ["- Measured, not proven."]
+    lines = [f"- Proven false: {_quoted(certificate.scope)}."]
+    for step in certificate.printed:
+        lines.append(f"    - {_quoted(step.says)}: `{'`, `'.join(step.show)}`")
+    truth = f"proven for {_quoted(certificate.true_scope)}" if certificate.true else "measured"
+    return [*lines, f"- What is true instead: {truth}."]
 
 
 def _quoted(text: str) -> str:

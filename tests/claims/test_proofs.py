@@ -29,6 +29,7 @@ def written():
     }
 
 
+@pytest.mark.slow
 def test_every_certificate_proves_what_it_says(written):
     assert not {name: wrong for name, entry in written.items() if (wrong := checker.check(entry))}
 
@@ -56,6 +57,7 @@ def turned(shown):
     return f"{left}== 2*({right}) + 0*({left})" if sign == "==" else f"{left}{'<' if sign == '>' else '>'}{right}"
 
 
+@pytest.mark.long
 def test_every_comparison_turned_round_is_refused(written):
     accepted = [
         shown
@@ -173,8 +175,9 @@ def test_ten_lines_of_the_page_agree_on_the_numbers(written):
             if not {"variables", "for all u to"} & set(step) and "[[" not in text:
                 tried += 1
                 assert names["proves"](step), step
-                shown = [turned(step["show"][0]), *step["show"][1:]]
-                assert not names["proves"](step | {"show": shown}), step
+                for shown in step["show"]:
+                    wrong = f"{shown} + 1" if "==" in shown else turned(shown)
+                    assert not names["proves"](step | {"show": [wrong]}), step
     assert tried > 5
 
 

@@ -83,6 +83,14 @@ def gradient(d: int) -> Step:
     )
 
 
+# With u = 2 log(sigma_k/sigma_l)/N, 1/N times (2.20) is the limit times u/(exp(u) - 1), and u falls to 0 as N grows.
+DEEP = Step(
+    "N (exp(u) - 1), u = 2 log(sigma_k/sigma_l)/N, is above 2 log(sigma_k/sigma_l) by less than its part u",
+    ("(e - 1)/u > 1", "(e - 1)/u < 1 + u"),
+    for_all=("0", "1"),
+)
+
+
 def basis(n: int) -> Step:
     """The pair k, l of Lemma 2.2.7 at Q_p = I: C_s of the entry (l, k) of the layer s."""
     norm = " + ".join(f"C{s}**2" for s in range(1, n + 1))
@@ -132,6 +140,18 @@ CERTIFICATES: tuple[Certificate, ...] = (
         word="proven",
         scope="all d; N = 2, ..., 12",
         printed=tuple(quotient(n) for n in range(2, 13)),
+    ),
+    Certificate(
+        claim="Remark 2.2.3, (2.31)",
+        word="proven",
+        scope="all sigma_k and sigma_l, by bounds",
+        printed=(DEEP, limit(2)),
+    ),
+    Certificate(
+        claim="Section 2.2.1, horizontal space",
+        word="proven",
+        scope="full rank, d = 2, 3; N = 2, 3: d phi^T Z solves the equations, whose solutions Z_1 determines",
+        printed=LIFTS,
     ),
     Certificate(
         claim="Theorem 2.2.6",

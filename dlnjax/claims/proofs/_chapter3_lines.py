@@ -43,8 +43,8 @@ BELOW = (
 def diagonal_motion(n: int) -> Step:
     """An entry y^N, y = a + b t, of the diagonal path, with its momentum p = b y^(1-N)."""
     return Step(
-        f"N = {n}: an entry x = y^N, y' = b, with p = b y^(1-N): x' = N x^(2-2/N) p = dH/dp, p' = -dH/dx = "
-        "-(N - 1) x^(1-2/N) p^2",
+        f"N = {n}: each entry moves by itself, x = y^N, y' = b, with p = b y^(1-N): x' = N x^(2-2/N) p = dH/dp, "
+        "p' = -dH/dx = -(N - 1) x^(1-2/N) p^2",
         (f"{n}*b*y**{n - 1} == {n}*y**{2 * n - 2}*p", f"b*({1 - n})*(1/y)**{n}*b == -({n - 1}*y**{n - 2}*p**2)"),
         {"p": f"b*(1/y)**{n - 1}"},
         ("y", "b"),

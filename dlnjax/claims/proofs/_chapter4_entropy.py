@@ -1,6 +1,7 @@
 """Section 4.3: the entropy, its volumes and its limits."""
 
 from dlnjax.claims.proofs._certificate import Certificate, Step
+from dlnjax.claims.proofs._chapter2_metric import DEEP, EIGENVALUES
 from dlnjax.claims.proofs._chapter4_pairs import HALF_LINE, LIMIT, SLOPE
 
 # The tangent vectors to the orbit of O_2^(N-1) at W_p = L = diag(a, b), and their inner products.
@@ -50,6 +51,33 @@ def scales_at(n: int) -> Step:
     )
 
 
+VANDERMONDE = (
+    Step("d = 2: the determinant is the difference", ("1*b - a*1 == b - a",), variables=("a", "b")),
+    Step(
+        "d = 3: the determinant of the rows (1, x, x^2) is the product of the differences",
+        ("b*c**2 - c*b**2 - (a*c**2 - c*a**2) + (a*b**2 - b*a**2) == (b - a)*(c - a)*(c - b)",),
+        variables=("a", "b", "c"),
+    ),
+)
+VOLUMES = (
+    Step(
+        "d = 2: exp(2 S) is l12, and det A is the product of all lambda, of which l12 is there twice",
+        ("1/(l11*l12*l12*l22) == 1/(l11*l22)*(1/l12)**2",),
+        variables=("l11", "l12", "l22"),
+    ),
+    Step(
+        "d = 3: exp(2 S) is l12 l13 l23",
+        ("1/(l11*l22*l33*l12*l12*l13*l13*l23*l23) == 1/(l11*l22*l33)*(1/(l12*l13*l23))**2",),
+        variables=("l11", "l22", "l33", "l12", "l13", "l23"),
+    ),
+)
+DOMINANT = Step(
+    "x^T A x: a sum of (A_ii - sum |A_ij|) x_i^2 and, over the pairs, of |A_ij| (x_i + x_j)^2 or |A_ij| (x_i - x_j)^2",
+    ("a*(x**2 + y**2) + 2*a*x*y == a*(x + y)**2", "a*(x**2 + y**2) - 2*a*x*y == a*(x - y)**2"),
+    variables=("a", "x", "y"),
+)
+
+
 CERTIFICATES: tuple[Certificate, ...] = (
     Certificate(claim="(4.26)", word="proven", scope="d = 2; N = 2, 3", printed=ORBIT),
     Certificate(
@@ -78,6 +106,17 @@ CERTIFICATES: tuple[Certificate, ...] = (
                 for_all=("0", "1"),
             ),
         ),
+        true=(DEEP,),
+        true_scope="all d and all sigma, by bounds of each pair",
+    ),
+    Certificate(claim="Remark 4.3.1, (4.29)-(4.30)", word="proven", scope="d = 2, 3", printed=VANDERMONDE),
+    Certificate(claim="Lemma 4.3.4", word="proven", scope="all d", printed=(DOMINANT,)),
+    Certificate(claim="Corollary 4.3.4.1", word="proven", scope="all d, by -A", printed=(DOMINANT,)),
+    Certificate(
+        claim="Section 4.3, the two volumes",
+        word="proven",
+        scope="d = 2, 3; N = 2, 3",
+        printed=(*EIGENVALUES, *VOLUMES),
     ),
     Certificate(
         claim="Section 4.3, S of distant singular values",

@@ -41,6 +41,30 @@ CERTIFICATES: tuple[Certificate, ...] = (
         ),
     ),
     Certificate(
+        claim="Theorem 4.3.7, a local minimum",
+        word="proven",
+        scope="all d, p and beta",
+        printed=(
+            Step(
+                "a pair adds 1/2 log(sinh(u)/u) to S, u its log-ratio, with the derivative u/6 and less than u^3",
+                ("((e**2 + 1)/(e**2 - 1) - 1/u)/2 < u/6 + u**3", "((e**2 + 1)/(e**2 - 1) - 1/u)/2 > u/6 - u**3"),
+                for_all=("0", "1"),
+            ),
+            Step(
+                "so the second derivative of S along v is the sum of (v_i - v_j)^2/6 over the pairs, d |v|^2/6 where "
+                "the sum of v is 0, here for d = 3; each v_i^2 is in d - 1 pairs",
+                ("(v1 - v2)**2 + (v1 - v3)**2 + (v2 - v3)**2 == 3*(v1**2 + v2**2 + v3**2) - (v1 + v2 + v3)**2",),
+                variables=("v1", "v2", "v3"),
+            ),
+            Step(
+                "that of E_p is p s^p = p (d - 1)/(2 beta) times |v|^2: with beta, their difference has the sign of "
+                "p - d/(3(d - 1))",
+                ("p*(d - 1)/2 - d/6 == (d - 1)/2*(p - d/(3*(d - 1)))",),
+                variables=("p", "d"),
+            ),
+        ),
+    ),
+    Certificate(
         claim="(4.71)",
         word="proven false",
         scope="sigma = (2, 1), N = inf",
@@ -101,7 +125,7 @@ CERTIFICATES: tuple[Certificate, ...] = (
     Certificate(
         claim="Section 4.3, the equilibria of completion with entropy",
         word="proven",
-        scope="d = 2, all beta, N = inf",
+        scope="d = 2, all beta, N = inf: s I, and F falls along s I + a J",
         printed=(
             Step(
                 "at s I the gradient is 2(s - 1) I - dS/beta, dS = I/(2 s), which is 0 for the beta of the statement",

@@ -1,6 +1,7 @@
 """Sections 4.1 and 4.2: frames, and completion."""
 
 from dlnjax.claims.proofs._certificate import Certificate, Step
+from dlnjax.claims.proofs._chapter2_metric import EIGENVALUES
 from dlnjax.claims.proofs._text import diagonal, matrix, names
 
 HALF = Step(
@@ -45,6 +46,17 @@ def differentiates(d: int) -> Step:
     )
 
 
+def proof_of_derivatives(d: int) -> Step:
+    """(4.8) and (4.12) for all columns at once, for the frames of `differentiates`."""
+    step = differentiates(d)
+    return Step(
+        f"d = {d}, U = V = I: X' V + X V' = U Sigma' + U' Sigma, and (X X^T)' U + X X^T U' = (U Sigma^2)'",
+        ("Z + S @ dV == moved + dU @ S", "left + S @ S @ dU == 2*(S @ moved) + dU @ S @ S", "dU + T(dU) == 0*dU"),
+        step.let,
+        step.variables,
+    )
+
+
 def flows_in_frame(d: int) -> Step:
     """(4.17) and (4.19) at U = V = I, for any antisymmetric L, so for every N."""
     s = [f"s{k}" for k in range(1, d + 1)]
@@ -71,6 +83,18 @@ OF_SIGMA = "d = 2; N = 2, 3"
 
 CERTIFICATES: tuple[Certificate, ...] = (
     Certificate(claim="Lemma 4.1.1", word="proven", scope="d = 2, 3", printed=(differentiates(2), differentiates(3))),
+    Certificate(
+        claim="Proof of Lemma 4.1.1, (4.5)-(4.15)",
+        word="proven",
+        scope="d = 2, 3, for the frames of (4.2)-(4.4)",
+        printed=(proof_of_derivatives(2), proof_of_derivatives(3)),
+    ),
+    Certificate(
+        claim="Corollary 4.1.3.1, X stays diagonal",
+        word="proven",
+        scope="d = 2, 3; N = 2, 3: A(G) = lambda o G is diagonal with G",
+        printed=EIGENVALUES,
+    ),
     Certificate(
         claim="Lemma 4.1.2, (4.17), (4.19)",
         word="proven",
