@@ -5,7 +5,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dlnjax.claims._claim import describe, title, Verdict
-from dlnjax.claims.proofs import word
+from dlnjax.claims.proofs import certificates, word
+
+# The comparisons of a step are on the page if they are not longer than this. The certificate has them all.
+LONGEST_SHOWN = 120
 
 HEADER = """# Errata
 
@@ -36,6 +39,7 @@ def as_data(verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.word,
         "expected": claim.expected,
         "proof": word(claim.name),
+        "proof_scope": certificates()[claim.name].scope if claim.name in certificates() else None,
         "printed": _number(printed.error),
         "corrected": _number(true.error) if true and claim.corrected else None,
         "instead": _number(true.error) if true and not claim.corrected else None,
@@ -99,7 +103,8 @@ def _proof(name: str) -> list[str]:
         return ["- Measured, not proven."]
     lines = [f"- Proven false: {_quoted(certificate.scope)}."]
     for step in certificate.printed:
-        lines.append(f"    - {_quoted(step.says)}: `{'`, `'.join(step.show)}`")
+        shown = f"`{'`, `'.join(step.show)}`"
+        lines.append(f"    - {_quoted(step.says)}" + f": {shown}" * (len(shown) <= LONGEST_SHOWN))
     truth = f"proven for {_quoted(certificate.true_scope)}" if certificate.true else "measured"
     return [*lines, f"- What is true instead: {truth}."]
 
