@@ -21,6 +21,7 @@ from dlnjax.claims import Claim
 from dlnjax.claims.proofs import as_json, certificates
 
 STYLES = {"proven": "green", "proven false": "red", "measured": "", "refused": "bold red"}
+FEW = 3  # Up to so many statements, each is shown with all of its proof.
 # These belong to the random instances, and a proof has none.
 OF_DRAWS = ("draws", "depth", "errata")
 
@@ -61,6 +62,8 @@ def prove(chosen: Sequence[Claim], args: argparse.Namespace, terminal: Console) 
     proofs = list(_verified(chosen, checker))
     if args.json:
         print(json.dumps([_as_data(proof) for proof in proofs], indent=1))
+    elif len(proofs) <= FEW:
+        _print_each(proofs, terminal)
     else:
         terminal.print(_table(proofs))
     words = [proof.word for proof in proofs]
@@ -118,6 +121,22 @@ def _table(proofs: Sequence[Proof]) -> Table:
         seconds = f"{proof.seconds:.2f}" if proof.written else ""
         table.add_row(Text(row["name"]), row["verdict"], word, Text(row["scope"]), Text(row["true_scope"]), seconds)
     return table
+
+
+def _print_each(proofs: Sequence[Proof], terminal: Console) -> None:
+    """The proofs of a few statements, with all that they compare."""
+    for proof in proofs:
+        claim, row = proof.claim, _as_data(proof)
+        head = Text.assemble((f"{claim.name}: ", "bold"), (proof.word, STYLES[proof.word]))
+        lines = [head, Text(f"  {claim.where}: {claim.statement}")]
+        for part, scope in (("printed", "scope"), ("true", "true_scope")):
+            steps = (proof.written or {}).get(part, ())
+            lines += [Text(f"  {'as printed' if part == 'printed' else 'true instead'}, {row[scope]}")] if steps else []
+            for step in steps:
+                over = f", for all u in ({', '.join(step['for all u'])})" if "for all u" in step else ""
+                lines += [Text(f"    {step['says']}{over}"), *(Text(f"      {shown}") for shown in step["show"])]
+                lines += [Text(f"        {name} = {body}") for name, body in step["let"].items()]
+        terminal.print(*lines, sep="\n", soft_wrap=True)
 
 
 def _write(out: Path, proofs: Sequence[Proof], checker: Path) -> Path:

@@ -87,6 +87,9 @@ def test_a_counterexample_with_another_number_is_refused(written):
         lambda step: step.update(zeros=step["zeros"] + 1),
         lambda step: step["let"].update({"g(x, y, u)": "x/(x**2 - y**2) - 1/(3*x*u)"}),
         lambda step: step.update(show=[]),
+        lambda step: step.update(cuts=["0", *reversed(step["cuts"][1:])]),
+        lambda step: step["let"].update({"number(n)": "n", "#": "1"}),
+        lambda step: step.pop("cuts"),
     ],
     ids=[
         "a long piece",
@@ -96,6 +99,9 @@ def test_a_counterexample_with_another_number_is_refused(written):
         "an order more",
         "another function",
         "nothing shown",
+        "cuts in another order",
+        "numbers of one's own",
+        "no cuts",
     ],
 )
 def test_a_proof_on_the_half_line_with_a_change_is_refused(written, tamper):
@@ -129,11 +135,13 @@ def test_no_cuts_are_found_for_what_is_not_so(shown):
 
 
 def test_intervals_end_where_they_say():
-    step = {"let": {}} | {"show": ["u < 1"], "for all u to": "1"} | cut({"let": {}}, "u < 2", "0", "1")
+    step = {"let": {}} | {"show": ["u < 1"], "for all u": ["0", "1"]} | cut({"let": {}}, "u < 2", "0", "1")
     assert checker.holds(step, "u < 2")
-    assert not checker.holds(step | {"for all u to": "2"}, "u < 2")
-    assert not checker.holds(step | {"for all u to": "infinity"}, "u < 2")
+    assert not checker.holds(step | {"for all u": ["0", "2"]}, "u < 2")
+    assert not checker.holds(step | {"for all u": ["0", "infinity"]}, "u < 2")
     assert not checker.holds(step, "u < 1/2")
+    # Without a zero at the start nothing but the ends says where the interval begins.
+    assert not checker.holds(step | {"cuts": ["1/2", "1"], "zeros": 0}, "u < 2")
 
 
 def test_expressions_are_parsed_and_not_run():
@@ -172,7 +180,7 @@ def test_ten_lines_of_the_page_agree_on_the_numbers(written):
     for entry in written.values():
         for step in [*entry["printed"], *entry["true"]]:
             text = json.dumps(step["show"]) + json.dumps(step["let"])
-            if not {"variables", "for all u to"} & set(step) and "[[" not in text:
+            if not {"variables", "for all u"} & set(step) and "[[" not in text:
                 tried += 1
                 assert names["proves"](step), step
                 for shown in step["show"]:
@@ -224,3 +232,10 @@ def test_command_says_what_to_install(capsys, monkeypatch):
 def test_command_refuses_options_of_draws(capsys):
     assert run("--draws", "2") == 2
     assert "leave out --draws" in capsys.readouterr().err
+
+
+def test_command_shows_the_whole_proof_of_a_few_statements(capsys):
+    assert run("--only", "Lemma 4.3.6 (2)") == 0
+    out = capsys.readouterr().out
+    assert "g(2, 1, log(2)) < g(1, 2, -log(2))" in out and "for all u in (0, infinity)" in out
+    assert "g(x, y, u) = x/(x**2 - y**2) - 1/(2*x*u)" in out

@@ -72,5 +72,5 @@ def _written(step: Step) -> list[dict[str, Any]]:
         return [parts | variables | {"show": list(step.show)}]
     from dlnjax.claims.proofs._cuts import cut
 
-    start, end = step.for_all
-    return [parts | {"show": [shown], "for all u to": end} | cut(parts, shown, start, end) for shown in step.show]
+    ends = {"for all u": list(step.for_all)}
+    return [parts | ends | {"show": [shown]} | cut(parts, shown, *step.for_all) for shown in step.show]

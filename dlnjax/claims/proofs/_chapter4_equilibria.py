@@ -1,7 +1,16 @@
 """Section 4.3 from (4.54) on: the equilibria of energies minus the entropy."""
 
 from dlnjax.claims.proofs._certificate import Certificate, Step
-from dlnjax.claims.proofs._chapter4_pairs import DECREASES, LIMIT, limit_at, REVERSED, SLOPE
+from dlnjax.claims.proofs._chapter4_pairs import (
+    concave_at,
+    DECREASES,
+    DEPTHS,
+    LIMIT,
+    limit_at,
+    REVERSED,
+    reversed_at,
+    SLOPE,
+)
 
 # The matrix b I + a J, J the quarter turn.
 TURNED = {"X": "[[b, a], [-a, b]]", "I": "[[1, 0], [0, 1]]"}
@@ -18,8 +27,19 @@ CERTIFICATES: tuple[Certificate, ...] = (
                 ("1 - 1/(2*1) == 1/2", "1/2 > 0"),
             ),
         ),
-        true=(*map(limit_at, (2, 3, 10)), LIMIT, REVERSED, DECREASES),
-        true_scope="all d, p >= 1 and beta: N = 2, 3, 10 the isotropic equilibria, N = inf all of them",
+        true=(
+            Step(
+                "N = 2: the term of (4.36) is 1/(2(s_i + s_j)), which falls, and is that with both exchanged",
+                ("a/(a**2 - b**2) - 1/(2*(a - b)) == 1/(2*(a + b))",),
+                variables=("a", "b"),
+            ),
+            *(step(n) for n in DEPTHS for step in (reversed_at, concave_at)),
+            *map(limit_at, (2, *DEPTHS)),
+            LIMIT,
+            REVERSED,
+            DECREASES,
+        ),
+        true_scope="all d, p > 1 and beta; N = 2, 3, 10, inf",
     ),
     Certificate(
         claim="Theorem 4.3.7, range of p",

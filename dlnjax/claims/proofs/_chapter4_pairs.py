@@ -70,6 +70,15 @@ def slope_at(n: int) -> dict[str, str]:
     return {"g(x, y)": f"x**{2 * n}/(x**{2 * n} - y**{2 * n}) - x**2/({n}*(x**2 - y**2))"}
 
 
+def reversed_at(n: int) -> Step:
+    return Step(
+        f"N = {n}: the term of (4.36) for s_i = exp({n} u), s_j = 1 is below that with both exchanged",
+        (f"g(e, 1)/e**{n} < g(1, e)",),
+        slope_at(n),
+        for_all=HALF_LINE,
+    )
+
+
 def limit_at(n: int) -> Step:
     """The limit (1 - 1/N)/2 of s_i times the term of (4.36), from both sides."""
     half = f"{n - 1}/{2 * n}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from flint import arb, arb_series, ctx, fmpq, fmpq_mpoly_ctx
 
+NUMBER = "#"  # the name of what makes a number of a constant, which no certificate can define
 ORDER = 12  # of the Taylor polynomials on cells
 ctx.prec, ctx.cap = 256, 64  # the bits of a ball, and the longest series
 BALLS = ("sqrt", "log", "exp", "sinh", "cosh", "tanh", "sin", "cos", "atan")
@@ -79,7 +80,7 @@ def value(node: Any, names: dict[str, Any]) -> Any:
     """The value of an expression: rational numbers, balls, quotients of polynomials, or matrices of these."""
     match node:
         case ast.Constant(int(n)):
-            return names["number"](n)
+            return names[NUMBER](n)
         case ast.Name(name):
             return names[name]
         case ast.List(entries):
@@ -87,7 +88,7 @@ def value(node: Any, names: dict[str, Any]) -> Any:
         case ast.Subscript(a, ast.Constant(int(n))):
             return value(a, names)[n]
         case ast.UnaryOp(ast.USub(), a):
-            return each(operator.sub, names["number"](0), value(a, names))
+            return each(operator.sub, names[NUMBER](0), value(a, names))
         case ast.BinOp(a, ast.Pow(), ast.Constant(int(n))):
             return value(a, names) ** n
         case ast.BinOp(a, ast.MatMult(), b):
@@ -105,12 +106,12 @@ def parse(text: str) -> Any:
 
 def defined(step: dict[str, Any]) -> dict[str, Any]:
     """The names of a step: its variables, if it has any, and what "let" defines, in this order."""
-    names: dict[str, Any] = {"number": fmpq, "pi": arb.pi(), "T": lambda a: [list(row) for row in zip(*a, strict=True)]}
+    names: dict[str, Any] = {NUMBER: fmpq, "pi": arb.pi(), "T": lambda a: [list(row) for row in zip(*a, strict=True)]}
     names |= {name: lambda x, name=name: getattr(arb(x), name)() for name in BALLS}
     names |= {"trace": lambda a: total([row[i] for i, row in enumerate(a)])}
     if variables := step.get("variables"):
         ring = fmpq_mpoly_ctx.get(variables, "lex")
-        names["number"] = lambda n: Quotient(ring.constant(n), ring.constant(1))
+        names[NUMBER] = lambda n: Quotient(ring.constant(n), ring.constant(1))
         names |= {name: Quotient(x, ring.constant(1)) for name, x in zip(variables, ring.gens(), strict=True)}
     for name, text in step.get("let", {}).items():
         body, place = parse(text), parse(name)
@@ -166,16 +167,17 @@ def ends(terms: dict, b: fmpq) -> bool:
     return terms[m_top, j_top] > sum((c * arb(b) ** m * (arb(b) * j).exp() for m, j, c in others), arb(0))
 
 
-def positive(terms: dict, cuts: list[fmpq], zeros: int, to: str) -> bool:
-    """Whether the sum of c u^m e^(ju) is positive for cuts[0] < u < `to`, where `to` is the last cut, or infinity."""
+def positive(terms: dict, start: str, end: str, cuts: list[fmpq], zeros: int) -> bool:
+    """Whether the sum of c u^m e^(ju) is positive for start < u < end, where the end may be infinity."""
     cells = list(itertools.pairwise(cuts))
     first = cells.pop(0) if zeros else None
     return (
         bool(terms)
         and len(cuts) > 1
+        and fraction(start) == cuts[0]
         and (first is None or (first[0] == 0 < first[1] and begins(terms, zeros, first[1])))
         and all(a < b and goes_on(terms, a, b) for a, b in cells)
-        and (ends(terms, cuts[-1]) if to == "infinity" else fraction(to) == cuts[-1])
+        and (ends(terms, cuts[-1]) if end == "infinity" else fraction(end) == cuts[-1])
     )
 
 
@@ -195,9 +197,10 @@ def terms_of(step: dict[str, Any], shown: str) -> dict:
 
 
 def holds(step: dict[str, Any], shown: str) -> bool:
-    """Whether a comparison holds: of numbers, of polynomials as such, or for all u between the first and last cut."""
-    if "for all u to" in step:
-        return positive(terms_of(step, shown), [*map(fraction, step["cuts"])], step["zeros"], step["for all u to"])
+    """Whether a comparison holds: of numbers, of polynomials as such, or for all u of an interval."""
+    if "for all u" in step:
+        start, end = step["for all u"]
+        return positive(terms_of(step, shown), start, end, [*map(fraction, step["cuts"])], step["zeros"])
     names, node = defined(step), parse(shown)
     found = each(RULES[type(node.ops[0])], value(node.left, names), value(node.comparators[0], names))
     return all(map(all, found)) if isinstance(found, list) else found
@@ -208,7 +211,11 @@ def check(certificate: dict[str, Any]) -> str:
     steps = [*certificate["printed"], *certificate["true"]]
     for step in steps:
         for shown in step["show"]:
-            if not holds(step, shown):
+            try:
+                proven = holds(step, shown)
+            except (ArithmeticError, LookupError, RecursionError, SyntaxError, TypeError, ValueError) as error:
+                return f"{step['says']}: {shown}: {error!r}"
+            if not proven:
                 return f"{step['says']}: {shown}"
     return "" if steps and all(step["show"] for step in steps) else "a step shows nothing"
 
