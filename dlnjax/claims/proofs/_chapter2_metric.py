@@ -90,6 +90,12 @@ DEEP = Step(
     for_all=("0", "1"),
 )
 
+SAME_VALUE = Step(
+    "lambda_kk/N is sigma_k^2 exp(-u) or sigma_k^2 exp(u), u = |log sigma_k^2|/N",
+    ("1/e > 1 - u", "1/e < 1", "e < 1 + 2*u", "e > 1"),
+    for_all=("0", "1"),
+)
+
 
 def basis(n: int) -> Step:
     """The pair k, l of Lemma 2.2.7 at Q_p = I: C_s of the entry (l, k) of the layer s."""
@@ -145,7 +151,7 @@ CERTIFICATES: tuple[Certificate, ...] = (
         claim="Remark 2.2.3, (2.31)",
         word="proven",
         scope="all sigma_k and sigma_l, by bounds",
-        printed=(DEEP, limit(2)),
+        printed=(DEEP, SAME_VALUE),
     ),
     Certificate(
         claim="Section 2.2.1, horizontal space",

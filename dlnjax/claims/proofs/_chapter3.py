@@ -163,7 +163,10 @@ CERTIFICATES: tuple[Certificate, ...] = (
         true_scope="d = 1; N = 2, 3, 10, inf, in Hamilton's form",
     ),
     Certificate(
-        claim="(3.5)-(3.7)", word="proven", scope="d = 1; N = 2, 3, 10, inf, along the geodesics", printed=DIAGONAL
+        claim="(3.5)-(3.7)",
+        word="proven",
+        scope="the supremum d = 2, 3, all N; the equations d = 1, N = 2, 3, 10, inf, along the geodesics",
+        printed=(*DIAGONAL, squared(2), squared(3)),
     ),
     Certificate(
         claim="(3.37)",

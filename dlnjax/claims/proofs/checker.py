@@ -6,6 +6,7 @@ import json
 import operator
 import sys
 from dataclasses import dataclass
+from functools import reduce
 from math import factorial
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class Quotient:
         return self + -other
 
     def __pow__(self, n: int) -> "Quotient":
-        return Quotient(self.top**n, self.bottom**n) if n >= 0 else Quotient(self.bottom**-n, self.top**-n)
+        return Quotient(self.top**n, self.bottom**n)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Quotient) and (self - other).top == 0
@@ -69,7 +70,7 @@ def each(f: Any, a: Any, b: Any) -> Any:
 
 
 def total(numbers: list) -> Any:
-    return numbers[0] if len(numbers) == 1 else total(numbers[:-1]) + numbers[-1]
+    return reduce(operator.add, numbers)
 
 
 def product(a: list, b: list) -> list:
