@@ -14,7 +14,9 @@ def given(let, name, *arguments):
     names = {"u": u, "e": sp.exp(u)}
     for place, body in let.items():
         head, _, of = place.partition("(")
-        if of:
+        if of and "D(" in body:
+            names[head] = lambda f: sp.diff(f, u)  # the total derivative along u
+        elif of:
             parameters = sp.symbols(of[:-1], positive=True)
             parameters = parameters if isinstance(parameters, tuple) else (parameters,)
             inner = names | dict(zip((str(p) for p in parameters), parameters, strict=True))

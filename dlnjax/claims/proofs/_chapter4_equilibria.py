@@ -5,6 +5,7 @@ from dlnjax.claims.proofs._chapter4_pairs import (
     concave_at,
     DECREASES,
     DEPTHS,
+    GRADIENT,
     LIMIT,
     limit_at,
     REVERSED,
@@ -16,6 +17,19 @@ from dlnjax.claims.proofs._chapter4_pairs import (
 TURNED = {"X": "[[b, a], [-a, b]]", "I": "[[1, 0], [0, 1]]"}
 
 CERTIFICATES: tuple[Certificate, ...] = (
+    Certificate(
+        claim="(4.54)-(4.55)",
+        word="proven",
+        scope="all d and beta, as sums over pairs, N = inf",
+        printed=(
+            GRADIENT,
+            Step(
+                "the derivative of 1/2 x^2 - S/beta, where g is that of S",
+                ("D(1/2*x**2 - g*x/beta, x) == x - g/beta",),
+                variables=("x", "g", "beta"),
+            ),
+        ),
+    ),
     Certificate(
         claim="Theorem 4.3.7, (4.70)",
         word="proven false",

@@ -57,6 +57,17 @@ def proof_of_derivatives(d: int) -> Step:
     )
 
 
+def chained(d: int) -> Step:
+    """The derivative of a function of the singular values with the slopes g_i, along Z at U = V = I."""
+    g = [f"g{k}" for k in range(1, d + 1)]
+    return Step(
+        f"d = {d}, U = V = I: sum g_i dsigma_i = sum g_i Z_ii is <diag(g), Z>",
+        (" + ".join(f"g{k}*z{k}{k}" for k in range(1, d + 1)) + " == trace(T(G) @ Z)",),
+        {"G": diagonal(g), "Z": matrix("z", d)},
+        variables=(*g, *names("z", d)),
+    )
+
+
 def flows_in_frame(d: int) -> Step:
     """(4.17) and (4.19) at U = V = I, for any antisymmetric L, so for every N."""
     s = [f"s{k}" for k in range(1, d + 1)]
@@ -83,6 +94,12 @@ OF_SIGMA = "d = 2; N = 2, 3"
 
 CERTIFICATES: tuple[Certificate, ...] = (
     Certificate(claim="Lemma 4.1.1", word="proven", scope="d = 2, 3", printed=(differentiates(2), differentiates(3))),
+    Certificate(
+        claim="(4.53)",
+        word="proven",
+        scope="d = 2, 3; all N, for the derivatives of the singular values by (4.2)",
+        printed=(differentiates(2), differentiates(3), chained(2), chained(3)),
+    ),
     Certificate(
         claim="Proof of Lemma 4.1.1, (4.5)-(4.15)",
         word="proven",

@@ -14,6 +14,29 @@ HESSIAN = {
     "second(x, y, u)": "-(x**2 + y**2)/(x**2 - y**2)**2 + (u + 1)/(2*x**2*u**2)",
     "cross(x, y, u)": "2*x*y/(x**2 - y**2)**2 - 1/(2*x*y*u**2)",
 }
+# The derivative of S_inf of a pair, and those of g, by the chain rule for u = log(x/y).
+GRADIENT = Step(
+    "the derivatives of both halves 1/2 log(x^2 - y^2) and 1/2 log(2u) of a pair in x and in y, u = log(x/y), N = inf",
+    (
+        "D(F, x)/(2*F) == x/(x**2 - y**2)",
+        "D(F, y)/(2*F) == y/(y**2 - x**2)",
+        "(D(L, x) + D(L, u)/x)/(2*L) == 1/(2*x*u)",
+        "(D(L, y) - D(L, u)/y)/(2*L) == 1/(2*y*(-u))",
+        "D(F, x)/(2*F) - (D(L, x) + D(L, u)/x)/(2*L) == g(x, y, u)",
+        "D(F, y)/(2*F) - (D(L, y) - D(L, u)/y)/(2*L) == g(y, x, -u)",
+    ),
+    {**SLOPE, "F": "x**2 - y**2", "L": "2*u"},
+    variables=("x", "y", "u"),
+)
+SECOND = Step(
+    "the derivatives of g(x, y) in x and in y, u = log(x/y)",
+    (
+        "D(g(x, y, u), x) + D(g(x, y, u), u)/x == second(x, y, u)",
+        "D(g(x, y, u), y) - D(g(x, y, u), u)/y == cross(x, y, u)",
+    ),
+    SLOPE | HESSIAN,
+    variables=("x", "y", "u"),
+)
 SIGNS = Step(
     "(4.44) for the larger and the smaller value, and (4.45), are negative at every ratio e = s_i/s_j > 1",
     ("second(e, 1, u) < 0", "second(1, e, -u) < 0", "cross(e, 1, u) < 0"),
@@ -70,6 +93,28 @@ def slope_at(n: int) -> dict[str, str]:
     return {"g(x, y)": f"x**{2 * n}/(x**{2 * n} - y**{2 * n}) - x**2/({n}*(x**2 - y**2))"}
 
 
+def gradient_at(n: int) -> Step:
+    return Step(
+        f"N = {n}: s_i times the derivative in s_i of S_N for a pair, at s_i = x^{n} and s_j = y^{n}",
+        (f"x*(D(F, x)/(2*F) - D(L, x)/(2*L))/{n} == g(x, y)",),
+        slope_at(n) | {"F": f"x**{2 * n} - y**{2 * n}", "L": "x**2 - y**2"},
+        variables=("x", "y"),
+    )
+
+
+def second_at(n: int) -> Step:
+    """The derivatives of g(x, y)/s_i, where s_i = x^N."""
+    return Step(
+        f"N = {n}: the derivatives of the term of (4.36) in s_i and s_j, times s_i^2 and s_i s_j",
+        (
+            f"x**{n + 1}*D(g(x, y)/x**{n}, x)/{n} == second(x, y)",
+            f"x**{n}*y*D(g(x, y)/x**{n}, y)/{n} == cross(x, y)",
+        ),
+        slope_at(n) | pair_at_depth(n),
+        variables=("x", "y"),
+    )
+
+
 def reversed_at(n: int) -> Step:
     return Step(
         f"N = {n}: the term of (4.36) for s_i = exp({n} u), s_j = 1 is below that with both exchanged",
@@ -90,6 +135,25 @@ def limit_at(n: int) -> Step:
 
 
 CERTIFICATES: tuple[Certificate, ...] = (
+    Certificate(
+        claim="Lemma 4.3.3, (4.36)-(4.37)",
+        word="proven",
+        scope="all d, as sums over pairs; N = 2, 3, 10, inf",
+        printed=(*map(gradient_at, (2, *DEPTHS)), GRADIENT),
+    ),
+    Certificate(
+        claim="Proof of Lemma 4.3.3, (4.38)-(4.42)",
+        word="proven",
+        scope="all d, as sums over pairs",
+        printed=(GRADIENT,),
+    ),
+    Certificate(
+        claim="Proof of Lemma 4.3.5, (4.43)-(4.45)",
+        word="proven",
+        scope="all d, as sums over pairs",
+        printed=(GRADIENT, SECOND),
+    ),
+    Certificate(claim="(4.58)", word="proven", scope="all d, as sums over pairs", printed=(GRADIENT, SECOND)),
     Certificate(
         claim="Proof of Lemma 4.3.5, the signs of (4.44)-(4.45)",
         word="proven",
@@ -135,7 +199,7 @@ CERTIFICATES: tuple[Certificate, ...] = (
             ),
         ),
     ),
-    Certificate(claim="Lemma 4.3.5", word="proven", scope=ALL, printed=(PAIRS,)),
+    Certificate(claim="Lemma 4.3.5", word="proven", scope=ALL, printed=(SECOND, PAIRS)),
     Certificate(
         claim="Lemma 4.3.5 for S_N",
         word="proven false",
@@ -154,12 +218,15 @@ CERTIFICATES: tuple[Certificate, ...] = (
                 ("((v1 + v2) + (v1 + v3) - (v2 + v3))/2 == v1",),
                 variables=("v1", "v2", "v3"),
             ),
-            *map(concave_at, DEPTHS),
+            *(step(n) for n in DEPTHS for step in (second_at, concave_at)),
+            SECOND,
             PAIRS,
         ),
         true_scope="all d and all ratios, N = 2 (d >= 3), 3, 10, inf",
     ),
-    Certificate(claim="Lemma 4.3.6 (1)", word="proven", scope="all ratios, N = inf", printed=(DECREASES, LIMIT)),
+    Certificate(
+        claim="Lemma 4.3.6 (1)", word="proven", scope="all ratios, N = inf", printed=(SECOND, DECREASES, LIMIT)
+    ),
     Certificate(
         claim="Lemma 4.3.6 (2)",
         word="proven false",
@@ -182,11 +249,8 @@ CERTIFICATES: tuple[Certificate, ...] = (
         true=(
             Step(
                 "the derivative of g(r, 1) - g(1, r) in r is (4.44) minus (4.45)",
-                (
-                    "g(r, 1, u) - g(1, r, -u) == 1/(r - 1) - (1 + 1/r)/(2*u)",
-                    "second(r, 1, u) - cross(r, 1, u) == -1/(r - 1)**2 + 1/(2*r**2*u) + (1 + 1/r)/(2*r*u**2)",
-                ),
-                SLOPE | HESSIAN,
+                ("D(h, r) + D(h, u)/r == second(r, 1, u) - cross(r, 1, u)",),
+                SLOPE | HESSIAN | {"h": "g(r, 1, u) - g(1, r, -u)"},
                 variables=("r", "u"),
             ),
             ROOT,

@@ -8,7 +8,7 @@ from dlnjax.claims.proofs._certificate import INFINITY
 from dlnjax.claims.proofs.checker import begins, ends, fraction, goes_on, terms_of
 
 FIRST, SMALLEST = fmpq(4), fmpq(1, 2**30)
-MOST = 400  # pieces; the proofs here need fewer than 40
+MOST = 400  # Beyond so many pieces the search ends. The proofs here need at most 120.
 
 
 class NoProof(Exception):

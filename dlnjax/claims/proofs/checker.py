@@ -62,6 +62,12 @@ class Quotient:
         return isinstance(other, Quotient) and (self - other).top == 0
 
 
+def partial(f: Quotient, x: Quotient) -> Quotient:
+    """The partial derivative of f in the variable x."""
+    top, bottom = (polynomial.derivative(str(x.top)) for polynomial in (f.top, f.bottom))
+    return Quotient(top * f.bottom - f.top * bottom, f.bottom**0) * Quotient(f.bottom**0, f.bottom**2)
+
+
 def each(f: Any, a: Any, b: Any) -> Any:
     """A rule for two numbers, entry by entry where one of them or both are matrices."""
     if isinstance(a, list):
@@ -113,6 +119,7 @@ def defined(step: dict[str, Any]) -> dict[str, Any]:
     if variables := step.get("variables"):
         ring = fmpq_mpoly_ctx.get(variables, "lex")
         names[NUMBER] = lambda n: Quotient(ring.constant(n), ring.constant(1))
+        names["D"] = partial
         names |= {name: Quotient(x, ring.constant(1)) for name, x in zip(variables, ring.gens(), strict=True)}
     for name, text in step.get("let", {}).items():
         body, place = parse(text), parse(name)
