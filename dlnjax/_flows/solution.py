@@ -154,7 +154,7 @@ class FlowSolution(Solution):
         **Example:** at depth 1 a flow to the nearest minimum is straight, and as long as its ends are far apart.
 
             >>> energy, x0 = lambda x: jnp.sum((x - jnp.eye(2)) ** 2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
-            >>> sol = dln.gradient_flow(energy, x0, depth=1, ts=jnp.linspace(0.0, 10.0, 51))
+            >>> sol = dln.gradient_flow(energy, x0, depth=1, ts=jnp.linspace(0.0, 10.0, 101))
             >>> print(f"{sol.path_length[-1]:.6f} = {jnp.linalg.norm(x0 - jnp.eye(2)):.6f}")
             1.072381 = 1.072381
         """
