@@ -19,7 +19,7 @@ import jax
 
 from dlnjax._sweeps.call import Call, check_call
 from dlnjax._sweeps.flow import dataset_of
-from dlnjax._sweeps.parts import device_kind, Parts, versions, write_receipt
+from dlnjax._sweeps.parts import device_kind, not_written, Parts, versions, write_receipt
 from dlnjax._sweeps.plan import Plan
 from dlnjax._terminal import silence
 
@@ -120,5 +120,8 @@ class _Worker:
             return count
         chunks = list(self.run.chunks({first: count}, None))
         part = dataset_of(type(chunks[0]).joined(chunks))
-        write_receipt(self.folder, first, count, self.parts.write(first, part), device_kind())
+        try:
+            write_receipt(self.folder, first, count, self.parts.write(first, part), device_kind())
+        except OSError as error:
+            raise ValueError(not_written(self.folder, error)) from error
         return count
