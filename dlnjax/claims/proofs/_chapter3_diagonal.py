@@ -18,9 +18,8 @@ def binomial(n: int) -> Step:
 # exp(m) R diag(exp(w/2), exp(-w/2)) R^T of one m. K is its Gaussian curvature -h''/h for h^2 = q.
 CURVATURE = {
     "q": "2*u*(e - 1)/(e + 1)",
-    "along(f)": "D(f, u) + e*D(f, e)",
-    "dq": "along(q)",
-    "ddq": "along(dq)",
+    "dq": "D(q, u)",
+    "ddq": "D(dq, u)",
     "K": "dq**2/(4*q**2) - ddq/(2*q)",
 }
 TURN = Step(

@@ -125,13 +125,13 @@ def bracket(d: int) -> Step:
 
 SPEED = Step(
     "d = 2: the squared speed Tr(X' P(t)) of (I + t P) A (I + t P) is 2 Tr(P^2 A) at every t",
-    ("trace((P @ A @ D + D @ A @ P) @ (Dt @ P)) == 2*trace(P @ P @ A)",),
+    ("trace((P @ A @ F + F @ A @ P) @ (Ft @ P)) == 2*trace(P @ P @ A)",),
     {
         "A": symmetric("a", 2)[0],
         "P": symmetric("p", 2)[0],
         "I": diagonal(["1", "1"]),
-        "D": "t*P + I",
-        "Dt": inverse("D"),
+        "F": "t*P + I",
+        "Ft": inverse("F"),
     },
     (*symmetric("a", 2)[1], *symmetric("p", 2)[1], "t"),
 )

@@ -48,7 +48,7 @@ SQUARES = of_symmetric(
     "AM",
     {"B": "M @ A @ M"},
 )
-CURVE = {"D": "t*P + I", "Z": "D @ A @ D", "B": "(P + I) @ A @ (P + I)"}
+CURVE = {"F": "t*P + I", "Z": "F @ A @ F", "B": "(P + I) @ A @ (P + I)"}
 JOINS = of_symmetric(
     "(3.15) with A (P + I) and (P + I) A for the roots of A B and B A is (t P + I) A (t P + I), from A to B",
     (
@@ -64,9 +64,9 @@ SOLVES = Step(
     "d = 2: with P(t) = (t P + I)^-1 P the velocity P A (t P + I) + (t P + I) A P is X P(t) + P(t) X; P(s) - P(t) = "
     "-(s - t) P(s) P(t), so that P' = -P^2",
     (
-        "P @ A @ D + D @ A @ P == Z @ (Dt @ P) + (Dt @ P) @ Z",
-        "St @ P - Dt @ P == -((s - t)*(St @ P @ Dt @ P))",
-        "((t + h)*P + I) @ A @ ((t + h)*P + I) - Z == h*(P @ A @ D + D @ A @ P) + h**2*(P @ A @ P)",
+        "P @ A @ F + F @ A @ P == Z @ (Ft @ P) + (Ft @ P) @ Z",
+        "St @ P - Ft @ P == -((s - t)*(St @ P @ Ft @ P))",
+        "((t + h)*P + I) @ A @ ((t + h)*P + I) - Z == h*(P @ A @ F + F @ A @ P) + h**2*(P @ A @ P)",
     ),
     {
         "A": symmetric("a", 2)[0],
@@ -74,7 +74,7 @@ SOLVES = Step(
         "I": diagonal(["1", "1"]),
         "S": "s*P + I",
         **CURVE,
-        "Dt": inverse("D"),
+        "Ft": inverse("F"),
         "St": inverse("S"),
     },
     (*symmetric("a", 2)[1], *symmetric("p", 2)[1], "t", "s", "h"),
@@ -152,8 +152,8 @@ CERTIFICATES: tuple[Certificate, ...] = (
             SOLVES,
             Step(
                 "(t I + P^-1)^-1 is (t P + I)^-1 P",
-                ("(t*I + Pt) @ (Dt @ P) == I",),
-                {"I": diagonal(["1", "1"]), **orthogonal("P", 2), "D": "t*P + I", "Dt": inverse("D")},
+                ("(t*I + Pt) @ (Ft @ P) == I",),
+                {"I": diagonal(["1", "1"]), **orthogonal("P", 2), "F": "t*P + I", "Ft": inverse("F")},
                 ("p11", "p12", "p21", "p22", "t"),
             ),
         ),

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from flint import fmpq
+from flint import ctx, fmpq
 
 from dlnjax.claims.proofs._certificate import INFINITY
-from dlnjax.claims.proofs.checker import begins, ends, fraction, goes_on, terms_of
+from dlnjax.claims.proofs.checker import begins, ends, fraction, goes_on, ORDER, terms_of
 
 FIRST, SMALLEST = fmpq(4), fmpq(1, 2**30)
 MOST = 400  # Beyond so many pieces the search ends. The proofs here need at most 120.
@@ -25,7 +25,7 @@ def cut(parts: dict[str, Any], shown: str, start: str, end: str) -> dict[str, An
     last = None if end == INFINITY else fraction(end)
     cuts = [at]
     if at == 0:
-        while zeros < 64 and not (begins(terms, zeros, SMALLEST)):
+        while zeros < ctx.cap - ORDER - 1 and not begins(terms, zeros, SMALLEST):
             zeros += 1
         at = FIRST if last is None else min(FIRST, last)
         while not begins(terms, zeros, at):
