@@ -68,7 +68,9 @@ def prove(chosen: Sequence[Claim], args: argparse.Namespace, terminal: Console) 
         terminal.print(_table(proofs))
     words = [proof.word for proof in proofs]
     found = ", ".join(f"{words.count(word)} {word}" for word in STYLES if word in words)
-    console().print(f"{len(proofs)} statements in {time.perf_counter() - began:.1f} s: {found}", soft_wrap=True)
+    scope = ", each as far as is said of it" if "proven" in words else ""
+    took = time.perf_counter() - began
+    console().print(f"{len(proofs)} statements in {took:.1f} s: {found}{scope}", soft_wrap=True)
     if args.out:
         folder = _write(args.out, proofs, Path(checker.__file__))
         console().print(f"the certificates and their checker are in {folder}", markup=False, soft_wrap=True)

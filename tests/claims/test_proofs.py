@@ -168,7 +168,7 @@ def test_checker_runs_where_dlnjax_is_not(written, tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 1
     first, second = run.stdout.splitlines()
-    assert first.endswith("good.json proves what it says") and "bad.json REFUSED" in second
+    assert first.endswith("good.json all comparisons hold") and "bad.json REFUSED" in second
 
 
 def test_ten_lines_of_the_page_agree_on_the_numbers(written):

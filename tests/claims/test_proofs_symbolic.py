@@ -11,12 +11,10 @@ DIGITS = 40
 
 def given(let, name, *arguments):
     """The value of a name that a certificate defines, at its arguments, where e is exp(u)."""
-    names = {"u": u, "e": sp.exp(u)}
+    names = {"u": u, "e": sp.exp(u), "D": sp.diff}
     for place, body in let.items():
         head, _, of = place.partition("(")
-        if of and "D(" in body:
-            names[head] = lambda f: sp.diff(f, u)  # the total derivative along u
-        elif of:
+        if of:
             parameters = sp.symbols(of[:-1], positive=True)
             parameters = parameters if isinstance(parameters, tuple) else (parameters,)
             inner = names | dict(zip((str(p) for p in parameters), parameters, strict=True))

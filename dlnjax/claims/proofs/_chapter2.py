@@ -251,4 +251,11 @@ CERTIFICATES: tuple[Certificate, ...] = (
         true_scope="all d and every std",
     ),
     *_chapter2_metric.CERTIFICATES,
+    # The lift of Z is d phi^T (A^-1 Z), as d phi d phi^T = A by the flow of X; its square is g(Z, Z).
+    Certificate(
+        claim="Theorem 2.2.6",
+        word="proven",
+        scope=DONE,
+        printed=(*_chapter2_metric.LIFTS, *FLOW, *_chapter2_metric.EIGENVALUES),
+    ),
 )

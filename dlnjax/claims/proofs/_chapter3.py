@@ -135,11 +135,11 @@ CERTIFICATES: tuple[Certificate, ...] = (
         scope=LINE,
         printed=(
             Step(
-                "g(x', x') = x'^2/x is 4 all along: its integral over [0, 1] is 4, and the length is 2",
-                ("(2*(1 + t))**2/(1 + t)**2 == 4", "4 == 2*2"),
+                "g(x', x') = x'^2/(2x) is 2 all along: its integral over [0, 1] is 2, and the length is its root",
+                ("(2*(1 + t))**2/(2*(1 + t)**2) == 2",),
                 variables=("t",),
             ),
-            Step("they differ", ("4 > 2",)),
+            Step("they differ", ("2 > sqrt(2)",)),
         ),
     ),
     Certificate(
@@ -148,16 +148,16 @@ CERTIFICATES: tuple[Certificate, ...] = (
         scope=LINE,
         printed=(
             Step(
-                "dL/dx' = 2x'/x = 4/(1 + t) has the difference quotient -4/((1 + t)(1 + t + h)), so the derivative "
-                "-4/(1 + t)^2, and -dL/dx = x'^2/x^2 = 4/(1 + t)^2",
+                "L = x'^2/(2x): dL/dx' = x'/x = 2/(1 + t) has the difference quotient -2/((1 + t)(1 + t + h)), so the "
+                "derivative -2/(1 + t)^2, and -dL/dx = x'^2/(2x^2) = 2/(1 + t)^2",
                 (
-                    "2*(2*(1 + t))/(1 + t)**2 == 4/(1 + t)",
-                    "(4/(1 + t + h) - 4/(1 + t))/h == -4/((1 + t)*(1 + t + h))",
-                    "(2*(1 + t))**2/((1 + t)**2)**2 == 4/(1 + t)**2",
+                    "2*(1 + t)/(1 + t)**2 == 2/(1 + t)",
+                    "(2/(1 + t + h) - 2/(1 + t))/h == -2/((1 + t)*(1 + t + h))",
+                    "(2*(1 + t))**2/(2*((1 + t)**2)**2) == 2/(1 + t)**2",
                 ),
                 variables=("t", "h"),
             ),
-            Step("at t = 0", ("-4 < 4",)),
+            Step("at t = 0", ("-2 < 2",)),
         ),
         true=DIAGONAL,
         true_scope="d = 1; N = 2, 3, 10, inf, in Hamilton's form",

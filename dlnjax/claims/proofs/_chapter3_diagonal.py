@@ -41,7 +41,12 @@ def shared(d: int) -> Step:
 
 
 CERTIFICATES: tuple[Certificate, ...] = (
-    Certificate(claim="Corollary 3.4.2.1", word="proven", scope="all d; N = 2, 3, 10, inf", printed=DIAGONAL),
+    Certificate(
+        claim="Corollary 3.4.2.1",
+        word="proven",
+        scope="positive diagonals, all d; N = 2, 3, 10, inf",
+        printed=DIAGONAL,
+    ),
     Certificate(
         claim="(3.86)", word="proven", scope="all d; N = 2, ..., 8", printed=tuple(binomial(n) for n in range(2, 9))
     ),

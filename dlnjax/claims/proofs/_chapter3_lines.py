@@ -34,7 +34,20 @@ def below(n: int) -> Step:
     )
 
 
+def over_lambda(n: int) -> Step:
+    return Step(
+        f"N = {n}: the kernel ((x - y)/(a - b))^2/N over lambda_kl, at x = a^{n} and y = b^{n}; at a = b both are "
+        f"{n} a^{2 * n - 2}",
+        (
+            f"((a**{n} - b**{n})/(a - b))**2/{n}/((a**{2 * n} - b**{2 * n})/(a**2 - b**2))"
+            f" == (a**{n} - b**{n})/(a**{n} + b**{n})/({n}*(a - b)/(a + b))",
+        ),
+        variables=("a", "b"),
+    )
+
+
 BELOW = (
+    *map(over_lambda, DEPTHS),
     *map(below, DEPTHS),
     Step("N = inf: it is tanh(u/2)/(u/2)", ("u/2 > (e - 1)/(e + 1)",), for_all=("0", INFINITY)),
 )
@@ -51,6 +64,7 @@ def diagonal_motion(n: int) -> Step:
     )
 
 
+# A diagonal of signs is an isometry, X -> D X D, that leaves diagonal matrices as they are: they are totally geodesic.
 DIAGONAL = (
     *map(diagonal_motion, DEPTHS),
     Step(

@@ -1,7 +1,7 @@
 """Section 4.3: the entropy, its volumes and its limits."""
 
 from dlnjax.claims.proofs._certificate import Certificate, Step
-from dlnjax.claims.proofs._chapter2_metric import DEEP, EIGENVALUES
+from dlnjax.claims.proofs._chapter2_metric import DEEP, EIGENVALUES, SAME_VALUE
 from dlnjax.claims.proofs._chapter4_pairs import HALF_LINE, LIMIT, SLOPE
 
 # The tangent vectors to the orbit of O_2^(N-1) at W_p = L = diag(a, b), and their inner products.
@@ -87,8 +87,9 @@ CERTIFICATES: tuple[Certificate, ...] = (
         printed=(
             ORBIT[0],
             Step(
-                "the logarithm of the volume over the sum, at (4, 1) and at (9, 1)",
-                ("log(2*(4 + 1))/log(4 + 1) > log(2*(9 + 1))/log(9 + 1)",),
+                "O_2 is two circles, so that the volume is 4 pi times this root: its logarithm over the sum, at "
+                "(4, 1) and at (9, 1)",
+                ("log((4*pi)**2*2*(4 + 1))/log(4 + 1) > log((4*pi)**2*2*(9 + 1))/log(9 + 1)",),
             ),
         ),
         true=ORBIT,
@@ -106,7 +107,7 @@ CERTIFICATES: tuple[Certificate, ...] = (
                 for_all=("0", "1"),
             ),
         ),
-        true=(DEEP,),
+        true=(DEEP, SAME_VALUE),
         true_scope="all d and all sigma, by bounds of each pair",
     ),
     Certificate(claim="Remark 4.3.1, (4.29)-(4.30)", word="proven", scope="d = 2, 3", printed=VANDERMONDE),

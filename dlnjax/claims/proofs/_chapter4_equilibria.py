@@ -86,9 +86,10 @@ CERTIFICATES: tuple[Certificate, ...] = (
             ),
             Step(
                 "so the second derivative of S along v is the sum of (v_i - v_j)^2/6 over the pairs, d |v|^2/6 where "
-                "the sum of v is 0, here for d = 3; each v_i^2 is in d - 1 pairs",
-                ("(v1 - v2)**2 + (v1 - v3)**2 + (v2 - v3)**2 == 3*(v1**2 + v2**2 + v3**2) - (v1 + v2 + v3)**2",),
-                variables=("v1", "v2", "v3"),
+                "the sum of v is 0: each v_i^2 is in d - 1 pairs, the square of the sum is q + 2c for q = |v|^2 and "
+                "the sum c of the v_i v_j over the pairs",
+                ("(v1 - v2)**2 == v1**2 + v2**2 - 2*v1*v2", "(d - 1)*q - 2*c == d*q - (q + 2*c)"),
+                variables=("v1", "v2", "d", "q", "c"),
             ),
             Step(
                 "that of E_p is p s^p = p (d - 1)/(2 beta) times |v|^2: with beta, their difference has the sign of "

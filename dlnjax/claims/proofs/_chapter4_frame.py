@@ -109,7 +109,7 @@ CERTIFICATES: tuple[Certificate, ...] = (
     Certificate(
         claim="Corollary 4.1.3.1, X stays diagonal",
         word="proven",
-        scope="d = 2, 3; N = 2, 3: A(G) = lambda o G is diagonal with G",
+        scope="d = 2, 3; N = 2, 3: that X stays diagonal, as A(G) = lambda o G is diagonal with G",
         printed=EIGENVALUES,
     ),
     Certificate(

@@ -64,6 +64,17 @@ PAIRS = Step(
     HESSIAN,
     for_all=HALF_LINE,
 )
+# Both limits make a negative definite matrix, -1/3 against -1/6, so that the Hessian is one at equal values too.
+EQUAL = Step(
+    "the second derivatives tend to -1/3 and -1/6 as u falls to 0, at s_j = 1, from both sides",
+    tuple(
+        f"{f} {sign} {limit} {shift}"
+        for f, limit in (("second(e, 1, u)", "-1/3"), ("second(1, e, -u)", "-1/3"), ("cross(e, 1, u)", "-1/6"))
+        for sign, shift in (("<", "+ u"), (">", "- u"))
+    ),
+    HESSIAN,
+    for_all=("0", "1/2"),
+)
 # The root 9.106688 of (4.50): log-ratios below and above it.
 BELOW, ABOVE = "220900905/100000000", "220900913/100000000"
 ROOT = Step(
@@ -86,6 +97,18 @@ def pair_at_depth(n: int) -> dict[str, str]:
 def concave_at(n: int) -> Step:
     shown = ("second(e, 1) < 0", "second(e, 1)*second(1, e) > cross(e, 1)**2")
     return Step(f"N = {n}: the Hessian of each pair is negative definite", shown, pair_at_depth(n), for_all=HALF_LINE)
+
+
+def equal_at(n: int) -> Step:
+    """The limits of both second derivatives at equal values, by the series of 1/2 log(sinh(N u)/sinh(u))."""
+    cross = f"-{n * n - 1}/{6 * n * n}"
+    own = f"-{n - 1}/{2 * n} + {n * n - 1}/{6 * n * n}"
+    pairs = (("second(e, 1)", own), ("second(1, e)", own), ("cross(e, 1)", cross))
+    bounds = tuple(
+        f"{f} {sign} {limit} {shift}" for f, limit in pairs for sign, shift in (("<", f"+ {n}*u"), (">", f"- {n}*u"))
+    )
+    says = f"N = {n}: s_i^2 and s_i s_j times the second derivatives tend to a negative definite matrix as u falls to 0"
+    return Step(says, (*bounds, f"{own} + 0*u < {cross} + 0*u"), pair_at_depth(n), for_all=("0", "1/2"))
 
 
 def slope_at(n: int) -> dict[str, str]:
@@ -199,7 +222,7 @@ CERTIFICATES: tuple[Certificate, ...] = (
             ),
         ),
     ),
-    Certificate(claim="Lemma 4.3.5", word="proven", scope=ALL, printed=(SECOND, PAIRS)),
+    Certificate(claim="Lemma 4.3.5", word="proven", scope=ALL, printed=(SECOND, PAIRS, EQUAL)),
     Certificate(
         claim="Lemma 4.3.5 for S_N",
         word="proven false",
@@ -218,9 +241,10 @@ CERTIFICATES: tuple[Certificate, ...] = (
                 ("((v1 + v2) + (v1 + v3) - (v2 + v3))/2 == v1",),
                 variables=("v1", "v2", "v3"),
             ),
-            *(step(n) for n in DEPTHS for step in (second_at, concave_at)),
+            *(step(n) for n in DEPTHS for step in (second_at, concave_at, equal_at)),
             SECOND,
             PAIRS,
+            EQUAL,
         ),
         true_scope="all d and all ratios, N = 2 (d >= 3), 3, 10, inf",
     ),

@@ -340,7 +340,7 @@ def main(files: list[str]) -> int:
             wrong = check(read(Path(file).read_text(encoding="utf-8")))
         except (OSError, TypeError, ValueError) as error:
             wrong = f"not a certificate: {error}"
-        print(file, f"REFUSED: {wrong}" if wrong else "proves what it says")
+        print(file, f"REFUSED: {wrong}" if wrong else "all comparisons hold")
         refused += bool(wrong)
     return 1 if refused or not files else 0
 
