@@ -1,0 +1,137 @@
+"""The Levi-Civita connection and its curvature at a square X of full rank, in the coordinates of `straight.py`.
+
+The matrices e^(R/2) sigma(W) e^(R/2) are a bundle with the symmetric W as fibre over the symmetric space of relative
+rotations. Its canonical connection nabla0 keeps the pairs (A, R) constant. It is flat along W, and for two rotations
+it has with K = [R1, R2]/4
+
+    the torsion -[K, W],    the curvature -[K, .].
+
+The Levi-Civita connection is nabla0 + S, where S follows from the derivatives of the metric along W and the torsion by
+Koszul's formula (K. Nomizu, Invariant affine connections on homogeneous spaces, 1954). All terms are smooth where
+singular values meet.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dlnjax._geometry.kernel import Kernel
+from dlnjax._geometry.straight import Straight
+from dlnjax._types import Matrix, Scalar
+
+Pair = Float[Array, "2 d d"]
+"""A tangent vector (A, R)."""
+
+
+def bracket(a: Matrix, b: Matrix) -> Matrix:
+    return a @ b - b @ a
+
+
+class LeviCivita(eqx.Module):
+    """The connection at diag(sigma)."""
+
+    sigma: Float[Array, " d"]
+    at: Straight
+
+    def __init__(self, sigma: Float[Array, " d"], kernel: Kernel):
+        self.sigma, self.at = sigma, Straight(sigma, kernel)
+
+    @property
+    def weights(self) -> Pair:
+        return jnp.moveaxis(self.at.weights, -1, 0)
+
+    @property
+    def units(self) -> Pair:
+        """The entries of Z that belong to a unit of A and of R."""
+        return jnp.stack([self.at.stretch, (self.sigma[:, None] + self.sigma[None, :]) / 2])
+
+    def pair(self, z: Matrix) -> Pair:
+        """(A, R) of a matrix Z."""
+        return jnp.stack([z + z.T, z - z.T]) / (2 * self.units)
+
+    def matrix(self, pair: Pair) -> Matrix:
+        """The matrix Z of (A, R)."""
+        return jnp.sum(self.units * pair, 0)
+
+    def raised(self, covector: Pair) -> Pair:
+        """The vector of a covector, whose parts may have a part that is not symmetric or antisymmetric."""
+        a, r = covector
+        return jnp.stack([a + a.T, r - r.T]) / (2 * self.weights)
+
+    @property
+    def basis(self) -> Float[Array, "n 2 d d"]:
+        """An orthonormal basis of the tangent space, of multiples of the u_k v_l^T."""
+        d = len(self.sigma)
+        pairs = jax.vmap(self.pair)(jnp.eye(d * d, dtype=self.sigma.dtype).reshape(d * d, d, d))
+        return pairs / jnp.sqrt(jax.vmap(self.inner)(pairs, pairs))[:, None, None, None]
+
+    def inner(self, x: Pair, y: Pair) -> Scalar:
+        return jnp.sum(self.weights * x * y)
+
+    def _moved(self, x: Pair, y: Pair) -> Pair:
+        """The derivative along X of the metric, as an operator on Y."""
+        f, a = self.at.first, x[0]
+        return jnp.einsum("ijkp,ij,pjk->pik", f, a, y) + jnp.einsum("jkip,pij,jk->pik", f, y, a)
+
+    def _bent(self, x: Pair, y: Pair, z: Pair) -> Pair:
+        """The second derivative along X and Y of the metric, as an operator on Z."""
+        three, mixed, a, b = self.at.three, self.at.mixed, x[0], y[0]
+        both = a[:, :, None] * b[None, :, :] + b[:, :, None] * a[None, :, :]
+        left = jnp.einsum("ijlkp,ijl,plk->pik", three, both, z)
+        right = jnp.einsum("jlkip,pij,jlk->pik", three, z, both)
+        across = jnp.einsum("ijlkp,ij,pjl,lk->pik", mixed, a, z, b) + jnp.einsum("ijlkp,ij,pjl,lk->pik", mixed, b, z, a)
+        return left + right + across
+
+    def _torsion(self, x: Pair, y: Pair) -> Pair:
+        a = self.at.gap * bracket(x[1], y[1]) / 4
+        return jnp.stack([a, jnp.zeros_like(a)])
+
+    def _lowered_torsion(self, x: Pair, y: Pair, z: Pair) -> Scalar:
+        return self.inner(self._torsion(x, y), z)
+
+    def _moved_torsion(self, along: Pair, x: Pair, y: Pair, z: Pair) -> Scalar:
+        """The derivative of `_lowered_torsion`."""
+        turn = bracket(bracket(x[1], y[1]) / 4, along[0])
+        return jnp.sum(self._moved(along, self._torsion(x, y)) * z) - jnp.sum(self.weights[0] * turn * z[0])
+
+    def lowered(self, x: Pair, y: Pair, z: Pair) -> Scalar:
+        """g(S_X Y, Z)."""
+        q = lambda x, y, z: jnp.sum(self._moved(x, y) * z)
+        t = self._lowered_torsion
+        return (q(x, y, z) + q(y, x, z) - q(z, x, y) - t(x, y, z) + t(y, z, x) - t(z, x, y)) / 2
+
+    def change(self, x: Pair, y: Pair) -> Pair:
+        """S_X Y."""
+        return self.raised(jax.grad(self.lowered, 2)(x, y, jnp.zeros_like(x)))
+
+    def christoffel(self, x: Pair, y: Pair) -> Matrix:
+        """The derivative along X of the field whose matrix is that of Y everywhere.
+
+        nabla0 of this field follows from the second derivative of e^(R/2) sigma(W) e^(R/2).
+        """
+        (a, r), (b, s) = x, y
+        half = lambda r, z: (r @ z + z @ r) / 2
+        along, z = self.at.stretch * a, self.matrix(y)
+        bent = jnp.einsum("ijl,ij,jl->il", self.at.bend, a, b) + jnp.einsum("ijl,ij,jl->il", self.at.bend, b, a)
+        return self.matrix(self.change(x, y)) - bent - half(r, z) - half(s, along)
+
+    def riemann(self, x: Pair, y: Pair, z: Pair, v: Pair) -> Scalar:
+        """g(R(X, Y) Z, V)."""
+        q = lambda x, y, z, v: jnp.sum(self._bent(x, y, z) * v)
+        bends = q(x, z, y, v) - q(x, v, y, z) - q(y, z, x, v) + q(y, v, x, z)
+
+        def twist(x: Pair, y: Pair) -> Scalar:
+            t = self._moved_torsion
+            return -t(x, y, z, v) + t(x, z, v, y) - t(x, v, y, z)
+
+        turn = bracket(x[1], y[1]) / 4
+        turned = jnp.stack([bracket(turn, z[0]), bracket(turn, z[1])])
+        s = self.change
+        return (
+            (bends + twist(x, y) - twist(y, x)) / 2
+            + self.lowered(self._torsion(x, y), z, v)
+            - self.inner(turned, v)
+            - self.inner(s(y, z), s(x, v))
+            + self.inner(s(x, z), s(y, v))
+        )
