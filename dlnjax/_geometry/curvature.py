@@ -122,9 +122,7 @@ def _gamma(at: LeviCivita, y1: Array, y2: Array) -> Matrix:
 
 
 def _curved(at: LeviCivita, y1: Array, y2: Array, y3: Array) -> Matrix:
-    # The curvature is linear in its last argument, and its gradient there is the vector.
-    covector = jax.grad(at.riemann, 3)(y1, y2, y3, jnp.zeros_like(y1))
-    return at.matrix(at.raised(covector))
+    return at.matrix(at.raised(at.curvature(y1, y2, y3)))
 
 
 def _sectional(at: LeviCivita, y1: Array, y2: Array) -> Float[Array, "2"]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.straight import Straight
+from dlnjax._geometry.straight import straight, Straight
 from dlnjax._types import Matrix, Scalar
 
 Pair = Float[Array, "2 d d"]
@@ -35,7 +35,7 @@ class LeviCivita(eqx.Module):
     at: Straight
 
     def __init__(self, sigma: Float[Array, " d"], kernel: Kernel):
-        self.sigma, self.at = sigma, Straight(sigma, kernel)
+        self.sigma, self.at = sigma, straight(sigma, kernel)
 
     @property
     def weights(self) -> Pair:
@@ -87,23 +87,26 @@ class LeviCivita(eqx.Module):
         a = self.at.gap * bracket(x[1], y[1]) / 4
         return jnp.stack([a, jnp.zeros_like(a)])
 
-    def _lowered_torsion(self, x: Pair, y: Pair, z: Pair) -> Scalar:
-        return self.inner(self._torsion(x, y), z)
+    def lowered(self, x: Pair, y: Pair) -> Pair:
+        """The covector g(S_X Y, .), of which the part symmetric in A and antisymmetric in R counts."""
+        c, gap = self.weights[0], self.at.gap
+        along = jax.grad(lambda e: jnp.sum(self._moved(e, x) * y))(jnp.zeros_like(x))
+        turned = bracket(gap * c * x[0], y[1]) + bracket(gap * c * y[0], x[1])
+        torsion = jnp.stack([-c * self._torsion(x, y)[0], turned / 4])
+        return (self._moved(x, y) + self._moved(y, x) - along + torsion) / 2
 
-    def _moved_torsion(self, along: Pair, x: Pair, y: Pair, z: Pair) -> Scalar:
-        """The derivative of `_lowered_torsion`."""
-        turn = bracket(bracket(x[1], y[1]) / 4, along[0])
-        return jnp.sum(self._moved(along, self._torsion(x, y)) * z) - jnp.sum(self.weights[0] * turn * z[0])
-
-    def lowered(self, x: Pair, y: Pair, z: Pair) -> Scalar:
-        """g(S_X Y, Z)."""
-        q = lambda x, y, z: jnp.sum(self._moved(x, y) * z)
-        t = self._lowered_torsion
-        return (q(x, y, z) + q(y, x, z) - q(z, x, y) - t(x, y, z) + t(y, z, x) - t(z, x, y)) / 2
+    def _lowered_moved(self, e: Pair, x: Pair, y: Pair) -> Pair:
+        """The derivative of `lowered` along E."""
+        c, gap, a = self.weights[0], self.at.gap, e[0]
+        along = jax.grad(lambda f: jnp.sum(self._bent(e, f, x) * y))(jnp.zeros_like(x))
+        by_x, by_y, torsion = self._moved(e, x)[0], self._moved(e, y)[0], self._torsion(x, y)
+        turned = bracket(bracket(a, c * x[0]) + gap * by_x, y[1]) + bracket(bracket(a, c * y[0]) + gap * by_y, x[1])
+        twisted = c * bracket(bracket(x[1], y[1]), a) / 4 - self._moved(e, torsion)[0]
+        return (self._bent(e, x, y) + self._bent(e, y, x) - along + jnp.stack([twisted, turned / 4])) / 2
 
     def change(self, x: Pair, y: Pair) -> Pair:
         """S_X Y."""
-        return self.raised(jax.grad(self.lowered, 2)(x, y, jnp.zeros_like(x)))
+        return self.raised(self.lowered(x, y))
 
     def christoffel(self, x: Pair, y: Pair) -> Matrix:
         """The derivative along X of the field whose matrix is that of Y everywhere.
@@ -116,22 +119,19 @@ class LeviCivita(eqx.Module):
         bent = jnp.einsum("ijl,ij,jl->il", self.at.bend, a, b) + jnp.einsum("ijl,ij,jl->il", self.at.bend, b, a)
         return self.matrix(self.change(x, y)) - bent - half(r, z) - half(s, along)
 
-    def riemann(self, x: Pair, y: Pair, z: Pair, v: Pair) -> Scalar:
-        """g(R(X, Y) Z, V)."""
-        q = lambda x, y, z, v: jnp.sum(self._bent(x, y, z) * v)
-        bends = q(x, z, y, v) - q(x, v, y, z) - q(y, z, x, v) + q(y, v, x, z)
+    def curvature(self, x: Pair, y: Pair, z: Pair) -> Pair:
+        """The covector g(R(X, Y) Z, .): R = R0 + nabla0_X S_Y - nabla0_Y S_X + [S_X, S_Y] + S_T of the torsion T."""
 
-        def twist(x: Pair, y: Pair) -> Scalar:
-            t = self._moved_torsion
-            return -t(x, y, z, v) + t(x, z, v, y) - t(x, v, y, z)
+        def one_way(x: Pair, y: Pair) -> Pair:
+            # nabla0_X moves the metric too, and g(S_X., .) + g(., S_X.) is the derivative of g along X.
+            s = self.change(y, z)
+            return self._lowered_moved(x, y, z) - self._moved(x, s) + self.lowered(x, s)
 
+        both = jax.vmap(one_way)(jnp.stack([x, y]), jnp.stack([y, x]))
         turn = bracket(x[1], y[1]) / 4
         turned = jnp.stack([bracket(turn, z[0]), bracket(turn, z[1])])
-        s = self.change
-        return (
-            (bends + twist(x, y) - twist(y, x)) / 2
-            + self.lowered(self._torsion(x, y), z, v)
-            - self.inner(turned, v)
-            - self.inner(s(y, z), s(x, v))
-            + self.inner(s(x, z), s(y, v))
-        )
+        return both[0] - both[1] + self.lowered(self._torsion(x, y), z) - self.weights * turned
+
+    def riemann(self, x: Pair, y: Pair, z: Pair, v: Pair) -> Scalar:
+        """g(R(X, Y) Z, V)."""
+        return jnp.sum(self.curvature(x, y, z) * v)

@@ -13,17 +13,17 @@ derivatives over the segment between them (Peano), by Gauss-Legendre quadrature 
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._geometry.kernel import Balanced, Kernel
 from dlnjax._geometry.special import log_shc
+from dlnjax._tree import instantiate, ravel
 
 # Two singular values are near each other if their logarithms differ by less than _CLOSE. The functions here are
 # analytic in log sigma up to a distance of pi, so that six nodes are exact to rounding there.
@@ -34,10 +34,6 @@ _NODES, _WEIGHTS = (1 + _POINTS) / 2, _MASSES / 2
 # log sigma and sigma, of equal shape. Both are kept, since the derivatives of sigma in y follow from lambda alone.
 Value: TypeAlias = tuple[Float[Array, "..."], Float[Array, "..."]]
 Weights: TypeAlias = Callable[[Value, Value, Float[Array, "..."]], Float[Array, "... 2"]]
-
-
-def _value(log: Float[Array, "*s"]) -> Value:
-    return log, jnp.exp(log)
 
 
 def _log_rate(kernel: Kernel, log: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -85,22 +81,19 @@ def _weights(kernel: Kernel) -> Weights:
     return weights
 
 
-def _along(f: Weights, kernel: Kernel, argument: int) -> Weights:
-    """The derivative of f in the y of its first (0) or second (1) argument."""
-
-    def derivative(s: Value, t: Value, gap: Float[Array, "..."]) -> Float[Array, "... 2"]:
-        still = (jnp.zeros_like(gap),) * 2
-        moves = (still, _velocity(kernel, t), -jnp.ones_like(gap)) if argument else (_velocity(kernel, s), still, jnp.ones_like(gap))
-        return jax.jvp(f, (s, t, gap), moves)[1]
-
-    return derivative
-
-
-def _at(f: Weights, kernel: Kernel, log_s: Float[Array, "..."], log_t: Float[Array, "..."]) -> Float[Array, "... 2"]:
-    """f at two singular values whose logarithms are broadcast against each other."""
-    log_s, log_t = jnp.broadcast_arrays(log_s, log_t)
+def _jet(kernel: Kernel, log_s: Float[Array, " n"], log_t: Float[Array, " n"]) -> tuple[Float[Array, "n 2"], ...]:
+    """(c, P) at pairs of singular values, and their derivatives in y: the first and second in s, the one in s and t."""
     gap = (log_s - log_t) * jnp.exp(_log_stretch(kernel, log_s, log_t))
-    return f(_value(log_s), _value(log_t), gap)
+    weights, none, one = _weights(kernel), jnp.zeros_like(gap), jnp.ones_like(gap)
+
+    def slope(s: Value, t: Value, gap: Float[Array, " n"]) -> tuple[Float[Array, "n 2"], Float[Array, "n 2"]]:
+        return jax.jvp(weights, (s, t, gap), (_velocity(kernel, s), (none, none), one))
+
+    s, t = (log_s, jnp.exp(log_s)), (log_t, jnp.exp(log_t))
+    (value, first), move = jax.linearize(slope, s, t, gap)
+    _, second = move(_velocity(kernel, s), (none, none), one)
+    _, mixed = move((none, none), _velocity(kernel, t), -one)
+    return value, first, second, mixed
 
 
 class Straight(eqx.Module):
@@ -121,28 +114,55 @@ class Straight(eqx.Module):
     bend: Float[Array, "d d d"]
 
     def __init__(self, sigma: Float[Array, " d"], kernel: Kernel):
-        log, weights = jnp.log(sigma), _weights(kernel)
+        log = jnp.log(sigma)
         row, column = log[:, None], log[None, :]
         on = _Segments(log, kernel)
-        slope = _along(weights, kernel, 0)
-        at_nodes = partial(_at, kernel=kernel, log_s=on.log[..., None])
-        self.gap, self.weights = on.gap, _at(weights, kernel, row, column)
-        self.first = on.first(self.weights, on.mean(at_nodes(slope, log_t=log)))
-        curve = at_nodes(_along(slope, kernel, 0), log_t=log)
-        self.three = on.second(self.first, on.mean(curve, on.lever))
-        twist = _at(_along(slope, kernel, 1), kernel, on.log[..., None, None, None], on.log)
-        by_second = on.mean(jnp.moveaxis(on.mean(twist), (0, 1), (3, 4)))
+        # One call for all pairs, so that the kernel is compiled once: of values, of a node and a value, of two nodes.
+        pairs = [(row, column), (on.log[..., None], log), (on.log[..., None, None, None], on.log)]
+        pairs = [jnp.broadcast_arrays(*pair) for pair in pairs]
+        jets = _jet(kernel, *(jnp.concatenate([side.ravel() for side in sides]) for sides in zip(*pairs, strict=True)))
+        ends = np.cumsum([pair[0].size for pair in pairs])[:-1]
+
+        def of(derivative: int, which: int) -> Array:
+            return jnp.split(jets[derivative], ends)[which].reshape(*pairs[which][0].shape, 2)
+
+        self.gap, self.weights = on.gap, of(0, 0)
+        self.first = on.first(self.weights, on.mean(of(1, 1)))
+        self.three = on.second(self.first, on.mean(of(2, 1), on.lever))
+        by_second = on.mean(jnp.moveaxis(on.mean(of(3, 2)), (0, 1), (3, 4)))
         self.mixed = on.mixed(self.first, jnp.moveaxis(by_second, (2, 3), (0, 1)))
-        self.stretch = jnp.exp((row + column) / 2 + log_shc((row - column) / 2) - _log_stretch(kernel, row, column))
+        self.stretch = jnp.exp((row + column) / 2 + log_shc((row - column) / 2)) / on.stretch
         rate = lambda log: jnp.exp(_log_rate(kernel, log))
-        acceleration = jax.jvp(rate, (on.log,), (_velocity(kernel, _value(on.log))[0],))[1]
+        acceleration = jax.jvp(rate, (on.log,), (rate(on.log) * jnp.exp(-on.log),))[1]
         self.bend = on.second(self.stretch, on.mean(acceleration, on.lever))
+
+
+@eqx.filter_custom_jvp
+def straight(sigma: Float[Array, " d"], kernel: Kernel) -> Straight:
+    """`Straight`, with a rule for its derivative that is quick to compile."""
+    return Straight(sigma, kernel)
+
+
+@straight.def_jvp
+def _straight_jvp(primals: tuple[Float[Array, " d"], Kernel], tangents: tuple[Any, PyTree]) -> tuple[Straight, Straight]:
+    """By the derivatives in each of the few numbers, in forward mode.
+
+    Reverse mode then has a sum of products to transpose, and not the derivatives of the kernel, of which XLA would
+    compile the transpose for half a minute.
+    """
+    flat, back = ravel(primals)
+    at = lambda numbers: Straight(*back(numbers))
+    along = jax.vmap(lambda e: jax.jvp(at, (flat,), (e,)), out_axes=(None, -1))
+    out, slopes = along(jnp.eye(len(flat), dtype=flat.dtype))
+    moves = ravel(tuple(instantiate(d, p) for d, p in zip(tangents, primals, strict=True)))[0]
+    return out, jax.tree.map(lambda slope: slope @ moves, slopes)
 
 
 class _Segments(eqx.Module):
     """The segments between any two singular values, the nodes on them, and the divided differences in y."""
 
     gap: Float[Array, "d d"]
+    stretch: Float[Array, "d d"]
     far: Bool[Array, "d d"]
     log: Float[Array, "d d nodes"]
     slope: Float[Array, "d d nodes"]
@@ -152,7 +172,8 @@ class _Segments(eqx.Module):
         u = log[:, None] - log[None, :]
         nodes = jnp.asarray(_NODES, log.dtype)
         stretch = _log_stretch(kernel, *jnp.broadcast_arrays(log[:, None], log[None, :]))
-        self.gap, self.far = u * jnp.exp(stretch), jnp.abs(u) >= _CLOSE
+        self.stretch, self.far = jnp.exp(stretch), jnp.abs(u) >= _CLOSE
+        self.gap = u * self.stretch
         self.log = log[:, None, None] - jnp.where(self.far, 0.0, u)[..., None] * nodes
         start = jnp.broadcast_to(log[:, None, None], self.log.shape)
         # How far a node is along the segment, as a share of it in y, and its derivative in that in log sigma.
