@@ -39,7 +39,7 @@ class LeviCivita(eqx.Module):
 
     @property
     def weights(self) -> Pair:
-        return jnp.moveaxis(self.at.weights, -1, 0)
+        return jnp.moveaxis(self.at.weights.value, -1, 0)
 
     @property
     def units(self) -> Pair:
@@ -71,12 +71,12 @@ class LeviCivita(eqx.Module):
 
     def _moved(self, x: Pair, y: Pair) -> Pair:
         """The derivative along X of the metric, as an operator on Y."""
-        f, a = self.at.first, x[0]
+        f, a = self.at.weights.first, x[0]
         return jnp.einsum("ijkp,ij,pjk->pik", f, a, y) + jnp.einsum("jkip,pij,jk->pik", f, y, a)
 
     def _bent(self, x: Pair, y: Pair, z: Pair) -> Pair:
         """The second derivative along X and Y of the metric, as an operator on Z."""
-        three, mixed, a, b = self.at.three, self.at.mixed, x[0], y[0]
+        three, mixed, a, b = self.at.weights.three, self.at.weights.mixed, x[0], y[0]
         both = a[:, :, None] * b[None, :, :] + b[:, :, None] * a[None, :, :]
         left = jnp.einsum("ijlkp,ijl,plk->pik", three, both, z)
         right = jnp.einsum("jlkip,pij,jlk->pik", three, z, both)

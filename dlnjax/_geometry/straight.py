@@ -22,8 +22,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._geometry.kernel import Balanced, Kernel
-from dlnjax._geometry.special import log_shc
+from dlnjax._geometry.special import bose, log_shc
 from dlnjax._tree import instantiate, ravel
+from dlnjax._types import Scalar
 
 # Two singular values are near each other if their logarithms differ by less than _CLOSE. The functions here are
 # analytic in log sigma up to a distance of pi, so that six nodes are exact to rounding there.
@@ -33,7 +34,7 @@ _NODES, _WEIGHTS = (1 + _POINTS) / 2, _MASSES / 2
 
 # log sigma and sigma, of equal shape. Both are kept, since the derivatives of sigma in y follow from lambda alone.
 Value: TypeAlias = tuple[Float[Array, "..."], Float[Array, "..."]]
-Weights: TypeAlias = Callable[[Value, Value, Float[Array, "..."]], Float[Array, "... 2"]]
+Weights: TypeAlias = Callable[[Value, Value, Float[Array, "..."]], Float[Array, "... p"]]
 
 
 def _log_rate(kernel: Kernel, log: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -64,9 +65,9 @@ def _log_stretch(kernel: Kernel, log_s: Float[Array, "*s"], log_t: Float[Array, 
 
 
 def _weights(kernel: Kernel) -> Weights:
-    """(c, P) as a function of two singular values and of the difference of their y, elementwise."""
+    """(c, P) as a function of two singular values and of the difference of their y, elementwise; of `Balanced`, c."""
 
-    def weights(s: Value, t: Value, gap: Float[Array, "..."]) -> Float[Array, "... 2"]:
+    def weights(s: Value, t: Value, gap: Float[Array, "..."]) -> Float[Array, "... p"]:
         (log_s, s), (log_t, t) = s, t
         u = log_s - log_t
         near = jnp.abs(u) < _CLOSE
@@ -75,18 +76,18 @@ def _weights(kernel: Kernel) -> Weights:
         logarithmic = (log_s + log_t) / 2 + log_shc(small / 2) - _log_stretch(kernel, log_t + small, log_t)
         quotient = jnp.log(jnp.where(near, 1.0, (s - t) / jnp.where(near, 1.0, gap)))
         even = jnp.where(near, logarithmic, quotient)
-        odd = jnp.log((s + t) / 2)
-        return jnp.exp(2 * jnp.stack([even, odd], -1) - kernel.log_eigenvalue(log_s, log_t)[..., None])
+        roots = [even] if isinstance(kernel, Balanced) else [even, jnp.log((s + t) / 2)]
+        return jnp.exp(2 * jnp.stack(roots, -1) - kernel.log_eigenvalue(log_s, log_t)[..., None])
 
     return weights
 
 
-def _jet(kernel: Kernel, log_s: Float[Array, " n"], log_t: Float[Array, " n"]) -> tuple[Float[Array, "n 2"], ...]:
-    """(c, P) at pairs of singular values, and their derivatives in y: the first and second in s, the one in s and t."""
+def _jet(kernel: Kernel, log_s: Float[Array, " n"], log_t: Float[Array, " n"]) -> tuple[Float[Array, "n p"], ...]:
+    """`_weights` at pairs of singular values, and the derivatives in y: the first and second in s, that in s and t."""
     gap = (log_s - log_t) * jnp.exp(_log_stretch(kernel, log_s, log_t))
     weights, none, one = _weights(kernel), jnp.zeros_like(gap), jnp.ones_like(gap)
 
-    def slope(s: Value, t: Value, gap: Float[Array, " n"]) -> tuple[Float[Array, "n 2"], Float[Array, "n 2"]]:
+    def slope(s: Value, t: Value, gap: Float[Array, " n"]) -> tuple[Float[Array, "n p"], Float[Array, "n p"]]:
         return jax.jvp(weights, (s, t, gap), (_velocity(kernel, s), (none, none), one))
 
     s, t = (log_s, jnp.exp(log_s)), (log_t, jnp.exp(log_t))
@@ -96,20 +97,40 @@ def _jet(kernel: Kernel, log_s: Float[Array, " n"], log_t: Float[Array, " n"]) -
     return value, first, second, mixed
 
 
-class Straight(eqx.Module):
-    """What the curvature at a point needs of its singular values, which must descend.
+def _excess(a: Scalar, u: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """c - 1/N of `Balanced`, a tanh(u/2)/tanh(a u/2) - a with a = 1/N, accurate relative to its own size.
 
-    **Attributes:** `gap`, y_i - y_j; `weights`, c and P; `first` at [i, j, k], their divided differences between i and
-    j in one argument, with k in the other; `three` at [i, j, l, k], those over i, j and l; `mixed` at [i, j, l, k],
-    between i and j in the first argument and between l and k in the second. The last axis, of 2, is for c and P.
-    `stretch` and `bend`: the first and second divided differences of sigma as a function of y.
+    c tends to a where one value is far below the other. Differences of c would lose there what c - a keeps.
+    """
+    v = jnp.abs(u)
+    # 1 - e^(-x) over x, and its inverse.
+    inverse = lambda x: bose(x) + x
+    return 2 * (1 - a) * jnp.exp(-a * v) * inverse(a * v) / (inverse((1 - a) * v) * (1 + jnp.exp(-v)))
+
+
+class Differences(eqx.Module):
+    """A function of two values, and its divided differences in y.
+
+    **Attributes:** `value`; `first` at [i, j, k], the divided difference between i and j in one argument, with k in the
+    other; `three` at [i, j, l, k], that over i, j and l; `mixed` at [i, j, l, k], that between i and j in the first
+    argument and between l and k in the second.
+    """
+
+    value: Float[Array, "d d *p"]
+    first: Float[Array, "d d d *p"]
+    three: Float[Array, "d d d d *p"]
+    mixed: Float[Array, "d d d d *p"]
+
+
+class Straight(eqx.Module):
+    """What the connection at a point needs of its singular values, which must descend.
+
+    **Attributes:** `gap`, y_i - y_j; `weights`, c and P, along the last axis; `stretch` and `bend`, the first and
+    second divided differences of sigma as a function of y.
     """
 
     gap: Float[Array, "d d"]
-    weights: Float[Array, "d d 2"]
-    first: Float[Array, "d d d 2"]
-    three: Float[Array, "d d d d 2"]
-    mixed: Float[Array, "d d d d 2"]
+    weights: Differences
     stretch: Float[Array, "d d"]
     bend: Float[Array, "d d d"]
 
@@ -117,24 +138,56 @@ class Straight(eqx.Module):
         log = jnp.log(sigma)
         row, column = log[:, None], log[None, :]
         on = _Segments(log, kernel)
-        # One call for all pairs, so that the kernel is compiled once: of values, of a node and a value, of two nodes.
-        pairs = [(row, column), (on.log[..., None], log), (on.log[..., None, None, None], on.log)]
-        pairs = [jnp.broadcast_arrays(*pair) for pair in pairs]
-        jets = _jet(kernel, *(jnp.concatenate([side.ravel() for side in sides]) for sides in zip(*pairs, strict=True)))
-        ends = np.cumsum([pair[0].size for pair in pairs])[:-1]
-
-        def of(derivative: int, which: int) -> Array:
-            return jnp.split(jets[derivative], ends)[which].reshape(*pairs[which][0].shape, 2)
-
-        self.gap, self.weights = on.gap, of(0, 0)
-        self.first = on.first(self.weights, on.mean(of(1, 1)))
-        self.three = on.second(self.first, on.mean(of(2, 1), on.lever))
-        by_second = on.mean(jnp.moveaxis(on.mean(of(3, 2)), (0, 1), (3, 4)))
-        self.mixed = on.mixed(self.first, jnp.moveaxis(by_second, (2, 3), (0, 1)))
+        weights = _differences(on, log, kernel)
+        self.gap, self.weights = on.gap, _with_odd(weights, log, kernel) if isinstance(kernel, Balanced) else weights
         self.stretch = jnp.exp((row + column) / 2 + log_shc((row - column) / 2)) / on.stretch
         rate = lambda log: jnp.exp(_log_rate(kernel, log))
         acceleration = jax.jvp(rate, (on.log,), (rate(on.log) * jnp.exp(-on.log),))[1]
         self.bend = on.second(self.stretch, on.mean(acceleration, on.lever))
+
+
+def _differences(on: "_Segments", log: Float[Array, " d"], kernel: Kernel) -> Differences:
+    """`_weights` and its divided differences."""
+    # One call for all pairs, so that the kernel is compiled once: of values, of a node and a value, of two nodes.
+    pairs = [(log[:, None], log), (on.log[..., None], log), (on.log[..., None, None, None], on.log)]
+    pairs = [jnp.broadcast_arrays(*pair) for pair in pairs]
+    jets = _jet(kernel, *(jnp.concatenate([side.ravel() for side in sides]) for sides in zip(*pairs, strict=True)))
+    ends = np.cumsum([pair[0].size for pair in pairs])[:-1]
+
+    def of(derivative: int, which: int) -> Array:
+        jet = jnp.split(jets[derivative], ends)[which]
+        return jet.reshape(*pairs[which][0].shape, jet.shape[-1])
+
+    value = of(0, 0)
+    if isinstance(kernel, Balanced):
+        value = _excess(kernel.inverse_depth, log[:, None] - log)[..., None]
+    first = on.first(value, on.mean(of(1, 1)))
+    three = on.second(first, on.mean(of(2, 1), on.lever))
+    by_second = on.mean(jnp.moveaxis(on.mean(of(3, 2)), (0, 1), (3, 4)))
+    mixed = on.mixed(first, jnp.moveaxis(by_second, (2, 3), (0, 1)))
+    return Differences(value, first, three, mixed)
+
+
+def _with_odd(even: Differences, log: Float[Array, " d"], kernel: Balanced) -> Differences:
+    """c and P of `Balanced`, from c - 1/N.
+
+    As c P = ((z_i + z_j)/2)^2 with z = sigma^(1/N) = 1 + y/N, the divided differences of P follow from those of c by
+    the rule of Leibniz, to the last digit also beside much larger values.
+    """
+    a = kernel.inverse_depth
+    z = jnp.exp(a * log)
+    c, first, three, mixed = even.value[..., 0] + a, even.first[..., 0], even.three[..., 0], even.mixed[..., 0]
+    p = ((z[:, None] + z) / 2) ** 2 / c
+    square = a * (z[:, None, None] + z[:, None] + 2 * z) / 4
+    p_first = (square - first * p) / c[:, None, :]
+    # Of the arguments [i, j, l, k] in this order.
+    at = lambda f, where: jnp.expand_dims(f, where)
+    p_three = (a * a / 4 - at(first, 2) * at(p_first, 0) - three * p) / at(c, (1, 2))
+    other, p_other = jnp.moveaxis(first, 2, 0), jnp.moveaxis(p_first, 2, 0)
+    crossed = at(other, 1) * at(p_first, 2) + at(first, 3) * at(p_other, 0) + mixed * at(p, (0, 2))
+    p_mixed = (a * a / 2 - crossed) / at(c, (1, 3))
+    stacked = [jnp.stack(both, -1) for both in ((c, p), (first, p_first), (three, p_three), (mixed, p_mixed))]
+    return Differences(*stacked)
 
 
 @eqx.filter_custom_jvp
@@ -203,7 +256,7 @@ class _Segments(eqx.Module):
         near = _times(share, hat[i, j]) + _times(1 - share, hat[l, j])
         return _choose(far, quotient, near)
 
-    def mixed(self, first: Float[Array, "d d d 2"], near: Float[Array, "d d d d 2"]) -> Float[Array, "d d d d 2"]:
+    def mixed(self, first: Float[Array, "d d d p"], near: Float[Array, "d d d d p"]) -> Float[Array, "d d d d p"]:
         """The divided differences in both arguments, at [i, j, l, k]."""
         left, right = self.far[:, :, None, None], self.far[None, None]
         other = jnp.moveaxis(first, 2, 0)
