@@ -209,10 +209,12 @@ def curvature(x: Matrix, z1: Matrix, z2: Matrix, z3: Matrix, depth: Depth) -> Ma
 
     so that `inner(x, curvature(x, z1, z2, z2, depth), z1, depth)` is positive on a sphere. It is 0 at depth 1.
 
-    No term has a singularity where singular values meet. In an orthonormal frame of u_k v_l^T the error is about 1e-14
-    of the largest curvature of planes at X, for singular values that are those of a diagonal `x`; the decomposition of
-    any other `x` adds a relative error of rounding times the condition number to its smallest singular value.
-    Components that are smaller than the largest curvature by many powers of ten lose the digits that this takes.
+    No term has a singularity where singular values meet. At a diagonal `x`, in a frame of unit vectors, a component is
+    right to 1e-12 of its size. For planes of one pair, the size is the inverse square of y = N sigma^(1/N) of the
+    larger value, or the largest component; for all others it is that of the second smallest value. If lambda does not
+    vanish at 0, as at depth 1, the curvature is smaller than that near the singular matrices. It is NaN where rounding
+    may be larger than 1e-6 of the inverse square of y of the largest value. The decomposition of an `x` that is not
+    diagonal adds a relative error of rounding times its condition number to the smallest singular value.
 
     **Arguments:** `x`, of full rank, `d d`; `z1`, `z2` and `z3`, tangent vectors, `d d`; `depth`, N in [1, inf], or a
     kernel.

@@ -11,16 +11,21 @@ Koszul's formula (K. Nomizu, Invariant affine connections on homogeneous spaces,
 singular values meet.
 """
 
+from typing import TypeAlias
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.straight import straight, Straight
+from dlnjax._geometry.straight import Straight, straight
 from dlnjax._types import Matrix, Scalar
 
-Pair = Float[Array, "2 d d"]
+# The curvature counts as lost where rounding may exceed this share of the inverse square of y of the largest value.
+_LOST = 1e-6
+
+Pair: TypeAlias = Float[Array, "2 d d"]
 """A tangent vector (A, R)."""
 
 
@@ -33,9 +38,11 @@ class LeviCivita(eqx.Module):
 
     sigma: Float[Array, " d"]
     at: Straight
+    lost: Bool[Array, ""]
 
     def __init__(self, sigma: Float[Array, " d"], kernel: Kernel):
         self.sigma, self.at = sigma, straight(sigma, kernel)
+        self.lost = _is_lost(jax.lax.stop_gradient(sigma), kernel)
 
     @property
     def weights(self) -> Pair:
@@ -120,7 +127,10 @@ class LeviCivita(eqx.Module):
         return self.matrix(self.change(x, y)) - bent - half(r, z) - half(s, along)
 
     def curvature(self, x: Pair, y: Pair, z: Pair) -> Pair:
-        """The covector g(R(X, Y) Z, .): R = R0 + nabla0_X S_Y - nabla0_Y S_X + [S_X, S_Y] + S_T of the torsion T."""
+        """The covector g(R(X, Y) Z, .), NaN where it is lost: with the torsion T and the curvature R0 of nabla0,
+
+        R(X, Y) = R0(X, Y) + nabla0_X S_Y - nabla0_Y S_X + [S_X, S_Y] + S_T(X, Y).
+        """
 
         def one_way(x: Pair, y: Pair) -> Pair:
             # nabla0_X moves the metric too, and g(S_X., .) + g(., S_X.) is the derivative of g along X.
@@ -130,8 +140,21 @@ class LeviCivita(eqx.Module):
         both = jax.vmap(one_way)(jnp.stack([x, y]), jnp.stack([y, x]))
         turn = bracket(x[1], y[1]) / 4
         turned = jnp.stack([bracket(turn, z[0]), bracket(turn, z[1])])
-        return both[0] - both[1] + self.lowered(self._torsion(x, y), z) - self.weights * turned
+        out = both[0] - both[1] + self.lowered(self._torsion(x, y), z) - self.weights * turned
+        return jnp.where(self.lost, jnp.nan, out)
 
     def riemann(self, x: Pair, y: Pair, z: Pair, v: Pair) -> Scalar:
         """g(R(X, Y) Z, V)."""
         return jnp.sum(self.curvature(x, y, z) * v)
+
+
+def _is_lost(sigma: Float[Array, " d"], kernel: Kernel) -> Bool[Array, ""]:
+    """Whether rounding may be larger than the curvature by more than _LOST.
+
+    Terms of the size (dlog sigma/dy)^2 cancel, at the second smallest value. If lambda vanishes at 0, the curvature is
+    of this size. If it does not, as at depth 1, the curvature stays bounded near the singular matrices.
+    """
+    log = jnp.log(sigma)
+    steep = jnp.exp(kernel.log_eigenvalue(log, log) - 2 * log)
+    rounding = jnp.finfo(sigma.dtype).eps * steep[max(len(sigma) - 2, 0)]
+    return (jnp.asarray(kernel.order) <= 0) & (rounding > _LOST * steep[0])

@@ -64,18 +64,31 @@ def _log_stretch(kernel: Kernel, log_s: Float[Array, "*s"], log_t: Float[Array, 
     return jnp.where(near, mean, jnp.log(jnp.where(near, 1.0, gap / apart)))
 
 
+def _log_mean_rate(kernel: Kernel, log_s: Float[Array, "*s"], log_t: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The logarithm of (s - t)/(y(s) - y(t)) for s and t near each other, a mean of dsigma/dy over the segment."""
+    if isinstance(kernel, Balanced):
+        return (log_s + log_t) / 2 + log_shc((log_s - log_t) / 2) - _log_stretch(kernel, log_s, log_t)
+    # By the deviations from the rate in the middle, which keep their digits where lambda hardly changes, as that of an
+    # imbalanced network near the singular matrices.
+    middle = (log_s + log_t) / 2
+    along = log_t[..., None] + (log_s - log_t)[..., None] * jnp.asarray(_NODES, log_s.dtype)
+    rate, deviation = _log_rate(kernel, middle), _log_rate(kernel, along) - _log_rate(kernel, middle)[..., None]
+    share = jnp.exp(along - middle[..., None] - deviation) * jnp.asarray(_WEIGHTS, log_s.dtype)
+    excess = jnp.sum(share * jnp.expm1(deviation), -1) / jnp.sum(share, -1)
+    return rate + jnp.log1p(excess)
+
+
 def _weights(kernel: Kernel) -> Weights:
     """(c, P) as a function of two singular values and of the difference of their y, elementwise; of `Balanced`, c."""
 
-    def weights(s: Value, t: Value, gap: Float[Array, "..."]) -> Float[Array, "... p"]:
-        (log_s, s), (log_t, t) = s, t
+    def weights(of_s: Value, of_t: Value, gap: Float[Array, "..."]) -> Float[Array, "... p"]:
+        (log_s, s), (log_t, t) = of_s, of_t
         u = log_s - log_t
         near = jnp.abs(u) < _CLOSE
         small = jnp.where(near, u, 0.0)
         # Where the two are apart, y enters by its difference alone, whose derivatives in y are 1 and -1.
-        logarithmic = (log_s + log_t) / 2 + log_shc(small / 2) - _log_stretch(kernel, log_t + small, log_t)
         quotient = jnp.log(jnp.where(near, 1.0, (s - t) / jnp.where(near, 1.0, gap)))
-        even = jnp.where(near, logarithmic, quotient)
+        even = jnp.where(near, _log_mean_rate(kernel, log_t + small, log_t), quotient)
         roots = [even] if isinstance(kernel, Balanced) else [even, jnp.log((s + t) / 2)]
         return jnp.exp(2 * jnp.stack(roots, -1) - kernel.log_eigenvalue(log_s, log_t)[..., None])
 
@@ -197,7 +210,9 @@ def straight(sigma: Float[Array, " d"], kernel: Kernel) -> Straight:
 
 
 @straight.def_jvp
-def _straight_jvp(primals: tuple[Float[Array, " d"], Kernel], tangents: tuple[Any, PyTree]) -> tuple[Straight, Straight]:
+def _straight_jvp(
+    primals: tuple[Float[Array, " d"], Kernel], tangents: tuple[Any, PyTree]
+) -> tuple[Straight, Straight]:
     """By the derivatives in each of the few numbers, in forward mode.
 
     Reverse mode then has a sum of products to transpose, and not the derivatives of the kernel, of which XLA would
