@@ -135,7 +135,7 @@ def _sectional(at: LeviCivita, y1: Array, y2: Array) -> Float[Array, "2"]:
 
     y1, y2 = unit(y1)[0], unit(y2)[0]
     y2, sine = unit(y2 - at.inner(y1, y2) * y1)
-    # What is left of y1 in y2 has the size of rounding over the sine.
+    # The part of y1 that is left in y2 has the size of rounding over the sine. A second step removes it.
     y2 = unit(y2 - at.inner(y1, y2) * y1)[0]
     return jnp.stack([at.riemann(y1, y2, y2, y1), sine])
 
@@ -153,7 +153,7 @@ def christoffel(x: Matrix, z1: Matrix, z2: Matrix, depth: Depth) -> Matrix:
 
         2 g(Gamma(Z1, Z2), Z3) = D_Z1 g(Z2, Z3) + D_Z2 g(Z1, Z3) - D_Z3 g(Z1, Z2),
 
-    so that a geodesic solves X'' + Gamma_X(X', X') = 0, which is (3.37)-(3.39) in X alone.
+    so that a geodesic solves X'' + Gamma_X(X', X') = 0.
 
     **Arguments:** `x`, of full rank, `d d`; `z1` and `z2`, `d d`; `depth`, N in [1, inf], or a kernel.
 

@@ -22,19 +22,24 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.straight import Straight, straight
 from dlnjax._types import Matrix, Scalar
 
-# The curvature counts as lost where rounding may exceed this share of the inverse square of y of the largest value.
-_LOST = 1e-6
+# The curvature counts as lost where rounding may exceed a share eps^_LOST, in float64 about 1e-6, of the inverse square
+# of y of the largest value.
+_LOST = 0.4
 
 Pair: TypeAlias = Float[Array, "2 d d"]
 """A tangent vector (A, R)."""
 
 
 def bracket(a: Matrix, b: Matrix) -> Matrix:
+    """The commutator [A, B]."""
     return a @ b - b @ a
 
 
 class LeviCivita(eqx.Module):
-    """The connection at diag(sigma)."""
+    """The connection at diag(sigma).
+
+    **Attributes:** `sigma`, descending; `at`, the divided differences; `lost`, whether rounding may hide the curvature.
+    """
 
     sigma: Float[Array, " d"]
     at: Straight
@@ -46,6 +51,7 @@ class LeviCivita(eqx.Module):
 
     @property
     def weights(self) -> Pair:
+        """c and P, the metric."""
         return jnp.moveaxis(self.at.weights.value, -1, 0)
 
     @property
@@ -62,7 +68,7 @@ class LeviCivita(eqx.Module):
         return jnp.sum(self.units * pair, 0)
 
     def raised(self, covector: Pair) -> Pair:
-        """The vector of a covector, whose parts may have a part that is not symmetric or antisymmetric."""
+        """The vector of a covector, from the part that is symmetric in A and antisymmetric in R."""
         a, r = covector
         return jnp.stack([a + a.T, r - r.T]) / (2 * self.weights)
 
@@ -74,6 +80,7 @@ class LeviCivita(eqx.Module):
         return pairs / jnp.sqrt(jax.vmap(self.inner)(pairs, pairs))[:, None, None, None]
 
     def inner(self, x: Pair, y: Pair) -> Scalar:
+        """g(X, Y)."""
         return jnp.sum(self.weights * x * y)
 
     def _moved(self, x: Pair, y: Pair) -> Pair:
@@ -91,11 +98,14 @@ class LeviCivita(eqx.Module):
         return left + right + across
 
     def _torsion(self, x: Pair, y: Pair) -> Pair:
+        """-[K, W] with K = [R1, R2]/4. In the frame of W = diag(y), its entries are K_ij (y_i - y_j)."""
         a = self.at.gap * bracket(x[1], y[1]) / 4
         return jnp.stack([a, jnp.zeros_like(a)])
 
     def lowered(self, x: Pair, y: Pair) -> Pair:
-        """The covector g(S_X Y, .), of which the part symmetric in A and antisymmetric in R counts."""
+        """The covector g(S_X Y, .) by Koszul's formula. Its parts that are not symmetric in A, or not antisymmetric in
+        R, have no meaning.
+        """
         c, gap = self.weights[0], self.at.gap
         along = jax.grad(lambda e: jnp.sum(self._moved(e, x) * y))(jnp.zeros_like(x))
         turned = bracket(gap * c * x[0], y[1]) + bracket(gap * c * y[0], x[1])
@@ -149,12 +159,12 @@ class LeviCivita(eqx.Module):
 
 
 def _is_lost(sigma: Float[Array, " d"], kernel: Kernel) -> Bool[Array, ""]:
-    """Whether rounding may be larger than the curvature by more than _LOST.
+    """Whether rounding may hide the curvature.
 
-    Terms of the size (dlog sigma/dy)^2 cancel, at the second smallest value. If lambda vanishes at 0, the curvature is
-    of this size. If it does not, as at depth 1, the curvature stays bounded near the singular matrices.
+    Terms cancel whose size is (dlog sigma/dy)^2 at the second smallest value. If lambda vanishes at 0, the curvature is
+    of this size. If lambda does not vanish, as at depth 1, the curvature stays bounded near the singular matrices.
     """
     log = jnp.log(sigma)
     steep = jnp.exp(kernel.log_eigenvalue(log, log) - 2 * log)
-    rounding = jnp.finfo(sigma.dtype).eps * steep[max(len(sigma) - 2, 0)]
-    return (jnp.asarray(kernel.order) <= 0) & (rounding > _LOST * steep[0])
+    eps = float(jnp.finfo(sigma.dtype).eps)
+    return (jnp.asarray(kernel.order) <= 0) & (eps * steep[max(len(sigma) - 2, 0)] > eps**_LOST * steep[0])

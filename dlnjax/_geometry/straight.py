@@ -68,8 +68,8 @@ def _log_mean_rate(kernel: Kernel, log_s: Float[Array, "*s"], log_t: Float[Array
     """The logarithm of (s - t)/(y(s) - y(t)) for s and t near each other, a mean of dsigma/dy over the segment."""
     if isinstance(kernel, Balanced):
         return (log_s + log_t) / 2 + log_shc((log_s - log_t) / 2) - _log_stretch(kernel, log_s, log_t)
-    # By the deviations from the rate in the middle, which keep their digits where lambda hardly changes, as that of an
-    # imbalanced network near the singular matrices.
+    # The deviations from the rate in the middle keep their digits where lambda hardly changes. Near the singular
+    # matrices the lambda of an imbalanced network hardly changes, and a difference of two logarithms would lose them.
     middle = (log_s + log_t) / 2
     along = log_t[..., None] + (log_s - log_t)[..., None] * jnp.asarray(_NODES, log_s.dtype)
     rate, deviation = _log_rate(kernel, middle), _log_rate(kernel, along) - _log_rate(kernel, middle)[..., None]
@@ -116,7 +116,7 @@ def _excess(a: Scalar, u: Float[Array, "*s"]) -> Float[Array, "*s"]:
     c tends to a where one value is far below the other. Differences of c would lose there what c - a keeps.
     """
     v = jnp.abs(u)
-    # 1 - e^(-x) over x, and its inverse.
+    # x/(1 - e^(-x)), which is 1 at x = 0.
     inverse = lambda x: bose(x) + x
     return 2 * (1 - a) * jnp.exp(-a * v) * inverse(a * v) / (inverse((1 - a) * v) * (1 + jnp.exp(-v)))
 
@@ -193,7 +193,7 @@ def _with_odd(even: Differences, log: Float[Array, " d"], kernel: Balanced) -> D
     p = ((z[:, None] + z) / 2) ** 2 / c
     square = a * (z[:, None, None] + z[:, None] + 2 * z) / 4
     p_first = (square - first * p) / c[:, None, :]
-    # Of the arguments [i, j, l, k] in this order.
+    # With these axes inserted, an array stands for some of the indices [i, j, l, k].
     at = lambda f, where: jnp.expand_dims(f, where)
     p_three = (a * a / 4 - at(first, 2) * at(p_first, 0) - three * p) / at(c, (1, 2))
     other, p_other = jnp.moveaxis(first, 2, 0), jnp.moveaxis(p_first, 2, 0)
@@ -244,7 +244,7 @@ class _Segments(eqx.Module):
         self.gap = u * self.stretch
         self.log = log[:, None, None] - jnp.where(self.far, 0.0, u)[..., None] * nodes
         start = jnp.broadcast_to(log[:, None, None], self.log.shape)
-        # How far a node is along the segment, as a share of it in y, and its derivative in that in log sigma.
+        # `lever` is the share of the segment in y before a node, and `slope` its derivative in the share in log sigma.
         self.lever = nodes * jnp.exp(_log_stretch(kernel, start, self.log) - stretch[..., None])
         self.slope = jnp.exp(self.log - _log_rate(kernel, self.log) - stretch[..., None])
 
