@@ -35,7 +35,8 @@ def _check_full_rank(start: Any, inverse_depth: float) -> None:
     sigma = np.abs(start.sigma) if isinstance(start, SVD) else np.linalg.svd(np.asarray(start), compute_uv=False)
     floor = 0.0 if isinstance(start, SVD) else sigma.shape[-1] * np.finfo(sigma.dtype).eps * sigma.max()
     if inverse_depth < 1 and not np.all(sigma > floor):
+        rank = int(np.sum(sigma > floor))
+        thin = ", or pass an SVD of this rank, which its paths keep" if rank else ""
         raise ValueError(
-            f"x0 has rank {int(np.sum(sigma > floor))} < {len(sigma)}: noise of depth > 1 needs singular values "
-            "above 0. Start nearby, or pass an SVD of this rank, which its paths keep."
+            f"x0 has rank {rank} < {len(sigma)}: noise of depth > 1 needs singular values above 0. Start nearby{thin}."
         )

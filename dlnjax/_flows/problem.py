@@ -84,9 +84,8 @@ class Options(eqx.Module):
     # one compiled program serves a tolerance that follows the start and a fixed tolerance.
     share: Float[Array, ""]
     fixed: Float[Array, ""]
-    # The bound of the stop. Without a stop it is 0 in a flow, so that one program serves both. In a sweep it is None,
-    # which spares each evaluation the norm of the gradient.
-    steady: Float[Array, ""] | None
+    # The bound of the stop. Without a stop it is 0, so that one program serves both.
+    steady: Float[Array, ""]
     max_steps: Int[Array, ""]
     solver: diffrax.AbstractSolver[Any] | None
     coordinates: str = eqx.field(static=True)
@@ -118,18 +117,15 @@ class Options(eqx.Module):
         self.rtol = as_positive("rtol", rtol, "Use 1e-3 for a sketch, 1e-6 by default, 1e-10 to check a formula.")
         self.share = as_real("share", ATOL_SHARE if atol is None else 0.0)
         self.fixed = as_real("atol", 0.0) if atol is None else as_positive("atol", atol)
-        self.steady = None if stop is None else stop.gradient
+        self.steady = as_real("stop", 0.0) if stop is None else stop.gradient
         self.max_steps = as_array("max_steps", as_count("max_steps", max_steps))
         self.solver = solver
         self.coordinates = coordinates
         self.observe = observe
         self.steps = None
 
-    def of(self, point: SVD, many: bool = False) -> "Options":
-        """The options for points with the shapes and dtype of `point`: numbers are cast, and `observe` is traced.
-
-        With `many`, a sweep without a stop has a program of its own.
-        """
+    def of(self, point: SVD) -> "Options":
+        """The options for points with the shapes and dtype of `point`: numbers are cast, and `observe` is traced."""
         dtype = point.sigma.dtype
         if self.steps is None and dtype == jnp.float32 and is_concrete(self.rtol) and float(self.rtol) < 5e-6:
             warnings.warn(
@@ -141,10 +137,9 @@ class Options(eqx.Module):
         if observe is not None:
             shape_of("observe", observe, point)
             observe = Traced.of(observe, point)
-        steady = self.steady if many or self.steady is not None else np.zeros(())
         # `known` makes a NumPy array of a concrete number. Inside of `jit`, `astype` makes a tracer of a JAX array.
         as_own = lambda x: as_array("a tolerance", known(x).astype(dtype))
-        cast = jax.tree.map(as_own, (self.rtol, self.share, self.fixed, steady))
+        cast = jax.tree.map(as_own, (self.rtol, self.share, self.fixed, self.steady))
         where = lambda o: (o.rtol, o.share, o.fixed, o.steady, o.observe)
         return eqx.tree_at(where, self, (*cast, observe), is_leaf=lambda x: x is None)
 
@@ -186,7 +181,7 @@ def prepare(
         numbers = [as_array("a number of the noise", known(x).astype(dtype)) for x in (noise.beta, noise.dt)]
         noise = eqx.tree_at(lambda n: [n.beta, n.dt], noise, numbers)
         ts = check_steps(ts, numbers[1], options.max_steps)
-    return Problem(energy, start, kernel, ts, noise), options.of(point, many)
+    return Problem(energy, start, kernel, ts, noise), options.of(point)
 
 
 def shape_of_point(start: Any, many: bool = False) -> SVD:

@@ -95,7 +95,7 @@ class Attempt(eqx.Module):
     y1: State
     # The estimate of the error: a state, or a state in the chart of the step.
     error: PyTree
-    # The unrest at `y1`, or None in a sweep without a stop.
+    # The unrest at `y1`, or None where `rest` of the coordinates is None.
     unrest: Scalar | None
     memory: PyTree = None
 

@@ -13,6 +13,8 @@ _TRIES = 3
 _MOST_AT_ONCE = 4096
 # The seconds between two looks at the futures. Executors have `done` in common, and no way to wait for one of many.
 _PAUSE = 0.05
+# A message names at most this many parts.
+_NAMED = 20
 
 
 class Lost(RuntimeError):
@@ -57,7 +59,9 @@ def hand_out(submit: Callable[..., Any], f: Callable, job: Any, firsts: Sequence
         for future in running.values():
             getattr(future, "cancel", lambda: None)()
     if given_up:
-        named = ", ".join(str(first) for first in sorted(given_up))
+        named = ", ".join(map(str, sorted(given_up)[:_NAMED]))
+        if len(given_up) > _NAMED:
+            named += f" and {len(given_up) - _NAMED} more"
         raise Lost(
             f"the parts that begin with the seeds {named} are given up: the worker of each died {_TRIES} times, the "
             f"last with {next(iter(given_up.values()))}. The other parts are finished."
@@ -75,18 +79,23 @@ def _outcome(future: Any) -> tuple[str | None, Any]:
     """(None, the answer), or (how its worker died, None)."""
     try:
         answer = future.result()
-    except (BrokenExecutor, CancelledError) as error:
+    except BrokenExecutor as error:
         raise Lost(
             f"the executor is broken, as one of its workers has died: {_said(error)}. Make a new executor. A number, "
             "such as executor=2, replaces workers that die. In a script, what makes an executor of processes stands "
             'below `if __name__ == "__main__":`.'
         ) from error
+    except CancelledError as error:
+        raise Lost(
+            f"the executor has dropped its tasks, as it does when its scheduler has ended or cannot be reached: "
+            f"{_said(error)}. Make a new executor."
+        ) from error
     except Exception as error:  # each executor has its own class for a worker that died
         return _said(error), None
     if "error" in answer:
-        raise Lost(f"a worker, {answer['who']}, could not compute its part. {answer['error']}")
+        raise Lost(f"a worker, {answer['who']}, could not compute its part. {answer['error'].rstrip('. ')}.")
     return None, answer
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")
+    return f"{type(error).__name__}: {error}".rstrip(":. ")

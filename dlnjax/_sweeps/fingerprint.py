@@ -44,7 +44,7 @@ def identity(
         "ts": _digest([problem.ts]),
         "rtol": float(options.rtol),
         "atol": None if options.atol is None else float(options.atol),
-        "stop": None if options.steady is None else float(options.steady),
+        "stop": float(options.steady) or None,
         "max_steps": int(options.max_steps),
         "solver": repr(options.solver),
         "coordinates": options.coordinates,

@@ -14,6 +14,7 @@ import math
 import os
 import socket
 import warnings
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
@@ -23,7 +24,16 @@ import numpy as np
 from dlnjax._checks import as_path
 from dlnjax._saved import solution_of
 from dlnjax._sweeps.grid import Grid
-from dlnjax._sweeps.parts import device_kind, make_room, named, Parts, read_receipts, write_receipt, write_whole
+from dlnjax._sweeps.parts import (
+    device_kind,
+    make_room,
+    named,
+    not_written,
+    Parts,
+    read_receipts,
+    write_receipt,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     import xarray
@@ -69,9 +79,10 @@ class Lock:
             return "another process"
 
     def release(self) -> None:
-        """Release the lock if it is held."""
+        """Release the lock if it is held, also where the folder has become read-only."""
         if self.lock.is_locked:
-            self.holder.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.holder.unlink()
             self.lock.release()
 
 
@@ -103,7 +114,9 @@ class Store:
             self._take_up(chunk)
         except OSError as error:
             self.lock.release()
-            raise ValueError(f"cannot write to {self.folder}: {error.strerror}. Name another folder.") from error
+            raise ValueError(
+                f"cannot write to {self.folder}: {error.strerror}. Make it writable, or name another folder."
+            ) from error
         except ValueError:
             self.lock.release()
             raise
@@ -201,8 +214,7 @@ class Store:
             write_receipt(self.folder, first, count, self.parts.write(first, part), device_kind())
         except OSError as error:
             raise ValueError(
-                f"cannot write to {self.folder}: {error.strerror}. Its {self.count} seeds are kept. Repeat the call "
-                "when this is mended, to go on from there."
+                f"{not_written(self.folder, error)} Repeat the call when this is mended, to go on from there."
             ) from error
         self.done[first] = count
 

@@ -107,6 +107,11 @@ def write_receipt(folder: Path, first: int, count: int, checksum: int, device: s
     write_whole(folder / "parts" / f"{first}.json", json.dumps(receipt))
 
 
+def not_written(folder: Path, error: OSError) -> str:
+    """What to say of a folder to which a part could not be written, as its disk is full or it became read-only."""
+    return f"cannot write to {folder}: {error.strerror or error}. Its finished seeds are kept."
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file by one operation: it is there as a whole or not at all."""
     fresh = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.new")

@@ -57,7 +57,13 @@ class Processes:
         return self.threads.submit(self._call, f, *arguments)
 
     def _call(self, f: Callable, *arguments: Any) -> Any:
-        child = self.idle.get() or self._start()
+        child = self.idle.get()
+        try:
+            child = child or self._start()
+        except OSError as error:
+            # The place of the process is given back, since a task that finds none would wait for ever.
+            self.idle.put(None)
+            raise Died(f"a process could not be started, {error.strerror or error}") from error
         try:
             assert child.stdin is not None and child.stdout is not None
             pickle.dump((f, arguments), child.stdin)

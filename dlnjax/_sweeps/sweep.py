@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, overload, TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
 import diffrax
@@ -227,4 +228,6 @@ def _by_workers(submit: Callable, call: Call, run: Run, store: Store, missing: d
             f"{store.folder} has {store.count} of {run.n} seeds: {error} The same call again goes on from there."
         ) from error
     finally:
-        (store.folder / "call.pickle").unlink(missing_ok=True)
+        # In a folder that has become read-only the file stays. What the sweep raises says so.
+        with suppress(OSError):
+            (store.folder / "call.pickle").unlink()

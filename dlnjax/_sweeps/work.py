@@ -19,7 +19,7 @@ import jax
 
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._sweeps.call import Call, check_call
-from dlnjax._sweeps.parts import device_kind, Parts, versions, write_receipt
+from dlnjax._sweeps.parts import device_kind, not_written, Parts, versions, write_receipt
 from dlnjax._sweeps.plan import Plan
 from dlnjax._terminal import silence
 
@@ -119,5 +119,8 @@ class _Worker:
         if (self.folder / "parts" / f"{first}.json").exists():
             return count
         part = FlowSolution.joined(list(self.run.chunks({first: count}, None))).to_xarray()
-        write_receipt(self.folder, first, count, self.parts.write(first, part), device_kind())
+        try:
+            write_receipt(self.folder, first, count, self.parts.write(first, part), device_kind())
+        except OSError as error:
+            raise ValueError(not_written(self.folder, error)) from error
         return count

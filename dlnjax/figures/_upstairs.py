@@ -143,7 +143,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
                 law = data["law"].sel(depth=depth, value=k, entropic=1).values
                 _, p = kolmogorov_smirnov(values, ends, law)
                 name = f"N = {depth}, noise {noise}: Kolmogorov-Smirnov p-value of y_{k}"
-                rows.append(Number(name, "-", p, 0.0, verdict(p > LEAST), 0.0))
+                rows.append(Number(name, "-", p, 0.0, verdict(p > LEAST)))
     for depth in DEPTHS:
         with_it, without = (data["law"].sel(depth=depth, value=1, entropic=e).values for e in (1, 0))
         for noise in DT:

@@ -191,6 +191,14 @@ def test_a_process_that_dies_is_replaced():
         assert processes.submit(echo, 3).result()[1] != first
 
 
+def test_a_process_that_cannot_be_started_is_an_error_and_no_hang(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with Processes(1) as processes:
+        for _ in range(2):
+            with pytest.raises(Died, match="a process could not be started, No such file"):
+                processes.submit(echo, 1).result(timeout=30)
+
+
 @pytest.fixture
 def cached(monkeypatch, tmp_path_factory):
     """Processes that share what they compile."""
@@ -302,6 +310,32 @@ def test_pool_of_python_is_broken_by_a_death_and_a_new_one_goes_on(tmp_path, man
     assert_many(folder, many)
 
 
+def test_a_scheduler_that_ended_is_said_and_the_same_call_goes_on(tmp_path, one):
+    class Gone(Inline):
+        def submit(self, f, job, first, attempt):
+            future = super().submit(f, job, first, attempt) if first < 8 else Future()
+            future.cancel()
+            return future
+
+    folder = tmp_path / "run"
+    with pytest.raises(RuntimeError, match=r"has dropped its tasks, .* scheduler has ended.*goes on from there"):
+        sweep(folder, executor=Gone())
+    assert [r["first"] for r in receipts_of(folder)] == [0, 4]
+    assert_same_folder(folder, one)
+
+
+def test_no_clock_decides_which_parts_count(tmp_path, one):
+    folder, far = tmp_path / "run", (0.0, 5e9)
+    sweep(folder)
+    (folder / "parts" / "8.json").unlink()
+    for k, path in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
+        os.utime(path, (far[k % 2],) * 2)
+    before = receipts_of(folder)
+    sweep(folder, executor=Inline(dies=lambda first, attempt: first != 8))
+    assert [r for r in receipts_of(folder) if r["first"] != 8] == before
+    assert_same_folder(folder, one)
+
+
 POISON = 99.0
 
 
@@ -349,6 +383,23 @@ def test_dask_makes_the_folder_of_one_process(tmp_path, many, cached):
 
 
 @pytest.mark.parametrize("executor", [None, Inline()], ids=["here", "workers"])
+def test_folder_that_becomes_read_only_releases_its_lock(tmp_path, one, monkeypatch, executor):
+    def locked(path, *args, **kwargs):
+        if path.suffix in (".json", ".holder", ".pickle"):
+            raise PermissionError(13, "Permission denied")
+        return unlink(path, *args, **kwargs)
+
+    folder, unlink = tmp_path / "run", Path.unlink
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "write_whole", locked)
+        patch.setattr(Path, "unlink", locked)
+        with pytest.raises((ValueError, RuntimeError), match=r"cannot write to .*run: Permission denied"):
+            sweep(folder, executor=executor)
+    (folder / "call.pickle").unlink(missing_ok=True)
+    assert_same_folder(folder, one)
+
+
+@pytest.mark.parametrize("executor", [None, Inline()], ids=["here", "workers"])
 def test_full_disk_is_named_and_the_same_call_goes_on(tmp_path, one, monkeypatch, executor):
     def full(path, text):
         if path.name == "8.json":
@@ -358,7 +409,10 @@ def test_full_disk_is_named_and_the_same_call_goes_on(tmp_path, one, monkeypatch
     folder, write = tmp_path / "run", parts.write_whole
     with monkeypatch.context() as patch:
         patch.setattr(parts, "write_whole", full)
-        with pytest.raises((ValueError, RuntimeError), match=r"No space left on device.* to go on from there|goes on"):
+        said = (
+            r"cannot write to .*run: No space left on device\. Its finished seeds are kept\. .* go(es)? on from there"
+        )
+        with pytest.raises((ValueError, RuntimeError), match=said):
             sweep(folder, executor=executor)
     assert {r["first"] for r in receipts_of(folder)} >= {0, 4}
     assert_same_folder(folder, one)

@@ -364,7 +364,7 @@ def test_folder_with_something_else_is_refused(tmp_path):
 @pytest.mark.parametrize("below", [False, True])
 def test_folder_that_cannot_be_written_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match=r"cannot write to .*file.*Name another folder"):
+    with pytest.raises(ValueError, match=r"cannot write to .*file.*name another folder"):
         sweep(tmp_path / "file" / "run" if below else tmp_path / "file")
 
 
