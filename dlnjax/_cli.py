@@ -185,6 +185,8 @@ def _add_claims(commands: Any) -> None:
     add("--draws", type=_whole(1), metavar="K", help="instances for each depth (default: of each statement its own)")
     numbers = _number(1, above=False, finite=False)
     add("--depth", type=numbers, action="append", metavar="N", help="in place of the usual depths; again for more")
+    what = "measure nothing, and verify what is proven in exact and ball arithmetic; --out writes the certificates"
+    add("--prove", action="store_true", help=what)
     add("--json", action="store_true", help="print the verdicts as JSON in place of a table")
     what = "also write DIR/claims.html and claims.json, and mention them in the report"
     _complete(add("--out", type=Path, metavar="DIR", help=what), shtab.DIRECTORY)

@@ -16,6 +16,7 @@ from rich.text import Text
 import dlnjax
 from dlnjax._commands._common import check_writable, Refused
 from dlnjax._commands._progress import duration
+from dlnjax._commands._prove import prove
 from dlnjax._terminal import console
 from dlnjax.claims import Claim, Verdict
 from dlnjax.claims._claim import title
@@ -27,6 +28,8 @@ STYLES = {"holds": "green", "corrected": "yellow", "fails": "red", "undecided": 
 def claims(args: argparse.Namespace) -> int:
     """Check the statements that were asked for, and show their verdicts. Returns 1 if a verdict is not as expected."""
     chosen = _choose(args)
+    if args.prove:
+        return prove(chosen, args, _terminal())
     if args.out:
         check_writable(args.out)
     if args.errata:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
-from dlnjax._flows.step import Attempt, Choice, conclude, Flow, MEMORY, NO_TERMS, Rules
+from dlnjax._flows.step import Attempt, Choice, conclude, Flow, MEMORY, MOST_PATIENCE, NO_TERMS, Rules
 from dlnjax._runge_kutta import clip, square_tableau
 from dlnjax._tree import combine, where
 from dlnjax._types import Scalar, State
@@ -85,7 +85,8 @@ class Explicit(Method):
         mean = jnp.where(keep, MEMORY * choice.reach + (1 - MEMORY) * reach, choice.reach)
         stay = choice.stay + keep.astype(int)
         leave = (mean > HELD_UP) & (stay >= choice.patience)
-        leaving = Choice(jnp.asarray(self.stiff), HEAD_START * mean, jnp.zeros_like(stay), choice.patience * 2)
+        longer = jnp.minimum(choice.patience * 2, MOST_PATIENCE)
+        leaving = Choice(jnp.asarray(self.stiff), HEAD_START * mean, jnp.zeros_like(stay), longer)
         return where(leave, leaving, Choice(choice.method, mean, stay, choice.patience))
 
     def _stages(self, coordinates: Coordinates, s: Flow, h: Scalar, t1: Scalar) -> tuple[Attempt, Scalar]:

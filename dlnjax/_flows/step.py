@@ -35,6 +35,9 @@ SHARE_OF_MOVE = 0.01
 MEMORY = 0.8
 # A flow takes at least this many steps in the explicit method before it may leave it.
 PATIENCE = 10
+# This number of steps is doubled at each return, so that a flow at the border of stiffness does not change for ever. It
+# is at most this, since the explicit method would otherwise be kept for thousands of steps where it is far too slow.
+MOST_PATIENCE = 160
 # A step that moves the state by less than this many errors of rounding cannot be told from rest.
 ROUNDINGS = 100
 
@@ -47,7 +50,8 @@ class Choice(eqx.Module):
     reach: Float[Array, "*n"]
     # The accepted steps since the flow changed to this method.
     stay: Int[Array, "*n"]
-    # The least `stay` before a flow may leave the explicit method. It doubles each time the flow leaves.
+    # The least `stay` before a flow may leave the explicit method. It doubles each time the flow leaves, up to
+    # `MOST_PATIENCE`.
     patience: Int[Array, "*n"]
 
 

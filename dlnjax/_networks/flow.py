@@ -71,7 +71,7 @@ class NetworkSolution(Solution):
         True
     """
 
-    ts: Float[Array, "*k ts"]
+    ts: Float[Array, "... ts"]
     weights: Float[Array, "*k ts N d d"] | tuple[Float[Array, "*k ts _ _"], ...]
     t_end: Float[Array, "*k"]
     result: RESULTS
@@ -172,11 +172,17 @@ def network_flow(
 
 
 def _with_noise(energy: Energy, weights: Weights, ts: Array, noise: Noise, max_steps: int) -> NetworkSolution:
-    stack = check_diffusion(weights, noise)
+    check_diffusion(weights, noise)
     ts = check_steps(ts, noise.dt, max_steps)
-    energy = traced_energy(energy, matrix_shape(weights), stack.dtype)
+    energy = traced_energy(energy, matrix_shape(weights), dtype_of(weights))
     with own_arithmetic():
-        saved, end = diffuse(energy, stack, noise, ts)
+        return diffused(energy, weights, ts, noise)
+
+
+def diffused(energy: Callable, weights: Weights, ts: Float[Array, " ts"], noise: Noise) -> NetworkSolution:
+    """The path of balanced factors with noise, unchecked."""
+    stack = weights if isinstance(weights, jax.Array) else jnp.stack(weights)
+    saved, end = diffuse(energy, stack, noise, ts)
     return NetworkSolution(
         ts=ts,
         weights=saved if isinstance(weights, jax.Array) else tuple(jnp.swapaxes(saved, 0, 1)),
@@ -189,16 +195,38 @@ def _with_noise(energy: Energy, weights: Weights, ts: Array, noise: Noise, max_s
 def _without_noise(
     energy: Energy, weights: Weights, ts: Array, rtol: Number, atol: Number | None, max_steps: int
 ) -> NetworkSolution:
-    shape, dtype = matrix_shape(weights), dtype_of(weights)
+    tolerances = as_tolerances(rtol, atol, dtype_of(weights))
+    energy = traced_energy(energy, matrix_shape(weights), dtype_of(weights))
+    unit = unit_of(weights, tolerances[1])
+    with own_arithmetic():
+        return integrated(energy, weights, unit, ts, tolerances, max_steps=max_steps)
+
+
+def as_tolerances(rtol: Number, atol: Number | None, dtype: Any) -> tuple[Scalar, Scalar | None]:
+    """(rtol, atol) as numbers of the precision of the factors. An `atol` of None follows the start."""
     rtol = as_positive("rtol", rtol).astype(dtype)
     _warn_of_precision(dtype, rtol)
-    if atol is None:
-        unit, atol = sizes_of(weights), ATOL_SHARE * rtol
-    else:
-        unit, atol = each(lambda w: jnp.ones((), dtype), weights), as_positive("atol", atol).astype(dtype)
-    energy = traced_energy(energy, shape, dtype)
-    with own_arithmetic():
-        return _network_flow(energy, weights, unit, ts, rtol, atol, max_steps=max_steps)
+    return rtol, None if atol is None else as_positive("atol", atol).astype(dtype)
+
+
+def unit_of(weights: Weights, atol: Scalar | None) -> Sizes:
+    """The unit of each factor in which its absolute tolerance is one number: its norm, or 1 where `atol` is given."""
+    return sizes_of(weights) if atol is None else each(lambda w: jnp.ones((), w.dtype), weights)
+
+
+def integrated(
+    energy: Callable,
+    weights: Weights,
+    unit: Sizes,
+    ts: Float[Array, " ts"],
+    tolerances: tuple[Scalar, Scalar | None],
+    *,
+    max_steps: int,
+) -> NetworkSolution:
+    """The flow of the factors, unchecked."""
+    rtol, atol = tolerances
+    atol = ATOL_SHARE * rtol if atol is None else atol
+    return _network_flow(energy, weights, unit, ts, rtol, atol, max_steps=max_steps)
 
 
 def _warn_of_precision(dtype: Any, rtol: Scalar) -> None:

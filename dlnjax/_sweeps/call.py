@@ -4,23 +4,25 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dlnjax._checks import shape_of
 from dlnjax._flows.gradient_flow import beside_noise
-from dlnjax._flows.problem import as_start, Options, prepare, Problem, shape_of_point
+from dlnjax._flows.problem import as_start, Options, prepare, shape_of_point
 from dlnjax._geometry.kernel import as_kernel, Depths, Kernel
+from dlnjax._networks.chain import as_weights
 from dlnjax._noise import with_noise
 from dlnjax._svd import SVD
-from dlnjax._sweeps.fingerprint import identity
+from dlnjax._sweeps.downstairs import Downstairs
+from dlnjax._sweeps.flow import Flow
 from dlnjax._sweeps.grid import as_grid, energies_of, Family, Grid, taken_by
-from dlnjax._sweeps.plan import make_plan, Plan
+from dlnjax._sweeps.plan import Plan
 from dlnjax._sweeps.run import ByPoint, Run
 from dlnjax._sweeps.seeds import Energies, split
 from dlnjax._sweeps.starts import Ensemble
+from dlnjax._sweeps.upstairs import are_networks, as_networks, check_networks, Upstairs
 from dlnjax._traced import traced_energies
 
 
@@ -43,32 +45,25 @@ class Call(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """A call that has been checked. `take` gives the starts of some flows, and `point` has the shape of one start."""
+    """A call that has been checked. `take` gives the starts of some flows."""
 
     grid: Grid
     by_point: ByPoint
     starts: Any
     take: Callable
-    point: SVD
-    problem: Problem
-    options: Options
+    flow: Flow
     energies: Energies
 
     def identity(self) -> dict[str, Any]:
-        return identity(self.problem, self.options, self.energies, self.starts, self.take, self.grid)
+        return self.flow.identity(self.energies, self.starts, self.take, self.grid)
 
     def plan(self, devices: Any, chunk: int | None) -> Plan:
-        how = {"energy": self.energies.first, "devices": devices, "chunk": chunk}
-        return make_plan(self.grid.n, self.point, len(self.problem.ts), self.options, **how)
+        return self.flow.plan(self.grid.n, self.energies.first, devices, chunk)
 
     def run(self, plan: Plan) -> Run:
-        first, point = self.energies.first, self.point
-        shape = (len(point.u), len(point.v))
-        own, shared = traced_energies(
-            self.energies.own, self.energies.shared, shape, point.sigma.dtype, len(point.sigma)
-        )
-        energies = Energies(own, shared, first)
-        return Run(self.grid, self.by_point, self.take, energies, self.problem, self.options, plan)
+        flow, first = self.flow, self.energies.first
+        own, shared = traced_energies(self.energies.own, self.energies.shared, flow.shape, flow.dtype, flow.rank)
+        return Run(self.grid, self.by_point, self.take, Energies(own, shared, first), flow, plan)
 
 
 def check_call(call: Call) -> Checked:
@@ -76,15 +71,38 @@ def check_call(call: Call) -> Checked:
 
     **Raises:** `ValueError` or `TypeError` for bad input.
     """
-    beside = beside_noise(call.solver, call.rtol, call.atol, call.coordinates, call.stop)
     family = call.energy if isinstance(call.energy, Family) else None
-    energy = with_noise(call.energy, call.noise, **beside)
+    energy = with_noise(call.energy, call.noise, **_beside_noise(call))
     grid, example, take, used = _grid_and_take(call.starts, call.grid)
-    depth, by_point = _depth(call.depth, grid), ByPoint(family is not None, "depth" in grid.axes)
-    kernel = _kernels(depth, grid.points if by_point.kernel else grid.seeds, jax.tree.leaves(example)[0].dtype)
+    by_point = ByPoint(family is not None, "depth" in grid.axes)
+    if _is_of_networks(example):
+        flow, take = _upstairs(call, example), _checked_networks(take, call.noise)
+    else:
+        flow = _downstairs(call, energy, example, grid)
+    if family is None:
+        energies = split(energy, grid.seeds, flow.shape, flow.dtype)
+    else:
+        energies = energies_of(family, grid, flow.shape, flow.dtype)
+        used |= {*taken_by("make", family.make, grid, 0)}
+    idle = [name for name in grid.axes if name not in used | {"depth"}]
+    if idle:
+        raise ValueError(f"grid has the axis {', '.join(idle)}, which neither init nor the make of a Family takes.")
+    return Checked(grid, by_point, call.starts, take, flow.of_energy(energies.first), energies)
+
+
+def _beside_noise(call: Call) -> dict[str, Any]:
+    """The options that have no meaning beside noise."""
+    rtol = 1e-6 if call.rtol is None else call.rtol
+    return beside_noise(call.solver, rtol, call.atol, call.coordinates, call.stop)
+
+
+def _downstairs(call: Call, energy: Any, example: Any, grid: Grid) -> Downstairs:
+    depth = _depth(call.depth, grid)
+    many = grid.points if "depth" in grid.axes else grid.seeds
+    kernel = _kernels(depth, many, jax.tree.leaves(example)[0].dtype)
     options = Options(
         solver=call.solver,
-        rtol=call.rtol,
+        rtol=1e-6 if call.rtol is None else call.rtol,
         atol=call.atol,
         coordinates=call.coordinates,
         stop=call.stop,
@@ -92,18 +110,43 @@ def check_call(call: Call) -> Checked:
         max_steps=call.max_steps,
     )
     problem, options = prepare(energy, example, kernel, call.ts, options, noise=call.noise, many=True)
-    point = shape_of_point(example, many=True)
-    shape, dtype = (len(point.u), len(point.v)), point.sigma.dtype
-    if family is None:
-        energies = split(energy, grid.seeds, shape, dtype)
-    else:
-        energies = energies_of(family, grid, shape, dtype)
-        used |= {*taken_by("make", family.make, grid, 0)}
-    idle = [name for name in grid.axes if name not in used | {"depth"}]
-    if idle:
-        raise ValueError(f"grid has the axis {', '.join(idle)}, which neither init nor the make of a Family takes.")
-    problem = eqx.tree_at(lambda p: p.energy, problem, energies.first)
-    return Checked(grid, by_point, call.starts, take, point, problem, options, energies)
+    return Downstairs(problem, options, shape_of_point(example, many=True))
+
+
+# Why a sweep of networks takes no option of this name.
+_NOT_OF_NETWORKS = {
+    "depth": "the depth of a network is the number of its factors",
+    "solver": "the flow of the factors has one solver, Dopri8",
+    "coordinates": "the flow of the factors has one kind of coordinates, their entries",
+    "stop": "the flow of the factors has no stop and goes on to the last of ts",
+    "observe": "the factors are saved, from which all else can be computed",
+}
+
+
+def _upstairs(call: Call, example: Any) -> Upstairs:
+    given = [name for name in ("solver", "stop", "observe") if getattr(call, name) is not None]
+    given += ["coordinates"] * (call.coordinates != "svd")
+    infinite = not isinstance(call.depth, Kernel) and np.ndim(call.depth) == 0 and call.depth == np.inf
+    given += ["depth"] * (not infinite or "depth" in (call.grid or {}))
+    if given:
+        raise ValueError(f"starts are networks, and {_NOT_OF_NETWORKS[given[0]]}: leave {given[0]} out.")
+    one = as_weights(jax.tree.map(lambda w: np.asarray(w)[0], example))
+    return Upstairs.of(one, call.ts, call.rtol, call.atol, call.noise, call.max_steps)
+
+
+def _checked_networks(take: Callable, noise: Any) -> Callable:
+    """`take`, and an error for networks on which noise has no meaning."""
+
+    def checked(flows: np.ndarray) -> Any:
+        weights = take(flows)
+        check_networks(weights, noise, flows)
+        return weights
+
+    return checked
+
+
+def _is_of_networks(example: Any) -> bool:
+    return isinstance(example, tuple) or (not isinstance(example, SVD) and example.ndim == 4)
 
 
 def _depth(depth: Any, grid: Grid) -> Depths:
@@ -151,6 +194,10 @@ def _grid_and_take(starts: Any, axes: Any) -> tuple[Grid, Any, Callable, set[str
 
 def _count_and_take(starts: Any) -> tuple[int, Any, Callable]:
     """(the number of starts, one start with the axis of seeds, a callable that gives the starts of some seeds)."""
+    if are_networks(starts):
+        networks = as_networks(starts)
+        n = len(jax.tree.leaves(networks)[0])
+        return n, jax.tree.map(lambda w: w[:1], networks), lambda seeds: jax.tree.map(itemgetter(seeds), networks)
     stack = as_start(starts, many=True, name="starts")
     lead = jax.tree.leaves(stack)[0].shape[:-2]
     if len(lead) != 1:
@@ -169,6 +216,11 @@ def _example(shape: Any) -> Any:
     if isinstance(shape, SVD):
         eye = lambda q: jnp.eye(*q.shape[-2:], dtype=q.dtype)[None]
         return SVD(eye(shape.u), jnp.ones((1, *shape.sigma.shape), shape.sigma.dtype), eye(shape.v))
+    zeros = lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype)
+    if isinstance(shape, (list, tuple)) or getattr(shape, "ndim", None) == 3:
+        return jax.tree.map(zeros, tuple(shape) if isinstance(shape, list) else shape)
     if getattr(shape, "ndim", None) != 2:
-        raise ValueError(f"init must return one matrix (m, n), or an SVD of it, for a key, got {shape}.")
-    return jnp.zeros((1, *shape.shape), shape.dtype)
+        raise ValueError(
+            f"init must return one matrix (m, n), an SVD of it, or the factors of a network, for a key, got {shape}."
+        )
+    return zeros(shape)

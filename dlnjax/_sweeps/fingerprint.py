@@ -26,22 +26,20 @@ def identity(
 
     The numbers take the place of the code of the energy, which cannot be compared.
     """
-    n, first = grid.n, energies.first
+    n = grid.n
     # An `Ensemble` is not drawn as a whole. Its first and its last start depend on the key and on `init`.
     drawn = [take(np.array([0, n - 1]))] if isinstance(starts, Ensemble) else [starts]
     start = jax.tree.map(lambda x: jnp.asarray(x[0]), drawn[0])
     x = start.matrix if isinstance(start, SVD) else start
     size = (*x.shape, len(shape_of_point(start).sigma))
-    arrays = [x for x in jax.tree.leaves((energies.own, energies.shared)) if eqx.is_array(x)]
     return {
         "n": n,
         "d": size[0] if len(set(size)) == 1 else list(size),
         "dtype": str(x.dtype),
-        "starts": _digest(jax.tree.leaves(drawn)),
-        "energy": [name_of(first), _digest(arrays)],
-        "energy at the first start": [float(first(x)), float(jnp.linalg.norm(gradient(first, x)))],
-        "depth": [type(problem.kernel).__name__, _digest(jax.tree.leaves(problem.kernel))],
-        "ts": _digest([problem.ts]),
+        "starts": digest(jax.tree.leaves(drawn)),
+        **described_energies(energies, x),
+        "depth": [type(problem.kernel).__name__, digest(jax.tree.leaves(problem.kernel))],
+        "ts": digest([problem.ts]),
         "rtol": float(options.rtol),
         "atol": None if options.atol is None else float(options.atol),
         "stop": float(options.steady) or None,
@@ -49,15 +47,25 @@ def identity(
         "solver": repr(options.solver),
         "coordinates": options.coordinates,
         "observe": _observed(options.observe, start),
-        "noise": _noise(problem.noise),
+        "noise": described_noise(problem.noise),
         "grid": grid.described(),
     }
 
 
-def _noise(noise: Noise | None) -> list[Any] | None:
+def described_energies(energies: Energies, x: Matrix) -> dict[str, Any]:
+    """What is compared of the energies, `x` being the first start."""
+    first = energies.first
+    arrays = [x for x in jax.tree.leaves((energies.own, energies.shared)) if eqx.is_array(x)]
+    return {
+        "energy": [name_of(first), digest(arrays)],
+        "energy at the first start": [float(first(x)), float(jnp.linalg.norm(gradient(first, x)))],
+    }
+
+
+def described_noise(noise: Noise | None) -> list[Any] | None:
     if noise is None:
         return None
-    return [_digest([jax.random.key_data(noise.key)]), float(noise.beta), float(noise.dt), noise.gauge]
+    return [digest([jax.random.key_data(noise.key)]), float(noise.beta), float(noise.dt), noise.gauge]
 
 
 def _observed(observe: Callable | None, start: SVD | Matrix) -> list[float] | None:
@@ -69,7 +77,8 @@ def _observed(observe: Callable | None, start: SVD | Matrix) -> list[float] | No
     return [float(x @ jnp.cos(jnp.arange(len(x), dtype=x.dtype))) for x in leaves]
 
 
-def _digest(arrays: list[Any]) -> str:
+def digest(arrays: list[Any]) -> str:
+    """The checksum of some arrays, their shapes and types included."""
     total = hashlib.sha256()
     for array in arrays:
         array = np.ascontiguousarray(array)

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 # The names that the dataset of a flow uses itself.
 _TAKEN = {
     *("seed", "time", "mode", "row", "column", "sigma", "energy", "effective_rank", "u", "v", "t_end", "result"),
-    *("steps", "rejected", "evaluations", "crossings", "observed", "rtol", "atol", "dt", "key", "x"),
+    *("steps", "rejected", "evaluations", "crossings", "observed", "rtol", "atol", "dt", "key", "x", "layer"),
 }
+# The beginnings of the names of the arrays and the axes of factors.
+_PREFIXES = ("weights", "width_", "network")
 _NOTES = {"depth": "number of layers N of the geometry", "seed": "number of the start"}
 
 
@@ -138,7 +140,7 @@ def as_grid(given: Any, seeds: int) -> Grid:
         raise TypeError(f"grid must be a dict of axes such as {{'depth': [2, 3]}}, got {given!r}.")
     axes = {}
     for name, values in given.items():
-        if name in _TAKEN or not name.isidentifier():
+        if name in _TAKEN or name.startswith(_PREFIXES) or not name.isidentifier():
             raise ValueError(f"grid cannot have an axis {name!r}: it is no name, or that of an array of the dataset.")
         array = np.asarray(values)
         if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in "iufU":

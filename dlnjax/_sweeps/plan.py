@@ -73,19 +73,27 @@ def make_plan(
     """
     # The side of a square matrix whose frames are as large.
     d = math.isqrt((len(point.u) + len(point.v)) * len(point.sigma) // 2)
+    seed_bytes = per_seed(times, d, options.observe is not None)
+    plan = divided(n, d, seed_bytes, calls_lapack(energy, point, options), devices=devices, chunk=chunk)
+    own = plan.rows // len(plan.devices)
+    longer = time_count(times, 8 * own * saved_entries(point, options))
+    return plan._replace(quick=len(point.sigma) < CHARTED or n * d**2 < _LONG, times=longer)
+
+
+def divided(n: int, d: int, seed_bytes: int, decomposes: bool, *, devices: Any, chunk: int | None) -> Plan:
+    """The plan for `n` flows of matrices about `d` x `d`, of each of which so many bytes are saved.
+
+    `decomposes` says whether a flow decomposes matrices on its way, see `calls_lapack`.
+    """
     devices = as_devices(devices)
     workers = worker_count(devices, n)
-    decomposes = calls_lapack(energy, point, options)
     if devices[0].platform == "cpu" and decomposes:
         devices, workers = devices[:1], 1
-    seed_bytes = per_seed(times, d, options.observe is not None)
     chunk = chunk or chunk_size(n, workers, devices, seed_bytes)
     rows = -(-_rounded_up(chunk, devices[0]) // len(devices)) * len(devices)
-    quick = len(point.sigma) < CHARTED or n * d**2 < _LONG
-    own = rows // len(devices)
-    longer = time_count(times, 8 * own * saved_entries(point, options))
     part = part_size(n, chunk, seed_bytes)
-    return Plan(devices, workers, chunk, part, rows, lane_count(devices[0], own, d), quick, longer)
+    lanes = lane_count(devices[0], rows // len(devices), d)
+    return Plan(devices, workers, chunk, part, rows, lanes, quick=True, times=0)
 
 
 def as_chunk(chunk: Any, n: int) -> int | None:
@@ -179,14 +187,22 @@ def calls_lapack(energy: Callable, point: SVD, options: Options) -> bool:
         seen = energy(point.matrix) if options.observe is None else options.observe(point)
         return sides(energy, point) if is_thin(point) else pullback(energy, point), seen
 
-    closed = jax.make_jaxpr(used)(point)
+    decomposes = options.coordinates == "matrix" or options.steps is not None
+    return uses_lapack(used, point) or decomposes
+
+
+def uses_lapack(f: Callable, argument: Any) -> bool:
+    """Whether `f`, made of the energy and of what is observed, decomposes matrices.
+
+    **Raises:** `TypeError` if it depends on a value that JAX traces outside of it.
+    """
+    closed = jax.make_jaxpr(f)(argument)
     if not all(map(is_concrete, closed.consts)):
         raise TypeError(
             "energy or observe depends on a value that JAX traces, and a sweep cannot be traced by jax.jit, jax.grad "
             "or jax.vmap. Use dlnjax.gradient_flow with jax.vmap there."
         )
-    decomposes = options.coordinates == "matrix" or options.steps is not None
-    return decomposes or not _LAPACK.isdisjoint(_primitives(closed.jaxpr))
+    return not _LAPACK.isdisjoint(_primitives(closed.jaxpr))
 
 
 def _primitives(jaxpr: Jaxpr) -> Iterator[str]:

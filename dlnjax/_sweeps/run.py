@@ -10,59 +10,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import PyTree
 
-from dlnjax._compile import compiled, repeated
-from dlnjax._flows.gradient_flow import solution_of, solve_many, start_many
-from dlnjax._flows.problem import Options, Problem
-from dlnjax._flows.solution import FlowSolution
+from dlnjax._compile import compiled
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._noise import Noise
+from dlnjax._saved import Solution
+from dlnjax._sweeps.flow import Chunk, Common, Flow
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import Plan
 from dlnjax._sweeps.seeds import Energies
-from dlnjax._types import State
-
-
-class Chunk(eqx.Module):
-    """The flows that one call integrates. `rows` has what is different in each flow: arrays of the energy, the start,
-    the kernel, and with noise the number of the seed. `y0` is the state from which each flow begins. `wanted` says
-    which flows are to run; it is false for rows that only fill up the chunk.
-    """
-
-    rows: PyTree
-    y0: State
-    wanted: Bool[Array | np.ndarray, " rows"]
-
-
-class Common(eqx.Module):
-    """What all flows of a sweep share: the rest of the energy, the times and the options.
-
-    `count` is the number of times that are asked for. After them the last is repeated, so that sweeps with a few times
-    more or less share the compiled program.
-    """
-
-    energy: Callable | PyTree
-    ts: Any
-    count: Int[Array, ""]
-    options: Options
-    noise: Noise | None
-
-    def problem(self, row: PyTree) -> Problem:
-        seeded, start, kernel, seed = row
-        noise = self.noise
-        if noise is not None:
-            noise = eqx.tree_at(lambda n: n.key, noise, jax.random.fold_in(noise.key, seed))
-        return Problem(eqx.combine(seeded, self.energy), start, kernel, self.ts, noise)
 
 
 @compiled
-def start_chunk(rows: PyTree, common: Common) -> State:
+def start_chunk(rows: PyTree, common: Common) -> PyTree:
     """The states from which the flows of a chunk start.
 
     Flows in the frame decompose their matrices here and only here.
     """
-    return start_many(common.problem, rows, common.options)
+    return common.start(rows)
 
 
 def _solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: int):
@@ -70,8 +35,7 @@ def _solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: 
 
     def solve(own: PyTree, shared: PyTree):
         chunk, common = eqx.combine(own, own_static), eqx.combine(shared, shared_static)
-        args = (common.problem, chunk.rows, chunk.y0, common.ts, common.options)
-        return solve_many(*args, lanes=lanes, wanted=chunk.wanted, count=common.count)
+        return common.solve(chunk, lanes)
 
     own, own_static = eqx.partition(chunk, eqx.is_array)
     shared, shared_static = eqx.partition(common, eqx.is_array)
@@ -94,21 +58,20 @@ class ByPoint(NamedTuple):
 
 
 class Run(eqx.Module):
-    """All flows of one sweep. `take` gives the starts of some flows; `problem` and `options` are as for one flow."""
+    """All flows of one sweep. `take` gives the starts of some flows, and `flow` says how they are solved."""
 
     grid: Grid
     by_point: ByPoint
     take: Callable
     energies: Energies
-    problem: Problem
-    options: Options
+    flow: Flow
     plan: Plan
 
     @property
     def n(self) -> int:
         return self.grid.n
 
-    def chunks(self, parts: Mapping[int, int], running: Callable[[], None] | None) -> Iterator[FlowSolution]:
+    def chunks(self, parts: Mapping[int, int], running: Callable[[], None] | None) -> Iterator[Solution]:
         """The solutions of the chunks of some parts: the number of seeds of each, by its first seed.
 
         `running` is called when all is compiled. Without it the program is compiled by the first chunk.
@@ -118,7 +81,7 @@ class Run(eqx.Module):
         for first, chunk in in_order(begin, self._solve, list(counts), self.plan.workers, running):
             yield chunk[: counts[first]]
 
-    def blank(self) -> FlowSolution:
+    def blank(self) -> Solution:
         """The solution of a chunk with zeros in place of its numbers. It is found by tracing, and nothing is compiled
         for it."""
         rows, common, plan = self._rows(self._seeds(0)), self._common(), self.plan
@@ -128,24 +91,23 @@ class Run(eqx.Module):
         return self._solution(0, jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), out))
 
     def _common(self) -> Common:
-        ts, count = self.problem.ts, jax.device_put(np.asarray(len(self.problem.ts)))
-        return Common(self.energies.shared, repeated(ts, self.plan.times), count, self.options, self.problem.noise)
+        return self.flow.common(self.energies.shared, self.plan.times)
 
     def _seeds(self, first: int) -> np.ndarray:
         # The last start is repeated to fill up the last chunk. Every call then has the same shape, and nothing is
         # compiled again.
         return np.minimum(np.arange(first, first + self.plan.rows), self.n - 1)
 
-    def _kernels(self, flows: np.ndarray) -> Kernel:
+    def _kernels(self, flows: np.ndarray) -> Kernel | None:
         """The kernels of some flows. NumPy picks them, as JAX would compile a program for each shape."""
         points, seeds = np.divmod(flows, self.grid.seeds)
         index, rows = (points, self.grid.points) if self.by_point.kernel else (seeds, self.grid.seeds)
-        return jax.tree.map(lambda x: np.broadcast_to(x, (rows,))[index], self.problem.kernel)
+        return jax.tree.map(lambda x: np.broadcast_to(x, (rows,))[index], self.flow.kernel)
 
     def _rows(self, flows: np.ndarray) -> PyTree:
         points, seeds = np.divmod(flows, self.grid.seeds)
         own = jax.tree.map(itemgetter(points if self.by_point.energies else seeds), self.energies.own)
-        number = None if self.problem.noise is None else seeds.astype(np.uint32)
+        number = None if self.flow.noise is None else seeds.astype(np.uint32)
         return own, jax.tree.map(np.asarray, self.take(flows)), self._kernels(flows), number
 
     def _begin(self, first: int, count: int) -> Chunk:
@@ -153,35 +115,25 @@ class Run(eqx.Module):
         wanted = np.arange(self.plan.rows) < count
         return Chunk(rows, start_chunk(rows, self._common()), wanted)
 
-    def _solve(self, first: int, chunk: Chunk) -> FlowSolution:
+    def _solve(self, first: int, chunk: Chunk) -> Solution:
         plan = self.plan
         solve_chunk = solve_quickly_compiled if plan.quick else solve_fully_compiled
         return self._solution(first, solve_chunk(chunk, self._common(), plan.devices, plan.lanes))
 
-    def _solution(self, first: int, out: Any) -> FlowSolution:
-        kernel = self.problem.kernel
+    def _solution(self, first: int, out: Any) -> Solution:
+        kernel = self.flow.kernel
         if any(np.ndim(leaf) for leaf in jax.tree.leaves(kernel)):
             kernel = jax.tree.map(jnp.asarray, self._kernels(self._seeds(first)))
-        problem = eqx.tree_at(lambda p: (p.kernel, p.ts), self.problem, (kernel, self._common().ts))
-        return self._asked_for(solution_of(problem, self.options, out))
-
-    def _asked_for(self, sol: FlowSolution) -> FlowSolution:
-        """The solution without what stands at repeated times. NumPy cuts it, since JAX would compile for that."""
-        ts, length = self.problem.ts, len(self.problem.ts)
-        if length == self.plan.times:
-            return sol
-        saved = lambda sol: (sol._svd, sol.sigma, sol._energy, sol.observed)
-        cut = jax.tree.map(lambda x: np.asarray(x)[:, :length], saved(sol))
-        return eqx.tree_at(lambda sol: (*saved(sol), sol.ts), sol, (*cut, ts), is_leaf=lambda leaf: leaf is None)
+        return self.flow.solution(kernel, out, self.plan.times)
 
 
 def in_order(
     begin: Callable[[int], Chunk],
-    solve: Callable[[int, Chunk], FlowSolution],
+    solve: Callable[[int, Chunk], Solution],
     firsts: Sequence[int],
     workers: int,
     running: Callable[[], None] | None,
-) -> Iterator[tuple[int, FlowSolution]]:
+) -> Iterator[tuple[int, Solution]]:
     """(first, solve(first, begin(first))) for each of `firsts`, in their order, `workers` at a time.
 
     The results lie in the memory of the host. `begin` decomposes matrices, so it is called while nothing else runs: see
@@ -189,7 +141,7 @@ def in_order(
     """
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
-    def work(first: int, chunk: Chunk) -> FlowSolution:
+    def work(first: int, chunk: Chunk) -> Solution:
         # Each thread has its own setting of `jax_enable_x64`. A new thread starts with the setting of the process.
         with jax.enable_x64(x64):
             return jax.device_get(solve(first, chunk))

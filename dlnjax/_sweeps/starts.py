@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Concatenate
+from typing import Any, Concatenate, TypeAlias
 
 import equinox as eqx
 import jax
@@ -14,7 +14,10 @@ from dlnjax._checks import as_array, as_count, as_key, as_positive, require
 from dlnjax._compile import compiled
 from dlnjax._svd import SVD
 from dlnjax._traced import Traced
-from dlnjax._types import Number
+from dlnjax._types import Number, Weights
+
+Drawn: TypeAlias = Float[Array, "k m n"] | SVD | Float[Array, "k N d d"] | tuple[Float[Array, "k _ _"], ...]
+"""Starts with the seeds in front."""
 
 
 def gaussian(key: PRNGKeyArray, shape: int | tuple[int, int], scale: Number) -> Float[Array, "m n"]:
@@ -52,8 +55,9 @@ _MOST = 2**32
 class Ensemble(eqx.Module):
     """`n` random starts, each drawn when it is needed. The start of seed i is init(fold_in(key, i)) in any chunk.
 
-    **Arguments:** `init`, a callable from a key to a matrix, `m n`, or an `SVD` of one, which in a sweep with `grid`
-    may take axes of the grid by their names; `key`; `n`, how many.
+    **Arguments:** `init`, a callable from a key to a matrix, `m n`, or an `SVD` of one, or to the factors of a network,
+    a stack `N d d` or a tuple, W_1 first. In a sweep with `grid` it may take axes of the grid by their names; `key`;
+    `n`, how many.
 
     **Raises:** `ValueError` if n < 1 or n > 2^32; `TypeError` if `init` is not callable, or `key` no key.
 
@@ -64,7 +68,7 @@ class Ensemble(eqx.Module):
         (1000000, (2, 2, 2))
     """
 
-    init: Callable[Concatenate[PRNGKeyArray, ...], Float[Array, "m n"] | SVD]
+    init: Callable[Concatenate[PRNGKeyArray, ...], Float[Array, "m n"] | SVD | Weights]
     key: PRNGKeyArray
     n: int = eqx.field(static=True, converter=partial(as_count, "n"))
 
@@ -78,8 +82,8 @@ class Ensemble(eqx.Module):
     def __len__(self) -> int:
         return self.n
 
-    def take(self, index: Integer[Array | np.ndarray, " k"], **axes: Any) -> Float[Array, "k m n"] | SVD:
-        """The starts of the seeds in `index`, `k m n`; `ValueError` for what is no seed of this ensemble.
+    def take(self, index: Integer[Array | np.ndarray, " k"], **axes: Any) -> Drawn:
+        """The starts of the seeds in `index`, `k m n` for matrices; `ValueError` for what is no seed of this ensemble.
 
         `axes` has what `init` takes besides the key, one number for each entry of `index`.
         """
@@ -98,7 +102,6 @@ class Ensemble(eqx.Module):
 
 
 @compiled
-def _draw(
-    init: Traced, key: PRNGKeyArray, index: Integer[Array, " k"], axes: dict[str, Array]
-) -> Float[Array, "k m n"] | SVD:
-    return jax.vmap(lambda i, one: init(jax.random.fold_in(key, i), one))(index, axes)
+def _draw(init: Traced, key: PRNGKeyArray, index: Integer[Array, " k"], axes: dict[str, Array]) -> Drawn:
+    drawn = jax.vmap(lambda i, one: init(jax.random.fold_in(key, i), one))(index, axes)
+    return tuple(drawn) if isinstance(drawn, list) else drawn

@@ -14,10 +14,12 @@ from dlnjax._checks import refuse_tracing
 from dlnjax._flows.problem import Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import Depths
+from dlnjax._networks.flow import NetworkSolution
 from dlnjax._noise import Noise
 from dlnjax._svd import SVD
 from dlnjax._sweeps.call import Call, check_call, Checked
 from dlnjax._sweeps.executor import hand_out, Lost, require_executor
+from dlnjax._sweeps.flow import dataset_of
 from dlnjax._sweeps.folder import Store
 from dlnjax._sweeps.plan import as_chunk, Plan
 from dlnjax._sweeps.processes import submitter
@@ -31,13 +33,15 @@ if TYPE_CHECKING:
     import xarray
 
 
-Starts: TypeAlias = Float[Array | np.ndarray, "seeds m n"] | SVD | Ensemble
+Matrices: TypeAlias = Float[Array | np.ndarray, "seeds m n"] | SVD
+Networks: TypeAlias = Float[Array | np.ndarray, "seeds N d d"] | Sequence[Float[Array | np.ndarray, "seeds _ _"]]
+Starts: TypeAlias = Matrices | Networks | Ensemble
 
 
 class _Options(TypedDict, total=False):
     depth: Depths
     solver: diffrax.AbstractSolver[Any] | None
-    rtol: Number
+    rtol: Number | None
     atol: Number | None
     coordinates: Literal["svd", "matrix"]
     stop: Steady | None
@@ -53,7 +57,19 @@ class _Options(TypedDict, total=False):
 @overload
 def sweep(
     energy: Energy | None,
-    starts: Starts,
+    starts: Sequence[Float[Array | np.ndarray, "seeds _ _"]],
+    *,
+    ts: Numbers,
+    folder: None = None,
+    grid: None = None,
+    **options: Unpack[_Options],
+) -> NetworkSolution: ...
+
+
+@overload
+def sweep(
+    energy: Energy | None,
+    starts: Matrices | Ensemble,
     *,
     ts: Numbers,
     folder: None = None,
@@ -93,7 +109,7 @@ def sweep(
     depth: Depths = jnp.inf,
     ts: Numbers,
     solver: diffrax.AbstractSolver[Any] | None = None,
-    rtol: Number = 1e-6,
+    rtol: Number | None = None,
     atol: Number | None = None,
     coordinates: Literal["svd", "matrix"] = "svd",
     stop: Steady | None = None,
@@ -106,8 +122,10 @@ def sweep(
     folder: str | os.PathLike[str] | None = None,
     executor: Any = None,
     grid: Mapping[str, Any] | None = None,
-) -> "FlowSolution | xarray.Dataset":
+) -> "FlowSolution | NetworkSolution | xarray.Dataset":
     """The flow of `gradient_flow` from each of many starts, with a result code for each seed and none lost.
+
+    Where the starts are networks, it is the flow of `network_flow` from each.
 
     A seed is one flow of the sweep. A seed that fails ends with its code and its last good state. It raises no error,
     and does not change the other seeds.
@@ -116,7 +134,9 @@ def sweep(
 
     - `energy`: as in `gradient_flow`. The arrays of an energy of this library may have the seeds in front: labels
       `n d d` give each seed its own. For an energy of your own, `PerSeed` says which arrays have the seeds in front.
-    - `starts`: matrices `seeds m n`, an `SVD` with the seeds in front, or an `Ensemble`.
+    - `starts`: matrices `seeds m n`, an `SVD` with the seeds in front, or an `Ensemble`. Networks are a stack
+      `seeds N d d`, a sequence of factors `seeds n_p n_(p-1)`, W_1 first, or an `Ensemble` whose `init` returns the
+      factors of one network; `depth`, `solver`, `coordinates`, `stop` and `observe` have no meaning for them.
     - `depth`: one number for all, or `n` of them.
     - `ts`: as in `gradient_flow`, the same for all.
     - `folder`: a folder to which finished seeds are written, for sweeps that are long or do not fit in memory. The same
@@ -131,13 +151,14 @@ def sweep(
       `lambda key, std: ...`, or by the `make` of a `Family` of energies.
 
     **Other arguments:** `noise`, `Noise`, whose key gives seed i the key fold_in(key, i), so that the first hundred
-    paths of a million are those of a hundred; `chunk`, the number of seeds that one call integrates (by default up to
-    256 on a CPU, or as many as keep the saved states small); `devices`, those that share the work, by default all;
-    `progress`, a bar on a terminal with the number of finished seeds and the time left; the rest as in `gradient_flow`.
+    paths of a million are those of a hundred; `rtol`, by default 1e-6, and 1e-8 for networks; `chunk`, the number of
+    seeds that one call integrates (by default up to 256 on a CPU, or as many as keep the saved states small);
+    `devices`, those that share the work, by default all; `progress`, a bar on a terminal with the number of finished
+    seeds and the time left; the rest as in `gradient_flow`.
 
-    **Returns:** a `FlowSolution` with the seed as its first axis; with `folder`, the `xarray.Dataset` in it, of which
-    each array is read when it is used (`dlnjax.load(folder)` makes a `FlowSolution` of it); with `grid`, an
-    `xarray.Dataset` with the axes of the grid and the seed as its first dimensions.
+    **Returns:** a `FlowSolution`, or for networks a `NetworkSolution`, with the seed as its first axis; with `folder`,
+    the `xarray.Dataset` in it, of which each array is read when it is used (`dlnjax.load(folder)` makes a solution of
+    it); with `grid`, an `xarray.Dataset` with the axes of the grid and the seed as its first dimensions.
 
     **Reproducible:** the order of the seeds, the other seeds, the progress bar and a restart change no bit of a seed's
     result. Another chunk or number of devices is another compilation, which may round differently. The difference is
@@ -156,6 +177,14 @@ def sweep(
         >>> sol = dln.sweep(energy, starts, ts=[0.0, 1.0, 100.0], stop=dln.Steady(1e-6))
         >>> sol.effective_rank.shape, bool(jnp.all(sol.result == dln.RESULTS.steady))
         ((10, 3), True)
+
+    Networks that are not balanced:
+
+        >>> widths = ((4, 2), (3, 4), (2, 3))
+        >>> init = lambda key: tuple(dln.gaussian(k, w, 0.4) for k, w in zip(jax.random.split(key, 3), widths))
+        >>> networks = dln.sweep(energy, dln.Ensemble(init, jax.random.key(0), 10), ts=[0.0, 1.0, 100.0])
+        >>> networks.x.shape, [w.shape for w in networks.weights]
+        ((10, 3, 2, 2), [(10, 3, 4, 2), (10, 3, 3, 4), (10, 3, 2, 3)])
     """
     refuse_tracing(
         "a sweep", (energy, starts, depth, ts, rtol, atol, stop, noise), "dlnjax.gradient_flow with jax.vmap"
@@ -166,7 +195,7 @@ def sweep(
     _require_fitting(executor, folder, devices)
     if folder is None:
         sol = _into_memory(checked, checked.plan(devices, chunk), progress)
-        return sol if grid is None else checked.grid.unfolded(sol.to_xarray())
+        return sol if grid is None else checked.grid.unfolded(dataset_of(sol))
     with Store(folder, checked.identity(), chunk) as store:
         plan = checked.plan(devices, store.chunk)
         plan = plan._replace(part=store.part or plan.part)
@@ -189,13 +218,13 @@ def _require_fitting(executor: Any, folder: Any, devices: Any) -> None:
         raise ValueError("devices are those of this process: with executor each worker uses all that it has.")
 
 
-def _into_memory(checked: Checked, plan: Plan, progress: bool) -> FlowSolution:
+def _into_memory(checked: Checked, plan: Plan, progress: bool) -> Any:
     run, parts = checked.run(plan), []
     with show_progress(run.n, progress, 0) as (running, advance):
         for chunk in run.chunks({0: run.n}, running):
             parts.append(chunk)
             advance(len(chunk))
-    return FlowSolution.joined(parts)
+    return type(parts[0]).joined(parts)
 
 
 def _into_folder(checked: Checked, plan: Plan, store: Store, missing: dict[int, int], progress: bool) -> None:
@@ -207,7 +236,7 @@ def _into_folder(checked: Checked, plan: Plan, store: Store, missing: dict[int, 
                 part = next(parts)
             chunks.append(chunk)
             if sum(map(len, chunks)) == missing[part]:
-                store.write(part, FlowSolution.joined(chunks).to_xarray())
+                store.write(part, dataset_of(type(chunks[0]).joined(chunks)))
                 chunks = []
             advance(len(chunk))
 
@@ -217,7 +246,7 @@ def _by_workers(submit: Callable, call: Call, run: Run, store: Store, missing: d
     job = leave(store.folder, call, run.plan)
     try:
         if not store.done:
-            store.make_room(run.blank().to_xarray())
+            store.make_room(dataset_of(run.blank()))
         with show_progress(run.n, progress, store.count) as (running, advance):
             for first, answer in hand_out(submit, compute, job, list(missing)):
                 running()

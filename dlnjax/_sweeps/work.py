@@ -17,8 +17,8 @@ from typing import Any
 
 import jax
 
-from dlnjax._flows.solution import FlowSolution
 from dlnjax._sweeps.call import Call, check_call
+from dlnjax._sweeps.flow import dataset_of
 from dlnjax._sweeps.parts import device_kind, not_written, Parts, versions, write_receipt
 from dlnjax._sweeps.plan import Plan
 from dlnjax._terminal import silence
@@ -118,7 +118,8 @@ class _Worker:
         # A worker that was taken for dead may have written the part in the meantime.
         if (self.folder / "parts" / f"{first}.json").exists():
             return count
-        part = FlowSolution.joined(list(self.run.chunks({first: count}, None))).to_xarray()
+        chunks = list(self.run.chunks({first: count}, None))
+        part = dataset_of(type(chunks[0]).joined(chunks))
         try:
             write_receipt(self.folder, first, count, self.parts.write(first, part), device_kind())
         except OSError as error:

@@ -203,10 +203,10 @@ def minimum_from(threshold) -> Callable[[Order], float]:
 
 LOCAL_MINIMUM = Claim(
     name="Theorem 4.3.7, a local minimum",
-    statement="at infinite depth the isotropic equilibrium is a local minimum if and only if p > d/(3(d-1))",
+    statement="at infinite depth the isotropic equilibrium is a local minimum for p > d/(3(d-1)), and none for p below",
     where="Section 4.3, beyond it",
     expected="holds",
-    note="The Hessian of S_inf in log sigma is there -d/6 across the isotropic direction.",
+    note="The Hessian of S_inf in log sigma is d/6 across the isotropic direction; at equality it decides nothing.",
     draw=order,
     printed=minimum_from(lambda d: d / (3 * (d - 1))),
     tampered=(

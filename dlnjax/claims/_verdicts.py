@@ -5,6 +5,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dlnjax.claims._claim import describe, title, Verdict
+from dlnjax.claims.proofs import certificates, word
+
+# The comparisons of a step are on the page if they are not longer than this. The certificate has them all.
+LONGEST_SHOWN = 120
 
 HEADER = """# Errata
 
@@ -14,6 +18,10 @@ which measures the errors of both; `dlnjax claims --only "NAME"` shows them. An 
 is true; that of an inequality is minus the room that it has, and a strict one is false without room. N is the depth,
 d the size, S_N the entropy, lambda_kl the eigenvalues (2.20). In the examples, lam: the singular values of the factors;
 q: Q_0, ..., Q_N; z: a matrix in place of dE.
+
+*Proven* and *proven false* are by exact numbers, or balls that contain them: `dlnjax claims --prove` verifies it, and
+the page [Proofs](ideas/proofs.md) says what such a proof is. It reaches as far as is said, such as d = 2. What is only
+*measured* is true to rounding on every instance tried, or false by far.
 
 *Corrected*: true after the correction. *Fails*: false, and no correction of the formula alone saves it.
 """
@@ -30,6 +38,8 @@ def as_data(verdict: Verdict) -> dict[str, Any]:
         "note": claim.note,
         "verdict": verdict.word,
         "expected": claim.expected,
+        "proof": word(claim.name),
+        "proof_scope": certificates()[claim.name].scope if claim.name in certificates() else None,
         "printed": _number(printed.error),
         "corrected": _number(true.error) if true and claim.corrected else None,
         "instead": _number(true.error) if true and not claim.corrected else None,
@@ -61,7 +71,18 @@ def errata(verdicts: Iterable[Verdict]) -> str:
             chapter = claim.chapter
             parts.append(f"## {title(chapter)}\n")
         parts.append(_entry(verdict))
-    return "\n".join(parts)
+    return "\n".join([*parts, _of_what_holds()])
+
+
+def _of_what_holds() -> str:
+    """What is proven of the statements that hold as printed, and which of them are measured alone."""
+    from dlnjax.claims import thesis
+
+    holding = [name for name, claim in thesis.items() if claim.expected == "holds"]
+    proven = [f"- {_quoted(name)}: {_quoted(certificates()[name].scope)}" for name in holding if name in certificates()]
+    measured = [f"- {_quoted(name)}" for name in holding if name not in certificates()]
+    lines = ["## Statements that hold as printed\n", "Proven, for what is said:\n", *proven, ""]
+    return "\n".join([*lines, "Measured:\n", *measured]) + "\n"
 
 
 def _entry(verdict: Verdict) -> str:
@@ -71,7 +92,21 @@ def _entry(verdict: Verdict) -> str:
     if shown is not None and any(shown is example for example in claim.examples):
         error = f"{verdict.printed.simplest_error:.2g}"
         lines.append(f"- By hand: `{describe(shown)}` gives an error of {error} as printed.")
+    lines += _proof(claim.name)
     return "\n".join(lines) + "\n"
+
+
+def _proof(name: str) -> list[str]:
+    """The lines on what is proven of a statement that is not true as printed."""
+    certificate = certificates().get(name)
+    if certificate is None:
+        return ["- Measured, not proven."]
+    lines = [f"- Proven false: {_quoted(certificate.scope)}."]
+    for step in certificate.printed:
+        shown = f"`{'`, `'.join(step.show)}`"
+        lines.append(f"    - {_quoted(step.says)}" + f": {shown}" * (len(shown) <= LONGEST_SHOWN))
+    truth = f"proven for {_quoted(certificate.true_scope)}" if certificate.true else "measured"
+    return [*lines, f"- What is true instead: {truth}."]
 
 
 def _quoted(text: str) -> str:

@@ -12,6 +12,7 @@ from dlnjax.figures import (
     _escape,
     _isotropy,
     _lazy,
+    _lengths,
     _limits,
     _lines,
     _phases,
@@ -51,5 +52,6 @@ FIGURES: dict[str, Figure] = {
         _upstairs.FIGURE,
         _temperature.FIGURE,
         _thermal.FIGURE,
+        _lengths.FIGURE,
     )
 }

@@ -112,7 +112,7 @@ WRONG = [
     (["sweep", "--entries", "5"], ["--entries", "--energy random-mask", "diagonal"]),
     (["sweep", "--energy", "random-mask", "--p", "2"], ["--p", "--energy schatten", "random-mask"]),
     (["sweep", "--energy", "random-mask", "--d", "3", "--entries", "10"], ["--entries", "d^2 = 9", "10"]),
-    (["sweep", "--out", "file/run"], ["cannot write to file/run", "Name another folder"]),
+    (["sweep", "--out", "file/run"], ["cannot write to file/run", "name another folder"]),
     (["sweep", "--out", "."], ["not empty", "Name a new folder"]),
     (["sweep", "--workers", "2"], ["--workers needs --out"]),
     (["sweep", "--scheduler", "tcp://node:8786"], ["--scheduler needs --out"]),

@@ -15,7 +15,7 @@ from support.tolerances import assert_close, INTEGRATION
 from test_figures import assert_draws, numbers
 
 from dlnjax import distance, plot
-from dlnjax.figures import _balls, _descent, _lines, _phases, _sensing, _sparsity, FIGURES
+from dlnjax.figures import _balls, _descent, _lengths, _lines, _phases, _sensing, _sparsity, FIGURES
 from dlnjax.figures._figure import measured, share
 
 pytestmark = pytest.mark.slow
@@ -212,3 +212,21 @@ def test_masks_see_exactly_as_many_entries_as_they_say(monkeypatch):
     assert np.all(counts == np.array([99, 90, 75, 50, 25, 10, 5, 1])[:, None, None])
     labels = seen["energy"].labels
     assert jnp.max(jnp.abs(labels)) <= 2 and jnp.max(jnp.abs(labels)) > 1.9
+
+
+def test_paths_are_longer_than_geodesics_and_the_more_so_in_deeper_networks(monkeypatch):
+    monkeypatch.setattr(_lengths, "DEPTHS", (1.0, 2.0, np.inf))
+    monkeypatch.setattr(_lengths, "EXPECTED", {0.1: (1.05, 1.27), 1.0: (1.02, 1.08)})
+    data = FIGURES["5.11"].compute(KEY, 10)
+    rows = numbers("5.11", data)
+    assert {row.verdict for row in rows.values()} == {"agrees", "measured"}
+    assert abs(rows["median of length over distance, N = 1, std 0.1"].here - 1) < 1e-6
+    assert rows["share of starts with a larger ratio at depth infinity than 2, std 0.1"].here == 1
+    for wrong in (
+        # Lengths of the thesis, at depth 2, over distances of dlnjax.
+        data.assign(length=data["length"] / np.sqrt(2)),
+        data.assign(distance=data["distance"].where(data["seed"] > 0)),
+        data.assign(converged=data["converged"] & (data["seed"] > 0)),
+    ):
+        assert "disagrees" in {row.verdict for row in FIGURES["5.11"].numbers(wrong)}
+    assert_draws("5.11", data)

@@ -9,6 +9,8 @@ from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 
 import dlnjax as dln
 from dlnjax._flows.chebyshev import first_stage, longest_step, MAX_STAGES, next_stage, stage_count
+from dlnjax._flows.explicit import Explicit
+from dlnjax._flows.step import Choice, MOST_PATIENCE, PATIENCE
 
 METHOD = dln.RungeKuttaChebyshev()
 
@@ -183,3 +185,17 @@ def test_neighbour_under_vmap_has_no_say_in_the_spectral_radius():
     assert alone.max() > 1.5 * alone.min()
     # A difference quotient is known to the root of rounding; the wrong radius would be off by its factor.
     np.testing.assert_allclose(many, alone, rtol=1e-3)
+
+
+def test_flow_that_turns_stiff_again_and_again_is_never_held_long_in_the_explicit_method():
+    # With a patience that doubled without a bound, a stiff flow spent all of its 100,000 steps in the explicit method.
+    explicit, held = Explicit(diffrax.Dopri5(), stiff=1), PATIENCE
+    held_up = jax.jit(lambda choice: explicit._choose(choice, jnp.array(True), jnp.array(3.3)))
+    for _ in range(20):
+        choice = Choice(jnp.array(0), jnp.array(0.0), jnp.array(0), jnp.array(held))
+        steps = 0
+        while int(choice.method) == 0:
+            choice, steps = held_up(choice), steps + 1
+            assert steps <= MOST_PATIENCE
+        held = int(choice.patience)
+    assert held == MOST_PATIENCE

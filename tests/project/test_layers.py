@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "_flows": {"_geometry"},
     "_geodesics": {"_geometry"},
     "_networks": set(),
-    "_sweeps": {"_geometry", "_flows", "_geodesics"},
+    "_sweeps": {"_geometry", "_flows", "_networks", "_geodesics"},
     "closed_form": {"_geometry"},
     "plot": {"_geometry"},
     # The package itself, `dlnjax`, is the public face.

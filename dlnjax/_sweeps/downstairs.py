@@ -1,0 +1,112 @@
+"""Sweeps of gradient flows: the `Flow` of the matrix X, with noise or without."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from dlnjax._compile import repeated
+from dlnjax._flows.gradient_flow import solution_of, solve_many, start_many
+from dlnjax._flows.problem import Options, Problem
+from dlnjax._flows.solution import FlowSolution
+from dlnjax._geometry.kernel import Kernel
+from dlnjax._noise import Noise
+from dlnjax._svd import SVD
+from dlnjax._sweeps.fingerprint import identity
+from dlnjax._sweeps.flow import Chunk
+from dlnjax._sweeps.grid import Grid
+from dlnjax._sweeps.plan import make_plan, Plan
+from dlnjax._sweeps.seeds import Energies
+from dlnjax._types import State
+
+
+class Matrices(eqx.Module):
+    """What all flows of a sweep share: the rest of the energy, the times and the options.
+
+    `count` is the number of times that are asked for. After them the last is repeated, so that sweeps with a few times
+    more or less share the compiled program.
+    """
+
+    energy: Callable | PyTree
+    ts: Any
+    count: Int[Array, ""]
+    options: Options
+    noise: Noise | None
+
+    def problem(self, row: PyTree) -> Problem:
+        """The problem of one flow."""
+        seeded, start, kernel, seed = row
+        noise = seeded_noise(self.noise, seed)
+        return Problem(eqx.combine(seeded, self.energy), start, kernel, self.ts, noise)
+
+    def start(self, rows: PyTree) -> State:
+        return start_many(self.problem, rows, self.options)
+
+    def solve(self, chunk: Chunk, lanes: int) -> PyTree:
+        args = (self.problem, chunk.rows, chunk.y0, self.ts, self.options)
+        # In a compiled program all arrays are those of JAX.
+        wanted: Any = chunk.wanted
+        return solve_many(*args, lanes=lanes, wanted=wanted, count=self.count)
+
+
+def seeded_noise(noise: Noise | None, seed: Any) -> Noise | None:
+    """The noise of one seed, whose key is fold_in(key, seed)."""
+    if noise is None:
+        return None
+    return eqx.tree_at(lambda n: n.key, noise, jax.random.fold_in(noise.key, seed))
+
+
+class Downstairs(eqx.Module):
+    """The flow of X. `point` has the shapes of one start; `problem` and `options` are as for one flow."""
+
+    problem: Problem
+    options: Options
+    point: SVD
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.point.u), len(self.point.v)
+
+    @property
+    def dtype(self) -> Any:
+        return self.point.sigma.dtype
+
+    @property
+    def rank(self) -> int:
+        return len(self.point.sigma)
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.problem.kernel
+
+    @property
+    def noise(self) -> Noise | None:
+        return self.problem.noise
+
+    def of_energy(self, energy: Callable) -> "Downstairs":
+        return eqx.tree_at(lambda flow: flow.problem.energy, self, energy)
+
+    def plan(self, n: int, energy: Callable, devices: Any, chunk: int | None) -> Plan:
+        how = {"energy": energy, "devices": devices, "chunk": chunk}
+        return make_plan(n, self.point, len(self.problem.ts), self.options, **how)
+
+    def identity(self, energies: Energies, starts: Any, take: Callable, grid: Grid) -> dict[str, Any]:
+        return identity(self.problem, self.options, energies, starts, take, grid)
+
+    def common(self, energy: PyTree, times: int) -> Matrices:
+        ts, count = self.problem.ts, jax.device_put(np.asarray(len(self.problem.ts)))
+        return Matrices(energy, repeated(ts, times), count, self.options, self.problem.noise)
+
+    def solution(self, kernel: Kernel | None, out: PyTree, times: int) -> FlowSolution:
+        """The solution without what stands at repeated times. NumPy cuts it, since JAX would compile for that."""
+        ts, length = self.problem.ts, len(self.problem.ts)
+        problem = eqx.tree_at(lambda p: (p.kernel, p.ts), self.problem, (kernel, repeated(ts, times)))
+        sol = solution_of(problem, self.options, out)
+        if length == times:
+            return sol
+        saved = lambda sol: (sol._svd, sol.sigma, sol._energy, sol.observed)
+        cut = jax.tree.map(lambda x: np.asarray(x)[:, :length], saved(sol))
+        return eqx.tree_at(lambda sol: (*saved(sol), sol.ts), sol, (*cut, ts), is_leaf=lambda leaf: leaf is None)
