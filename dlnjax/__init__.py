@@ -23,6 +23,14 @@ from dlnjax._geodesics.geodesic import (
     GeodesicSolution as GeodesicSolution,
     logarithm as logarithm,
 )
+from dlnjax._geometry.curvature import (
+    christoffel as christoffel,
+    covariant_derivative as covariant_derivative,
+    curvature as curvature,
+    ricci as ricci,
+    scalar_curvature as scalar_curvature,
+    sectional_curvature as sectional_curvature,
+)
 from dlnjax._geometry.imbalanced import Imbalanced as Imbalanced
 from dlnjax._geometry.kernel import Balanced as Balanced, Kernel as Kernel
 from dlnjax._geometry.metric import (

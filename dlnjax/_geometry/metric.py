@@ -26,7 +26,7 @@ from dlnjax._tree import is_perturbed
 from dlnjax._types import Energy, Matrix, Scalar
 
 
-def _as_pair(x: Any, name: str, p: Any) -> tuple[Matrix, Matrix]:
+def as_pair(x: Any, name: str, p: Any) -> tuple[Matrix, Matrix]:
     x, p = as_finite("x", as_matrix("x", x)), as_finite(name, as_matrix(name, p))
     if x.shape != p.shape:
         raise ValueError(f"x and {name} must have one shape, got {x.shape} and {p.shape}.")
@@ -95,7 +95,7 @@ def _root(x: Matrix, z: Matrix, kernel: Kernel) -> Scalar:
     return scaled(jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square), e / 2)
 
 
-def _full_rank(x: Matrix) -> Matrix:
+def full_rank(x: Matrix) -> Matrix:
     sigma = singular_values(jax.lax.stop_gradient(x))
     message = (
         "x must have full rank: at a singular matrix the metric of depth > 1 is infinite or has no inverse. "
@@ -106,7 +106,7 @@ def _full_rank(x: Matrix) -> Matrix:
 
 def _invertible(x: Matrix, kernel: Kernel) -> Matrix:
     """`x`, if A_X has an inverse there: at full rank, and where all motions that leave a space have a weight."""
-    x = _full_rank(x)
+    x = full_rank(x)
     if is_square(x):
         return x
     m, n = x.shape
@@ -162,7 +162,7 @@ def metric_operator(x: Matrix, p: Matrix, depth: Depth) -> Matrix:
         >>> dln.metric_operator(x, jnp.ones((2, 2)), 2).round(6).tolist()
         [[2.0, 1.5], [1.5, 1.0]]
     """
-    x, p = _as_pair(x, "p", p)
+    x, p = as_pair(x, "p", p)
     kernel = as_kernel(depth, x.dtype)
     return _apply(_continuous(x, kernel), p, kernel)
 
@@ -183,7 +183,7 @@ def metric_operator_inverse(x: Matrix, z: Matrix, depth: Depth) -> Matrix:
         >>> dln.metric_operator_inverse(x, dln.metric_operator(x, jnp.ones((2, 2)), 2), 2).round(6).tolist()
         [[1.0, 1.0], [1.0, 1.0]]
     """
-    x, z = _as_pair(x, "z", z)
+    x, z = as_pair(x, "z", z)
     kernel = as_kernel(depth, x.dtype)
     return _apply(_invertible(x, kernel), z, kernel, power=-1)
 
@@ -267,8 +267,8 @@ def inner(x: Matrix, z1: Matrix, z2: Matrix, depth: Depth) -> Scalar:
         >>> print(f"{dln.inner(x, jnp.eye(2), jnp.eye(2), 2):.6f}")
         1.500000
     """
-    x, z1 = _as_pair(x, "z1", z1)
-    z2 = _as_pair(x, "z2", z2)[1]
+    x, z1 = as_pair(x, "z1", z1)
+    z2 = as_pair(x, "z2", z2)[1]
     kernel = as_kernel(depth, x.dtype)
     return _form(_invertible(x, kernel), z1, z2, kernel, power=-1)
 
@@ -290,7 +290,7 @@ def norm(x: Matrix, z: Matrix, depth: Depth) -> Scalar:
         >>> print(f"{dln.norm(5 * x, 5 * x, jnp.inf):.6f}")
         1.414214
     """
-    x, z = _as_pair(x, "z", z)
+    x, z = as_pair(x, "z", z)
     kernel = as_kernel(depth, x.dtype)
     return _root(_invertible(x, kernel), z, kernel)
 
@@ -335,6 +335,6 @@ def hamiltonian(x: Matrix, p: Matrix, depth: Depth) -> Scalar:
         >>> print(f"{dln.hamiltonian(x, jnp.eye(2), 2):.6f}")
         1.500000
     """
-    x, p = _as_pair(x, "p", p)
+    x, p = as_pair(x, "p", p)
     kernel = as_kernel(depth, x.dtype)
     return _form(_continuous(x, kernel), p, p, kernel, power=1) / 2

@@ -45,6 +45,8 @@ MATRIX = {
     "norm": lambda x: dln.norm(x, EYE, 2),
     "norm, z": lambda z: dln.norm(EYE, z, 2),
     "hamiltonian": lambda x: dln.hamiltonian(x, EYE, 2),
+    "christoffel": lambda x: dln.christoffel(x, EYE, EYE, 2),
+    "christoffel, z1": lambda z: dln.christoffel(EYE, z, EYE, 2),
     "riemannian_gradient": lambda x: dln.riemannian_gradient(dln.Schatten(2), x, 2),
     "balanced_factors": lambda x: dln.balanced_factors(x, 2),
     "imbalanced_factors": lambda x: dln.imbalanced_factors(x, 1.0),
@@ -91,6 +93,8 @@ SOLVED = {
     "geodesic": lambda x: dln.geodesic(x, EYE, 2.0, throw=False),
     "logarithm": lambda x: dln.logarithm(x, EYE, 2.0, throw=False),
     "distance": lambda x: dln.distance(x, EYE, 2.0, throw=False),
+    "curvature": lambda x: dln.curvature(x, EYE, EYE, EYE, 2),
+    "sectional_curvature": lambda x: dln.sectional_curvature(x, EYE, np.diag([1.0, 0.0]), 2),
 }
 ROW = {
     "effective_rank": dln.effective_rank,
