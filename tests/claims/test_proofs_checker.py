@@ -127,6 +127,7 @@ TRUE = certificate("2 > 1")
     "false",
     [
         TRUE | {"printed": []},
+        TRUE | {"printed": [["says", "let", "show"]]},
         TRUE | {"printed": [], "true": TRUE["printed"], "true scope": "all"},
         TRUE | {"true scope": "all d"},
         TRUE | {"true": TRUE["printed"]},

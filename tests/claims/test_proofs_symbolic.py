@@ -3,7 +3,15 @@
 import pytest
 import sympy as sp
 
-from dlnjax.claims.proofs import _chapter3_diagonal, _chapter3_lines, _chapter4_entropy, _chapter4_pairs
+from dlnjax.claims.proofs import (
+    _chapter2,
+    _chapter2_metric,
+    _chapter3_diagonal,
+    _chapter3_lines,
+    _chapter4_entropy,
+    _chapter4_pairs,
+    certificates,
+)
 
 x, y, u, r = sp.symbols("x y u r", positive=True)
 DIGITS = 40
@@ -95,3 +103,37 @@ def test_rates_at_depth_are_those_of_the_flow(n):
     larger, smaller = sides(_chapter4_entropy.parts_at(n))
     at = {x: sp.exp(n * sp.Rational(1, 5)), y: 1, u: sp.Rational(1, 5)}
     assert same(larger - smaller, rates[0] - rates[1], at)
+
+
+def test_the_limit_of_depth_has_two_factors_that_tend_to_1():
+    """1/N times (2.20) over its limit is v/(exp(v) - 1) over sigma_l^(2/N): both factors are bounded, each by a step."""
+    n, at = 7, POINTS[0]
+    limit = (x**2 - y**2) / (sp.log(x**2) - sp.log(y**2))
+    v = 2 * sp.log(x / y) / n
+    lam = (x**2 - y**2) / (x ** sp.Rational(2, n) - y ** sp.Rational(2, n))
+    assert same(lam / n / limit, v / (sp.exp(v) - 1) / y ** sp.Rational(2, n), at)
+    for steps in (certificates()["Remark 2.2.3, (2.31)"].printed, certificates()["(4.28)"].true):
+        assert _chapter2_metric.DEEP in steps and _chapter2_metric.SAME_VALUE in steps
+
+
+def test_the_submersion_has_the_operator_of_its_lifts():
+    printed = certificates()["Theorem 2.2.6"].printed
+    assert all(step in printed for step in (*_chapter2.FLOW, *_chapter2_metric.LIFTS, *_chapter2_metric.EIGENVALUES))
+
+
+def test_scopes_say_where_roots_are_real_and_what_is_left_out():
+    assert certificates()["Corollary 3.4.2.1"].scope.startswith("positive diagonals")
+    assert certificates()["Corollary 4.1.3.1, X stays diagonal"].scope.endswith(
+        "as A(G) = lambda o G is diagonal with G"
+    )
+    assert "only normalize" in certificates()["Lemma 2.2.7"].scope
+
+
+def test_the_hessian_is_negative_definite_at_equal_values_too():
+    pair = sp.log(sp.sinh(u) / u) / 2
+    of_gap = sp.limit(sp.diff(pair, u, 2), u, 0)
+    # S is half of log(x) + log(y), and this function of the log-ratio u.
+    assert [of_gap - sp.Rational(1, 2), -of_gap] == [-sp.Rational(1, 3), -sp.Rational(1, 6)]
+    for name in ("Lemma 4.3.5", "Lemma 4.3.5 for S_N"):
+        certificate = certificates()[name]
+        assert _chapter4_pairs.EQUAL in (*certificate.printed, *certificate.true)

@@ -300,8 +300,8 @@ def misshapen(certificate: dict[str, Any]) -> str:
     if not certificate["printed"] or bool(certificate["true"]) != bool(certificate["true scope"]):
         return "there is a statement without steps, or steps without a statement"
     for step in [*certificate["printed"], *certificate["true"]]:
-        if set(step) not in KINDS or not isinstance(step["show"], list):
-            return f"a step has other parts than those of its kind: {sorted(step)}"
+        if not isinstance(step, dict) or set(step) not in KINDS or not isinstance(step["show"], list):
+            return f"a step has other parts than those of its kind: {[*step]}"
         if not (step["says"] and step["show"] and step.get("variables", True)):
             return "a step shows nothing"
     return ""
