@@ -106,7 +106,7 @@ def test_rates_at_depth_are_those_of_the_flow(n):
 
 
 def test_the_limit_of_depth_has_two_factors_that_tend_to_1():
-    """1/N times (2.20) over its limit is v/(exp(v) - 1) over sigma_l^(2/N): both factors are bounded, each by a step."""
+    """1/N times (2.20) over its limit is v/(exp(v) - 1) over sigma_l^(2/N), and a step bounds each of them."""
     n, at = 7, POINTS[0]
     limit = (x**2 - y**2) / (sp.log(x**2) - sp.log(y**2))
     v = 2 * sp.log(x / y) / n
