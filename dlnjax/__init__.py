@@ -23,6 +23,7 @@ from dlnjax._geodesics.geodesic import (
     GeodesicSolution as GeodesicSolution,
     logarithm as logarithm,
 )
+from dlnjax._geodesics.transport import transport as transport
 from dlnjax._geometry.curvature import (
     christoffel as christoffel,
     covariant_derivative as covariant_derivative,
@@ -34,6 +35,7 @@ from dlnjax._geometry.curvature import (
 from dlnjax._geometry.imbalanced import Imbalanced as Imbalanced
 from dlnjax._geometry.kernel import Balanced as Balanced, Kernel as Kernel
 from dlnjax._geometry.metric import (
+    boundary_distance as boundary_distance,
     hamiltonian as hamiltonian,
     inner as inner,
     metric_eigenvalues as metric_eigenvalues,

@@ -338,3 +338,38 @@ def hamiltonian(x: Matrix, p: Matrix, depth: Depth) -> Scalar:
     x, p = as_pair(x, "p", p)
     kernel = as_kernel(depth, x.dtype)
     return _form(_continuous(x, kernel), p, p, kernel, power=1) / 2
+
+
+def boundary_distance(x: Matrix, depth: Depth) -> Scalar:
+    """The distance from X to the matrices of lower rank, N sigma_min^(1/N): infinite at infinite depth.
+
+    On any path, the motion of the least singular value in y = N sigma^(1/N) is a part of the speed. The path on which
+    it moves alone is therefore the shortest. The metric is complete if and only if this distance is infinite, and else
+    a geodesic may end after it. It bounds the injectivity radius.
+
+    **Arguments:** `x`, of full rank, `m n`; `depth`, N in [1, inf], or a kernel, for which it is the integral of
+    lambda(s, s)^(-1/2) from 0 to sigma_min.
+
+    **Returns:** a number. That of the thesis's metric is this number over sqrt(N).
+
+    **Raises:** `ValueError` or `TypeError` for an `x` without full rank, integers, NaN, or a depth outside [1, inf].
+
+    **Example:**
+
+        >>> x = jnp.diag(jnp.array([2.0, 0.25]))
+        >>> print(f"{dln.boundary_distance(x, 2):.6f}, {dln.boundary_distance(x, jnp.inf)}")
+        1.000000, inf
+    """
+    x = full_rank(as_finite("x", as_matrix("x", x)))
+    return _to_the_boundary(x, as_kernel(depth, x.dtype))
+
+
+@compiled
+def _to_the_boundary(x: Matrix, kernel: Kernel) -> Scalar:
+    least = singular_values(x)[-1]
+    if isinstance(kernel, Balanced):
+        a, deep = kernel.inverse_depth, kernel.inverse_depth == 0
+        return jnp.where(deep, jnp.inf, least**a / jnp.where(deep, 1.0, a))
+    # The integral of a kernel from 0 is infinite from order 2 on. Below, the smallest normal number stands for 0.
+    tiny = jnp.full_like(least, jnp.finfo(least.dtype).tiny)
+    return jnp.where(jnp.asarray(kernel.order) < 2, kernel.straighten(least) - kernel.straighten(tiny), jnp.inf)

@@ -45,6 +45,7 @@ MATRIX = {
     "norm": lambda x: dln.norm(x, EYE, 2),
     "norm, z": lambda z: dln.norm(EYE, z, 2),
     "hamiltonian": lambda x: dln.hamiltonian(x, EYE, 2),
+    "boundary_distance": lambda x: dln.boundary_distance(x, 2),
     "christoffel": lambda x: dln.christoffel(x, EYE, EYE, 2),
     "christoffel, z1": lambda z: dln.christoffel(EYE, z, EYE, 2),
     "riemannian_gradient": lambda x: dln.riemannian_gradient(dln.Schatten(2), x, 2),
@@ -93,6 +94,7 @@ SOLVED = {
     "geodesic": lambda x: dln.geodesic(x, EYE, 2.0, throw=False),
     "logarithm": lambda x: dln.logarithm(x, EYE, 2.0, throw=False),
     "distance": lambda x: dln.distance(x, EYE, 2.0, throw=False),
+    "transport, z": lambda z: dln.transport(dln.geodesic(EYE, 2.0 * EYE, 2.0), z),
     "curvature": lambda x: dln.curvature(x, EYE, EYE, EYE, 2),
     "sectional_curvature": lambda x: dln.sectional_curvature(x, EYE, np.diag([1.0, 0.0]), 2),
 }
@@ -133,7 +135,7 @@ NAN = float("nan")
 NOT_FINITE = {"NaN": NAN * EYE, "one NaN": np.array([[1.0, NAN], [0.0, 1.0]]), "inf": np.diag([1.0, np.inf])}
 NOT_SQUARE = {"wide": np.ones((2, 3)), "vector": np.ones(2), "empty": np.ones((0, 0))}
 # Of these the matrix need not be square.
-ANY_SHAPE = {"svd", "Schatten", "SpectralEnergy", "FreeEnergy", "FreeEnergy.gradient"}
+ANY_SHAPE = {"svd", "boundary_distance", "Schatten", "SpectralEnergy", "FreeEnergy", "FreeEnergy.gradient"}
 ANY_SHAPE |= {"balanced_factors", "imbalanced_factors", "tangent_kernel", "riemannian_gradient"}
 NOT_REAL = {"int": np.eye(2, dtype=int), "bool": EYE > 0, "complex": EYE + 0j}
 SINGULAR = {"singular": np.diag([1.0, 0.0]), "zero": 0 * EYE}
