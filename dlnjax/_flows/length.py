@@ -60,8 +60,13 @@ def _lengths(points: SVD, kernel: Kernel) -> Float[Array, " ts"]:
     e = scale_exponent(points.sigma, kernel)
     points = eqx.tree_at(lambda p: p.sigma, points, scaled(points.sigma, -e))
     some = lambda start, stop: jax.tree.map(lambda x: x[start:stop], points)
-    chords = jax.vmap(lambda a, b: _chord(a, b, kernel))
-    sides, across = chords(some(None, -1), some(1, None)), chords(some(None, -2), some(2, None))
+    # All chords are one batch. Two batches of decompositions that run at once can hang: see `calls_lapack` of sweeps.
+    starts, ends = (
+        jax.tree.map(lambda *x: jnp.concatenate(x), *both)
+        for both in ((some(None, -1), some(None, -2)), (some(1, None), some(2, None)))
+    )
+    chords = jax.vmap(lambda a, b: _chord(a, b, kernel))(starts, ends)
+    sides, across = jnp.split(chords, [len(points.sigma) - 1])
     whole = jnp.sum(sides)
     s = sides / positive(whole)
     left, right = s[:-1], s[1:]
