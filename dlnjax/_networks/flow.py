@@ -172,20 +172,22 @@ def network_flow(
 
 
 def _with_noise(energy: Energy, weights: Weights, ts: Array, noise: Noise, max_steps: int) -> NetworkSolution:
-    check_diffusion(weights, noise)
+    # Under `jit` the error of a check is raised where what it returns is used.
+    stack = check_diffusion(weights, noise)
     ts = check_steps(ts, noise.dt, max_steps)
     energy = traced_energy(energy, matrix_shape(weights), dtype_of(weights))
     with own_arithmetic():
-        return diffused(energy, weights, ts, noise)
+        return diffused(energy, stack, ts, noise, chain=isinstance(weights, tuple))
 
 
-def diffused(energy: Callable, weights: Weights, ts: Float[Array, " ts"], noise: Noise) -> NetworkSolution:
-    """The path of balanced factors with noise, unchecked."""
-    stack = weights if isinstance(weights, jax.Array) else jnp.stack(weights)
+def diffused(
+    energy: Callable, stack: Float[Array, "N d d"], ts: Float[Array, " ts"], noise: Noise, *, chain: bool
+) -> NetworkSolution:
+    """The path of balanced factors with noise, unchecked. With `chain`, the factors of the solution are a tuple."""
     saved, end = diffuse(energy, stack, noise, ts)
     return NetworkSolution(
         ts=ts,
-        weights=saved if isinstance(weights, jax.Array) else tuple(jnp.swapaxes(saved, 0, 1)),
+        weights=tuple(jnp.swapaxes(saved, 0, 1)) if chain else saved,
         t_end=end.t,
         result=end.code,
         stats={"steps": end.steps, "crossings": end.crossings},

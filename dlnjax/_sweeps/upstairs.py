@@ -58,7 +58,9 @@ class Networks(eqx.Module):
         with own_arithmetic():
             noise = seeded_noise(self.noise, seed)
             if noise is not None:
-                sol = diffused(energy, weights, self.ts, noise)
+                chain = isinstance(weights, tuple)
+                stack = jnp.stack(weights) if chain else weights
+                sol = diffused(energy, stack, self.ts, noise, chain=chain)
             else:
                 sol = self._without_noise(energy, weights)
         return sol.weights, sol.t_end, sol.result, sol.stats

@@ -1,5 +1,8 @@
 """The length of the path of a flow: against SciPy, against the speed of the flow, geodesics, and exact lengths."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -221,3 +224,19 @@ def test_what_has_no_length_says_why():
         _ = observed.path_length
     with pytest.raises(ValueError, match="at least 5 saved times, got 2"):
         _ = dln.gradient_flow(ENERGY, X0, depth=2, ts=[0.0, 1.0]).path_length
+
+
+MANY = """
+import jax, jax.numpy as jnp, dlnjax as dln
+jax.config.update("jax_enable_x64", True)
+of_key = lambda key: dln.svd(jax.random.normal(key, (3, 3)))
+points = jax.vmap(jax.vmap(of_key))(jax.random.split(jax.random.key(0), (36, 801)))
+from dlnjax._flows.length import path_lengths
+jax.block_until_ready(path_lengths(points, dln.Balanced(2)))
+"""
+
+
+@pytest.mark.long
+def test_many_long_paths_are_measured_to_the_end():
+    # With two batches of decompositions in one program, this one hung on two cores.
+    subprocess.run([sys.executable, "-c", MANY], check=True, timeout=200)
