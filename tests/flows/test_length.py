@@ -232,7 +232,8 @@ jax.config.update("jax_enable_x64", True)
 of_key = lambda key: dln.svd(jax.random.normal(key, (3, 3)))
 points = jax.vmap(jax.vmap(of_key))(jax.random.split(jax.random.key(0), (36, 801)))
 from dlnjax._flows.length import path_lengths
-jax.block_until_ready(path_lengths(points, dln.Balanced(2)))
+for _ in range(10):
+    jax.block_until_ready(path_lengths(points, dln.Balanced(2)))
 """
 
 
