@@ -76,6 +76,7 @@ bench: install .venv-geomstats/installed
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/noise.py
+	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/geodesic.py
 	$(BIN)/python benchmarks/ratings.py
