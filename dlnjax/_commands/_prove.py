@@ -51,7 +51,7 @@ def prove(chosen: Sequence[Claim], args: argparse.Namespace, terminal: Console) 
         if getattr(args, option):
             raise Refused(f"--prove draws nothing and measures nothing: leave out --{option}.")
     try:
-        from dlnjax.claims.proofs import checker
+        from dlnjax.claims.proofs import _checker as checker
     except ImportError as error:
         raise Refused(
             "--prove needs python-flint, for exact and ball arithmetic: pip install 'python-flint>=0.9'."
@@ -144,7 +144,7 @@ def _print_each(proofs: Sequence[Proof], terminal: Console) -> None:
 def _write(out: Path, proofs: Sequence[Proof], checker: Path) -> Path:
     folder = out / "certificates"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(checker, folder / checker.name)
+    shutil.copy(checker, folder / "checker.py")
     for proof in proofs:
         if proof.written and not proof.refused:
             name = re.sub(r"[^a-z0-9.]+", "-", proof.claim.name.lower()).strip("-")

@@ -12,7 +12,7 @@ import pytest
 import dlnjax as dln
 from dlnjax._cli import main
 from dlnjax.claims import proofs
-from dlnjax.claims.proofs import as_json, Certificate, certificates, checker, Step
+from dlnjax.claims.proofs import _checker as checker, as_json, Certificate, certificates, Step
 from dlnjax.claims.proofs._cuts import cut, NoProof
 
 ROOT = Path(dln.__file__).parents[1]
@@ -223,8 +223,8 @@ def test_command_fails_where_a_certificate_is_refused(step, capsys, monkeypatch)
 
 
 def test_command_says_what_to_install(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "dlnjax.claims.proofs.checker", None)
-    monkeypatch.delattr(proofs, "checker")
+    monkeypatch.setitem(sys.modules, "dlnjax.claims.proofs._checker", None)
+    monkeypatch.delattr(proofs, "_checker")
     assert run("--only", "Lemma 4.3.6 (2)") == 2
     assert "pip install 'python-flint>=0.9'" in capsys.readouterr().err
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dlnjax.claims.proofs import checker
+from dlnjax.claims.proofs import _checker as checker
 
 UNTIL_2 = {"for all u": ["0", "2"], "cuts": ["0", "2"], "zeros": 0}
 

@@ -1,7 +1,7 @@
 """Proofs by finite computations: of statements, and that statements are false.
 
 A certificate is a list of comparisons of exact numbers, balls, polynomials or functions on an interval. The file
-`checker.py` verifies it with python-flint alone. `dlnjax claims --prove` verifies all of them.
+`_checker.py` verifies it with python-flint alone. `dlnjax claims --prove` verifies all of them.
 """
 
 from functools import cache

@@ -5,7 +5,7 @@ from typing import Any
 from flint import ctx, fmpq
 
 from dlnjax.claims.proofs._certificate import INFINITY
-from dlnjax.claims.proofs.checker import begins, ends, fraction, goes_on, ORDER, terms_of
+from dlnjax.claims.proofs._checker import begins, ends, fraction, goes_on, ORDER, terms_of
 
 FIRST, SMALLEST = fmpq(4), fmpq(1, 2**30)
 MOST = 400  # Beyond so many pieces the search ends. The proofs here need at most 120.
