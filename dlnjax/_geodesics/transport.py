@@ -46,7 +46,7 @@ def transport(line: GeodesicSolution, z: Float[Array, "*n d d"], t: Numbers = 1.
         >>> line = dln.geodesic(jnp.eye(2), jnp.diag(jnp.array([4.0, 1.0])), jnp.inf)
         >>> z = jnp.array([[1.0, 1.0], [1.0, 1.0]])
         >>> dln.transport(line, z).round(6).tolist()  # sqrt(lambda_12) = sqrt((16 - 1)/(2 log 4))
-        [[4.0, 2.325982], [2.325982, 1.0]]
+        [[4.0, 2.325964], [2.325964, 1.0]]
     """
     if not isinstance(line, GeodesicSolution):
         raise TypeError(f"line must be a GeodesicSolution, as dlnjax.geodesic returns, got {type(line).__name__}.")
