@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from support.kernels import AsBalanced
 from support.moving_frame import BalancedInMpmath, curvature, frame, names, TwoLayersInMpmath
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
@@ -25,17 +26,6 @@ TRIPLES = [
     ("1", "3e-8", "1e-8"),
 ]
 DEPTHS = [1.0, 1.3, 2.0, 3.0, 10.0, np.inf]
-
-
-class AsBalanced(dln.Kernel):
-    """The kernel of depth N as one's own: without the formulas that are written out for `Balanced`."""
-
-    balanced: dln.Balanced
-    degree = property(lambda self: self.balanced.degree)
-    straighten = lambda self, sigma: self.balanced.straighten(sigma)
-    unstraighten = lambda self, y: self.balanced.unstraighten(y)
-    leaving = lambda self, sigma: self.balanced.leaving(sigma)
-    log_eigenvalue = lambda self, log_s, log_t: self.balanced.log_eigenvalue(log_s, log_t)
 
 
 @jax.jit

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
+from support.kernels import AsBalanced
 from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 
 import dlnjax as dln
@@ -25,17 +26,6 @@ class Printed(dln.Kernel):
     def log_eigenvalue(self, log_s, log_t):
         half = (log_s - log_t) / 2
         return (1 - self.a) * (log_s + log_t) + 2 * log_shc(half) - 2 * log_shc(self.a * half)
-
-
-class AsBalanced(dln.Kernel):
-    """The kernel of depth N with the defaults in place of what `Balanced` has written out."""
-
-    balanced: dln.Balanced
-    degree = property(lambda self: self.balanced.degree)
-    straighten = lambda self, sigma: self.balanced.straighten(sigma)
-    unstraighten = lambda self, y: self.balanced.unstraighten(y)
-    leaving = lambda self, sigma: self.balanced.leaving(sigma)
-    log_eigenvalue = lambda self, log_s, log_t: self.balanced.log_eigenvalue(log_s, log_t)
 
 
 @pytest.mark.parametrize("depth", [2.0, 3.0])
