@@ -1,6 +1,7 @@
-"""float64, run-time checks of every annotation of the library, keys, and an end to compiled programs."""
+"""float64, run-time checks of every annotation of the library, keys, and an end to compiled programs and figures."""
 
 import gc
+import sys
 from pathlib import Path
 
 import jax
@@ -27,6 +28,14 @@ def few_programs():
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def no_figures():
+    """Close the figures that a test leaves open: Matplotlib warns at twenty-one, in whichever test opens that one."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture
