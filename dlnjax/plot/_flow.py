@@ -97,11 +97,14 @@ def _by_axis(rank: "xarray.DataArray", by: str, ax: Axes) -> Axes:
 
 
 def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) -> Axes:
-    """The singular values along one solution, on a logarithmic axis, each labelled at its end.
+    """The singular values along a solution, on a logarithmic axis, each in a colour of its own and labelled at its end.
 
-    **Arguments:** `sol`, any solution of the library for one matrix, or the xarray form of a flow.
+    Of a sweep it draws the median over the seeds of each singular value, and the band that holds 50 % of them.
 
-    **Raises:** `ValueError` for a sweep: choose a seed first, `sol.to_xarray().isel(seed=0)`.
+    **Arguments:** `sol`, any solution of the library, or the xarray form of a flow.
+
+    **Raises:** `TypeError` for what is no solution; `ValueError` for a sweep over a grid: choose a point first, such as
+    `data.sel(depth=2)`.
 
     **Example:**
 
@@ -110,12 +113,15 @@ def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) ->
         >>> dln.plot.singular_values(sol).get_yscale()
         'log'
     """
-    times, sigma, label = _along(sol, "sigma")
-    if sigma.ndim == 3:
-        raise ValueError("singular_values draws one matrix, got a sweep: pass sol.to_xarray().isel(seed=0).")
-    color, ax = ink("C0", ax), new_axes(ax)
+    times, values, label = _along(sol, "sigma")
+    ax = new_axes(ax)
     ax.set_yscale("log")
-    ax.plot(times, sigma, color=color)
+    seeds = values if values.ndim == 3 else values[None]
+    low, sigma, high = np.nanpercentile(seeds, (25, 50, 75), axis=0)
+    for k, color in enumerate(colours(sigma.shape[-1])):
+        if len(seeds) > 1:
+            ax.fill_between(times, low[:, k], high[:, k], color=color, alpha=0.18, lw=0)
+        ax.plot(times, sigma[:, k], color=color)
     _time_axis(ax, times, label)
     low, high = np.log(ax.get_ylim())
     place = np.inf
