@@ -2,21 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import jax
-import numpy as np
 
 import dlnjax.plot
 from dlnjax._commands._common import Refused
-from dlnjax._saved import solution_of
 from dlnjax._sweeps.folder import open_folder
 from dlnjax.figures import _run
-from dlnjax.plot._grid import shown
-
-if TYPE_CHECKING:
-    import xarray
-    from matplotlib.figure import Figure
 
 
 def plot(args: argparse.Namespace) -> int:
@@ -61,43 +51,5 @@ def _draw_sweep(folder: Path) -> Path:
     """Draw a finished sweep, as `sweep.png` and `sweep.svg` in its folder."""
     stem = folder / "sweep"
     with dlnjax.plot.style():
-        dlnjax.plot.save(_picture_of(open_folder(folder)), stem)
+        dlnjax.plot.save(dlnjax.plot.sweep(open_folder(folder)), stem)
     return stem.with_suffix(".png")
-
-
-def _picture_of(data: "xarray.Dataset") -> "Figure":
-    """Ranks and singular values in time of one ensemble, ranks against one axis of a grid, or a heat map over two."""
-    if "effective_rank" not in data:
-        raise ValueError("a sweep of networks has no effective ranks to draw: see dlnjax.load and its product.")
-    axes = [str(name) for name in data["effective_rank"].dims[:-2]]
-    if len(axes) > 2:
-        raise ValueError(
-            f"a grid of {len(axes)} axes is not drawn, only one of two or fewer: choose a point of an axis in Python, "
-            "such as dlnjax.plot.heat_map(data.sel(depth=2), ...)."
-        )
-    figure = dlnjax.plot.new_figure(6.8 if len(axes) < 2 else 4.2)
-    rows, columns, seeds = (data.sizes[name] for name in ("row", "column", "seed"))
-    what = [data.attrs.get("energy_name", "an energy"), f"{rows} x {columns}", f"{seeds} seeds"]
-    figure.suptitle(", ".join(what if axes else [*what, _kernel_of(data)]))
-    if len(axes) == 2:
-        dlnjax.plot.heat_map(data, axes[1], axes[0], ax=figure.add_subplot())
-        return figure
-    left, right = figure.subplots(1, 2)
-    if axes:
-        name = axes[0]
-        dlnjax.plot.effective_rank(data, by=name, ax=left)
-        ends = {shown(value).replace("inf", "∞"): data.sel({name: value}) for value in data[name].values}
-        dlnjax.plot.effective_rank_violins(ends, ax=right)
-        right.set_xlabel(f"{name}, at time {data['time'].values[-1]:g}")
-    else:
-        dlnjax.plot.effective_rank(data, ax=left)
-        dlnjax.plot.singular_values(data, ax=right)
-    return figure
-
-
-def _kernel_of(data: "xarray.Dataset") -> str:
-    """The kernel in words: that of all seeds, or of none."""
-    kernel = solution_of(data.isel(time=slice(1)), "the sweep").depth
-    leaves = jax.tree.leaves(kernel)
-    same = all(np.ndim(leaf) == 0 or np.all(leaf == leaf[0]) for leaf in leaves)
-    return str(jax.tree.map(lambda leaf: leaf if np.ndim(leaf) == 0 else leaf[0], kernel)) if same else "many depths"

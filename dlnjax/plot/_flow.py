@@ -13,6 +13,9 @@ from dlnjax.plot._style import ink, new_axes
 if TYPE_CHECKING:
     import xarray
 
+# A logarithmic axis of time has about as many labels.
+_LABELS = 6
+
 
 def ranks(sol: "Shown | xarray.Dataset") -> "xarray.DataArray":
     """The effective ranks of the flows of a sweep, or of its xarray form, with their times."""
@@ -39,6 +42,9 @@ def _time_axis(ax: Axes, times, label: str) -> None:
     positive = times[times > 0]
     if len(positive) > 2 and positive[-1] / positive[0] > 50 and np.ptp(np.diff(times)) > 1e-9 * times[-1]:
         ax.set_xscale("symlog", linthresh=positive[0], linscale=0.7)
+        # By default the decade below the first positive time has a label too, which lies upon that of 0.
+        first, last = np.ceil(np.log10(positive[0])), np.floor(np.log10(positive[-1]))
+        ax.set_xticks([0.0, *10.0 ** np.arange(first, last + 1, max(1, (last - first) // _LABELS))])
     ax.set_xlim(times[0], times[-1])
     ax.set_xlabel(label)
 
