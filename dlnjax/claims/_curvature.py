@@ -1,4 +1,4 @@
-"""Beyond the thesis: the curvature of the metric, and parallel transport.
+"""Beyond the thesis: the curvature of the metric.
 
 At X = diag(s_1, s_2) in y = N s^(1/N), or log s at infinite depth, the metric is dy_1^2 + dy_2^2 + f_-^2 de_-^2 +
 f_+^2 de_+^2, where e_- is the symmetric and e_+ the antisymmetric matrix off the diagonal. The closed forms are
@@ -15,7 +15,7 @@ import numpy as np
 
 import dlnjax
 from dlnjax.claims._claim import Claim, NO_DEPTH
-from dlnjax.claims._spectra import eigenvalues, generator, off, orthogonal, spectrum
+from dlnjax.claims._spectra import generator, off, orthogonal, spectrum
 
 WHERE = "Beyond the thesis, B3: curvature and transport"
 DIGITS = 40
@@ -187,103 +187,4 @@ PLANES = Claim(
     draws=1,
 )
 
-
-class Ends(NamedTuple):
-    """Two matrices with determinants of one sign, two tangent vectors at the first, and the depth."""
-
-    a: np.ndarray
-    b: np.ndarray
-    z: np.ndarray
-    w: np.ndarray
-    depth: float
-
-
-def near(key, depth) -> Ends:
-    """Ends of which the second is a step from the first, so that every search arrives."""
-    rng = generator(key)
-    a = (orthogonal(rng, 2) * spectrum(rng, 2)) @ orthogonal(rng, 2).T
-    b = a + 0.2 * np.linalg.norm(a, -2) * rng.standard_normal((2, 2))
-    z, w = rng.standard_normal((2, 2, 2))
-    return Ends(a, b, z, w, depth)
-
-
-def ordered(key, depth) -> Ends:
-    """Diagonal ends with their values in one order."""
-    rng = generator(key)
-    a, b = (np.diag(spectrum(rng, 2)) for _ in range(2))
-    z, w = rng.standard_normal((2, 2, 2))
-    return Ends(a, b, z, w, depth)
-
-
-_inner = jax.jit(dlnjax.inner)
-# The inner products agree to the error of the geodesic and of the transport, each at rtol 1e-11.
-INTEGRATION = 1e-8
-
-
-def carried(at: Ends) -> np.ndarray:
-    """Z and W at the end of the geodesic."""
-    line = dlnjax.geodesic(jnp.asarray(at.a), jnp.asarray(at.b), at.depth)
-    return np.stack([dlnjax.transport(line, jnp.asarray(z)) for z in (at.z, at.w)])
-
-
-def by_left(at: Ends) -> np.ndarray:
-    """Z and W moved by B A^(-1), which is linear and takes A to B."""
-    return np.stack([at.b @ np.linalg.solve(at.a, z) for z in (at.z, at.w)])
-
-
-def isometric(at: Ends, move=carried) -> float:
-    """The error of the lengths of Z and W and of their inner product."""
-    z, w = move(at)
-    of = lambda x, z, w: float(_inner(jnp.asarray(x), jnp.asarray(z), jnp.asarray(w), at.depth))
-    before = [of(at.a, at.z, at.z), of(at.a, at.w, at.w), of(at.a, at.z, at.w)]
-    return off([of(at.b, z, z), of(at.b, w, w), of(at.b, z, w)], before)
-
-
-ISOMETRY = Claim(
-    name="B3.5, transport is an isometry",
-    statement="parallel transport along a geodesic keeps g(Z, W)",
-    where=WHERE,
-    expected="holds",
-    note="Along the geodesic that shooting finds, to its error.",
-    draw=near,
-    printed=isometric,
-    tampered=(
-        ("the vectors as they are", lambda at: isometric(at, lambda at: (at.z, at.w))),
-        ("B A^(-1) Z", lambda at: isometric(at, by_left)),
-    ),
-    draws=1,
-    tolerance=INTEGRATION,
-)
-
-
-def along_diagonals(at: Ends, *, power=0.5, antisymmetric=True) -> float:
-    """The error of the closed form: y constant, the parts of a pair scaled by sqrt(lambda_kl)."""
-    a, b = np.diag(at.a), np.diag(at.b)
-    ratio = eigenvalues(b, at.depth) / eigenvalues(a, at.depth)
-    scale = ratio**power
-    expected = scale * at.z
-    if not antisymmetric:
-        half = (at.z - at.z.T) / 2
-        expected = expected - scale * half + half
-    line = dlnjax.geodesic(jnp.asarray(at.a), jnp.asarray(at.b), at.depth)
-    return off(np.asarray(dlnjax.transport(line, jnp.asarray(at.z))), expected)
-
-
-DIAGONALS = Claim(
-    name="B3.6, transport along diagonal matrices",
-    statement="along a diagonal geodesic the entries dy_k of Z are constant, and the symmetric and the antisymmetric "
-    "part of each pair scale by lambda_kl^(1/2)",
-    where=WHERE,
-    expected="holds",
-    note="dy = lambda_kk^(-1/2) Z_kk: every entry of Z scales by lambda_kl^(1/2).",
-    draw=ordered,
-    printed=along_diagonals,
-    tampered=(
-        ("lambda_kl", lambda at: along_diagonals(at, power=1.0)),
-        ("the antisymmetric part as it is", lambda at: along_diagonals(at, antisymmetric=False)),
-    ),
-    draws=1,
-    tolerance=INTEGRATION,
-)
-
-CLAIMS: tuple[Claim, ...] = (PAIR, TAKATSU, FLAT, PLANES, ISOMETRY, DIAGONALS)
+CLAIMS: tuple[Claim, ...] = (PAIR, TAKATSU, FLAT, PLANES)

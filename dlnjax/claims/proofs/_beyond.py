@@ -1,63 +1,69 @@
 """Statements beyond the thesis that are identities of polynomials."""
 
+from collections.abc import Mapping, Sequence
+
 from dlnjax.claims.proofs._certificate import Certificate, Step
 from dlnjax.claims.proofs._chapter2 import DONE, of_factors
 from dlnjax.claims.proofs._text import matrix, names, times
 
-Z = "[[z11, z12, z13], [z21, z22, z23]]"
-OUT, IN = "[[0, 0], [0, 1]]", "[[0, 0, 0], [0, 1, 0], [0, 0, 1]]"
-U, V = "[[1], [0]]", "[[1], [0], [0]]"
+# A 2 x 3 matrix of rank 1 with U = V = e_1, what projects on the complement of U and of V, and Z.
+RANK_ONE = {
+    "Z": "[[z11, z12, z13], [z21, z22, z23]]",
+    "U": "[[1], [0]]",
+    "V": "[[1], [0], [0]]",
+    "M": "[[0, 0], [0, 1]]",
+    "K": "[[0, 0, 0], [0, 1, 0], [0, 0, 1]]",
+}
 ENTRIES = ("z11", "z12", "z13", "z21", "z22", "z23")
 
 
-def thin(layers: list[str], kernel: str, nu: str, mu: str, says: str, variables: tuple[str, ...], extra=()) -> Step:
-    """A 2 x 3 matrix of rank 1 at U = e_1 and V = e_1, by factors with one singular value for each layer."""
+def thin(says: str, layers: Sequence[str], let: Mapping[str, str], extra: Sequence[str] = ()) -> Step:
+    """The operator at a matrix of rank 1, by factors with one singular value each, whose names are `layers`.
+
+    `let` says what lam, nu and mu are.
+    """
     n = len(layers)
-    let = {"Z": Z, "U": U, "V": V, "Vt": "[[1, 0, 0]]"}
-    let |= {f"W{p}": f"[[{layers[p - 1]}]]" for p in range(2, n)}
-    let |= {"W1": f"[[{layers[0]}, 0, 0]]", f"W{n}": f"[[{layers[-1]}], [0]]"}
+    factors = {"W1": f"[[{layers[0]}, 0, 0]]", f"W{n}": f"[[{layers[-1]}], [0]]"}
+    factors |= {f"W{p}": f"[[{layers[p - 1]}]]" for p in range(2, n)}
     terms = []
     for p in range(1, n + 1):
         above = times([f"W{q}" for q in range(n, p, -1)])
         below = times([f"W{q}" for q in range(p - 1, 0, -1)])
         left = f"({above}) @ T({above}) @ " if p < n else ""
         right = f" @ T({below}) @ ({below})" if p > 1 else ""
-        terms.append(f"({left}Z{right})")
-    inside = f"({kernel})*(U @ T(U) @ Z @ V @ T(V))"
-    beyond = f"({nu})*({OUT} @ Z @ V @ T(V)) + ({mu})*(U @ T(U) @ Z @ {IN})"
-    shown = f"1/{n}*({' + '.join(terms)}) == {inside} + {beyond}"
-    return Step(f"a 2 x 3 matrix of rank 1, U = V = e_1: {says}", (shown, *extra), let, (*variables, *ENTRIES))
+        terms.append(f"{left}Z{right}")
+    formula = "lam*(U @ T(U) @ Z @ V @ T(V)) + nu*(M @ Z @ V @ T(V)) + mu*(U @ T(U) @ Z @ K)"
+    return Step(
+        f"a 2 x 3 matrix of rank 1, U = V = e_1: {says}",
+        (f"1/{n}*({' + '.join(terms)}) == {formula}", *extra),
+        {**let, **RANK_ONE, **factors},
+        (*dict.fromkeys(layers), *ENTRIES),
+    )
 
 
 def balanced(n: int) -> Step:
     weight = f"l**{2 * n - 2}/{n}"
-    return thin(["l"] * n, f"l**{2 * n - 2}", weight, weight, f"N = {n}, sigma = l^N", ("l",))
+    let = {"lam": f"l**{2 * n - 2}", "nu": weight, "mu": weight}
+    return thin(f"N = {n}, sigma = l^N", ["l"] * n, let)
 
 
-TWO = thin(
-    ["s", "t"],
-    "f",
-    "(f + g/2)/2",
-    "(f - g/2)/2",
+TWO_LAYERS = thin(
     "layers s and t, g = s^2 - t^2, sigma = s t, f^2 = sigma^2 + g^2/4",
     ("s", "t"),
+    {"g": "s**2 - t**2", "f": "(s**2 + t**2)/2", "lam": "f", "nu": "(f + g/2)/2", "mu": "(f - g/2)/2"},
     ("f**2 == (s*t)**2 + g**2/4", "W1 @ T(W1) == g*[[1]] + T(W2) @ W2"),
 )
-TWO_LAYERS = Step(TWO.says, TWO.show, {"g": "s**2 - t**2", "f": "(s**2 + t**2)/2", **TWO.let}, TWO.variables)
 PAIR = Step(
-    "two singular values, t_k and t_l of the second layer: the sum over the layers is (f_k + f_l)/2",
+    "two singular values, k and l those of the second layer: the sum over the layers is (f_k + f_l)/2",
     ("1/2*(k**2 + (l**2 + g)) == (fk + fl)/2", "fk**2 == k**2*(k**2 + g) + g**2/4"),
     {"fk": "k**2 + g/2", "fl": "l**2 + g/2"},
     ("k", "l", "g"),
 )
-
-
-def three_layers() -> Step:
-    """The kernel of one value, nu and mu of three layers."""
-    says = "N = 3, layers s_1, s_2 and s_3"
-    let = {"a": "x**2", "b": "y**2", "c": "z**2"}
-    step = thin(["x", "y", "z"], "(b*c + a*c + a*b)/3", "a*b/3", "b*c/3", says, ("x", "y", "z"))
-    return Step(step.says, step.show, {**let, **step.let}, step.variables)
+THREE_LAYERS = thin(
+    "N = 3, layers x, y and z",
+    ("x", "y", "z"),
+    {"lam": "((y*z)**2 + (x*z)**2 + (x*y)**2)/3", "nu": "(x*y)**2/3", "mu": "(y*z)**2/3"},
+)
 
 
 def change(n: int) -> tuple[str, ...]:
@@ -97,6 +103,36 @@ MOTION = {
     "more": lambda d: ("c", *(x for p in (1, 2, 3) for x in names(f"p{p}", d))),
 }
 
+
+def unit_gradient(n: int) -> Step:
+    return Step(
+        f"N = {n}, sigma = (y/N)^N: |grad y|^2 = lambda_kk (dy/dsigma)^2 is 1, so that no path is shorter than its way "
+        "in y, and the path along grad y is as long",
+        (f"(y/{n})**{2 * n - 2}/D((y/{n})**{n}, y)**2 == 1",),
+        variables=("y",),
+    )
+
+
+DEEP_GRADIENT = Step(
+    "N = inf, y = log sigma: |grad y|^2 = lambda_kk (dy/dsigma)^2 is 1, and y falls without bound as sigma tends to 0",
+    ("s**2*(1/s)**2 == 1",),
+    variables=("s",),
+)
+
+
+def cone(n: int) -> Step:
+    """The matrices are the fixed points of the isometry X -> R X R^T, and so are totally geodesic."""
+    return Step(
+        f"N = {n}, r = t^N: (dr^2 + r^2 dtheta^2) |R|^2/lambda is dq^2 + (q/N)^2 dtheta^2, q^2 = 2 N^2 t^2",
+        (
+            f"D(t**{n}, t)**2*2/t**{2 * n - 2} == 2*{n}**2",
+            f"(t**{n})**2*2/t**{2 * n - 2} == (2*{n}**2*t**2)/{n}**2",
+            "trace([[c, s], [-s, c]] @ [[c, -s], [s, c]]) == 2*(c**2 + s**2)",
+        ),
+        variables=("t", "c", "s"),
+    )
+
+
 CERTIFICATES: tuple[Certificate, ...] = (
     Certificate(
         claim="B2.1, the operator at any shape and rank",
@@ -114,7 +150,7 @@ CERTIFICATES: tuple[Certificate, ...] = (
         claim="B2.5, N layers with imbalances",
         word="proven",
         scope="2 x 3 matrices of rank 1, N = 3",
-        printed=(three_layers(),),
+        printed=(THREE_LAYERS,),
     ),
     Certificate(
         claim="B3.2, the curvature of depth 2",
@@ -134,6 +170,18 @@ CERTIFICATES: tuple[Certificate, ...] = (
         word="proven",
         scope="all d, as a metric that does not depend on X",
         printed=(Step("N = 1: every lambda_kl is 1", ("(k**2 - l**2)/(k**2 - l**2) == 1",), variables=("k", "l")),),
+    ),
+    Certificate(
+        claim="B3.7, the distance to lower rank",
+        word="proven",
+        scope="all d; N = 2, 3, 10, inf: y of the least singular value has a gradient of length 1 where it is simple",
+        printed=(*(unit_gradient(n) for n in (2, 3, 10)), DEEP_GRADIENT),
+    ),
+    Certificate(
+        claim="B3.8, the cone of isotropic matrices",
+        word="proven",
+        scope="N = 2, 3, 10: the metric is that of a cone, on the fixed points of the isometry X -> R X R^T",
+        printed=tuple(cone(n) for n in (2, 3, 10)),
     ),
     Certificate(
         claim="B4.1, G_p in a step",
