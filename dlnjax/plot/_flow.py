@@ -44,7 +44,7 @@ def _time_axis(ax: Axes, times, label: str) -> None:
         ax.set_xscale("symlog", linthresh=positive[0], linscale=0.7)
         # By default the decade below the first positive time has a label too, which lies upon that of 0.
         first, last = np.ceil(np.log10(positive[0])), np.floor(np.log10(positive[-1]))
-        ax.set_xticks([0.0, *10.0 ** np.arange(first, last + 1, max(1, (last - first) // _LABELS))])
+        ax.set_xticks([0.0, *10.0 ** np.arange(first, last + 1, max(1, np.ceil((last - first) / _LABELS)))])
     ax.set_xlim(times[0], times[-1])
     ax.set_xlabel(label)
 

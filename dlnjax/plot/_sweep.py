@@ -38,8 +38,9 @@ def sweep(sol: "Any | xarray.Dataset") -> Figure:
     data: Any = sol if hasattr(sol, "data_vars") else sol.to_xarray()
     axes = [str(name) for name in rank.dims[:-2]]
     if "seed" not in rank.dims or len(axes) > 2:
+        found = ", ".join(map(str, rank.dims))
         raise ValueError(
-            f"sweep draws many seeds, over a grid of at most two axes, got the dimensions {', '.join(map(str, rank.dims))}. "
+            f"sweep draws many seeds, over a grid of at most two axes, got the dimensions {found}. "
             "Choose a point of an axis first, such as data.sel(depth=2)."
         )
     with style():
