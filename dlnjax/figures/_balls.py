@@ -82,9 +82,10 @@ FIGURE = Figure(
     compute,
     draw,
     numbers,
-    text="Lines of equal 1/N-normalised distance, 1 to 10 at each depth, from one matrix, a cross, among the symmetric positive definite ones "
-    "of determinant 1. At depth 1 the distance is Euclidean, seen here through the exponential. At infinite depth it "
-    "grows as the logarithms of the singular values do, and the balls reach around the isotropic matrix at the origin.",
+    text="Lines of equal 1/N-normalised distance, 1 to 10 at each depth, from one matrix, a cross, among the symmetric "
+    "positive definite ones of determinant 1. At depth 1 the distance is Euclidean, seen here through the exponential. "
+    "At infinite depth it grows as the logarithms of the singular values do, and the balls reach around the isotropic "
+    "matrix at the origin.",
     parameters="exp([[x, y], [y, -x]]), centre at x = 1, y = 0, N = 1, 2, infinity, 31 points a side",
     counted="points a side (one more if even)",
 )

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 GREEK = {"sigma": "σ", "beta": "β", "eta": "η"}
 # A letter is one of a formula if it has an index, a power or a relation after it, or if it is one of these and alone.
 # The underscore of network_flow is a part of a name, and the d of "doesn't" one of a word.
-_LETTER = r"(?<![A-Za-z0-9&_^])(?<!&#x27;)([A-Za-zσβη](?=[_^]|(?:\(0\))? (?:=|≤|≥|&lt;|&gt;) )|[NXWMKEFSVdtpygσβη](?![A-Za-z0-9]|&#x27;))"
+_LETTER = (
+    r"(?<![A-Za-z0-9&_^])(?<!&#x27;)"
+    r"([A-Za-zσβη](?=[_^]|(?:\(0\))? (?:=|≤|≥|&lt;|&gt;) )|[NXWMKEFSVdtpxygσβη](?![A-Za-z0-9]|&#x27;))"
+)
 # Each rule is applied to what the rules before it left, in a text whose <, > and & are escaped.
 _RULES = (
     (r"(?<=\w) \.\. (?=\w)", ", …, "),
@@ -31,7 +34,7 @@ _RULES = (
     (r"(?<=[\w)\]|]) - (?=[\w(\[|])", " − "),
     (r"(?<=[\[( ,])-(?=\w)", "−"),
     (r"(?<=\d) x (?=\d)", " × "),
-    (r"\bX(\d\d)\b", r"X_\1"),
+    (r"\bX(\d\d?)\b", r"X_\1"),
     (_LETTER, r"<i>\1</i>"),
     (r"(?<=[>∑)])_([A-Za-z0-9]{1,3})(?![A-Za-z0-9_])", r"<sub>\1</sub>"),
     (r"\^\(([^()]+)\)", r"<sup>\1</sup>"),
