@@ -90,6 +90,9 @@ class MeanSolution(Solution):
 
         It is the identity where the matrices are flat, as at depth 1. Positive curvature makes it smaller.
         """
+        if _is_flat(self.depth):
+            # The geodesics to the points may cross singular matrices, where rounding hides Jacobi fields.
+            return np.eye(self.x.size)
         k = _exponent(np.asarray(self.points), self.depth)
         x, momenta, _ = _rescaled(-k, self.depth, np.asarray(self.x), np.asarray(self.momenta), np.zeros(0))
         (u, sigma, vt), d = np.linalg.svd(x), len(x)
@@ -178,7 +181,7 @@ def frechet_mean(
     start = None if x0 is None else _as_start(x0, points, int(signs[0]))
     k = _exponent(points, kernel)
     task = Task(np.ldexp(points, -k), weights, kernel, as_positive("rtol", rtol).astype(points.dtype))
-    if isinstance(kernel, Balanced) and float(kernel.inverse_depth) == 1:
+    if _is_flat(kernel):
         end = arithmetic_mean(task)
     else:
         end = descend(task, inductive_mean(task) if start is None else np.ldexp(start, -k), tol, most)
@@ -203,6 +206,11 @@ def _solution(task: Task, k: int, points: np.ndarray, end: Descent) -> MeanSolut
         result=end.code,
         stats={"steps": array(end.steps), "searches": array(end.searches)},
     )
+
+
+def _is_flat(kernel: Kernel) -> bool:
+    """Whether the depth is 1."""
+    return isinstance(kernel, Balanced) and float(kernel.inverse_depth) == 1
 
 
 def _exponent(points: np.ndarray, kernel: Kernel) -> int:
