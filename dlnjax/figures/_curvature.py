@@ -1,6 +1,7 @@
 """Figure 3.3: the sign of the sectional curvature, against depth and condition number, and over random planes."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,8 @@ def exact_change(depth: float) -> float:
     """The log(sigma_1/sigma_2) at which the closed form changes its sign."""
     from scipy.optimize import brentq
 
-    return brentq(lambda log: closed_form(np.array([log]), depth)[0, 1], *BRACKET, xtol=1e-13)
+    change: Any = brentq(lambda log: closed_form(np.array([log]), depth)[0, 1], *BRACKET, xtol=1e-13)
+    return float(change)
 
 
 def draw(data: xarray.Dataset) -> Drawing:

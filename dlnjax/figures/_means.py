@@ -43,7 +43,9 @@ def ellipses(key) -> np.ndarray:
 
 def _factors(key, points: np.ndarray) -> np.ndarray:
     """Balanced factors of two layers, `2 count d d`, each pair turned by a random rotation of its hidden layer."""
-    first, second = jax.vmap(lambda x: balanced_factors(x, 2))(jnp.asarray(points)).transpose(1, 0, 2, 3)
+    first, second = (
+        jnp.stack(each) for each in zip(*(balanced_factors(jnp.asarray(x), 2) for x in points), strict=True)
+    )
     turns = np.linalg.qr(jax.random.normal(key, points.shape))[0]
     return np.stack([turns @ np.asarray(first), np.asarray(second) @ turns.mT])
 
@@ -107,7 +109,8 @@ def kept(data: xarray.Dataset) -> xarray.DataArray:
     """Each singular value of an average, over the geometric mean of this value of the ten networks."""
     values = lambda x: np.linalg.svd(x, compute_uv=False)
     typical = np.exp(np.log(values(data["x"].values)).mean(1))
-    return xarray.DataArray(values(data["mean"].values) / typical[:, None], dims=("seed", "average", "mode"))
+    ratios = values(data["mean"].values) / typical[:, None]
+    return xarray.DataArray(ratios, {"average": data["average"].values}, ("seed", "average", "mode"))
 
 
 def draw(data: xarray.Dataset) -> Drawing:
@@ -130,8 +133,8 @@ def draw(data: xarray.Dataset) -> Drawing:
     ratios, places = kept(data), np.arange(len(names))
     below.axhline(1.0, color="0.6", lw=0.6)
     for k, (marker, color) in enumerate(zip(("o", "s", "^"), ("C0", "C1", "C2"), strict=True)):
-        log = np.log(ratios.isel(mode=k))
-        middle, error = np.exp(log.mean("seed")), 2 * log.std("seed", ddof=1) / np.sqrt(log.sizes["seed"])
+        log = np.log(ratios.isel(mode=k).values)
+        middle, error = np.exp(log.mean(0)), 2 * log.std(0, ddof=1) / np.sqrt(len(log))
         bars = np.stack([middle * (1 - np.exp(-error)), middle * (np.exp(error) - 1)])
         style = {"fmt": marker, "color": color, "lw": 0.8, "label": rf"$\sigma_{k + 1}$"}
         below.errorbar(places + 0.12 * (k - 1), middle, bars, **style)
