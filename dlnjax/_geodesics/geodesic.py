@@ -273,7 +273,7 @@ def geodesics(
 def _critical(a: Square, b: Square, kernel: Kernel, rtol: Scalar) -> Iterator[GeodesicSolution]:
     """The geodesics found from each guess, with and without a descent to least action before the first shot."""
     for descend in (True, False):
-        every = connect_all(a, b, kernel, rtol, jnp.asarray(descend))
+        every = connect_all(a, b, kernel, rtol, jnp.asarray(descend), jnp.asarray(True))
         for guess in range(2):
             one = jax.tree.map(lambda z, guess=guess: z[guess], every)
             one = eqx.tree_at(lambda c: c.stats, one, one.stats | {"guess": jnp.asarray(guess)})

@@ -11,14 +11,16 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import minimise, Minimum
+from dlnjax._geodesics.aiming import aimed, Shot
 from dlnjax._geodesics.broyden import improve, Search, Value
+from dlnjax._geodesics.charts import chart
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.operator import into, out_of
+from dlnjax._geometry.operator import out_of
 from dlnjax._svd import SVD
 from dlnjax._tree import iterate, norm
 from dlnjax._types import Scalar, Square
@@ -34,6 +36,8 @@ _MOST_SHOTS = 200
 # The largest number of steps of the solver in one shot. A geodesic that needs more has come near the singular matrices
 # and will not arrive.
 _MOST_STEPS = 1024
+# Up to this size the search of this module follows, where that of `aiming.py` does not arrive. Its time grows like d^6.
+DENSE = 8
 # At a larger condition number of an end, the frames turn faster than a path of `SEGMENTS` pieces can resolve.
 CONDITION = 1e3
 # An error of X moves a small singular value by as much. The tolerance is therefore lowered where the condition number
@@ -58,21 +62,6 @@ _LOST_DAMPING, _LOST_STUCK = 1e-2, 6
 _HOPELESS_DAMPING, _HOPELESS_STUCK = 1e-4, 12
 # The steps of the power: the first step, the factors by which a step grows and shrinks, and the smallest step.
 _FIRST_STRIDE, _GROW, _SHRINK, _SMALLEST_STRIDE = 0.1, 1.5, 3.0, 1e-3
-
-
-class Shot(eqx.Module):
-    """The result of a search: the orthonormal momentum at both ends, the point `x` that the geodesic reached, and more.
-
-    `error` is the distance of `x` from B divided by |B|, `shots` the number of shots, `steps` the steps of all shots.
-    """
-
-    start: Float[Array, "*n d d"]
-    end: Float[Array, "*n d d"]
-    x: Float[Array, "*n d d"]
-    error: Float[Array, "*n"]
-    lost_rank: Bool[Array, "*n"]
-    shots: Int[Array, "*n"]
-    steps: Int[Array, "*n"]
 
 
 class Landing(eqx.Module):
@@ -106,31 +95,6 @@ class Continuation(eqx.Module):
 def flattened(point: SVD, power: Scalar) -> SVD:
     """The point with its singular values to a power; below 1, it is better conditioned."""
     return SVD(point.u, point.sigma**power, point.v)
-
-
-def chart(x: Square, point: SVD, kernel: Kernel) -> Float[Array, " n"]:
-    """Coordinates of X around B: the triangular factors of U^T X V = L D R. They are orthonormal at B to first order.
-
-    When the frame turns by delta, the entry of a small singular value in U^T X V changes by delta^2 times the largest
-    singular value. In these coordinates it does not change at all.
-    """
-    sigma, d = point.sigma, point.sigma.shape[0]
-    y, pivots, left, right = into(point, x), [], [], []
-    for k in range(d):
-        safe = jnp.where(y[k, k] > 0, y[k, k], 1.0)
-        pivots.append(y[k, k])
-        left.append(y[:, k] / safe)
-        right.append(y[k, :] / safe)
-        y = y - jnp.outer(left[-1], right[-1]) * safe
-    pivot = jnp.stack(pivots)
-    good = jnp.all(pivot > 0)
-    lower = jnp.tril(jnp.stack(left, 1), -1) * sigma[None, :]
-    upper = jnp.triu(jnp.stack(right, 0), 1) * sigma[:, None]
-    root = jnp.sqrt(kernel.eigenvalues(sigma))
-    diagonal = kernel.straighten(jnp.where(good, pivot, sigma)) - kernel.straighten(sigma)
-    # Where X is too far from B to have these factors, the difference of the entries is used instead.
-    plain = (into(point, x) - jnp.diag(sigma)) / root
-    return jnp.where(good, (lower + upper) / root + jnp.diag(diagonal), plain).ravel()
 
 
 def from_frame(a: SVD, w: Float[Array, " n"]) -> Square:
@@ -251,14 +215,31 @@ def _hopeful(search: Search) -> Bool[Array, ""]:
 
 
 @jax.custom_batching.sequential_vmap
-def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
+def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]) -> Shot:
     """The geodesics that are found from the two first guesses. The leading axis of the result is that of the guesses.
 
-    Each search minimises the action from its guess, and shoots from the path that it finds. Without `descend`, shooting
-    starts from the guess itself and finds whatever critical path is near.
+    The search of `aiming.py` comes first. It follows both guesses if `every` holds, and else only as many as it needs.
+    Where it does not arrive, and for matrices of up to `DENSE` rows, the search of this module begins: at pairs that
+    are ill-conditioned, and without `descend`. Then shooting starts from the guess itself, and finds whatever critical
+    path is near.
 
     Under `vmap` the pairs are searched one after the other. Searches differ much in length, and side by side all would
     last as long as the longest.
+    """
+    nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(b.matrix))
+    dense = len(a.sigma) <= DENSE
+    easy = descend & (~jnp.asarray(dense) | (_condition(a, b) <= CONDITION))
+    found = jax.lax.cond(easy, lambda: aimed(a, b, kernel, rtol, every), lambda: nothing)
+    if not dense:
+        return found
+    arrived = jnp.any(found.error <= _NEAR)
+    return jax.lax.cond(arrived, lambda: found, lambda: _shot(a, b, kernel, rtol, descend))
+
+
+def _shot(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
+    """The geodesics that the search of this module finds from both guesses.
+
+    The action is minimised from each guess, and shooting starts from the path of least action.
     """
     power = jnp.minimum(1.0, jnp.log(CONDITION) / jnp.log(_condition(a, b) + 1))
     first, last = flattened(a, power), flattened(b, power)

@@ -48,7 +48,7 @@ class Jet(eqx.Module):
 class Differences(eqx.Module):
     """The divided differences [s_i, s_k] of lambda^power(., s_j), as the sum over m of
 
-        plain[m]_ik times[m]_ij + other[m]_ik times[m]_kj.
+    plain[m]_ik times[m]_ij + other[m]_ik times[m]_kj.
     """
 
     times: Float[Array, "m d d"]
