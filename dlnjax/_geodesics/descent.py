@@ -156,6 +156,7 @@ def _step(now: Descent, mesh: Mesh, kernel: Kernel, settled: float) -> Descent:
     moved, changed = (now.size * move).ravel(), (new.slope - old.slope)[1:-1].ravel()
     curved = ~fresh & better & (moved @ changed > _CURVED * jnp.sqrt((moved @ moved) * (changed @ changed)))
     short = ~better & (now.size <= _SHORTEST)
+    longer = jnp.minimum(1.0, _SHORTEN * now.size)
     progress = fresh | (promise <= now.least / 2) | (new.action < old.action * (1 - _ROUNDING))
     stuck = jnp.where(progress, 0, now.stuck + 1)
     ends = (promise <= settled * old.action) | (short & (now.kept == 0)) | (stuck >= _STUCK)
@@ -164,9 +165,7 @@ def _step(now: Descent, mesh: Mesh, kernel: Kernel, settled: float) -> Descent:
         moves=jnp.where(curved, jnp.roll(now.moves, -1, axis=0).at[-1].set(moved), now.moves),
         changes=jnp.where(curved, jnp.roll(now.changes, -1, axis=0).at[-1].set(changed), now.changes),
         kept=jnp.where(curved, jnp.minimum(now.kept + 1, _MEMORY), jnp.where(short, 0, now.kept)),
-        size=jnp.where(
-            short | fresh, 1.0, jnp.where(better, jnp.minimum(1.0, _SHORTEN * now.size), now.size / _SHORTEN)
-        ),
+        size=jnp.where(short | fresh, 1.0, jnp.where(better, longer, now.size / _SHORTEN)),
         least=jnp.where(fresh, jnp.inf, jnp.minimum(now.least, promise)),
         stuck=stuck,
         ended=~fresh & ends,

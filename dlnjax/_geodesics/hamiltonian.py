@@ -89,7 +89,13 @@ def ratio(x: Square) -> Scalar:
 
 
 def integrate(
-    x: Square, w: Square, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar, *, max_steps: int = 4096
+    x: Square,
+    w: Square,
+    kernel: Kernel,
+    ts: Float[Array, " times"],
+    rtol: Scalar,
+    *,
+    max_steps: int | Int[Array, ""] = 4096,
 ) -> Path:
     """The flow from (X, W) at the first of `ts`: its states at each of `ts`, followed by the state at its end.
 

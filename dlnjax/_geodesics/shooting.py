@@ -11,7 +11,7 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import minimise, Minimum
@@ -33,13 +33,16 @@ _DESCENT = 80
 # The largest number of shots of one search, over all powers. It is ten times what the hardest pair of the stress test
 # that arrives needs.
 _MOST_SHOTS = 200
-# The largest number of steps of the solver in one shot. A geodesic that needs more has come near the singular matrices
-# and will not arrive.
-_MOST_STEPS = 1024
+# The largest number of steps of the solver in one shot, at a power below 1 and at the power 1. At the condition number
+# 1e6 the geodesics that arrive need up to 500 and 1300, since the tolerance is lower at the power 1. A geodesic that
+# needs more has come near the singular matrices and will not arrive.
+_MOST_STEPS, _MOST_STEPS_AT_LAST = 1024, 4096
 # Up to this size the search of this module follows, where that of `aiming.py` does not arrive. Its time grows like d^6.
 DENSE = 8
 # At a larger condition number of an end, the frames turn faster than a path of `SEGMENTS` pieces can resolve.
 CONDITION = 1e3
+# The condition numbers of the ends at which a continuation begins, one after the other until a geodesic arrives.
+_CONDITIONS = (CONDITION, 30.0)
 # An error of X moves a small singular value by as much. The tolerance is therefore lowered where the condition number
 # is large, but by no more than this factor: below it, rounding is larger than the tolerance.
 _TIGHTEST = 1e-2
@@ -180,8 +183,8 @@ def _fire(a: SVD, target: SVD, w: Float[Array, " n"], kernel: Kernel, rtol: Scal
     """One shot from A with the momentum `w`. Its value is the miss: the end of the geodesic in the target's `chart`."""
     ts = jnp.array([0.0, 1.0], w.dtype)
     tight = rtol * jnp.clip(CONDITION / _condition(a, target), _TIGHTEST, 1.0)
-    accuracy = jnp.where(power < 1, _COARSE * rtol, tight)
-    path = integrate(flattened(a, power).matrix, from_frame(a, w), kernel, ts, accuracy, max_steps=_MOST_STEPS)
+    accuracy, most = jnp.where(power < 1, _COARSE * rtol, tight), jnp.where(power < 1, _MOST_STEPS, _MOST_STEPS_AT_LAST)
+    path = integrate(flattened(a, power).matrix, from_frame(a, w), kernel, ts, accuracy, max_steps=most)
     x = path.x[-1]
     miss = chart(x, target, kernel)
     good = path.finished & jnp.all(jnp.isfinite(miss))
@@ -239,15 +242,25 @@ def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array
 def _shot(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
     """The geodesics that the search of this module finds from both guesses.
 
-    The action is minimised from each guess, and shooting starts from the path of least action.
+    The action is minimised from each guess, and shooting starts from the path of least action. Where no geodesic
+    arrives, the search is repeated from ends of a smaller condition number, where the path is more accurate.
     """
-    power = jnp.minimum(1.0, jnp.log(CONDITION) / jnp.log(_condition(a, b) + 1))
-    first, last = flattened(a, power), flattened(b, power)
-    ts = guesses.times(first, last, kernel, SEGMENTS)
+    log = jnp.log(_condition(a, b) + 1)
 
-    def follow(xs: Float[Array, "nodes d d"]) -> Shot:
-        xs = jnp.where(descend, guesses.bend(xs, ts), xs).at[0].set(first.matrix).at[-1].set(last.matrix)
-        low = minimise(xs, jnp.diff(ts), kernel, most=jnp.where(descend, _DESCENT, 1))
-        return shoot(a, b, low, power, kernel, rtol)
+    def attempt(now: tuple[Int[Array, ""], Shot]) -> tuple[Int[Array, ""], Shot]:
+        power = jnp.minimum(1.0, jnp.log(jnp.asarray(_CONDITIONS, log.dtype)[now[0]]) / log)
+        first, last = flattened(a, power), flattened(b, power)
+        ts = guesses.times(first, last, kernel, SEGMENTS)
 
-    return jax.lax.map(follow, guesses.first_guesses(first, last, kernel, ts))
+        def follow(xs: Float[Array, "nodes d d"]) -> Shot:
+            xs = jnp.where(descend, guesses.bend(xs, ts), xs).at[0].set(first.matrix).at[-1].set(last.matrix)
+            low = minimise(xs, jnp.diff(ts), kernel, most=jnp.where(descend, _DESCENT, 1))
+            return shoot(a, b, low, power, kernel, rtol)
+
+        return now[0] + 1, jax.lax.map(follow, guesses.first_guesses(first, last, kernel, ts))
+
+    def go_on(now: tuple[Int[Array, ""], Shot]) -> Bool[Array, ""]:
+        return (now[0] == 0) | (descend & (now[0] < len(_CONDITIONS)) & ~jnp.any(now[1].error <= _NEAR))
+
+    nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(b.matrix))
+    return iterate(attempt, go_on, (jnp.asarray(0), nothing))[1]
