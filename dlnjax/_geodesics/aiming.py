@@ -35,6 +35,8 @@ _MOST_SHOTS = 8
 # The search ends where the error is below this fraction of the tolerance of a step, or where a shot did not shrink it
 # by the second factor.
 _ENOUGH, _PROGRESS = 0.1, 0.5
+# A shot with an error below this number has arrived, so that the other guess is not followed.
+_NEAR = 1e-9
 # The largest number of steps of the solver in one shot, as in `shooting.py`.
 _MOST_STEPS = 1024
 
@@ -97,10 +99,6 @@ def aimed(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""]) 
     order = jnp.stack([best, 1 - best])
     _, shots = jax.lax.scan(one, Shot.none(b.matrix), order)
     return jax.tree.map(lambda z: z[jnp.argsort(order)], shots)
-
-
-# A shot with an error below this number has arrived, so that the other guess is not followed.
-_NEAR = 1e-9
 
 
 def _follow(a: SVD, b: SVD, mesh: Mesh, kernel: Kernel, rtol: Scalar, path: Descent) -> Shot:

@@ -1,6 +1,6 @@
 """The path of least action between two matrices, by the method of Broyden, Fletcher, Goldfarb and Shanno.
 
-Newton's method in `action.py` makes blocks of d^2 rows for each node, with d^6 numbers' work each. This method takes
+Newton's method in `action.py` makes blocks of d^2 rows for each node, which take d^6 operations. This method takes
 gradients alone, which cost a decomposition and a few products of d x d matrices for each node. It keeps the last
 moves and changes of the gradient (J. Nocedal, Math. Comp. 35, 1980). What makes it converge in few steps is its first
 approximation of the inverse Hessian, which is the inverse of the kinetic part in orthonormal coordinates: with
@@ -34,9 +34,9 @@ _SHORTEN, _SHORTEST = 3.0, 1e-3
 _CURVED = 1e-10
 # A step may raise the action by this fraction, which is no more than a few errors of rounding in the sum.
 _SAME_ACTION = 1e-14
-# The search ends where the promise of a step has not fallen by a half for as many steps.
-_STUCK = 10
-_ROUNDING = 1e-12
+# The search ends where for as many steps the promise of a step has not fallen by a half, and the action has not fallen
+# by the second fraction of itself.
+_STUCK, _ROUNDING = 10, 1e-12
 
 
 class Course(eqx.Module):
