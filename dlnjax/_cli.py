@@ -3,10 +3,11 @@
 import argparse
 import math
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,19 +15,29 @@ from typing import Any, NoReturn
 import shtab
 
 import dlnjax
-from dlnjax._commands._common import configure_jax, Refused
+from dlnjax._commands._common import configure_jax, did_you_mean, Refused
 from dlnjax._terminal import console
+
+# The exit status of a command whose output nobody reads any more: 128 and the number of SIGPIPE.
+_PIPE_CLOSED = 141
 
 
 def main(argv: list[str] | None = None) -> int:
     try:
-        args = _parser().parse_args(argv)
+        argv = sys.argv[1:] if argv is None else argv
+        args = _parser(completion="--print-completion" in argv).parse(argv)
         if args.command is None:
             _parser().print_help()
             return 0
         with _stopped_at_once(args):
             configure_jax()
-            return args.run(args)
+            status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Who read the output has enough, as in `dlnjax claims | head`. Python flushes stdout once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
     except Refused as error:
         print(f"dlnjax: {error}", file=sys.stderr)
         return 2
@@ -58,11 +69,38 @@ def _stopped_at_once(args: argparse.Namespace) -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise Refused(f"{message}. See {self.prog} --help.")
+    """A parser whose errors are refusals, which name the nearest word that would have been right."""
+
+    commands: Any
+
+    def __init__(self, **how: Any):
+        self.options: list[str] = []
+        super().__init__(**how)
+
+    def add_argument(self, *names: Any, **how: Any) -> argparse.Action:
+        self.options += [name for name in names if name.startswith("--")]
+        return super().add_argument(*names, **how)
+
+    def parse(self, argv: list[str]) -> argparse.Namespace:
+        """The arguments. What is unknown is an error of the command, and not of `dlnjax` as in `parse_args`."""
+        found, unknown = self.parse_known_args(argv)
+        if unknown:
+            command = self.commands.choices.get(found.command, self)
+            command.error(f"unrecognized arguments: {' '.join(unknown)}", unknown[0], command.options)
+        return found
+
+    def error(self, message: str, word: str = "", known: Iterable[str] = ()) -> NoReturn:
+        # argparse writes what it expected into its message alone.
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            word, known = choice[1], re.findall(r"[\w.-]+", choice[2])
+        raise Refused(f"{message}.{did_you_mean(word, known)} See {self.prog} --help.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, completion: bool = False) -> _Parser:
+    """The parser of the command line. For the completion of a shell it also has the names of the figures.
+
+    These names are read from the figures, whose import takes seconds, and so does that of JAX.
+    """
     parser = _Parser(
         prog="dlnjax",
         description=dlnjax.__doc__,
@@ -70,15 +108,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dlnjax {dlnjax.__version__}")
     shtab.add_argument_to(parser, "--print-completion", help='for its use: eval "$(dlnjax --print-completion bash)"')
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
-    _add_reproduce(commands)
+    parser.commands = commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
+    _add_reproduce(commands, completion)
     _add_plot(commands)
     _add_sweep(commands)
     _add_claims(commands)
     return parser
 
 
-def _add_reproduce(commands: Any) -> None:
+def _add_reproduce(commands: Any, completion: bool) -> None:
     parser = commands.add_parser(
         "reproduce",
         help="the figures of the thesis, their data, the numbers and a report",
@@ -87,7 +125,12 @@ def _add_reproduce(commands: Any) -> None:
         epilog="example:  dlnjax reproduce --figure 4.1 --figure 4.2d --out out",
     )
     add = parser.add_argument
-    add("--figure", action="append", metavar="F", help="a figure (4.2d) or a group (4.2); again for more; default all")
+    what = "a figure (4.2d) or a group (4.2); again for more; default all"
+    figure = add("--figure", action="append", metavar="F", help=what)
+    if completion:
+        from dlnjax.figures import FIGURES
+
+        figure.choices = list(FIGURES)
     out = add("--out", type=Path, default=Path("out"), metavar="DIR", help="folder to write (default: out)")
     _complete(out, shtab.DIRECTORY)
     add("--seed", type=_whole(0, 2**31 - 1), default=0, metavar="S", help="of the random starts (default: 0)")
@@ -102,10 +145,11 @@ def _add_plot(commands: Any) -> None:
     parser = commands.add_parser(
         "plot",
         help="the pictures again from their data, without computing",
-        description="Draw figures from the data that `dlnjax reproduce` has written, beside them.",
-        epilog="example:  dlnjax plot out/4.2 out/4.1a.nc",
+        description="Draw figures from the data that `dlnjax reproduce` has written, beside them, and the sweep that "
+        "`dlnjax sweep --out` has written, as sweep.png and sweep.svg in its folder.",
+        epilog="example:  dlnjax plot out/4.2 out/4.1a.nc run",
     )
-    what = "a figure (out/4.2a), a group (out/4.2), a file (out/4.2a.nc) or a folder (out)"
+    what = "a figure (out/4.2a), a group (out/4.2), a file (out/4.2a.nc), a folder (out) or a sweep (run)"
     _complete(parser.add_argument("data", nargs="+", type=Path, metavar="DATA", help=what), shtab.FILE)
     parser.set_defaults(run=_plot)
 
@@ -136,9 +180,9 @@ def _add_sweep(commands: Any) -> None:
     add(
         "--depth",
         type=_number(1, above=False, finite=False),
-        default=math.inf,
+        action="append",
         metavar="N",
-        help="1 to inf (default: inf)",
+        help="1 to inf (default: inf); again for more, each from the same starts",
     )
     add("--std", type=positive, metavar="STD", help="of the entries of the starts (default: 1/sqrt(D))")
     add("--seeds", type=_whole(1), default=100, metavar="N", help="how many starts (default: 100)")

@@ -1,22 +1,35 @@
-"""`dlnjax plot`: draws figures again from their data."""
+"""`dlnjax plot`: draws figures again from their data, and the sweep in a folder."""
 
 import argparse
 from pathlib import Path
 
+import dlnjax.plot
 from dlnjax._commands._common import Refused
+from dlnjax._sweeps.folder import open_folder
 from dlnjax.figures import _run
 
 
 def plot(args: argparse.Namespace) -> int:
-    """Draw each figure that was named, and write it to the folder of its data."""
+    """Draw each figure and each sweep that was named, and write it to the folder of its data."""
+    sweeps = [target for target in args.data if (target / "call.json").is_file()]
+    args.data = [target for target in args.data if target not in sweeps]
+    for folder in sweeps:
+        try:
+            drawn = _draw_sweep(folder)
+        except (ImportError, ValueError) as error:
+            raise Refused(str(error)) from error
+        except OSError as error:
+            raise Refused(f"cannot draw into {folder}: {error.strerror or error}.") from error
+        print(drawn)
     paths = list(dict.fromkeys(path for target in args.data for path in _find(target)))
     for path in paths:
         try:
-            print(_run.draw(_run.read(path)))
+            drawn = _run.draw(_run.read(path))
         except ValueError as error:
             raise Refused(str(error)) from error
         except OSError as error:
             raise Refused(f"cannot draw into {path.parent}: {error.strerror or error}.") from error
+        print(drawn)
     return 0
 
 
@@ -32,3 +45,11 @@ def _find(target: Path) -> list[Path]:
         return [there[name] for name in _run.choose(wanted, there)]
     except KeyError as error:
         raise Refused(f"there is no data for {target}. In {folder} there are: {', '.join(there)}.") from error
+
+
+def _draw_sweep(folder: Path) -> Path:
+    """Draw a finished sweep, as `sweep.png` and `sweep.svg` in its folder."""
+    stem = folder / "sweep"
+    with dlnjax.plot.style():
+        dlnjax.plot.save(dlnjax.plot.sweep(open_folder(folder)), stem)
+    return stem.with_suffix(".png")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dlnjax._commands._common import check_writable, Refused
+from dlnjax._commands._common import check_writable, did_you_mean, Refused
 from dlnjax._commands._progress import duration, RunProgress
 from dlnjax._terminal import console
 from dlnjax.figures import _claims_page, _report, _run, FIGURES
@@ -35,7 +35,8 @@ def reproduce(args: argparse.Namespace) -> int:
         names = _run.choose(args.figure, FIGURES)
     except KeyError as error:
         there = f"There are: {', '.join(FIGURES)}; a group such as 4.2 means all of its own."
-        raise Refused(f"there is no figure {error.args[0]!r}. {there}") from error
+        near = did_you_mean(error.args[0], FIGURES)
+        raise Refused(f"there is no figure {error.args[0]!r}.{near} {there}") from error
     runs = already_there(args.out)
     began = time.perf_counter()
     foreseen = {name: SECONDS.get(name, OTHERS) for name in names}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 import dlnjax as dln
 from dlnjax._commands._common import Refused
+from dlnjax._saved import solution_of
 
 # How long a Dask scheduler may take to answer.
 _SECONDS_TO_CONNECT = 10
@@ -23,6 +24,8 @@ def sweep(args: argparse.Namespace) -> int:
     for option, energy in (("entries", "random-mask"), ("p", "schatten")):
         if getattr(args, option) is not None and args.energy != energy:
             raise Refused(f"--{option} belongs to --energy {energy}, got --energy {args.energy}.")
+    if len(args.depth or ()) > 1 and args.energy == "random-mask" and math.isfinite(args.beta):
+        raise Refused("--energy random-mask with --beta takes one --depth: run one sweep for each depth.")
     if args.entries is not None and args.entries > most:
         raise Refused(f"--entries must be at most d^2 = {most}, got {args.entries}.")
     start_key, energy_key = jax.random.split(jax.random.key(args.seed))
@@ -32,18 +35,19 @@ def sweep(args: argparse.Namespace) -> int:
     between = jnp.geomspace(1e-4 * args.t_end, args.t_end, args.times - 1)[:-1]
     ts = jnp.array([0.0, *between, args.t_end])
     stop = None if args.steady is None else dln.Steady(args.steady)
-    options = {"depth": args.depth, "ts": ts, "rtol": args.rtol, "stop": stop}
+    depths = args.depth or [math.inf]
+    over: dict[str, Any] = {"depth": depths[0]} if len(depths) == 1 else {"grid": {"depth": depths}}
+    options = over | {"ts": ts, "rtol": args.rtol, "stop": stop}
     try:
         energy = _energy(args, energy_key)
-        if args.out is None:
-            sol = dln.sweep(energy, starts, **options)
-        else:
-            with _executor(args) as executor:
-                dln.sweep(energy, starts, folder=args.out, executor=executor, **options)
-            sol = dln.load(args.out)
+        with _executor(args) as executor:
+            found = dln.sweep(energy, starts, folder=args.out, executor=executor, **options)
+        if len(depths) == 1:
+            print(found if args.out is None else dln.load(args.out))
+        for depth in depths if len(depths) > 1 else ():
+            print(f"depth {depth:g}: {solution_of(found.sel(depth=depth), 'the sweep')}")
     except (ImportError, ValueError, RuntimeError) as error:
         raise Refused(str(error)) from error
-    print(sol)
     if args.out is not None:
         print(f"All of it is in {args.out}: dlnjax.load({str(args.out)!r}), or {args.out / 'data.zarr'} for xarray.")
     return 0
@@ -90,4 +94,8 @@ def _energy(args: argparse.Namespace, key):
 
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(args.seeds))
         energy = dln.MatrixCompletion(*jax.vmap(of_seed)(keys))
-    return energy if math.isinf(args.beta) else dln.FreeEnergy(energy, args.beta, args.depth)
+    if math.isinf(args.beta):
+        return energy
+    if len(args.depth or ()) > 1:
+        return dln.Family(lambda depth: dln.FreeEnergy(energy, args.beta, depth))
+    return dln.FreeEnergy(energy, args.beta, *(args.depth or [math.inf]))

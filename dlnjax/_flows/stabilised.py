@@ -33,7 +33,7 @@ LONGEST_WAIT = 3
 SAFETY = 1.2
 # The power iteration ends after this many probes, even if it has not settled.
 MOST_PROBES = 20
-# After this many steps the partners of the chart and the spectral radius are found anew.
+# After this many steps the velocity, the partners of the chart and the spectral radius are found anew.
 STEPS_IN_A_CHART = 10
 # Where the running mean of the reach is below this value, the explicit method is stable and needs fewer evaluations.
 NO_LONGER_STIFF = 2.5
@@ -202,16 +202,17 @@ class Stabilised(Method):
         attempt = Attempt(h, t1, y1, error, stage.unrest, s.memory)
         after, keep = conclude(coordinates, rules, s, attempt, self.order)
         radius, age = stage.power.radius, stage.age + 1
-        # After `STEPS_IN_A_CHART` steps the partners and the spectral radius are found anew. After a rejected step the
-        # spectral radius alone is found anew.
-        enter = keep & (age >= STEPS_IN_A_CHART)
+        # After `STEPS_IN_A_CHART` steps, and after a rejected step, the velocity at the start, the partners and the
+        # spectral radius are found anew. The velocity that a step hands on is that before `project`, which differs by
+        # the stiffness times the move of `project`. With such a velocity a step can be rejected at every length.
+        enter = ~keep | (age >= STEPS_IN_A_CHART)
         stage = replace(
             stage,
-            phase=jnp.where(enter, _ENTER, jnp.where(keep, _READY, _PROBE)),
+            phase=jnp.where(enter, _ENTER, _READY),
             probes=jnp.array(0),
             age=age,
             gauge=where(enter, coordinates.gauge(after.y), stage.gauge),
-            velocity0=where(keep, turned, f0),
+            velocity0=turned,
         )
         after = eqx.tree_at(lambda f: f.choice, after, self._choose(s.choice, h * radius, stage.last))
         return after, stage, Step(s.t, h, gauge, z0, z1, f0, f1)

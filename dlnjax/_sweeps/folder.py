@@ -14,6 +14,7 @@ import math
 import os
 import socket
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -324,13 +325,16 @@ def damaged_parts(folder: Path, record: dict[str, Any]) -> dict[int, int]:
     except (OSError, ValueError, KeyError):
         return {first: receipt["count"] for first, receipt in receipts.items()}
 
-    def is_whole(first: int, receipt: dict[str, int]) -> bool:
+    def is_whole(first: int) -> bool:
         try:
-            return parts.checksum(first, receipt["count"]) == receipt["checksum"]
+            return parts.checksum(first, receipts[first]["count"]) == receipts[first]["checksum"]
         except (OSError, ValueError, KeyError, RuntimeError):
             return False
 
-    return {first: receipt["count"] for first, receipt in receipts.items() if not is_whole(first, receipt)}
+    # Threads wait for the disk together, and the checksums and the decompression of parts run side by side.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        whole = dict(zip(receipts, pool.map(is_whole, receipts), strict=True))
+    return {first: receipt["count"] for first, receipt in receipts.items() if not whole[first]}
 
 
 def _seeds_of(parts: dict[int, int]) -> str:

@@ -79,6 +79,9 @@ class Processes:
 
     def _start(self) -> subprocess.Popen:
         environment = os.environ | {name: str(value) for key, name in _SETTINGS.items() if (value := _setting(key))}
+        # XLA takes the number of its threads from this variable, and as many as there are cores without it. A process
+        # works on one chunk at a time, whose program is faster with one thread than with threads that share its loops.
+        environment.setdefault("NPROC", "1")
         # What the caller can import, its processes can import.
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         # In a session of its own a process does not get the Ctrl-C that is meant for its caller.

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from dlnjax.claims._claim import BEYOND, Claim as Claim, Verdict as Verdict
 from dlnjax.claims._conjecture import check as check, Conjecture as Conjecture
 
-_CHAPTERS = ("_chapter2", "_chapter3", "_chapter4", "_chapter5", "_noise")
+_BEYOND = ("_noise", "_shapes", "_curvature", "_paths", "_training", "_divergence")
+_CHAPTERS = ("_chapter2", "_chapter3", "_chapter4", "_chapter5", *_BEYOND)
 
 
 class Thesis(Mapping[str, Claim]):

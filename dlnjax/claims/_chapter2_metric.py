@@ -19,6 +19,7 @@ from dlnjax.claims._spectra import (
     off,
     operator,
     orthogonal,
+    richardson,
     spectrum,
     symmetric_power,
 )
@@ -248,12 +249,7 @@ RIEMANNIAN = Claim(
 
 def extrapolated(at: Point) -> np.ndarray:
     """The limit of A_{N,X}(Z)/N, from N = 4, 8, ..., 256, by Richardson's extrapolation in 1/N."""
-    row = [operator(at.x, at.z, float(n)) / n for n in 2 ** np.arange(2, 9)]
-    order = 1
-    while len(row) > 1:
-        row = [(2**order * fine - coarse) / (2**order - 1) for coarse, fine in itertools.pairwise(row)]
-        order += 1
-    return row[0]
+    return richardson([operator(at.x, at.z, float(n)) / n for n in 2 ** np.arange(2, 9)])
 
 
 def integral(at: Point, power=1.0) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The random instances and the formulas that many claims share, in NumPy alone. None of them calls the library."""
 
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -46,6 +48,15 @@ def derivative(f, x, step=1e-30) -> np.ndarray:
     flat = np.asarray(x, float).ravel()
     moved = lambda k: (flat + 1j * step * (np.arange(flat.size) == k)).reshape(np.shape(x))
     return np.array([np.imag(f(moved(k))) / step for k in range(flat.size)]).reshape(*np.shape(x))
+
+
+def richardson(row: Sequence[np.ndarray]) -> np.ndarray:
+    """The limit of values at N, 2N, 4N, ..., by extrapolation in 1/N."""
+    order = 1
+    while len(row) > 1:
+        row = [(2**order * fine - coarse) / (2**order - 1) for coarse, fine in itertools.pairwise(row)]
+        order += 1
+    return row[0]
 
 
 def singular_values(x) -> np.ndarray:

@@ -13,6 +13,9 @@ from dlnjax.plot._style import ink, new_axes
 if TYPE_CHECKING:
     import xarray
 
+# A logarithmic axis of time has about as many labels.
+_LABELS = 6
+
 
 def ranks(sol: "Shown | xarray.Dataset") -> "xarray.DataArray":
     """The effective ranks of the flows of a sweep, or of its xarray form, with their times."""
@@ -39,6 +42,9 @@ def _time_axis(ax: Axes, times, label: str) -> None:
     positive = times[times > 0]
     if len(positive) > 2 and positive[-1] / positive[0] > 50 and np.ptp(np.diff(times)) > 1e-9 * times[-1]:
         ax.set_xscale("symlog", linthresh=positive[0], linscale=0.7)
+        # By default the decade below the first positive time has a label too, which lies upon that of 0.
+        first, last = np.ceil(np.log10(positive[0])), np.floor(np.log10(positive[-1]))
+        ax.set_xticks([0.0, *10.0 ** np.arange(first, last + 1, max(1, np.ceil((last - first) / _LABELS)))])
     ax.set_xlim(times[0], times[-1])
     ax.set_xlabel(label)
 
@@ -97,11 +103,14 @@ def _by_axis(rank: "xarray.DataArray", by: str, ax: Axes) -> Axes:
 
 
 def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) -> Axes:
-    """The singular values along one solution, on a logarithmic axis, each labelled at its end.
+    """The singular values along a solution, on a logarithmic axis, each in a colour of its own and labelled at its end.
 
-    **Arguments:** `sol`, any solution of the library for one matrix, or the xarray form of a flow.
+    Of a sweep it draws the median over the seeds of each singular value, and the band that holds 50 % of them.
 
-    **Raises:** `ValueError` for a sweep: choose a seed first, `sol.to_xarray().isel(seed=0)`.
+    **Arguments:** `sol`, any solution of the library, or the xarray form of a flow.
+
+    **Raises:** `TypeError` for what is no solution; `ValueError` for a sweep over a grid: choose a point first, such as
+    `data.sel(depth=2)`.
 
     **Example:**
 
@@ -110,12 +119,15 @@ def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) ->
         >>> dln.plot.singular_values(sol).get_yscale()
         'log'
     """
-    times, sigma, label = _along(sol, "sigma")
-    if sigma.ndim == 3:
-        raise ValueError("singular_values draws one matrix, got a sweep: pass sol.to_xarray().isel(seed=0).")
-    color, ax = ink("C0", ax), new_axes(ax)
+    times, values, label = _along(sol, "sigma")
+    ax = new_axes(ax)
     ax.set_yscale("log")
-    ax.plot(times, sigma, color=color)
+    seeds = values if values.ndim == 3 else values[None]
+    low, sigma, high = np.nanpercentile(seeds, (25, 50, 75), axis=0)
+    for k, color in enumerate(colours(sigma.shape[-1])):
+        if len(seeds) > 1:
+            ax.fill_between(times, low[:, k], high[:, k], color=color, alpha=0.18, lw=0)
+        ax.plot(times, sigma[:, k], color=color)
     _time_axis(ax, times, label)
     low, high = np.log(ax.get_ylim())
     place = np.inf

@@ -56,7 +56,10 @@ def test_version_and_help_say_what_there_is(capsys):
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("sw", {"sweep"}), ("sweep --dep", {"--depth"}), ("sweep --energy r", {"random-mask"}), ("plot da", {"data.nc"})],
+    [
+        *(("sw", {"sweep"}), ("sweep --dep", {"--depth"}), ("sweep --energy r", {"random-mask"})),
+        *(("plot da", {"data.nc"}), ("reproduce --figure 4.2", {"4.2a", "4.2b", "4.2c", "4.2d"})),
+    ],
 )
 def test_bash_completes_commands_options_choices_and_files(typed, offered, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -89,9 +92,22 @@ def test_no_color_is_honoured(asked, monkeypatch, capsys):
     assert "title" in said and ("\x1b[3" in said) is not asked
 
 
+@pytest.mark.slow
+def test_output_that_nobody_reads_any_more_ends_the_command_without_a_word(tmp_path):
+    script = f"{sys.executable} -m dlnjax sweep --d 2 --seeds 2 --t-end 1; echo $? >{tmp_path}/status"
+    run = subprocess.run(["bash", "-c", f"({script}) | true"], capture_output=True, text=True)
+    assert run.stderr == "" and (tmp_path / "status").read_text().split() == ["141"]
+
+
 WRONG = [
     (["frobnicate"], ["frobnicate", "reproduce", "plot", "sweep"]),
+    (["reproduc"], ["'reproduc'", "Did you mean reproduce?"]),
+    (["sweep", "--detph", "3"], ["--detph 3", "Did you mean --depth?", "dlnjax sweep --help"]),
+    (["sweep", "--detph=3"], ["--detph=3", "Did you mean --depth?"]),
+    (["sweep", "--energy", "diagnal"], ["'diagnal'", "Did you mean diagonal?"]),
+    (["sweep", "--figures"], ["unrecognized arguments: --figures. See"]),
     (["reproduce", "--figure", "9.9"], ["'9.9'", "4.1a", "4.2d", "a group"]),
+    (["reproduce", "--figure", "4.2.a"], ["'4.2.a'", "Did you mean 4.2a?"]),
     (["reproduce", "--seeds", "3"], ["--seeds", "at least 10", "'3'"]),
     (["reproduce", "--seeds", "many"], ["--seeds", "whole number", "'many'"]),
     (["reproduce", "--seed", "-1"], ["--seed", "from 0", "'-1'"]),
@@ -114,6 +130,8 @@ WRONG = [
     (["sweep", "--energy", "random-mask", "--d", "3", "--entries", "10"], ["--entries", "d^2 = 9", "10"]),
     (["sweep", "--out", "file/run"], ["cannot write to file/run", "name another folder"]),
     (["sweep", "--out", "."], ["not empty", "Name a new folder"]),
+    (["sweep", "--depth", "2", "--depth", "2"], ["different", "2"]),
+    (["sweep", "--energy", "random-mask", "--beta", "2", "--depth", "2", "--depth", "3"], ["takes one --depth"]),
     (["sweep", "--workers", "2"], ["--workers needs --out"]),
     (["sweep", "--scheduler", "tcp://node:8786"], ["--scheduler needs --out"]),
     (["sweep", "--out", "run", "--workers", "2", "--scheduler", "tcp://node:8786"], ["exclude each other"]),
@@ -323,12 +341,31 @@ def test_sweep_prints_what_it_wrote_and_takes_it_up_again(tmp_path, capsys):
     # The isotropic matrix with ((d - 1) (1 - 1/N) / (2 beta))^(1/p) = 1.
     np.testing.assert_allclose(sol.sigma[:, -1], 1, rtol=1e-6)
     assert "steady 6" in said and sol.x.shape == (6, 4, 3, 3)
+    assert _cli.main(["plot", str(run)]) == 0
+    assert capsys.readouterr().out.split() == [str(run / "sweep.png")]
+    assert (run / "sweep.svg").read_text().count("depth 2") == 1
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert _cli.main([*args, "--out", str(run)]) == 0
     assert capsys.readouterr().out == said
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     assert _cli.main([*args, "--out", str(run), "--seed", "5"]) == 2
     assert "another call" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_sweep_over_depths_is_a_grid_with_a_summary_of_each_and_a_picture(tmp_path, capsys):
+    run = tmp_path / "run"
+    args = [*SWEEP, "--depth", "3", "--energy", "schatten", "--p", "3", "--beta", "0.5", "--times", "4"]
+    assert _cli.main([*args, "--out", str(run)]) == 0
+    said = capsys.readouterr().out
+    with xarray.open_zarr(run / "data.zarr", consolidated=False) as data:
+        assert data["depth"].values.tolist() == [2, 3]
+        # The isotropic matrix with ((d - 1) (1 - 1/N) / (2 beta))^(1/p), at each depth its own.
+        right = np.array([1, 4 / 3])[:, None, None] ** (1 / 3) * np.ones(3)
+        np.testing.assert_allclose(data["sigma"][:, :, -1] / right, 1, rtol=1e-6)
+    assert "depth 2: FlowSolution: 6 seeds" in said and "depth 3: FlowSolution: 6 seeds" in said
+    assert _cli.main(["plot", str(run)]) == 0
+    assert (run / "sweep.png").stat().st_size > 10_000
 
 
 @pytest.mark.long

@@ -51,6 +51,35 @@ def test_a_point_without_finite_numbers_is_left_empty():
     assert len(ax.texts) == 4
 
 
+def test_a_whole_sweep_is_curves_and_violins_over_one_axis_and_a_heat_map_over_two():
+    frames = {"final_u": (("row", "mode"), np.ones((5, 4))), "final_v": (("column", "mode"), np.ones((4, 4)))}
+    data = DATA.assign(frames).assign_attrs(energy_name="Schatten")
+    figure = dln.plot.sweep(data.sel(std=0.1))
+    left, right = figure.axes
+    assert figure.get_suptitle() == "Schatten, 5 x 4, 4 seeds"
+    assert texts(left.get_legend().get_texts()) == ["depth 2", "depth ∞"]
+    assert texts(right.get_xticklabels()) == ["2", "∞"] and right.get_xlabel() == "depth, at time 10"
+    assert texts(dln.plot.sweep(data).axes[0].get_xticklabels()) == ["0.1", "0.3", "1"]
+    with pytest.raises(ValueError, match=r"over a grid of at most two axes, got the dimensions beta, depth, std, seed"):
+        dln.plot.sweep(data.expand_dims("beta"))
+
+
+def test_singular_values_of_a_sweep_are_medians_in_colours_of_their_own():
+    sigma = np.random.default_rng(1).uniform(1, 2, (SEEDS, 3, 4))
+    data = DATA.isel(depth=0, std=0).assign(sigma=(("seed", "time", "mode"), sigma))
+    ax = dln.plot.singular_values(data)
+    for k, line in enumerate(ax.get_lines()):
+        np.testing.assert_allclose(line.get_ydata(), np.median(sigma[:, :, k], axis=0))
+    assert len({tuple(line.get_color()) for line in ax.get_lines()}) == 4
+
+
+def test_labels_of_a_logarithmic_time_stand_apart_from_that_of_zero():
+    times = np.array([0.0, *np.geomspace(0.05, 1e9, 30)])
+    data = xr.Dataset({"sigma": (("time", "mode"), np.ones((31, 1)))}, coords={"time": times})
+    ticks = dln.plot.singular_values(data).get_xticks()
+    assert ticks[0] == 0 and ticks[1] > 0.05 and len(ticks) < 10
+
+
 BAD = [
     (lambda: dln.plot.effective_rank(DATA), ValueError, "the data have the axis depth, std: choose one value"),
     (lambda: dln.plot.singular_values(DATA), ValueError, r"such as data.sel\(depth=2\)"),

@@ -1,6 +1,7 @@
 """The stabilised method alone, in diffrax: its order, its stability and what it saves where a problem is stiff."""
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,10 @@ from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 
 import dlnjax as dln
 from dlnjax._flows.chebyshev import first_stage, longest_step, MAX_STAGES, next_stage, stage_count
+from dlnjax._flows.coordinates import MatrixCoordinates
 from dlnjax._flows.explicit import Explicit
-from dlnjax._flows.step import Choice, MOST_PATIENCE, PATIENCE
+from dlnjax._flows.stabilised import Stabilised
+from dlnjax._flows.step import Choice, MOST_PATIENCE, PATIENCE, Rules, start_flow
 
 METHOD = dln.RungeKuttaChebyshev()
 
@@ -199,3 +202,25 @@ def test_flow_that_turns_stiff_again_and_again_is_never_held_long_in_the_explici
             assert steps <= MOST_PATIENCE
         held = int(choice.patience)
     assert held == MOST_PATIENCE
+
+
+def test_step_with_a_velocity_from_elsewhere_is_rejected_and_then_taken_with_its_own():
+    # A step hands its last velocity on to the next. The state is projected in between, and a stiff velocity changes
+    # with it. Every shorter step with that velocity was rejected, until the flow ended as non_finite.
+    method, ts = Stabilised(), jnp.array([0.0, 1.0])
+    flow = MatrixCoordinates(lambda x: jnp.sum(x**4), dln.Balanced(1), jnp.array(1e-6), jnp.array(1e-9), jnp.array(0.1))
+    rules = Rules(ts, jnp.array(0.1), jnp.array(1000))
+    s = start_flow(flow, jnp.array([[1.0, 0.2], [0.1, 0.5]]), rules, method.order, lambda t, h, y: None)
+    stage = method.begin(flow, s)
+    evaluate, finish = (jax.jit(lambda s, g, f=f: f(flow, rules, s, g)[:2]) for f in (method.evaluate, method.finish))
+    misled = False
+    for _ in range(300):
+        s, stage = evaluate(s, stage)
+        if int(stage.probes) > 0 and not misled:
+            stage, misled = eqx.tree_at(lambda g: g.velocity0, stage, 1.5 * stage.velocity0), True
+        if stage.ended:
+            s, stage = finish(s, stage)
+        if int(s.accepted) == 3:
+            break
+    assert misled and 1 <= int(s.rejected) <= 3
+    assert int(s.accepted) == 3

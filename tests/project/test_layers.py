@@ -41,7 +41,7 @@ MAY_IMPORT = {
     # The package itself, `dlnjax`, is the public face.
     "claims": {"dlnjax", "closed_form"},
     "figures": {"dlnjax", "closed_form", "plot", "claims"},
-    "_commands": {"dlnjax", "plot", "claims", "figures"},
+    "_commands": {"dlnjax", "_sweeps", "plot", "claims", "figures"},
     "_cli": {"dlnjax", "_commands", "figures"},
 }
 TOP = {"__init__", "__main__"}

@@ -191,6 +191,14 @@ def test_a_process_that_dies_is_replaced():
         assert processes.submit(echo, 3).result()[1] != first
 
 
+@pytest.mark.slow
+def test_a_process_has_one_thread_of_xla_unless_its_caller_asks_for_more(monkeypatch):
+    for given, expected in ((None, "1"), ("2", "2")):
+        monkeypatch.setenv("NPROC", given) if given else monkeypatch.delenv("NPROC", raising=False)
+        with Processes(1) as processes:
+            assert processes.submit(os.getenv, "NPROC").result() == expected
+
+
 def test_a_process_that_cannot_be_started_is_an_error_and_no_hang(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with Processes(1) as processes:

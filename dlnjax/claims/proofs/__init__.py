@@ -9,7 +9,7 @@ from importlib import import_module
 
 from dlnjax.claims.proofs._certificate import as_json as as_json, Certificate as Certificate, Step as Step, Word as Word
 
-_CHAPTERS = ("_chapter2", "_chapter3", "_chapter4", "_chapter5")
+_CHAPTERS = ("_chapter2", "_chapter3", "_chapter4", "_chapter5", "_beyond")
 
 
 @cache

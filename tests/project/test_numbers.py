@@ -1,0 +1,164 @@
+"""Numbers in the pages are those of the tables that commands write.
+
+After a paragraph or a table of a page stands a comment that says where its numbers come from, one in a line:
+
+    <!-- numbers
+    3.9: first-figure-cpu | one flow & cold | all s
+    -->
+
+What is before the colon stands in the paragraph, and begins with a number, such as 3.9 or "88 % of them". In
+`benchmarks/results/first-figure-cpu.md`, or `.csv`, there is one row with these cells, and its cell in this column
+rounds to the number. A fourth part, `least` or `most`, takes that of several rows; `over` stands between two sources
+whose ratio is meant, and `column (2)` is the second number of a cell. The line `given: 0.25 20` names numbers that
+nothing measured.
+"""
+
+import csv
+import re
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from dlnjax.figures import FIGURES
+from dlnjax.figures._run import key_of
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RESULTS = ROOT / "benchmarks" / "results"
+COMMENT = re.compile(r"^<!-- numbers\n(.*?)^-->", re.MULTILINE | re.DOTALL)
+# What needs a source: a decimal fraction, or a number of a measured unit.
+MEASURED = re.compile(r"(?<![\w.])(?:\d*\.\d+(?:e-?\d+)?|\d[\d,]*(?= (?:%|ms|us|s|MB|kB|times)(?!\w)))")
+FIGURE = re.compile(r"-?[\d,]*\.?\d+(?:e[-+]?\d+)?")
+# A figure of a model number or a section is no measurement.
+NAMES = re.compile(r"`[^`]*`|\([\d.]+\)|\]\([^)]*\)|[Ff]igures? [\d.]+\w?")
+
+
+def title(page):
+    return str(page.relative_to(ROOT))
+
+
+class Sourced(NamedTuple):
+    """A paragraph, the lines of sources after it, and the numbers in it that are given."""
+
+    block: str
+    sources: list[tuple[str, str]]
+    given: set[str]
+
+
+def sourced(text: str) -> list[Sourced]:
+    found = []
+    for comment in COMMENT.finditer(text):
+        lines = [tuple(line.split(": ", 1)) for line in comment[1].splitlines()]
+        given = {word for name, rest in lines if name == "given" for word in rest.split()}
+        block = text[: comment.start()].rstrip().rsplit("\n\n", 1)[-1]
+        found.append(Sourced(block, [line for line in lines if line[0] != "given"], given))
+    return found
+
+
+@cache
+def rows(name: str) -> list[dict[str, str]]:
+    """The rows of all tables in a file of results, by their columns."""
+    path = RESULTS / f"{name}.csv"
+    if path.exists():
+        return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    found, columns = [], None
+    for line in (RESULTS / f"{name}.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if not cells:
+            columns = None
+        elif columns is None:
+            columns = cells
+        elif not set("".join(cells)) <= set("-:"):
+            found.append(dict(zip(columns, cells, strict=True)))
+    return found
+
+
+def value(source: str) -> float:
+    """The number that a source names."""
+    if " over " in source:
+        above, below = source.split(" over ")
+        return value(above) / value(below)
+    name, cells, column, *which = (part.strip() for part in source.split(" | "))
+    place = re.fullmatch(r"(.*) \((\d)\)", column)
+    column, number = (place[1], int(place[2])) if place else (column, 1)
+    wanted = {cell.strip() for cell in cells.split(" & ")}
+    chosen = [number_of(row[column], number) for row in rows(name) if wanted <= set(row.values())]
+    assert chosen and (which or len(chosen) == 1), f"{len(chosen)} rows of {name} have the cells {cells}"
+    return {"least": min, "most": max}[which[0]](chosen) if which else chosen[0]
+
+
+def number_of(cell: str, number: int) -> float:
+    """A number of a cell, of which 46% and 44/50 are shares."""
+    part = cell.split(", ")[number - 1]
+    if "/" in part:
+        above, below = part.split("/")
+        return float(above) / float(below)
+    return float(part.rstrip("%")) / (100 if part.endswith("%") else 1)
+
+
+def rounds(measured: float, written: str) -> bool:
+    """Whether a value is that number, to the digits that are written. Of 370 two are, and of 20 too."""
+    digits = written.replace(",", "").split("e")[0].lstrip("-")
+    zeros = len(digits) - max(len(digits.rstrip("0")), 2) if "." not in digits else 0
+    places = len(digits.partition(".")[2]) - int(written.partition("e")[2] or 0)
+    half = 0.5 * 10.0 ** (max(zeros, 0) - places)
+    return abs(measured - float(written.replace(",", ""))) <= half * (1 + 1e-9)
+
+
+def wrong(text: str) -> list[str]:
+    """What is wrong with the numbers of a page, in sentences."""
+    faults = []
+    for block, sources, given in sourced(text):
+        for words, source in sources:
+            written, found = words.split()[0], value(source) * (100 if " %" in words else 1)
+            if not re.search(rf"(?<![\w.]){re.escape(words)}(?![\w%]|\.\d)", block):
+                faults.append(f"{words} stands no more in: {block[:60]}")
+            elif not rounds(found, written):
+                faults.append(f"{words} is {found:.4g} in {source}")
+        bare = set(MEASURED.findall(NAMES.sub("", block))) - {words.split()[0] for words, _ in sources} - given
+        faults += [f"{number} has no source in: {block[:60]}" for number in sorted(bare)]
+    return faults
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if sourced(page.read_text(encoding="utf-8"))], ids=title)
+def test_numbers_are_those_of_their_tables(page):
+    assert wrong(page.read_text(encoding="utf-8")) == []
+
+
+def test_pages_of_measured_numbers_name_their_sources():
+    named = {title(page) for page in PAGES if sourced(page.read_text(encoding="utf-8"))}
+    assert {
+        "README.md",
+        *(f"docs/questions/{name}.md" for name in ("entropy", "geodesics", "sensing", "slope")),
+    } <= named
+
+
+def test_a_number_that_is_not_that_of_its_table_is_found():
+    page = "It takes 3.9 s, and 12 % of {}.\n\n<!-- numbers\n3.9: first-figure-cpu | one flow & cold | all s\n{}-->\n"
+    assert wrong(page.format("1.5", "given: 12 1.5\n")) == []
+    assert wrong(page.format("1.5", "given: 1.5\n")) == ["12 has no source in: It takes 3.9 s, and 12 % of 1.5."]
+    assert "3.9 is 2.43 in" in wrong(page.format("1", "given: 12\n").replace("& cold", "& warm"))[0]
+    assert "stands no more in" in wrong(page.format("1", "given: 12\n").replace("takes 3.9", "takes 4"))[0]
+    with pytest.raises(AssertionError, match="2 rows"):
+        wrong(page.format("1", "given: 12\n").replace(" & cold", ""))
+
+
+def test_rounding_keeps_the_digits_that_are_written():
+    assert rounds(366.7, "370") and rounds(19.9, "20") and rounds(1.8e-9, "2e-9") and rounds(0.0033, ".0033")
+    assert not any((rounds(277, "270"), rounds(21, "20"), rounds(0.0033, ".002"), rounds(1.203, "1.172")))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["4.5b", "5.3"])
+def test_the_table_of_figures_is_what_the_command_gives(name):
+    """`dlnjax reproduce` computes these; the others of the table take minutes."""
+    figure = FIGURES[name]
+    numbers = figure.numbers(figure.compute(key_of(name, 0), figure.seeds))
+    written = {row["quantity"]: row for row in rows("figures") if row["figure"] == name}
+    assert set(written) == {number.quantity for number in numbers}
+    for number in numbers:
+        error = abs(number.here - float(written[number.quantity]["measured"]))
+        # Another machine rounds differently: a tenth of the error of the draws leaves the digits of the pages.
+        assert error <= 1e-3 * abs(number.here) + 0.1 * number.standard_error, number.quantity
