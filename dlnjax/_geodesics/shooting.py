@@ -39,6 +39,9 @@ _MOST_SHOTS = 200
 _MOST_STEPS, _MOST_STEPS_AT_LAST = 1024, 4096
 # Up to this size the search of this module follows, where that of `aiming.py` does not arrive. Its time grows like d^6.
 DENSE = 8
+# Up to this size the search of this module is the only one. That of `aiming.py` takes a third of its time here, but
+# would double the compilation.
+SMALL = 4
 # At a larger condition number of an end, the frames turn faster than a path of `SEGMENTS` pieces can resolve.
 CONDITION = 1e3
 # The condition numbers of the ends at which a continuation begins, one after the other until a geodesic arrives.
@@ -221,7 +224,7 @@ def _hopeful(search: Search) -> Bool[Array, ""]:
 def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]) -> Shot:
     """The geodesics that are found from the two first guesses. The leading axis of the result is that of the guesses.
 
-    The search of `aiming.py` comes first. It follows both guesses if `every` holds, and else only as many as it needs.
+    Above `SMALL` rows the search of `aiming.py` comes first. It follows both guesses if `every` holds, and else only as many as it needs.
     Where it does not arrive, and for matrices of up to `DENSE` rows, the search of this module begins: at pairs that
     are ill-conditioned, and without `descend`. Then shooting starts from the guess itself, and finds whatever critical
     path is near.
@@ -229,6 +232,8 @@ def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array
     Under `vmap` the pairs are searched one after the other. Searches differ much in length, and side by side all would
     last as long as the longest.
     """
+    if len(a.sigma) <= SMALL:
+        return _shot(a, b, kernel, rtol, descend)
     nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(b.matrix))
     dense = len(a.sigma) <= DENSE
     easy = descend & (~jnp.asarray(dense) | (_condition(a, b) <= CONDITION))
