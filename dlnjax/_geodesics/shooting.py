@@ -224,7 +224,8 @@ def _hopeful(search: Search) -> Bool[Array, ""]:
 def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]) -> Shot:
     """The geodesics that are found from the two first guesses. The leading axis of the result is that of the guesses.
 
-    Above `SMALL` rows the search of `aiming.py` comes first. It follows both guesses if `every` holds, and else only as many as it needs.
+    Above `SMALL` rows the search of `aiming.py` comes first. It follows both guesses if `every` holds, and else only
+    as many as it needs.
     Where it does not arrive, and for matrices of up to `DENSE` rows, the search of this module begins: at pairs that
     are ill-conditioned, and without `descend`. Then shooting starts from the guess itself, and finds whatever critical
     path is near.
