@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-# Nearly all of the time of the tests is compilation. These options of XLA take a third off, and change only rounding.
-test fast long notebooks: export XLA_FLAGS ?= --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
+# Nearly all of the time of the tests, and of the pictures of the pages, is compilation. These options of XLA take a third
+# off, and change only rounding.
+test fast long notebooks docs: export XLA_FLAGS ?= --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
 
 .PHONY: help install reproduce test fast long lowest notebooks docs check format bench stress clean
 

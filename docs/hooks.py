@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import packages
+import pictures
 import ziamath
 from mkdocs.structure.files import File
 from pygments import highlight
@@ -28,7 +29,10 @@ def on_files(files, config, **_):
     return files
 
 
-def on_page_markdown(markdown: str, page, **_) -> str:
+def on_page_markdown(markdown: str, page, config, files) -> str:
+    markdown, drawn = pictures.drawn(markdown, page.file.src_uri)
+    for name, content in drawn.items():
+        files.append(File.generated(config, name, content=content))
     if page.file.src_uri == "benchmarks.md":
         return "\n\n".join([markdown, *map(section, sorted(RESULTS.glob("*.md")))])
     if page.file.src_uri == "develop/layout.md":

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import MaxNLocator
 
 from dlnjax import distance
 from dlnjax.figures._figure import Figure, Number, shown_depth, verdict
@@ -13,6 +12,8 @@ from dlnjax.plot import new_figure
 
 CENTRE, REACH = 1.0, 2.5
 DEPTHS = (1.0, 2.0, np.inf)
+# All panels show the same distances.
+LEVELS = np.arange(1.0, 11.0)
 
 
 def _point(x, y):
@@ -45,14 +46,13 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 1.6)
+    figure = new_figure(6.8, 2.6)
     panels = figure.subplots(1, len(DEPTHS), sharey=True)
     for ax, depth in zip(panels, data["depth"].values, strict=True):
         values = data["distance"].sel(depth=depth).values.T
-        # The levels are round distances, up to the ball that is cut off by the edge of the slice.
-        levels = MaxNLocator(6).tick_values(0, 1.2 * values[values.shape[0] // 2, -1])[1:]
-        contours = ax.contour(data["x"], data["y"], values, levels=levels, colors="C0", linewidths=0.8)
-        ax.clabel(contours, levels[:3], fontsize=6, fmt="%g", inline_spacing=2)
+        contours = ax.contour(data["x"], data["y"], values, levels=LEVELS, cmap="viridis", vmax=1.2 * LEVELS[-1])
+        contours.set_linewidth(0.9)
+        ax.clabel(contours, LEVELS[:4], fontsize=6, fmt="%g", inline_spacing=2)
         ax.plot(CENTRE, 0, "k+", markersize=4)
         name = shown_depth(depth)
         ax.set(title=f"$N = {name}$", xlabel="$x$", aspect="equal")
@@ -66,11 +66,12 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     deep = np.sqrt(2) * (far - CENTRE)
     flat = np.hypot(np.exp(far) - np.exp(CENTRE), np.exp(-far) - np.exp(-CENTRE))
     ratio = lambda depth, expected: float(end.sel(depth=depth)) / expected
-    exact = lambda quantity, value: Number(quantity, "-", float(value), 0.0, verdict(abs(value - 1) < 1e-6), 1.0)
+    agrees = lambda value: verdict(abs(value - 1) < 1e-6)
+    exact = lambda quantity, value, source: Number(quantity, "-", float(value), 0.0, agrees(value), 1.0, source=source)
     return [
-        exact("share of points that the search reached", np.isfinite(data["distance"]).mean()),
-        exact("distance along the diagonal, N = inf, over sqrt(2) (x - 1)", ratio(np.inf, deep)),
-        exact("distance along the diagonal, N = 1, over the Euclidean", ratio(1.0, flat)),
+        exact("share of points that the search reached", np.isfinite(data["distance"]).mean(), "all points"),
+        exact("distance along the diagonal, N = inf, over sqrt(2) (x - 1)", ratio(np.inf, deep), "(3.86)"),
+        exact("distance along the diagonal, N = 1, over the Euclidean", ratio(1.0, flat), "the Euclidean norm"),
     ]
 
 
@@ -81,9 +82,10 @@ FIGURE = Figure(
     compute,
     draw,
     numbers,
-    text="Lines of equal 1/N-normalised distance from one matrix, a cross, among the symmetric positive definite ones "
-    "of determinant 1. At depth 1 the distance is Euclidean, seen here through the exponential. At infinite depth it "
-    "grows as the logarithms of the singular values do, and the balls reach around the isotropic matrix at the origin.",
+    text="Lines of equal 1/N-normalised distance, 1 to 10 at each depth, from one matrix, a cross, among the symmetric "
+    "positive definite ones of determinant 1. At depth 1 the distance is Euclidean, seen here through the exponential. "
+    "At infinite depth it grows as the logarithms of the singular values do, and the balls reach around the isotropic "
+    "matrix at the origin.",
     parameters="exp([[x, y], [y, -x]]), centre at x = 1, y = 0, N = 1, 2, infinity, 31 points a side",
     counted="points a side (one more if even)",
 )

@@ -90,8 +90,8 @@ def rate(depth: float) -> float:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 4.8)
-    grid = figure.add_gridspec(3, 2)
+    figure = new_figure(6.8, 4.8)
+    grid = figure.add_gridspec(3, 2, height_ratios=(1, 1, 1.5))
     first = None
     for k, depth in enumerate(DEPTHS):
         ax = figure.add_subplot(grid[k // 2, k % 2], sharey=first)
@@ -112,7 +112,7 @@ def draw(data: xarray.Dataset) -> Drawing:
         grown = (square - square.isel(time=0)).mean("path")
         label = f"$N = {shown_depth(depth)}$"
         ax.plot(data["time"], grown, marker, color=color, mfc="none", mew=1, markersize=size, label=label)
-    ax.set(xlabel="time $t$", ylabel=r"growth of mean $\sum y_k^2$")
+    ax.set(xlabel="time $t$", ylabel="growth of\nmean $\\sum y_k^2$")
     ax.set_ylim(-0.2, 5)
     ax.legend(ncols=2, loc="upper left")
     return figure
@@ -193,4 +193,5 @@ FIGURE = Figure(
     parameters="no energy, beta = 2, d = 3, N = 1, 2, 3, infinity, sigma = 2, 1, 0.4 in random frames, steps of 0.1, "
     "4000 paths at each depth, 16000 draws of each exact law and 200000 for the determinant",
     counted="paths at each depth",
+    source="the exact law",
 )

@@ -37,7 +37,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 def draw(data: xarray.Dataset) -> Drawing:
     data = data.sel(std=STD)
-    figure = new_figure(3.4, 2.8)
+    figure = new_figure(5.6, 3.8)
     ax = figure.subplots()
     reach = 1.1 * float(max(abs(data["x12"]).max(), abs(data["x21"]).max()))
     # Most limits have an effective rank within one per cent of 1. The power spreads the colours there.
@@ -63,10 +63,19 @@ def _scatter(ax, data: xarray.Dataset, norm, reach: float):
 
     def limits(chosen, marker, edge, label):
         part = data.where(chosen & data["converged"], drop=True)
-        style = {"marker": marker, "s": 11, "lw": 0.4, "edgecolors": edge, "norm": norm, "label": label}
+        style = {
+            "marker": marker,
+            "s": 12,
+            "lw": 0.4,
+            "alpha": 0.9,
+            "edgecolors": edge,
+            "norm": norm,
+            "cmap": "YlGnBu",
+            "label": label,
+        }
         return ax.scatter(part["x12"], part["x21"], c=part["effective_rank"], **style)
 
-    limits(data["determinant"] > 0, "o", "black", r"$\det X_0 > 0$")
+    limits(data["determinant"] > 0, "o", "0.3", r"$\det X_0 > 0$")
     points = limits(data["determinant"] < 0, "^", "C3", r"$\det X_0 < 0$")
     moving = data.where(~data["converged"], drop=True)
     if moving.sizes["seed"]:

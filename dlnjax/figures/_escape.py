@@ -38,17 +38,17 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 2.7)
-    ax, side = figure.subplots(1, 2, sharey=True, width_ratios=(3.2, 1))
+    figure = new_figure(6.8, 2.9)
+    ax, side = figure.subplots(1, 2, sharey=True, width_ratios=(2.2, 1))
     singular_values(data, ax=ax)
     for at, name in enumerate(("start", "end")):
         low, middle, high = np.percentile(data[name].values, (5, 50, 95), axis=0)
         places = at + 0.13 * (np.arange(D) - D // 2)
         side.errorbar(places, middle, (middle - low, high - middle), fmt="o", color="0.4", lw=0.8, markersize=2.5)
-    side.set(xlim=(-0.5, 1.5), xlabel="all starts", xticks=(0, 1), xticklabels=("$t = 0$", "at rest"))
+    side.set(xlim=(-0.5, 1.5), xticks=(0, 1), xticklabels=("$t = 0$", "at rest"))
     side.tick_params(labelleft=False)
     ax.set_title(rf"one start: $d = {D}$, $N = \infty$, std $10^{{-3}}$")
-    side.set_title("5, 50, 95 %")
+    side.set_title("all starts: 5, 50, 95 %")
     return figure
 
 
@@ -76,7 +76,7 @@ FIGURE = Figure(
     numbers,
     text="The singular values of one start in time: of the starts, the one that takes the median time to come to "
     "rest. The largest grows to d, the norm of the rank-one minimiser with all entries of modulus 1, the others stay "
-    "of the size that they had. The grey bars hold the middle 90 % of all starts around the median, sigma_1 to "
-    "sigma_5.",
+    "of the size that they had. On the right, the bars hold the middle 90 % of all starts around the median, "
+    "sigma_1 to sigma_5.",
     parameters="E of (4.21), d = 5, N = infinity, X_ij ~ N(0, 0.001^2), to |dE| <= 1e-4 or t = 1e5, 100 starts",
 )

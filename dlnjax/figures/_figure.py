@@ -14,13 +14,26 @@ if TYPE_CHECKING:
 
 NAN = math.nan
 _SAMPLED = "The expected value is sampled too: the two agree within three standard errors of their difference."
+# The tables show six digits of a value. A smaller standard error, relative to the value, is one of rounding.
+SHOWN = 1e-6
+BASES = {
+    "exact value": "Neither number is sampled, so that there is no standard error: they agree to the last digit of the "
+    "expected value, or within the bound that the code of the figure names. Proofs of statements are judged "
+    "by dlnjax claims, and not here.",
+    "statistics": "The number is a mean, a median or a share of random draws. It agrees if it is within three standard "
+    "errors of the expected value; if that one is sampled too, within three of their difference.",
+    "wording": "The thesis has a word or a claim and no number. The word is taken to mean a bound, which the code of "
+    "the figure names.",
+    "bound": "A test or a bound chosen beforehand, such as a p-value above 0.01 or no path lost.",
+}
 
 
 class Number(NamedTuple):
     """One row of the table: what the thesis says, and what was measured here.
 
     `expected` is the same number from an independent computation, or NaN if there is none. `note` explains a deviation
-    of more than three standard errors from `expected` or from the thesis.
+    of more than three standard errors from `expected` or from the thesis. `source` says where `expected` comes from, if
+    this is not what the figure says for all its rows.
     """
 
     quantity: str
@@ -30,6 +43,7 @@ class Number(NamedTuple):
     verdict: str
     expected: float = NAN
     note: str = ""
+    source: str = ""
 
 
 class Figure(NamedTuple):
@@ -37,7 +51,7 @@ class Figure(NamedTuple):
     off.
 
     `text` says in two or three sentences what the figure shows. `parameters` says in one line how the data were made,
-    and `counted` says what `seeds` counts.
+    `counted` says what `seeds` counts, and `source` says where the expected values come from.
     """
 
     name: str
@@ -49,6 +63,7 @@ class Figure(NamedTuple):
     text: str = ""
     parameters: str = ""
     counted: str = "random starts for each ensemble"
+    source: str = "an independent computation with other draws"
 
 
 def mean(values) -> tuple[float, float]:
@@ -80,6 +95,14 @@ def two_errors(values: "xarray.DataArray") -> "xarray.DataArray":
     return 2 * values.std("seed", ddof=1) / np.sqrt(values.sizes["seed"])
 
 
+def lettered(figure: Drawing) -> Drawing:
+    """The drawing with a letter above each panel, by which its text names the panel."""
+    panels = [ax for ax in figure.axes if ax.get_subplotspec() is not None]
+    for ax, letter in zip(panels, "abcdefgh", strict=False):
+        ax.set_title(f"({letter}) {ax.get_title()}".rstrip())
+    return figure
+
+
 def shown_depth(depth: float) -> str:
     """A depth in the mathematical notation of matplotlib."""
     return r"\infty" if math.isinf(depth) else f"{depth:g}"
@@ -96,20 +119,63 @@ def half_digit(expected: float) -> float:
     return 0.5 * 10.0**exponent
 
 
-def measured(quantity: str, here: tuple[float, float], expected: float = NAN, thesis: str = "-", note: str = ""):
+def is_sampled(value: float, error: float) -> bool:
+    """Whether the standard error of a value is one of sampling, and not one of rounding."""
+    return math.isfinite(error) and error > SHOWN * abs(value)
+
+
+def off_by(n: Number) -> float:
+    """The distance from the expected value in standard errors.
+
+    It is NaN where this ratio has no meaning: where no value is expected, where the standard error is zero or one of
+    rounding, and where the distance is within the rounding of the expected value.
+    """
+    off = n.here - n.expected
+    if not (is_sampled(n.here, n.standard_error) and math.isfinite(off)):
+        return NAN
+    rounding = _rounding(n.expected)
+    return NAN if abs(off) <= rounding and rounding > n.standard_error else off / n.standard_error
+
+
+def _rounding(expected: float) -> float:
+    """By how much an expected value may be rounded. An integer is exact, such as a count, an order or a share of 1."""
+    return 0.0 if expected.is_integer() else half_digit(expected)
+
+
+def basis(n: Number) -> str:
+    """How the verdict on a number was found: a key of `BASES`, or "" if nothing is compared."""
+    if n.verdict in ("measured", "not measured"):
+        return ""
+    if math.isnan(n.expected):
+        return "bound" if n.thesis == "-" else "wording"
+    if not is_sampled(n.here, n.standard_error):
+        return "exact value"
+    far = abs(n.here - n.expected) > 3 * math.sqrt(2) * n.standard_error + _rounding(n.expected)
+    return "bound" if far and n.verdict == "agrees" else "statistics"
+
+
+def measured(
+    quantity: str,
+    here: tuple[float, float],
+    expected: float = NAN,
+    thesis: str = "-",
+    note: str = "",
+    *,
+    source: str = "",
+):
     """A row whose verdict comes from a comparison with `expected`, or is "measured" if that is NaN.
 
     `expected` was sampled with about as many draws as the value here, and rounded to its last digit. The two may
     therefore differ by three standard errors of their difference and half a unit of that digit.
 
     **Arguments:** `here`, the value and its standard error; `note`, which explains a larger difference, and is left out
-    if there is none.
+    if there is none; `source`, where `expected` comes from, if not from what the figure says.
     """
     value, error = here
     if math.isnan(expected):
-        return Number(quantity, thesis, value, error, "measured", note=note)
+        return Number(quantity, thesis, value, error, "measured", note=note, source=source)
     off, rounding = abs(value - expected), half_digit(expected)
     agrees = bool(off <= 3 * math.sqrt(2) * error + rounding)
     sentence = (note or _SAMPLED * agrees) if off > 3 * error + rounding else ""
     word = verdict(agrees, "explained" if note and math.isfinite(value) else "disagrees")
-    return Number(quantity, thesis, value, error, word, expected, sentence)
+    return Number(quantity, thesis, value, error, word, expected, sentence, source)

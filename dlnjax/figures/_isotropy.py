@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray
+from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import FreeEnergy, gaussian, RESULTS, Schatten, Steady, sweep
-from dlnjax.figures._figure import Figure, mean, measured, Number, share, shown_depth, verdict
+from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, share, shown_depth, verdict
 from dlnjax.figures._shapes import sigma_of, times
 from dlnjax.plot import new_figure
 
@@ -44,14 +45,20 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 4.6)
-    ax, limits = figure.subplots(2, 1)
+    figure = new_figure(6.8, 2.9)
+    ax, limits = figure.subplots(1, 2)
     one = data["sigma"].sel(p=2.0, depth=np.inf)
-    ax.plot(one["time"], one.isel(seed=0), color="C0", lw=0.9)
+    colors = colormaps["viridis"](np.linspace(0, 0.85, D))
+    for mode, color in enumerate(colors):
+        ax.plot(one["time"], one.isel(seed=0, mode=mode), color=color, lw=0.9)
+    first, last = one.isel(seed=0, time=0).values[[0, -1]]
+    for name, height, color in ((r"$\sigma_1$", first, colors[0]), (rf"$\sigma_{{{D}}}$", last, colors[-1])):
+        label = {"textcoords": "offset points", "color": color, "fontsize": 7}
+        ax.annotate(name, (1e-2, height), (3, 3), **label)
     ax.axhline(isotropic(2.0, np.inf), color="C1", lw=0.9, ls="--")
     ax.set(xscale="log", yscale="log", xlabel=r"time $t$ (1/N-normalised flow)", ylabel=r"singular values $\sigma_i$")
     ax.set(xlim=(1e-2, 10))
-    ax.set_title(rf"$d = {D}$, $\beta = {BETA:.0f}$, $p = 2$, $N = \infty$; dashed: $((d-1)/2\beta)^{{1/p}}$")
+    ax.set_title(rf"$d = {D}$, $\beta = {BETA:.0f}$, $p = 2$, $N = \infty$; dashed: (4.75)")
     line = np.linspace(0.95, 3.1, 200)
     for depth, color in zip(DEPTHS, ("C3", "C4", "C2", "C0"), strict=True):
         limit = data["sigma"].sel(depth=depth).isel(time=-1).stack(all=("seed", "mode"))
@@ -62,8 +69,8 @@ def draw(data: xarray.Dataset) -> Drawing:
         label = {"ha": "right", "textcoords": "offset points", "va": "center", "color": color, "fontsize": 7}
         limits.annotate(f"$N = {name}$", (0.95, isotropic(0.95, depth)), (-3, 0), **label)
     limits.set(xlabel=r"power $p$ of the energy", ylabel=r"limit of every $\sigma_i$", xlim=(0.55, 3.15))
-    limits.set_title(r"points: all starts; lines: $((d-1)(1-1/N)/2\beta)^{1/p}$")
-    return figure
+    limits.set_title(r"points: all starts; lines: exact")
+    return lettered(figure)
 
 
 def numbers(data: xarray.Dataset) -> list[Number]:
@@ -105,9 +112,11 @@ FIGURE = Figure(
     compute,
     draw,
     numbers,
-    text="Above, the singular values of one start under F = E_p - S_N/beta: they meet at the value of (4.75). Below, "
-    "that limit for several powers p and depths N; the bars would show the spread over starts and singular values, "
-    "and are smaller than a point. At finite depth the value carries a factor (1 - 1/N), which the thesis leaves out.",
+    text="(a) The singular values of one start under F = E_p - S_N/beta: they meet at the value of (4.75). (b) "
+    "That limit for several powers p and depths N; the bars would show the spread over starts and singular values, "
+    "and are smaller than a point. The value is ((d - 1) (1 - 1/N) / (2 beta))^(1/p): at finite depth it has a "
+    "factor 1 - 1/N, which the thesis leaves out.",
     parameters="E_p - S_N/beta, beta = 1, d = 10, N = 2, 3, 10, infinity, p = 1, 1.5, 2, 3, X_ij ~ N(0, 1/d), to |dF| "
     "<= 1e-9 or t = 100, 10 starts, the same for all",
+    source="(4.75), with the factor 1 - 1/N",
 )

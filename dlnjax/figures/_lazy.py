@@ -120,7 +120,7 @@ def _size(a):
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 3.6)
+    figure = new_figure(6.8, 3.6)
     axes = figure.subplots(2, 2, sharex=True)
     seen, some = data.sel(task=TASKS[0]), data.sel(task=TASKS[1])
     panels = (
@@ -198,4 +198,5 @@ FIGURE = Figure(
     parameters="E = 1/2 sum over the entries seen of (X - M)_ij^2, M of 8 x 6 with sigma = 3 and 1, N = 2, X_ij ~ N(0, "
     "0.004^2) at the start, to |dE| <= 1e-5 or t = 1e6, 10 draws for each g; bars: 2 s.e.",
     counted="draws for each imbalance",
+    source="the exact solution of two layers, or the limit of large g",
 )

@@ -72,7 +72,7 @@ def ratio(data: xarray.Dataset) -> xarray.DataArray:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 2.5)
+    figure = new_figure(6.8, 2.9)
     axes = figure.subplots(1, data.sizes["std"], sharey=True)
     place = np.arange(data.sizes["depth"])
     for ax, std in zip(axes, data["std"].values, strict=True):

@@ -6,7 +6,7 @@ import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax.figures._figure import Figure, measured, Number, shown_depth, verdict
+from dlnjax.figures._figure import Figure, lettered, measured, Number, shown_depth, verdict
 from dlnjax.figures._shapes import diagonal_flows, ENERGY, SIZE, times
 from dlnjax.plot import new_figure
 
@@ -74,8 +74,8 @@ def _points(ax: Axes, d, rank, color, marker="o"):
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 4.8)
-    ax, further = figure.subplots(2, 1)
+    figure = new_figure(6.8, 2.9)
+    ax, further = figure.subplots(1, 2)
     for name, color, marker, at, align in (
         ("start", "0.45", "s", (0.03, 0.88), "left"),
         ("end", "C0", "o", (1.0, 0.3), "right"),
@@ -97,7 +97,7 @@ def draw(data: xarray.Dataset) -> Drawing:
         further.text(1.0, place, label, transform=further.transAxes, ha="right", color=color, fontsize=7)
     further.set(xlabel=r"dimension $d$", ylabel="mean limiting effective rank")
     further.set_title("the same further on, and at other depths")
-    return figure
+    return lettered(figure)
 
 
 def numbers(data: xarray.Dataset) -> list[Number]:
@@ -125,8 +125,8 @@ FIGURE = Figure(
     compute,
     draw,
     numbers,
-    text="Mean effective rank at the start and in the limit against the dimension, with two standard errors and lines "
-    "fitted to all draws. The slope of the limit is near the thesis's 3/5, and below it. Underneath, the same up to d "
+    text="(a) Mean effective rank at the start and in the limit against the dimension, with two standard errors and "
+    "lines fitted to all draws. The slope of the limit is near the thesis's 3/5, and below it. (b) The same up to d "
     "= 100 and at depths 2, 3 and 10: linear everywhere, and the deeper the network, the lower the slope.",
     parameters="E of (4.21), N = infinity, X_ij ~ N(0, 1/d), to |dE| <= 1e-4 or t = 1000, 50 starts for each d = 2 .. "
     "25; further on N = 2, 3, 10, infinity, 20 starts for each d = 10 .. 25 and 4 for d = 50, 100",

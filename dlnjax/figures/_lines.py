@@ -9,7 +9,7 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import closed_form, geodesic, norm
-from dlnjax.figures._figure import Figure, mean, measured, NAN, Number, shown_depth, verdict
+from dlnjax.figures._figure import Figure, lettered, mean, measured, NAN, Number, shown_depth, verdict
 from dlnjax.plot import ellipses, new_figure
 
 A, B = np.diag([4.0, 1.0]), np.array([[2.5, 1.5], [1.5, 2.5]])  # the pair with known lengths at N = 2
@@ -70,32 +70,33 @@ def _excess(data: xarray.Dataset):
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 4.05)
-    above, below = figure.subplots(2, 1, height_ratios=(2.4, 1))
+    figure = new_figure(6.8, 2.7)
+    curves, excesses = figure.subplots(1, 2, width_ratios=(2.6, 1))
     for k, depth in enumerate(data["depth"].values):
-        row = -1.6 * k
         for curve, color, style in (("geodesic", "C0", "-"), ("printed", "C1", "--")):
-            ellipses(data["x"].sel(depth=depth, curve=curve).values, ax=above, row=row, color=color, linestyle=style)
+            ellipses(data["x"].sel(depth=depth, curve=curve).values, ax=curves, row=-k, color=color, linestyle=style)
         true, printed = data["length"].sel(depth=depth).isel(pair=1).values
-        above.text(-0.5, row + 0.62, f"$N = {shown_depth(depth)}$")
-        above.text(0.7, row + 0.62, f"geodesic: {true:.3f}", color="C0")
-        above.text(COUNT - 0.5, row + 0.62, f"printed line: {printed:.3f}", color="C1", ha="right")
-    above.set_ylim(-1.6 * (len(DEPTHS) - 1) - 0.6, 0.95)
+        curves.text(-0.6, -k, f"$N = {shown_depth(depth)}$", ha="right", va="center")
+        over = f"{100 * (printed / true - 1):.1f} % longer"
+        curves.text(COUNT - 0.4, -k, over, va="center", color="C1")
+    curves.set_title("geodesic (solid) and the line of (3.76) (dashed)")
     excess = 100 * _excess(data).values
-    below.violinplot(list(excess), showextrema=False, widths=0.7)
+    excesses.violinplot(list(excess), showextrema=False, widths=0.7)
     average, error = excess.mean(1), excess.std(1, ddof=1) / np.sqrt(excess.shape[1])
-    below.errorbar(range(1, len(DEPTHS) + 1), average, 2 * error, fmt="o", color="C0")
-    below.set_xticks(range(1, len(DEPTHS) + 1), [f"$N = {shown_depth(depth)}$" for depth in data["depth"].values])
-    below.set(ylabel="excess length, %", ylim=(0, None), xlabel="depth")
-    below.set_title(f"{excess.shape[1]} random positive definite pairs; bars: 2 s.e.")
-    return figure
+    excesses.errorbar(range(1, len(DEPTHS) + 1), average, 2 * error, fmt="o", color="C0")
+    excesses.set_xticks(range(1, len(DEPTHS) + 1), [f"$N = {shown_depth(depth)}$" for depth in data["depth"].values])
+    excesses.set(ylabel="excess length, %; bars: 2 s.e.", ylim=(0, None), xlabel="depth")
+    excesses.set_title(f"{excess.shape[1]} random pairs")
+    return lettered(figure)
 
 
 def numbers(data: xarray.Dataset) -> list[Number]:
     two = data["length"].sel(depth=2.0).isel(pair=0).values / np.sqrt(2)
     rows = [
         measured("length of the geodesic, N = 2, thesis's units", (float(two[0]), 0.0), 1.374493),
-        measured("length of (3.76), N = 2, thesis's units", (float(two[1]), 0.0), 1.377145),
+        measured(
+            "length of (3.76), N = 2, thesis's units", (float(two[1]), 0.0), 1.377145, source="a quadrature of (3.76)"
+        ),
     ]
     for depth in data["depth"].values:
         excess = _excess(data).sel(depth=depth).values
@@ -113,10 +114,11 @@ FIGURE = Figure(
     compute,
     draw,
     numbers,
-    text="Above, the images of the unit circle along the geodesic from diag(7.07, 0.141) to the same turned by 80 "
+    text="(a) The images of the unit circle along the geodesic from diag(7.07, 0.141) to the same turned by 80 "
     "degrees, at three depths, and along the line (3.76) that Theorem 3.4.2 (2) claims to be the geodesic: it is "
-    "rounder on the way, and longer. Below, by how much it is longer for random positive definite pairs: always. The "
-    "numbers are their lengths, 1/N-normalised: at finite N, sqrt(N) times the thesis's.",
+    "rounder on the way, and longer. (b) By how much it is longer for random positive definite pairs: always. Ratios "
+    "of lengths are the same in the thesis's metric.",
     parameters="d = 2, N = 2, 3, infinity, positive definite pairs W W^T + I/10 with W_ij ~ N(0, 1), 100 pairs",
     counted="random pairs",
+    source="Theorem 3.2.3: the distance is sqrt(20 - 2 sqrt(82))",
 )

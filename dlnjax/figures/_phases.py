@@ -43,7 +43,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 2.9)
+    figure = new_figure(6.8, 3.2)
     ax = figure.subplots()
     limit = data["effective_rank"].isel(time=-1)
     middle = limit.mean("seed").values

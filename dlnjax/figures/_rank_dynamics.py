@@ -21,7 +21,7 @@ def compute(key, seeds: int, *, d: int) -> xarray.Dataset:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 2.4)
+    figure = new_figure(6.8, 2.9)
     ax, side = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     effective_rank(data, ax=ax)
     ax.text(0.03, 0.04, "mean; bands: 50 and 90 %", transform=ax.transAxes, fontsize=7)

@@ -173,7 +173,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 3.9)
+    figure = new_figure(6.8, 3.9)
     axes = figure.subplots(2, 2, sharex=True, sharey="row")
     for column, carried in enumerate(CARRIED):
         above, below = axes[:, column]
@@ -189,7 +189,7 @@ def draw(data: xarray.Dataset) -> Drawing:
             ):
                 ax.axhline(value, color="0.4", lw=0.8, ls=ls, zorder=0, label=label)
         above.set_title(f"rank {carried} carried")
-        below.set_xlabel("time")
+        below.set_xlabel("time $t$")
     ticks = (0.1, 0.2, 0.5, 1.0)
     axes[0, 0].set(
         xscale="log", xlim=(0.01, 5), yscale="log", ylabel="test error", yticks=ticks, yticklabels=map(str, ticks)
@@ -254,4 +254,5 @@ FIGURE = Figure(
     parameters="943 x 1682, 5 % of the entries seen and a ninth as many held out, N = 2, 3, infinity, all sigma about "
     "0.1 at the start (1, 2 at infinite depth), rtol 1e-3; a smaller table: as many entries for each degree of freedom",
     counted="rows of the table",
+    source="alternating least squares",
 )

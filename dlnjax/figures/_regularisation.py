@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import FreeEnergy, gaussian, MatrixCompletion
-from dlnjax.figures._figure import Figure, mean, measured, Number, share as proportion, two_errors, verdict
+from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, share as proportion, two_errors, verdict
 from dlnjax.figures._shapes import small_flows, times
 from dlnjax.plot import effective_rank_violins, new_figure
 
@@ -35,8 +35,8 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 4.6)
-    violins, ax = figure.subplots(2, 1)
+    figure = new_figure(6.8, 2.9)
+    violins, ax = figure.subplots(1, 2)
     without, with_ = ({f"{std:g}": data.sel(entropy=k, std=std) for std in data["std"].values} for k in (0, 1))
     effective_rank_violins(without, time=T, ax=violins, color="C0", side="low")
     effective_rank_violins(with_, time=T, ax=violins, color="C1", side="high")
@@ -56,8 +56,8 @@ def draw(data: xarray.Dataset) -> Drawing:
     ax.axhline(0, color="0.5", lw=0.6)
     ax.set(xscale="log", xlim=(1, T), xlabel=r"time $t$ (1/N-normalised flow)", ylabel="mean change by the entropy")
     ax.legend(loc="lower left", ncols=2, handlelength=1.2, columnspacing=1)
-    ax.set_title("effective rank with minus without, bands: 2 s.e.")
-    return figure
+    ax.set_title("with minus without entropy; bands: 2 s.e.")
+    return lettered(figure)
 
 
 def _difference(data: xarray.Dataset) -> xarray.DataArray:
@@ -92,8 +92,8 @@ FIGURE = Figure(
     compute,
     draw,
     numbers,
-    text="Above, the effective rank at t = 100 of the flow of (4.21) (left halves) and of (4.21) - S/20 (right "
-    "halves) from the same starts. Below, what the entropy changes on average in the course of time. There is no "
+    text="(a) The effective rank at t = 100 of the flow of (4.21) (left halves) and of (4.21) - S/20 (right "
+    "halves) from the same starts. (b) What the entropy changes on average in the course of time. There is no "
     "equilibrium to wait for: E - S/beta is unbounded below, its flow drifts off along [[1, a], [-a, 1]], and the "
     "sign of the effect depends on the size of the start and on the time at which it is read.",
     parameters="(4.21) and (4.21) - S/beta, beta = 20, d = 2, N = infinity, X_ij ~ N(0, std^2), at t = 100, 500 "

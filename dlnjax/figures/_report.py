@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import itertools
 import math
 import re
 from collections import Counter
@@ -9,12 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlnjax.figures._figure import Number
+from dlnjax.figures._figure import BASES, basis, is_sampled, Number, off_by
 from dlnjax.figures._run import draw, is_drawn, replacing, Run
+from dlnjax.figures._typeset import typeset
 
 COLUMNS = ("figure", "quantity", "thesis", "expected", "measured", "standard_error", "verdict", "note")
-# A drawing is enlarged by this factor on the page, so that its letters are as large as those of the text.
-_SCALE = 1.6
+# A drawing is enlarged by this factor on the page, so that one of 6.8 inches, two columns of print, is 850 pixels wide.
+_SCALE = 1.3
+# What a verdict means. Any other word says in which way the number differs.
+WORDS = {
+    "agrees": "the number is as expected, or as the thesis says",
+    "disagrees": "it is not, and the note below the number says why",
+    "explained": "it differs by more than chance allows, and the note says for which reason",
+    "measured": "there is nothing to compare it with",
+}
+OTHER = "the thesis has a word and no number, and this is what was found"
 
 
 def write_numbers(path: Path, runs: Sequence[Run]) -> None:
@@ -33,13 +43,15 @@ def templates():
     """The templates of the two html pages, the report and the claims."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("dlnjax", "figures"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"typeset": typeset, "kind": kind}
+    return environment
 
 
 def write_report(path: Path, runs: Sequence[Run], statements: Sequence[tuple[str, str, int]] = ()) -> None:
@@ -59,6 +71,10 @@ def write_report(path: Path, runs: Sequence[Run], statements: Sequence[tuple[str
         .render(
             entries=entries,
             verdicts=[(verdict, kind(verdict), count) for verdict, count in verdicts.most_common()],
+            legend=[
+                (list(words), meaning) for meaning, words in itertools.groupby(sorted(verdicts, key=_place), _meaning)
+            ],
+            bases={name: BASES[name] for name in BASES if any(basis(n) == name for run in runs for n in run.numbers)},
             makings=makings,
             statements=statements,
             seconds=sum(entry["seconds"] for entry in entries),
@@ -86,7 +102,7 @@ def _entry(run: Run) -> dict[str, Any]:
         "parameters": figure.parameters,
         "image": image,
         "width": width,
-        "numbers": [_row(n) for n in run.numbers],
+        "numbers": [_row(n, figure.source) for n in run.numbers],
         "verdicts": [(verdict, kind(verdict), count) for verdict, count in counts.items()],
         "seeds": attrs["seeds"],
         "counted": figure.counted,
@@ -108,16 +124,27 @@ def _image(run: Run) -> tuple[str, int]:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}", width
 
 
-def _row(n: Number) -> dict[str, str]:
-    off = (n.here - n.expected) / n.standard_error if n.standard_error > 0 else math.nan
+def _place(verdict: str) -> int:
+    """The place of a verdict in the legend."""
+    return list(WORDS).index(verdict) if verdict in WORDS else len(WORDS)
+
+
+def _meaning(verdict: str) -> str:
+    return WORDS.get(verdict, OTHER)
+
+
+def _row(n: Number, source: str) -> dict[str, str]:
+    off = off_by(n)
     return {
         "quantity": n.quantity,
         "thesis": n.thesis,
         "expected": _or_empty(n.expected, ".6g"),
+        "source": (n.source or source) if math.isfinite(n.expected) else "",
         "measured": with_error(n.here, n.standard_error),
         "off": f"{off:+.1f}" if math.isfinite(off) else "",
         "verdict": n.verdict,
         "kind": kind(n.verdict),
+        "basis": basis(n),
         "note": n.note,
     }
 
@@ -128,8 +155,11 @@ def kind(verdict: str) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """The value and its standard error, both to the second digit of the error: 3.026 ± 0.011."""
-    if not (math.isfinite(value) and math.isfinite(error) and error > 0):
+    """The value and its standard error, both to the second digit of the error: 3.026 ± 0.011.
+
+    A standard error of rounding is left out.
+    """
+    if not (math.isfinite(value) and is_sampled(value, error)):
         return f"{value:.6g}"
     digits = 1 - math.floor(math.log10(error))
     if digits < 0 or digits > 8:

@@ -104,7 +104,7 @@ def _gap(data: xarray.Dataset) -> xarray.DataArray:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 3.8)
+    figure = new_figure(6.8, 3.8)
     axes = figure.subplots(2, 2, sharex=True, sharey="row")
     gap, rank = _gap(data), data["effective_rank"]
     for column, case in enumerate(CASES):

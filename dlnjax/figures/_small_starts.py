@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import RESULTS
-from dlnjax.figures._figure import Figure, mean, measured, Number, share
+from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, share
 from dlnjax.figures._shapes import diagonal_flows, ENERGY, times
 from dlnjax.plot import effective_rank, effective_rank_violins, new_figure
 
@@ -34,8 +34,8 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 4.6)
-    ax, violins = figure.subplots(2, 1)
+    figure = new_figure(6.8, 2.9)
+    ax, violins = figure.subplots(1, 2)
     stds = data["std"].values
     place = -np.inf
     for std, color in zip(stds, colormaps["viridis"](np.linspace(0, 0.85, len(stds))), strict=True):
@@ -47,7 +47,7 @@ def draw(data: xarray.Dataset) -> Drawing:
             f"{std:g}", (HORIZON, place), (3, 0), textcoords="offset points", va="center", color=color, fontsize=7
         )
     ax.annotate("std", (HORIZON, place + 1.3), (3, 0), textcoords="offset points", va="center", fontsize=7)
-    ax.set_title(rf"$d = {D}$, $N = \infty$: means, and bands of 50 and 90 %")
+    ax.set_title(rf"$d = {D}$, $N = \infty$: means, 50 and 90 %")
     of_std = {f"{std:g}": data.sel(std=std) for std in stds}
     effective_rank_violins(of_std, time=T, ax=violins, color="C0", side="low")
     effective_rank_violins(of_std, ax=violins, color="C1", side="high")
@@ -57,8 +57,9 @@ def draw(data: xarray.Dataset) -> Drawing:
     violins.annotate(label, (0, half[0]), (7, 0), textcoords="offset points", va="center")
     violins.text(1, 0.16, f"left: $T = {T:.0f}$", transform=violins.transAxes, color="C0", ha="right")
     violins.text(1, 0.05, "right: at rest", transform=violins.transAxes, color="C1", ha="right")
+    violins.set_title(rf"at $T = {T:.0f}$, and at rest")
     violins.set_xlabel("standard deviation of the start's entries")
-    return figure
+    return lettered(figure)
 
 
 def numbers(data: xarray.Dataset) -> list[Number]:
@@ -82,8 +83,8 @@ FIGURE = Figure(
     compute,
     draw,
     numbers,
-    text="Above, the effective rank in time for starts of several sizes: means, and bands that hold 50 % and 90 % of "
-    "the starts. Below, its distribution at T = 100 (left halves) and at convergence (right halves), with means and "
+    text="(a) The effective rank in time for starts of several sizes: means, and bands that hold 50 % and 90 % of "
+    "the starts. (b) Its distribution at T = 100 (left halves) and at convergence (right halves), with means and "
     "two standard errors. Small starts end at rank one, but late: with the 1/2 of (4.24), which (4.21) lacks, the "
     "flow is half as fast, and the smallest starts have not moved by T = 100 (diamonds).",
     parameters="E of (4.21), d = 25, N = infinity, X_ij ~ N(0, std^2), to |dE| <= 1e-4 or t = 2000, 100 starts for "

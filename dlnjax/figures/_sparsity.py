@@ -45,7 +45,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 2.9)
+    figure = new_figure(6.8, 3.0)
     ax = figure.subplots()
     # As in the thesis, a violin shows the distribution over label matrices of the mean over runs.
     means = data["effective_rank"].mean("run")

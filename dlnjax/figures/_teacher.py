@@ -67,7 +67,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 3.6)
+    figure = new_figure(6.8, 3.6)
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     level = data["level"].values
     for ax, depth in zip(axes.flat, DEPTHS, strict=True):
@@ -84,7 +84,7 @@ def draw(data: xarray.Dataset) -> Drawing:
         )
     axes[0, 0].set(xscale="log", xlim=(0.03, TIMES[-1]), xticks=(0.1, 1, 10, 100))
     for ax in axes[1]:
-        ax.set_xlabel("time")
+        ax.set_xlabel("time $t$")
     for ax in axes[:, 0]:
         ax.set_ylabel(r"learnt of a mode, $u^T X v$")
     return figure
@@ -150,4 +150,5 @@ FIGURE = Figure(
     parameters="E = |X - M|^2 / 2, N = 1, 2, 3, infinity, all sigma = 0.01 at the start, or X_ij ~ N(0, 0.01^2/15), "
     "6 random starts; rtol 1e-8",
     counted="random starts at each depth",
+    source="the exact solution of one mode",
 )

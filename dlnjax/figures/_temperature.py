@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Drawing
 
 from dlnjax import MatrixCompletion, Noise, sweep
 from dlnjax.figures._brownian import lost_paths
-from dlnjax.figures._figure import Figure, mean, measured, Number, shown_depth
+from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, shown_depth
 from dlnjax.plot import new_figure
 
 DEPTHS = (2.0, 3.0)
@@ -185,8 +185,8 @@ def grown(data: xarray.Dataset, gauge: int) -> np.ndarray:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 4.6)
-    ax, traces = figure.subplots(2, 1)
+    figure = new_figure(6.8, 2.9)
+    ax, traces = figure.subplots(1, 2)
     for depth, color in zip(DEPTHS, ("C0", "C3"), strict=True):
         for gauge, style, marker in ((0, "-", "o"), (1, "--", "s")):
             one = {"depth": depth, "gauge": gauge}
@@ -211,7 +211,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     traces.set(xlabel="time $t$", ylabel=r"growth of mean $(\log\,\sigma_1/\sigma_2)^2$")
     traces.legend(loc="upper left")
     traces.set_title(rf"no equilibrium: $N = \infty$, $\beta = {DRIFTING:g}$")
-    return figure
+    return lettered(figure)
 
 
 def numbers(data: xarray.Dataset) -> list[Number]:
@@ -236,15 +236,16 @@ FIGURE = Figure(
     compute,
     draw,
     numbers,
-    text="Completion of a 2 x 2 matrix from its diagonal of ones, with a weak ridge, at temperature 1/beta. Above, the "
+    text="Completion of a 2 x 2 matrix from its diagonal of ones, with a weak ridge, at temperature 1/beta. (a) The "
     "mean effective rank in equilibrium: paths of the Langevin equation, which start from exact draws and are seen "
     "later (markers), and a quadrature of the density exp(-beta E) V, with gauge noise times exp(S) (lines). The "
     "minimum of E is a multiple of the identity, of rank 2. Noise lowers the rank, and the more so in deeper networks. "
-    "Gauge noise raises it in part. Below, infinite depth, where there is no equilibrium: nearly singular matrices "
+    "Gauge noise raises it in part. (b) Infinite depth, where there is no equilibrium: nearly singular matrices "
     "have an infinite volume, and no energy that is bounded near them keeps the paths away. The ratio of the singular "
     "values grows for ever. While sigma_2 is far below sigma_1 the mean square of its logarithm grows as that of a "
     "Bessel process, at the rate 4/beta, or 3/beta with gauge noise (lines). Paths that come back wait near full rank.",
     parameters="E = sum (X_kk - 1)^2 + (1/8) |X|^2, d = 2, N = 2, 3, steps of 0.05, 60 paths at each beta, depth "
     "and gauge, each seen at 4 times from t = 4 on; N = inf: 480 paths from near rank one, beta = 8",
+    source="a quadrature of the density, or the Bessel process",
     counted="paths at each beta, depth and gauge",
 )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Drawing
 
 from dlnjax import Noise, PerSeed, SpectralEnergy, SVD, sweep
 from dlnjax.figures._brownian import lost_paths, sigma_at
-from dlnjax.figures._figure import Figure, mean, measured, Number, shown_depth, verdict
+from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, shown_depth, verdict
 from dlnjax.plot import new_figure
 
 DEPTHS = (1.0, 2.0, 3.0, 10.0)
@@ -158,8 +158,8 @@ def of_draws(data: xarray.Dataset, depth: float, d: int) -> np.ndarray:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 5.0)
-    ax, traces = figure.subplots(2, 1)
+    figure = new_figure(6.8, 2.9)
+    ax, traces = figure.subplots(1, 2)
     sizes = np.array(SIZES)
     for depth, color, marker in zip(DEPTHS, ("C3", "C4", "C2", "C0"), "o^sD", strict=False):
         ax.plot((SIZES[0], SIZES[-1]), 2 * [limit(depth)], color=color, lw=0.9, ls="--")
@@ -177,12 +177,12 @@ def draw(data: xarray.Dataset) -> Drawing:
     ax.set(xscale="log", xticks=SIZES, xticklabels=[str(d) for d in SIZES], xlim=(4, 420), ylim=(0, 0.9))
     ax.minorticks_off()
     ax.set(xlabel="$d$", ylabel="effective rank over $d$")
-    ax.set_title(r"in equilibrium; lines: exact draws; dashed: $d \to \infty$")
+    ax.set_title(r"in equilibrium; lines: exact; dashed: $d \to \infty$")
     for place, text in (((0.2, 0.97), "from isotropic"), ((0.75, 0.29), "from near rank one")):
         traces.text(*place, text, color="0.3", fontsize=7)
     traces.set(xlabel="time $t$", ylabel="effective rank over $d$", ylim=(0, 1.05))
     traces.set_title(f"into equilibrium, $d = {RELAXED}$; lines: exact law")
-    return figure
+    return lettered(figure)
 
 
 def at_large(data: xarray.Dataset, depth: float) -> dict[int, tuple[float, float]]:
@@ -210,8 +210,8 @@ def at_infinity(data: xarray.Dataset, depth: float) -> tuple[float, float]:
 def numbers(data: xarray.Dataset) -> list[Number]:
     rows = []
     for depth in DEPTHS:
-        name = f"effective rank over d as d grows, N = {depth:g}"
-        rows.append(measured(name, at_infinity(data, depth), float(f"{limit(depth):.4f}")))
+        name, expected = f"effective rank over d as d grows, N = {depth:g}", float(f"{limit(depth):.4f}")
+        rows.append(measured(name, at_infinity(data, depth), expected, source="the quarter circle law"))
     for depth in DEPTHS:
         small, large = SIZES[0], SIZES[-1]
         for d, here in ((small, mean(of_paths(data, depth, small))), (large, at_large(data, depth)[large])):
@@ -243,13 +243,14 @@ FIGURE = Figure(
     draw,
     numbers,
     text="Weight decay E = (a/2) sum y^2 with y = N sigma^(1/N) at temperature 1/beta. In equilibrium y are the "
-    "singular values of a Gaussian matrix. Above, the effective rank over d of paths of the Langevin equation, which "
+    "singular values of a Gaussian matrix. (a) The effective rank over d of paths of the Langevin equation, which "
     "start from such a draw and are seen later (markers), of independent draws by NumPy (lines), and the limits for "
     "large d, 0.8050, 0.6065, 0.4711 and 0.1518 (dashed). The rank of the thermal state does not depend on a and beta. "
-    "The rank falls with the depth, because sigma = (y/N)^N are the more unequal the larger N is. Below, paths at "
+    "The rank falls with the depth, because sigma = (y/N)^N are the more unequal the larger N is. (b) Paths at "
     "d = 10 reach this equilibrium from an isotropic matrix and from a matrix near rank one, as the exact law says "
     "(lines). Paths that start in equilibrium stay there (dotted lines, filled markers).",
     parameters="E = (a/2) sum y^2, a = beta = 1, N = 1, 2, 3, 10, d = 5 to 200, steps of 0.1; at d = 5 there are 200 "
     "paths at each depth, at larger d fewer, and at least 5; bars: 2 s.e.",
     counted="paths at each depth at d = 5",
+    source="draws of the exact law",
 )

@@ -97,8 +97,8 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 4.4)
-    axes = figure.subplots(2, 1, sharex=True, sharey=True)
+    figure = new_figure(6.8, 2.9)
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
     y, bins = data["y_end"].values, np.linspace(0, 6, 46)
     middle = (bins[:-1] + bins[1:]) / 2
     for ax, depth in zip(axes, DEPTHS, strict=True):
@@ -122,7 +122,8 @@ def draw(data: xarray.Dataset) -> Drawing:
         ax.set(ylabel="density", xlim=(0, 6), ylim=(0, 1.3))
         ax.set_title(rf"$N = {depth}$, $d = 2$, $\beta = {BETA:g}$")
     axes[0].legend(loc="upper right", fontsize=6.5)
-    axes[1].set_xlabel(r"$y_k = N\sigma_k^{1/N}$")
+    for ax in axes:
+        ax.set_xlabel(r"$y_k = N\sigma_k^{1/N}$")
     return figure
 
 
@@ -176,5 +177,6 @@ FIGURE = Figure(
     "networks. No term for it is in the equation of the factors.",
     parameters="N = 2, 3, d = 2, a = beta = 1, 4000 paths at each depth, of the factors and of X, from y = (2, 0.6), "
     "seen at t = 3, steps of 0.0125 upstairs and 0.05 downstairs",
+    source="a quadrature of the density",
     counted="paths at each depth, of the factors and of X",
 )

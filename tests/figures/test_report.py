@@ -1,6 +1,9 @@
 """The report, as a reader's browser shows it: whole without a network, and as wide as the screen."""
 
+# ruff: noqa: RUF001
+
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -11,7 +14,9 @@ from support.two_figures import TWO
 
 from dlnjax import figures
 from dlnjax._cli import main
-from dlnjax.figures import _report
+from dlnjax.figures import _report, Number
+from dlnjax.figures._figure import basis, measured, off_by
+from dlnjax.figures._typeset import typeset
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,7 @@ def test_page_shows_every_figure_with_its_text_numbers_and_command(report):
     ids = {attrs["id"] for _, attrs in page.elements if "id" in attrs}
     for (name, figure), image in zip(TWO.items(), images, strict=True):
         assert figure.title in image["alt"] and image["aria-describedby"] in ids
-        assert figure.title in text and " ".join(figure.text.split()) in text and figure.parameters in text
+        assert figure.title in text and " ".join(figure.text.split()) in text and "d = 5, E = ∑ (Xii − 1)2" in text
         assert f"dlnjax reproduce --figure {name} --seeds 12 --seed 3" in text and f"dlnjax plot out/{name}" in text
     assert "Size12 random starts for each ensemble, seed 3" in text
     # What looks like HTML is shown as it is.
@@ -77,12 +82,67 @@ def test_page_shows_every_figure_with_its_text_numbers_and_command(report):
         (0.94, 0.034, "0.940 ± 0.034"),
         (1472.96, 63.0, "1473 ± 63"),
         (1.0, 0.0, "1"),
+        # The error of a mean of equal numbers is one of rounding.
+        (2.1213203, 4e-14, "2.12132"),
+        (1.961e-10, 2e-11, "1.961e-10 ± 2.0e-11"),
         (float("nan"), float("nan"), "nan"),
         (8.0, 996.0, "8 ± 1.0e+03"),
     ],
 )
 def test_value_is_shown_to_the_second_digit_of_its_error(value, error, shown):
     assert _report.with_error(value, error) == shown
+
+
+def test_distance_in_standard_errors_is_left_out_where_the_error_is_one_of_rounding():
+    exact = 4.5**0.5
+    for row, off, how in (
+        (measured("sampled", (1.08, 0.01), 1.05), 3.0, "statistics"),
+        (measured("a mean of equal numbers", (exact, 4e-14), 2.12), None, "exact value"),
+        (measured("its logarithm", (0.326606, 8e-15), 0.3266), None, "exact value"),
+        (measured("no error", (1.374493, 0.0), 1.374493), None, "exact value"),
+        (measured("within the rounding of the expected value", (5.12, 0.0002), 5.1), None, "statistics"),
+        (measured("nothing expected", (1.0, 0.1)), None, ""),
+        (Number("zero is exact", "-", 0.03, 0.01, "agrees", 0.0), 3.0, "statistics"),
+        (Number("far, and yet within a bound", "-", 1.01, 0.001, "agrees", 1.0), 10.0, "bound"),
+        (Number("a word", "drastic gap", 0.9, 0.01, "agrees"), None, "wording"),
+        (Number("a p-value", "-", 0.3, 0.0, "agrees"), None, "bound"),
+    ):
+        assert off_by(row) == pytest.approx(off) if off else math.isnan(off_by(row)), row
+        assert basis(row) == how, row
+
+
+def test_no_page_prints_a_ratio_to_rounding(report):
+    """The kind of row that once read "+340883268.2 ... agrees"."""
+    row = _report._row(measured("its log10", (0.326606628, 8.0e-15), 0.3266), "a closed form")
+    assert (row["off"], row["measured"], row["verdict"], row["source"]) == ("", "0.326607", "agrees", "a closed form")
+
+
+def test_every_verdict_word_stands_in_the_legend(report):
+    text = re.sub(r"\s*\n\s*", "", "".join(_Page(report.read_text()).text))
+    legend = text[text.index("What the verdicts mean") : text.index("Contents")]
+    assert "agrees" in legend and "measuredthere is nothing to compare it with" in legend
+    assert f"near it{_report.OTHER}" in legend
+    assert "by statisticsThe number is a mean" in legend and "disagrees" not in legend
+    assert "expected from an independent computation with other draws" in text
+
+
+@pytest.mark.parametrize(
+    ("plain", "shown"),
+    [
+        ("X_ij ~ N(0, 0.01^2)", "<i>X</i><sub>ij</sub> ~ <i>N</i>(0, 0.01<sup>2</sup>)"),
+        ("to |dE| <= 1e-6 or t = 1e6", "to |dE| ≤ 10<sup>−6</sup> or <i>t</i> = 10<sup>6</sup>"),
+        ("E_p - S_N/beta", "<i>E</i><sub>p</sub> − <i>S</i><sub>N</sub>/<i>β</i>"),
+        ("sigma = (y/N)^N", "<i>σ</i> = (<i>y</i>/<i>N</i>)<sup>N</sup>"),
+        ("N = 1 .. infinity", "<i>N</i> = 1, …, ∞"),
+        ("sqrt(20 - 2 sqrt(82))", "√(20 − 2 √82)"),
+        ("1 - X12 X21", "1 − <i>X</i><sub>12</sub> <i>X</i><sub>21</sub>"),
+        # What is no formula stays as it is.
+        ("network_flow doesn't end <b>", "network_flow doesn&#x27;t end &lt;b&gt;"),
+        ("the sum of squares up to infinity, s.e.", "the sum of squares up to infinity, s.e."),
+    ],
+)
+def test_formulas_in_texts_are_typeset(plain, shown):
+    assert typeset(plain) == shown
 
 
 @pytest.fixture(scope="module")
