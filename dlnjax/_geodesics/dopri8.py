@@ -63,7 +63,7 @@ def solve(
     ts: Float[Array, " times"],
     rtol: Scalar,
     *,
-    max_steps: int,
+    max_steps: int | Int[Array, ""],
     refuses: Callable[[PyTree], Any] = _never,
     leaves: Callable[[PyTree], Any] = _never,
 ) -> Walk:
