@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import as_count, as_positive, as_real, as_square, refuse_tracing
-from dlnjax._geodesics.mean_descent import arithmetic_mean, descend, Descent, inductive_mean, Task
 from dlnjax._geodesics.ends import as_stack, require_double, sign_at_the_door
 from dlnjax._geodesics.jacobi import jacobians
+from dlnjax._geodesics.mean_descent import arithmetic_mean, descend, Descent, inductive_mean, Task
 from dlnjax._geometry.kernel import as_kernel, Balanced, Depth, Kernel
 from dlnjax._results import RESULTS
 from dlnjax._saved import Layout, Solution
