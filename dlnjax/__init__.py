@@ -23,6 +23,7 @@ from dlnjax._geodesics.geodesic import (
     GeodesicSolution as GeodesicSolution,
     logarithm as logarithm,
 )
+from dlnjax._geodesics.mean import frechet_mean as frechet_mean, MeanSolution as MeanSolution
 from dlnjax._geodesics.transport import transport as transport
 from dlnjax._geometry.curvature import (
     christoffel as christoffel,

@@ -117,6 +117,10 @@ class RESULTS(eqx.Module):
         "The search for a geodesic did not come within 1e-8 of the end: `endpoint_error` says how near. "
         "Go through a matrix in between, or loosen what is asked of endpoints as ill-conditioned as these."
     )
+    not_converged: ClassVar[_Code] = _Code(
+        "The search for a mean ended before its gradient fell to `tol`: `gradient_norm` says how small it is. "
+        "Raise `max_steps` or `tol`, or start elsewhere by `x0`. Ill-conditioned points may allow no more."
+    )
     other_component: ClassVar[_Code] = _Code(
         "The endpoints have determinants of opposite sign, or one is singular: no path of full rank joins them. "
         "Change the sign of one row of one of them, or choose endpoints of full rank."

@@ -20,7 +20,7 @@ from dlnjax.figures._run import Run
 # The seconds that each figure takes on 2 cores, and the seconds assumed for a figure without an entry. Only the
 # estimate of the time left uses these numbers.
 SECONDS = {
-    **{"3.1": 31, "3.2": 45},
+    **{"3.1": 31, "3.2": 45, "3.3": 70, "3.4": 150},
     **{"4.1a": 7, "4.1b": 12, "4.2a": 3, "4.2b": 2, "4.2c": 2, "4.2d": 29, "4.3": 10, "4.4": 130},
     **{"4.5a": 9, "4.5b": 15, "5.1": 5, "5.2": 11, "5.3": 21},
     **{"5.4": 46, "5.5": 17, "5.6": 240, "5.7": 8, "5.8": 30, "5.9": 35, "5.10": 90, "5.11": 45},

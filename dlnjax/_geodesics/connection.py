@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._compile import compiled
+from dlnjax._geodesics.aiming import Shot
 from dlnjax._geodesics.exponential import covector, orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
-from dlnjax._geodesics.shooting import candidates, Shot
+from dlnjax._geodesics.shooting import candidates
 from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._geometry.operator import form_by_kernel, operator_at
 from dlnjax._results import code_of, RESULTS
@@ -132,11 +133,16 @@ def sign_of(point: SVD) -> Scalar:
 
 
 @compiled
-def connect_all(a: Square, b: Square, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Connection:
-    """What was found from the two first guesses. The leading axis is that of the guesses, polar and frames."""
+def connect_all(
+    a: Square, b: Square, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]
+) -> Connection:
+    """What was found from the two first guesses. The leading axis is that of the guesses, polar and frames.
+
+    Without `every`, a guess that can not lead to the shortest path is not followed to its end.
+    """
     ends = Ends.of(a, b)
     frame = Frame.of(ends.first, ends.last, kernel)
-    shots = candidates(frame.first, frame.last, kernel, rtol, descend)
+    shots = candidates(frame.first, frame.last, kernel, rtol, descend, every)
     return jax.vmap(partial(_connection, ends=ends, frame=frame))(shots)
 
 
@@ -173,7 +179,7 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
 @eqx.filter_custom_jvp
 def connect(a: Square, b: Square, kernel: Kernel, *, rtol: Scalar) -> Connection:
     """The shortest of the geodesics that arrive at B or, if none arrives, the one that comes nearest to B."""
-    return _shortest(connect_all(a, b, kernel, rtol, jnp.asarray(True)))
+    return _shortest(connect_all(a, b, kernel, rtol, jnp.asarray(True), jnp.asarray(False)))
 
 
 @compiled

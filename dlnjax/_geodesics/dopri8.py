@@ -63,16 +63,16 @@ def solve(
     ts: Float[Array, " times"],
     rtol: Scalar,
     *,
-    max_steps: int,
+    max_steps: int | Int[Array, ""],
     refuses: Callable[[PyTree], Any] = _never,
     leaves: Callable[[PyTree], Any] = _never,
 ) -> Walk:
     """Solve dy/dt = velocity(y) from `y0` at the first of `ts` to the last of `ts`. A step ends at each of these times.
 
     **Arguments:** the leaves of `y0` are matrices or stacks of matrices. The error of a step in each matrix is at most
-    `rtol` times the Frobenius norm of that matrix. An error relative to each entry would need very short steps where an
-    entry is zero. A step to a state y for which refuses(y) is true is rejected. The flow ends at a state y for which
-    leaves(y) is true.
+    `rtol` times the Frobenius norm of that matrix, or eps times that of the largest matrix of its stack. An error
+    relative to each entry would need very short steps where an entry is zero. A step to a state y for which refuses(y)
+    is true is rejected. The flow ends at a state y for which leaves(y) is true.
     """
     # The velocity does not depend on the time, so times are counted from the start.
     ts, times = ts - ts[0], len(ts)
@@ -137,10 +137,21 @@ def _attempt(
 
     ks = jax.tree.map(lambda f: jnp.zeros((_STAGES, *f.shape), f.dtype).at[0].set(f), f0)
     ks, y1, f1 = jax.lax.fori_loop(1, _STAGES, stage, (ks, y0, f0))
-    sizes = jax.tree.map(lambda a, b: jnp.maximum(_norms(a), _norms(b)), y0, y1)
+    sizes = jax.tree.map(lambda a, b: _above_rounding(jnp.maximum(_norms(a), _norms(b)), rtol), y0, y1)
     relative = jax.tree.map(lambda e, size: _norms(e) / _nonzero(size, 1.0), moved(error_weights, ks), sizes)
     # The length of a step only decides the accuracy, so no derivative is taken of it.
     return y1, f1, jax.lax.stop_gradient(_largest(relative) / rtol)
+
+
+def _above_rounding(sizes: Float[Array, "*n"], rtol: Scalar) -> Float[Array, "*n"]:
+    """The sizes of the matrices of a stack, none so small that its tolerance is below eps of the largest of the stack.
+
+    A matrix of a stack may be zero by cancellation. Such a matrix is all rounding, which no shorter step reduces. One
+    is the change of the momentum along a diagonal geodesic of depth 2 when its start moves along the diagonal.
+    """
+    if sizes.ndim == 0:
+        return sizes
+    return jnp.maximum(sizes, jnp.finfo(sizes.dtype).eps / rtol * jnp.max(sizes, initial=0.0))
 
 
 def _norms(y: Float[Array, "*n d d"]) -> Float[Array, "*n"]:

@@ -4,9 +4,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from dlnjax._checks import as_square, is_concrete, require_finite
+from dlnjax._checks import as_real, as_square, is_concrete, require
 from dlnjax._types import Square
 
 
@@ -15,7 +14,7 @@ def as_ends(a: Any, b: Any) -> tuple[Square, Square]:
     a, b = as_square("a", a), as_square("b", b)
     if a.shape != b.shape:
         raise ValueError(f"a and b must have one shape, got {a.shape} and {b.shape}.")
-    require_double(a, b)
+    require_double("a and b", a, b)
     signs = [sign_at_the_door(name, z) for name, z in (("a", a), ("b", b)) if is_concrete(z)]
     if sorted(signs) == [-1, 1]:
         sign = {1: "positive", -1: "negative"}
@@ -26,19 +25,29 @@ def as_ends(a: Any, b: Any) -> tuple[Square, Square]:
     return a, b
 
 
-def require_double(a: Any, b: Any) -> None:
+def require_double(names: str, *ends: Any) -> None:
     """An error if the ends are not of float64."""
-    if a.dtype != jnp.float64 or b.dtype != jnp.float64:
+    if any(z.dtype != jnp.float64 for z in ends):
         raise TypeError(
-            f"a and b must be float64 to be joined to 1e-8, got {a.dtype} and {b.dtype}. Enable it before "
-            'the first array is made: jax.config.update("jax_enable_x64", True).'
+            f"{names} must be float64 to be joined to 1e-8, got {' and '.join(str(z.dtype) for z in ends)}. Enable it "
+            'before the first array is made: jax.config.update("jax_enable_x64", True).'
         )
 
 
-def sign_at_the_door(name: str, z: Array) -> int:
+def as_stack(name: str, z: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(matrices of full rank, the signs of their determinants), from a stack or a list of them."""
+    if isinstance(z, (list, tuple)) and len(shapes := {str(np.shape(x)): None for x in z}) > 1:
+        raise ValueError(f"{name} must hold matrices of one shape, got {' and '.join(shapes)}.")
+    z = as_real(name, z)
+    if z.ndim != 3 or z.shape[1] != z.shape[2] or 0 in z.shape:
+        raise ValueError(f"{name} must be a stack of square matrices (n, d, d), got shape {z.shape}.")
+    return np.asarray(z), np.array([sign_at_the_door(f"{name}[{i}]", matrix) for i, matrix in enumerate(np.asarray(z))])
+
+
+def sign_at_the_door(name: str, z: Any) -> int:
     """The sign of the determinant of a concrete end. NumPy checks the end, so that nothing is compiled for it."""
-    require_finite(name, z)
     x = np.asarray(z)
+    require(x, not np.isfinite(x).all(), f"{name} must be finite, got NaN or infinity.")
     sigma = np.linalg.svd(x, compute_uv=False)
     if not sigma[-1] > len(x) * np.finfo(x.dtype).eps * sigma[0]:
         raise ValueError(

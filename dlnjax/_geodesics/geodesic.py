@@ -194,9 +194,10 @@ def geodesic(
     """The shortest geodesic found from `a` to `b`, by shooting with (3.46) from discrete paths of least action.
 
     The search starts from two paths in closed form: (3.76) with the polar factors turned, and a path that turns the
-    singular vectors. Each path is deformed to a path of least action. From there Broyden's method finds the momentum
-    whose geodesic arrives. Composes with `jit` and `vmap`; momentum and length are differentiable in the ends, by
-    Jacobi fields. For all critical paths, see `geodesics`.
+    singular vectors. Each path is deformed to a path of least action. The momentum of the shorter path almost arrives.
+    Where the ends are ill-conditioned it does not, and Broyden's method finds the momentum that does. Composes with
+    `jit` and `vmap`; momentum and length are differentiable in the ends, by Jacobi fields. For all critical paths, see
+    `geodesics`.
     **Convention:** lengths are those of the 1/N-normalised metric; the thesis's are `length` / sqrt(N).
 
     **Main arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf], a number or a traced
@@ -273,7 +274,7 @@ def geodesics(
 def _critical(a: Square, b: Square, kernel: Kernel, rtol: Scalar) -> Iterator[GeodesicSolution]:
     """The geodesics found from each guess, with and without a descent to least action before the first shot."""
     for descend in (True, False):
-        every = connect_all(a, b, kernel, rtol, jnp.asarray(descend))
+        every = connect_all(a, b, kernel, rtol, jnp.asarray(descend), jnp.asarray(True))
         for guess in range(2):
             one = jax.tree.map(lambda z, guess=guess: z[guess], every)
             one = eqx.tree_at(lambda c: c.stats, one, one.stats | {"guess": jnp.asarray(guess)})

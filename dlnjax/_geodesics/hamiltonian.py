@@ -14,7 +14,8 @@ from dlnjax._geometry.differences import first_difference, squares, values
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.motion import densities, in_x, moved, turned
 from dlnjax._geometry.operator import form_gradient, into, out_of
-from dlnjax._svd import singular_values, svd
+from dlnjax._geometry.separable import Differences, Jet
+from dlnjax._svd import singular_values, SVD, svd
 from dlnjax._types import Scalar, Square
 
 # Rank counts as lost where the ratio of the smallest singular value to the largest is at most _FALL times its value at
@@ -23,6 +24,8 @@ _FALL, _ORDINARY, _ROUNDINGS = 1e-3, 1e-5, 4
 # Where the solver could not go on, a fall of the ratio by the factor _STALLED_FALL is enough, if the ratio is also
 # below _UNRESOLVED eps/rtol. There rounding alone makes the error of a step larger than its tolerance.
 _STALLED_FALL, _UNRESOLVED = 0.1, 1e3
+# Up to this size an array of all divided differences takes less time than their products.
+_SMALL = 4
 
 
 def velocity(x: Square, p: Square, kernel: Kernel) -> tuple[Square, Square]:
@@ -42,9 +45,28 @@ def orthonormal_velocity(x: Square, w: Square, kernel: Kernel) -> tuple[Square, 
     root = jnp.sqrt(values(s, kernel, 1))
     w = into(point, w)
     g, m = w / root, root * w
-    force = -in_x(sigma, *densities(first_difference(s, kernel, 1), g, g)) / 2
-    turning = turned(first_difference(s, kernel, 0.5), g, *moved(m, sigma))
+    if len(sigma) <= _SMALL:
+        force = -in_x(sigma, *densities(first_difference(s, kernel, 1), g, g)) / 2
+        turning = turned(first_difference(s, kernel, 0.5), g, *moved(m, sigma))
+    else:
+        jet, (left, right) = Jet.of(s, kernel), moved(m, sigma)
+        half = Differences.of(s, jet, 0.5)
+        force = _force(sigma, g, Differences.of(s, jet, 1))
+        turning = half.turned(g, left) + half.turned(g.T, right).T
     return out_of(point, m), out_of(point, root * force + turning)
+
+
+def momentum_and_force(point: SVD, v: Square, kernel: Kernel) -> tuple[Square, Square]:
+    """(P, -dH/dX) at the point where the velocity is V: the derivatives of g(V, V)/2 in V and in X."""
+    s = squares(point.sigma)
+    g = into(point, v) / values(s, kernel, 1)
+    force = _force(point.sigma, g, Differences.of(s, Jet.of(s, kernel), 1))
+    return out_of(point, g), out_of(point, force)
+
+
+def _force(sigma: Float[Array, " d"], g: Square, differences: Differences) -> Square:
+    """-dH/dX in the frame of X, where `g` is the momentum in this frame."""
+    return -in_x(sigma, differences.density(g), differences.density(g.T)) / 2
 
 
 class Path(eqx.Module):
@@ -67,7 +89,13 @@ def ratio(x: Square) -> Scalar:
 
 
 def integrate(
-    x: Square, w: Square, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar, *, max_steps: int = 4096
+    x: Square,
+    w: Square,
+    kernel: Kernel,
+    ts: Float[Array, " times"],
+    rtol: Scalar,
+    *,
+    max_steps: int | Int[Array, ""] = 4096,
 ) -> Path:
     """The flow from (X, W) at the first of `ts`: its states at each of `ts`, followed by the state at its end.
 

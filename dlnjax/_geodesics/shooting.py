@@ -15,10 +15,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import minimise, Minimum
+from dlnjax._geodesics.aiming import aimed, Shot
 from dlnjax._geodesics.broyden import improve, Search, Value
+from dlnjax._geodesics.charts import chart
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.operator import into, out_of
+from dlnjax._geometry.operator import out_of
 from dlnjax._svd import SVD
 from dlnjax._tree import iterate, norm
 from dlnjax._types import Scalar, Square
@@ -31,11 +33,19 @@ _DESCENT = 80
 # The largest number of shots of one search, over all powers. It is ten times what the hardest pair of the stress test
 # that arrives needs.
 _MOST_SHOTS = 200
-# The largest number of steps of the solver in one shot. A geodesic that needs more has come near the singular matrices
-# and will not arrive.
-_MOST_STEPS = 1024
+# The largest number of steps of the solver in one shot, at a power below 1 and at the power 1. At the condition number
+# 1e6 the geodesics that arrive need up to 500 and 1300, since the tolerance is lower at the power 1. A geodesic that
+# needs more has come near the singular matrices and will not arrive.
+_MOST_STEPS, _MOST_STEPS_AT_LAST = 1024, 4096
+# Up to this size the search of this module follows, where that of `aiming.py` does not arrive. Its time grows like d^6.
+DENSE = 8
+# Up to this size the search of this module is the only one. That of `aiming.py` takes a third of its time here, but
+# would double the compilation.
+SMALL = 4
 # At a larger condition number of an end, the frames turn faster than a path of `SEGMENTS` pieces can resolve.
 CONDITION = 1e3
+# The condition numbers of the ends at which a continuation begins, one after the other until a geodesic arrives.
+_CONDITIONS = (CONDITION, 30.0)
 # An error of X moves a small singular value by as much. The tolerance is therefore lowered where the condition number
 # is large, but by no more than this factor: below it, rounding is larger than the tolerance.
 _TIGHTEST = 1e-2
@@ -58,21 +68,6 @@ _LOST_DAMPING, _LOST_STUCK = 1e-2, 6
 _HOPELESS_DAMPING, _HOPELESS_STUCK = 1e-4, 12
 # The steps of the power: the first step, the factors by which a step grows and shrinks, and the smallest step.
 _FIRST_STRIDE, _GROW, _SHRINK, _SMALLEST_STRIDE = 0.1, 1.5, 3.0, 1e-3
-
-
-class Shot(eqx.Module):
-    """The result of a search: the orthonormal momentum at both ends, the point `x` that the geodesic reached, and more.
-
-    `error` is the distance of `x` from B divided by |B|, `shots` the number of shots, `steps` the steps of all shots.
-    """
-
-    start: Float[Array, "*n d d"]
-    end: Float[Array, "*n d d"]
-    x: Float[Array, "*n d d"]
-    error: Float[Array, "*n"]
-    lost_rank: Bool[Array, "*n"]
-    shots: Int[Array, "*n"]
-    steps: Int[Array, "*n"]
 
 
 class Landing(eqx.Module):
@@ -106,31 +101,6 @@ class Continuation(eqx.Module):
 def flattened(point: SVD, power: Scalar) -> SVD:
     """The point with its singular values to a power; below 1, it is better conditioned."""
     return SVD(point.u, point.sigma**power, point.v)
-
-
-def chart(x: Square, point: SVD, kernel: Kernel) -> Float[Array, " n"]:
-    """Coordinates of X around B: the triangular factors of U^T X V = L D R. They are orthonormal at B to first order.
-
-    When the frame turns by delta, the entry of a small singular value in U^T X V changes by delta^2 times the largest
-    singular value. In these coordinates it does not change at all.
-    """
-    sigma, d = point.sigma, point.sigma.shape[0]
-    y, pivots, left, right = into(point, x), [], [], []
-    for k in range(d):
-        safe = jnp.where(y[k, k] > 0, y[k, k], 1.0)
-        pivots.append(y[k, k])
-        left.append(y[:, k] / safe)
-        right.append(y[k, :] / safe)
-        y = y - jnp.outer(left[-1], right[-1]) * safe
-    pivot = jnp.stack(pivots)
-    good = jnp.all(pivot > 0)
-    lower = jnp.tril(jnp.stack(left, 1), -1) * sigma[None, :]
-    upper = jnp.triu(jnp.stack(right, 0), 1) * sigma[:, None]
-    root = jnp.sqrt(kernel.eigenvalues(sigma))
-    diagonal = kernel.straighten(jnp.where(good, pivot, sigma)) - kernel.straighten(sigma)
-    # Where X is too far from B to have these factors, the difference of the entries is used instead.
-    plain = (into(point, x) - jnp.diag(sigma)) / root
-    return jnp.where(good, (lower + upper) / root + jnp.diag(diagonal), plain).ravel()
 
 
 def from_frame(a: SVD, w: Float[Array, " n"]) -> Square:
@@ -216,8 +186,8 @@ def _fire(a: SVD, target: SVD, w: Float[Array, " n"], kernel: Kernel, rtol: Scal
     """One shot from A with the momentum `w`. Its value is the miss: the end of the geodesic in the target's `chart`."""
     ts = jnp.array([0.0, 1.0], w.dtype)
     tight = rtol * jnp.clip(CONDITION / _condition(a, target), _TIGHTEST, 1.0)
-    accuracy = jnp.where(power < 1, _COARSE * rtol, tight)
-    path = integrate(flattened(a, power).matrix, from_frame(a, w), kernel, ts, accuracy, max_steps=_MOST_STEPS)
+    accuracy, most = jnp.where(power < 1, _COARSE * rtol, tight), jnp.where(power < 1, _MOST_STEPS, _MOST_STEPS_AT_LAST)
+    path = integrate(flattened(a, power).matrix, from_frame(a, w), kernel, ts, accuracy, max_steps=most)
     x = path.x[-1]
     miss = chart(x, target, kernel)
     good = path.finished & jnp.all(jnp.isfinite(miss))
@@ -251,22 +221,52 @@ def _hopeful(search: Search) -> Bool[Array, ""]:
 
 
 @jax.custom_batching.sequential_vmap
-def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
+def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]) -> Shot:
     """The geodesics that are found from the two first guesses. The leading axis of the result is that of the guesses.
 
-    Each search minimises the action from its guess, and shoots from the path that it finds. Without `descend`, shooting
-    starts from the guess itself and finds whatever critical path is near.
+    Above `SMALL` rows the search of `aiming.py` comes first. It follows both guesses if `every` holds, and else only
+    as many as it needs.
+    Where it does not arrive, and for matrices of up to `DENSE` rows, the search of this module begins: at pairs that
+    are ill-conditioned, and without `descend`. Then shooting starts from the guess itself, and finds whatever critical
+    path is near.
 
     Under `vmap` the pairs are searched one after the other. Searches differ much in length, and side by side all would
     last as long as the longest.
     """
-    power = jnp.minimum(1.0, jnp.log(CONDITION) / jnp.log(_condition(a, b) + 1))
-    first, last = flattened(a, power), flattened(b, power)
-    ts = guesses.times(first, last, kernel, SEGMENTS)
+    if len(a.sigma) <= SMALL:
+        return _shot(a, b, kernel, rtol, descend)
+    nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(b.matrix))
+    dense = len(a.sigma) <= DENSE
+    easy = descend & (~jnp.asarray(dense) | (_condition(a, b) <= CONDITION))
+    found = jax.lax.cond(easy, lambda: aimed(a, b, kernel, rtol, every), lambda: nothing)
+    if not dense:
+        return found
+    arrived = jnp.any(found.error <= _NEAR)
+    return jax.lax.cond(arrived, lambda: found, lambda: _shot(a, b, kernel, rtol, descend))
 
-    def follow(xs: Float[Array, "nodes d d"]) -> Shot:
-        xs = jnp.where(descend, guesses.bend(xs, ts), xs).at[0].set(first.matrix).at[-1].set(last.matrix)
-        low = minimise(xs, jnp.diff(ts), kernel, most=jnp.where(descend, _DESCENT, 1))
-        return shoot(a, b, low, power, kernel, rtol)
 
-    return jax.lax.map(follow, guesses.first_guesses(first, last, kernel, ts))
+def _shot(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
+    """The geodesics that the search of this module finds from both guesses.
+
+    The action is minimised from each guess, and shooting starts from the path of least action. Where no geodesic
+    arrives, the search is repeated from ends of a smaller condition number, where the path is more accurate.
+    """
+    log = jnp.log(_condition(a, b) + 1)
+
+    def attempt(now: tuple[Int[Array, ""], Shot]) -> tuple[Int[Array, ""], Shot]:
+        power = jnp.minimum(1.0, jnp.log(jnp.asarray(_CONDITIONS, log.dtype)[now[0]]) / log)
+        first, last = flattened(a, power), flattened(b, power)
+        ts = guesses.times(first, last, kernel, SEGMENTS)
+
+        def follow(xs: Float[Array, "nodes d d"]) -> Shot:
+            xs = jnp.where(descend, guesses.bend(xs, ts), xs).at[0].set(first.matrix).at[-1].set(last.matrix)
+            low = minimise(xs, jnp.diff(ts), kernel, most=jnp.where(descend, _DESCENT, 1))
+            return shoot(a, b, low, power, kernel, rtol)
+
+        return now[0] + 1, jax.lax.map(follow, guesses.first_guesses(first, last, kernel, ts))
+
+    def go_on(now: tuple[Int[Array, ""], Shot]) -> Bool[Array, ""]:
+        return (now[0] == 0) | (descend & (now[0] < len(_CONDITIONS)) & ~jnp.any(now[1].error <= _NEAR))
+
+    nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(b.matrix))
+    return iterate(attempt, go_on, (jnp.asarray(0), nothing))[1]

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_positive, as_real, refuse_tracing
+from dlnjax._checks import as_positive, refuse_tracing
 from dlnjax._geodesics.connection import measure
-from dlnjax._geodesics.ends import require_double, sign_at_the_door
+from dlnjax._geodesics.ends import as_stack, require_double
 from dlnjax._geometry.kernel import as_kernel, Depth
 from dlnjax._results import RESULTS
 from dlnjax._sweeps.executor import hand_out, Lost, require_executor
@@ -58,10 +58,10 @@ def distances(
          [inf inf  0.]]
     """
     refuse_tracing("distances", (a, b, depth, rtol), "dlnjax.distance with jax.vmap")
-    (first, signs), (second, others) = _as_stack("a", a), _as_stack("b", a if b is None else b)
+    (first, signs), (second, others) = as_stack("a", a), as_stack("b", a if b is None else b)
     if first.shape[1:] != second.shape[1:]:
         raise ValueError(f"a and b must hold matrices of one shape, got {first.shape[1:]} and {second.shape[1:]}.")
-    require_double(first, second)
+    require_double("a and b", first, second)
     kernel, rtol = as_kernel(depth, first.dtype), as_positive("rtol", rtol).astype(first.dtype)
     same = signs[:, None] == others[None, :]
     table = np.where(same, np.nan, np.inf)
@@ -75,14 +75,6 @@ def distances(
         table = np.where(wanted.T, table.T, table)
         np.fill_diagonal(table, 0.0)
     return table
-
-
-def _as_stack(name: str, z: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(the matrices, the signs of their determinants)."""
-    z = as_real(name, z)
-    if z.ndim != 3 or z.shape[1] != z.shape[2] or 0 in z.shape:
-        raise ValueError(f"{name} must be a stack of square matrices (n, d, d), got shape {z.shape}.")
-    return np.asarray(z), np.array([sign_at_the_door(f"{name}[{i}]", matrix) for i, matrix in enumerate(z)])
 
 
 def _computed(

@@ -15,7 +15,7 @@ from support.tolerances import assert_close, INTEGRATION
 from test_figures import assert_draws, numbers
 
 from dlnjax import distance, plot
-from dlnjax.figures import _balls, _descent, _lengths, _lines, _phases, _sensing, _sparsity, FIGURES
+from dlnjax.figures import _balls, _curvature, _descent, _lengths, _lines, _means, _phases, _sensing, _sparsity, FIGURES
 from dlnjax.figures._figure import measured, share
 
 pytestmark = pytest.mark.slow
@@ -74,6 +74,46 @@ def test_balls_are_euclidean_at_depth_one_and_logarithmic_at_infinite_depth():
     mirrored = distance(_balls._point(_balls.CENTRE, 0.0), _balls._point(x, y), 2.0)
     assert_close(whole.sel(x=x, y=y).values, mirrored, INTEGRATION)
     assert_draws("3.2", data)
+
+
+@pytest.mark.long
+def test_curvature_changes_its_sign_where_the_closed_form_does(monkeypatch):
+    monkeypatch.setattr(_curvature, "SIZES", (2, 3))
+    data = FIGURES["3.3"].compute(KEY, 200)
+    verdicts = lambda data: {row.verdict for row in FIGURES["3.3"].numbers(data)}
+    assert verdicts(data) == {"agrees", "measured"}
+    assert np.all(data["pair"].sel(depth=2.0) < 0) and float(data["pair"].sel(depth=3.0).max()) > 1e-3
+    # The shallower the network, the larger the condition number of the sign change.
+    assert np.all(np.diff(data["change"].dropna("inverse_depth")) > 0)
+    for wrong in (
+        data.assign(pair=data["pair"] * (1 + 1e-8)),
+        data.assign(change=data["change"] + 1e-6),
+        data.assign(pair=abs(data["pair"])),
+        data.assign(plane=data["plane"] + 0.1),
+    ):
+        assert "disagrees" in verdicts(wrong)
+    assert_draws("3.3", data)
+
+
+@pytest.mark.long
+def test_mean_of_networks_keeps_what_averages_of_entries_and_factors_lose(monkeypatch):
+    monkeypatch.setattr(_means, "COUNT", 4)
+    data = FIGURES["3.4"].compute(KEY, 2)
+    verdicts = lambda data: {row.verdict for row in FIGURES["3.4"].numbers(data)}
+    assert verdicts(data) == {"agrees", "measured"}
+    ratios = np.exp(np.log(_means.kept(data)).mean(("seed", "mode")))
+    assert ratios.sel(average="factors") < 0.7 < ratios.sel(average="N = 1") < ratios.sel(average="N = inf")
+    assert_close(ratios.sel(average="N = inf"), 1.0, INTEGRATION)
+    areas = dict(zip(data["average"].values, np.linalg.det(data["oval_mean"]), strict=True))
+    assert areas["N = 1"] > areas["N = 2"] > areas["N = 3"] > 1.01
+    for wrong in (
+        data.assign(mean=1.001 * data["mean"]),
+        data.assign(oval_mean=1.001 * data["oval_mean"]),
+        data.assign(converged=data["converged"] & (data["depth"] > 1)),
+        data.assign(minimum=data["minimum"] & (data["depth"] > 1)),
+    ):
+        assert "disagrees" in verdicts(wrong)
+    assert_draws("3.4", data)
 
 
 def test_curves_of_matrices_are_drawn_from_solutions_callables_and_arrays():

@@ -220,6 +220,18 @@ def test_distance_has_the_gradient_of_the_first_variation(pair):
 
 
 @pytest.mark.long
+def test_ill_conditioned_pairs_arrive():
+    rng = np.random.default_rng(0)
+    for depth in (2.0, 3.0, np.inf):
+        for _ in range(4):
+            a, b = ((u * [1.0, 1e-6]) @ vt for u, _, vt in map(np.linalg.svd, rng.standard_normal((2, D, D))))
+            b[0] *= np.sign(np.linalg.det(a) * np.linalg.det(b))
+            there, back = geodesic(a, b, depth), geodesic(b, a, depth)
+            assert there.endpoint_error < 1e-10
+            assert_close(there.length, back.length, INTEGRATION)
+
+
+@pytest.mark.long
 def test_all_pairs_are_one_call(key):
     x = jax.random.normal(key, (8, D, D))
     x = x.at[:, 0].multiply(jnp.sign(jnp.linalg.det(x))[:, None])

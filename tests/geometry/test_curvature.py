@@ -1,4 +1,4 @@
-"""The curvature against moving frames in many digits, closed forms, and the identities that it satisfies."""
+"""The curvature against moving frames in many digits, the factors upstairs, closed forms, and its identities."""
 
 from itertools import combinations
 
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from support.kernels import AsBalanced
 from support.moving_frame import BalancedInMpmath, curvature, frame, names, TwoLayersInMpmath
+from support.oneill import Network
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
+from support.upstairs import balanced, chain
 
 import dlnjax as dln
 
@@ -242,6 +244,30 @@ def test_traces_are_sums_over_an_orthonormal_frame():
         for b, c in ((0, 0), (2, 2), (0, 1), (4, 4), (8, 8)):
             assert_close(dln.ricci(x, vectors[b], vectors[c], depth), traced[b, c], ALGEBRA)
         assert_close(dln.scalar_curvature(x, depth), np.trace(traced), ALGEBRA)
+
+
+@pytest.mark.parametrize("d", [2, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.parametrize("depth", [2, 3])
+def test_gauss_and_oneill_upstairs_in_the_factors(key, depth, d):
+    u, v, *turns = (np.linalg.qr(z)[0] for z in np.asarray(jax.random.normal(key, (depth + 1, d, d))))
+    planes = np.asarray(jax.random.normal(key, (2, 5, d, d)))
+    parts = []
+    for sigma in (np.array([1.7, 0.9, 0.4])[:d], np.array([1.2, 1.2, 0.5])[:d]):
+        first, *rest = balanced(u, sigma, v, depth)
+        # The factors are turned along their fibre, where no layer is diagonal.
+        weights = np.stack([first, *rest])
+        for p, turn in enumerate(turns):
+            weights[p], weights[p + 1] = turn @ weights[p], weights[p + 1] @ turn.T
+        network, x = Network(weights), jnp.asarray(chain(weights))
+        lifts = np.stack([network.lift(z) for z in planes[0]])
+        assert_close(
+            jax.vmap(lambda z, x=x: dln.inner(x, z, z, depth))(planes[0]), depth * np.sum(lifts**2, 1), ALGEBRA
+        )
+        parts += [network.sectional(*plane) for plane in zip(*planes, strict=True)]
+        found = sectional(x, *map(jnp.asarray, planes), jnp.asarray(float(depth)))
+        assert_close(found, np.sum(parts[-5:], axis=1) / depth, ALGEBRA)
+    # Neither part is the whole of it.
+    assert np.all(np.abs(parts).max(axis=0) > 1e-2)
 
 
 @pytest.mark.long

@@ -66,6 +66,15 @@ def exponential(*n):
     return dln.ExponentialSolution(ts, *states, numbers(*n), numbers(*n), codes(*n), {"steps": counts(*n)})
 
 
+def mean(*n):
+    stats = {name: counts(*n) for name in ("steps", "searches")}
+    depth = dln.Balanced(jnp.broadcast_to(jnp.asarray(2.0), n))
+    points = numbers(*n, D, D), numbers(*n, 4, D, D), numbers(*n, 4)
+    return dln.MeanSolution(
+        *points, depth, numbers(*n, 4, D, D), numbers(*n, 4), numbers(*n), numbers(*n), codes(*n), stats
+    )
+
+
 def network(*n):
     ts = jnp.broadcast_to(TS, (*n, T))
     return dln.NetworkSolution(ts, numbers(*n, T, 2, D, D), numbers(*n), codes(*n), {"steps": counts(*n)})
@@ -88,7 +97,7 @@ def training_of_widths(*saved):
     return dln.Training(layers(*saved), counts(*saved), codes())
 
 
-MADE = {make.__name__: make for make in (flow, geodesic, exponential, network, training)}
+MADE = {make.__name__: make for make in (flow, geodesic, exponential, mean, network, training)}
 MADE |= {make.__name__: make for make in (network_of_widths, training_of_widths)}
 SETTINGS = {
     "observed": lambda *n: flow(*n, observed=numbers(*n, T, 2)),

@@ -9,8 +9,8 @@ import pytest
 BOOKS = sorted(Path(__file__).parents[2].joinpath("notebooks").glob("*.ipynb"))
 
 
-def test_there_are_nine():
-    assert [book.name[:2] for book in BOOKS] == [f"0{k}" for k in range(1, 10)]
+def test_there_are_ten():
+    assert [book.name[:2] for book in BOOKS] == [f"{k:02d}" for k in range(1, 11)]
 
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)

@@ -1,0 +1,138 @@
+"""Geodesics by deferred correction: a path of least action says where to shoot, and a shot says where to aim.
+
+The momentum of a path of least action on the mesh of `mesh.py` is accurate to about 1e-9, so that the first shot nearly
+arrives. The next path is aimed beside B, by as much as the shot has missed B on the other side. This needs no
+derivative of the shot, which Broyden's method in `shooting.py` starts from, at the cost of d^6 operations.
+"""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dlnjax._geodesics import guesses
+from dlnjax._geodesics.charts import chart, point_of
+from dlnjax._geodesics.descent import descend, Descent
+from dlnjax._geodesics.hamiltonian import integrate
+from dlnjax._geodesics.mesh import ELEMENTS, Mesh
+from dlnjax._geometry.kernel import Kernel
+from dlnjax._geometry.operator import operator_at
+from dlnjax._svd import SVD
+from dlnjax._tree import iterate, norm, where
+from dlnjax._types import Scalar, Square
+
+# The search of a path ends where its action would fall by less than these fractions: the first tells the paths from the
+# two guesses apart, and the second is near rounding, as the momentum has the root of it as its error.
+_ROUGH, _FINE = 1e-8, 1e-24
+# Paths whose actions differ by less than this fraction are one path.
+_SAME_ACTION = 1e-6
+# The largest number of evaluations of a path, over all shots.
+_MOST_EVALUATIONS = 400
+# The largest number of shots. Each one but the first corrects the aim, and most pairs need two in all.
+_MOST_SHOTS = 8
+# The search ends where the error is below this fraction of the tolerance of a step, or where a shot did not shrink it
+# by the second factor.
+_ENOUGH, _PROGRESS = 0.1, 0.5
+# A shot with an error below this number has arrived, so that the other guess is not followed.
+_NEAR = 1e-9
+# The largest number of steps of the solver in one shot, as in `shooting.py`.
+_MOST_STEPS = 1024
+
+
+class Shot(eqx.Module):
+    """The result of a search: the orthonormal momentum at both ends, the point `x` that the geodesic reached, and more.
+
+    `error` is the distance of `x` from B divided by |B|, `shots` the number of shots, `steps` the steps of all shots.
+    """
+
+    start: Float[Array, "*n d d"]
+    end: Float[Array, "*n d d"]
+    x: Float[Array, "*n d d"]
+    error: Float[Array, "*n"]
+    lost_rank: Bool[Array, "*n"]
+    shots: Int[Array, "*n"]
+    steps: Int[Array, "*n"]
+
+    @classmethod
+    def none(cls, x: Square) -> "Shot":
+        """The result where nothing was searched for."""
+        none = jnp.asarray(0)
+        return cls(0 * x, 0 * x, x, jnp.asarray(jnp.inf, x.dtype), jnp.asarray(False), none, none)
+
+
+class Aiming(eqx.Module):
+    """The state of a search: the path to the present aim, the aim in the chart of B, and the best shot so far."""
+
+    path: Descent
+    aim: Float[Array, " n"]
+    best: Shot
+    ended: Bool[Array, ""]
+
+
+def aimed(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""]) -> Shot:
+    """The geodesics from the two first guesses. The leading axis of the result is that of the guesses.
+
+    Both guesses are led to paths of least action. The path of less action is followed first. The other is followed if
+    that does not arrive, or with `every`.
+    """
+    mesh = Mesh.of(guesses.times(a, b, kernel, ELEMENTS))
+
+    def rough(xs: Float[Array, "nodes d d"]) -> Descent:
+        start = Descent.at(guesses.bend(xs, mesh.ts).at[0].set(a.matrix).at[-1].set(b.matrix))
+        return descend(start, mesh, kernel, _ROUGH, jnp.asarray(_MOST_EVALUATIONS))
+
+    paths = jax.lax.map(rough, guesses.first_guesses(a, b, kernel, mesh.ts))
+    action = paths.course.action
+    same = jnp.abs(action[0] - action[1]) <= _SAME_ACTION * action[0]
+    best = jnp.where(same, 0, jnp.argmin(action))
+    follow = partial(_follow, a, b, mesh, kernel, rtol)
+
+    def one(before: Shot, guess: Int[Array, ""]) -> tuple[Shot, Shot]:
+        wanted = every | ~(before.error <= _NEAR)
+        path = jax.tree.map(lambda z: z[guess], paths)
+        skipped = where(same, before, Shot.none(b.matrix))
+        found = jax.lax.cond(wanted, lambda: follow(path), lambda: skipped)
+        return found, found
+
+    order = jnp.stack([best, 1 - best])
+    _, shots = jax.lax.scan(one, Shot.none(b.matrix), order)
+    return jax.tree.map(lambda z: z[jnp.argsort(order)], shots)
+
+
+def _follow(a: SVD, b: SVD, mesh: Mesh, kernel: Kernel, rtol: Scalar, path: Descent) -> Shot:
+    start = Aiming(path, jnp.zeros(b.matrix.size, b.sigma.dtype), Shot.none(b.matrix), jnp.asarray(False))
+    step = partial(_correct, a, b, mesh, kernel, rtol)
+    return iterate(step, lambda now: ~now.ended & (now.best.shots < _MOST_SHOTS), start).best
+
+
+def _correct(a: SVD, b: SVD, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aiming) -> Aiming:
+    """Finish the path to the present aim, shoot with its momentum, and aim anew."""
+    path = descend(now.path.on(), mesh, kernel, _FINE, jnp.asarray(_MOST_EVALUATIONS))
+    w = operator_at(a, -path.course.slope[0], kernel, power=0.5)
+    flight = integrate(a.matrix, w, kernel, jnp.array([0.0, 1.0], w.dtype), rtol, max_steps=_MOST_STEPS)
+    x, old = flight.x[-1], now.best
+    miss = chart(x, b, kernel)
+    good = flight.finished & jnp.all(jnp.isfinite(miss))
+    error = jnp.where(good, norm(x - b.matrix) / norm(b.sigma), jnp.inf)
+    shots, steps = old.shots + 1, old.steps + flight.steps
+    better = (error < old.error) | (old.shots == 0)
+    shot = where(better, Shot(w, flight.w[-1], x, error, flight.lost_rank, shots, steps), old)
+    shot = eqx.tree_at(lambda s: (s.shots, s.steps), shot, (shots, steps))
+    aim = now.aim - jnp.where(good, miss, 0.0)
+    return Aiming(
+        path=path.again(_shifted(path, point_of(aim, b, kernel), mesh, kernel)),
+        aim=aim,
+        best=shot,
+        ended=(error <= _ENOUGH * rtol) | ~(error <= _PROGRESS * old.error) | ~good,
+    )
+
+
+def _shifted(path: Descent, end: Square, mesh: Mesh, kernel: Kernel) -> Float[Array, "nodes d d"]:
+    """The path with another end, to which all nodes move in proportion to the time, in orthonormal coordinates."""
+    xs, points = path.course.xs, path.course.points
+    last = jax.tree.map(lambda z: z[-1], points)
+    z = operator_at(last, end - xs[-1], kernel, power=-0.5)
+    moves = jax.vmap(lambda t, point: t * operator_at(point, z, kernel, power=0.5))(mesh.ts, points)
+    return (xs + moves).at[0].set(xs[0]).at[-1].set(end)

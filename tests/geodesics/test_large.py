@@ -1,0 +1,90 @@
+"""Geodesics between larger matrices, against closed forms, and the parts of their search against plain ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+from support.tolerances import ALGEBRA, assert_close, INTEGRATION
+
+import dlnjax as dln
+from dlnjax._geodesics.charts import chart, point_of
+from dlnjax._geodesics.mesh import DEGREE, ELEMENTS, Mesh
+from dlnjax._geometry.differences import first_difference, squares, values
+from dlnjax._geometry.motion import densities, moved, turned
+from dlnjax._geometry.separable import Differences, Jet
+
+# Above this size Broyden's method does not follow where the first search fails, so that the first search is tested.
+LARGE = 16
+
+
+@pytest.mark.parametrize("kernel", [dln.Balanced(3.0), dln.Balanced(jnp.inf), dln.Imbalanced((0.7, -0.3))], ids=repr)
+@pytest.mark.parametrize("power", [1, 0.5])
+def test_products_are_sums_over_divided_differences(key, kernel, power):
+    # Two equal values, two that are near each other on each side of the threshold, and one that is far.
+    sigma = jnp.array([2.0, 2.0, 1.995, 1.97, 1e-3])
+    g, m = jax.random.normal(key, (2, 5, 5))
+    s = squares(sigma)
+
+    @jax.jit
+    def both(s, g, m):
+        ours, plain = Differences.of(s, Jet.of(s, kernel), power), first_difference(s, kernel, power)
+        left, right = moved(m, sigma)
+        turning = ours.turned(g, left) + ours.turned(g.T, right).T
+        return (
+            (ours.times[0], ours.density(g), ours.density(g.T), turning),
+            (values(s, kernel, power), *densities(plain, g, g), turned(plain, g, left, right)),
+        )
+
+    for ours, plain in zip(*both(s, g, m), strict=True):
+        assert_close(ours, plain, ALGEBRA)
+
+
+def test_mesh_differentiates_and_integrates_polynomials_exactly():
+    mesh = Mesh.of(jnp.array([0.0, 0.05, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9, 1.0]))
+    points = mesh.ts[Mesh.at(ELEMENTS)]
+    assert_close(mesh.rates @ mesh.ts**DEGREE, DEGREE * points ** (DEGREE - 1), ALGEBRA)
+    # Lobatto's quadrature with r + 1 nodes is exact to the degree 2 r - 1.
+    assert_close(mesh.weights @ points ** (2 * DEGREE - 1), 1 / (2 * DEGREE), ALGEBRA)
+    # The inverse of the second difference is Green's function at the ends of the elements, min(s, t) - s t.
+    t = mesh.ts[DEGREE:-1:DEGREE]
+    green = mesh.green[DEGREE - 1 :: DEGREE, DEGREE - 1 :: DEGREE]
+    assert_close(green, jnp.minimum(t[:, None], t[None, :]) - jnp.outer(t, t), ALGEBRA)
+
+
+def test_chart_has_an_inverse(key):
+    x, c = jax.random.normal(key, (2, 3, 3))
+    point, kernel, c = dln.svd(x), dln.Balanced(3.0), 0.1 * c.ravel()
+    assert_close(chart(point_of(c, point, kernel), point, kernel), c, ALGEBRA)
+
+
+@pytest.mark.long
+def test_large_matrices_have_the_closed_forms(key):
+    g = jax.random.normal(key, (2, LARGE, LARGE))
+    depth, infinite = jnp.asarray(2.0), jnp.asarray(jnp.inf)
+    a, b = (z @ z.T / LARGE + 0.1 * jnp.eye(LARGE) for z in g)
+    root = sqrtm(np.asarray(a))
+    squared = np.trace(a) + np.trace(b) - 2 * np.trace(sqrtm(root @ np.asarray(b) @ root)).real
+    line = dln.geodesic(a, b, depth)
+    # 1/N-normalised, the squared metric is 2 * 2 of that of Bures and Wasserstein.
+    assert_close(line.length**2, 4 * squared, INTEGRATION)
+    assert line.endpoint_error < 1e-11 and line.hamiltonian_drift < 1e-10
+    # Positive definite matrices are totally geodesic, as fixed points of an isometry.
+    assert_close(line.momentum, line.momentum.T, INTEGRATION)
+    # The initial momentum is the geometric mean of A^{-1} and B, minus the identity, in the units of (3.15) doubled.
+    inverse = np.linalg.inv(root)
+    mean = inverse @ sqrtm(root @ np.asarray(b) @ root).real @ inverse
+    assert_close(line.momentum, 2 * (mean - np.eye(LARGE)), INTEGRATION)
+    # Ends with the same singular vectors.
+    u, v = (jnp.linalg.qr(z)[0] for z in g)
+    sigma = -jnp.sort(-jnp.exp(jax.random.normal(key, (2, LARGE))))
+    one, other = ((u * s) @ v.T for s in sigma)
+    assert_close(dln.geodesic(one, other, infinite).length, jnp.linalg.norm(jnp.log(sigma[0] / sigma[1])), INTEGRATION)
+    # Ends in general position, there and back.
+    x, y = g.at[1, 0].multiply(jnp.sign(jnp.prod(jnp.linalg.slogdet(g)[0])))
+    there, back = dln.geodesic(x, y, infinite), dln.geodesic(y, x, infinite)
+    assert there.endpoint_error < 1e-10
+    assert_close(there.length, back.length, INTEGRATION)
+    assert_close(there.end_momentum, -back.momentum, INTEGRATION)
+    low, high = dln.distance_bounds(x, y, infinite)
+    assert low <= there.length <= high
