@@ -44,7 +44,11 @@ def draw(data: xarray.Dataset) -> Drawing:
     for at, name in enumerate(("start", "end")):
         low, middle, high = np.percentile(data[name].values, (5, 50, 95), axis=0)
         places = at + 0.13 * (np.arange(D) - D // 2)
-        side.errorbar(places, middle, (middle - low, high - middle), fmt="o", color="0.4", lw=0.8, markersize=2.5)
+        bars = (places, middle, middle - low, high - middle)
+        # The bar of a mode has the colour of its curve.
+        for line, place, at_half, below, above in zip(ax.lines, *bars, strict=False):
+            error = [[below], [above]]
+            side.errorbar(place, at_half, error, fmt="o", color=line.get_color(), lw=0.9, markersize=3)
     side.set(xlim=(-0.5, 1.5), xticks=(0, 1), xticklabels=("$t = 0$", "at rest"))
     side.tick_params(labelleft=False)
     ax.set_title(rf"one start: $d = {D}$, $N = \infty$, std $10^{{-3}}$")
