@@ -136,14 +136,16 @@ def test_curves_of_matrices_are_drawn_from_solutions_callables_and_arrays():
 
 def test_colours_are_the_projects_own_and_in_given_axes_the_callers():
     turning = np.stack([np.diag([1 + s, 2 - s]) for s in np.linspace(0, 1, 5)])
-    flow = xarray.Dataset({"sigma": (("time", "mode"), np.linspace(4, 1, 6).reshape(3, 2))}, {"time": [0.0, 1.0, 2.0]})
+    flow = xarray.Dataset({"effective_rank": ("time", [2.0, 1.5, 1.0])}, {"time": [0.0, 1.0, 2.0]})
     with plot.style():
         ours = matplotlib.rcParams["axes.prop_cycle"]
     assert ours != matplotlib.rcParams["axes.prop_cycle"]
-    for draw, curve in ((plot.singular_values, flow), (plot.ellipses, turning), (plot.singular_value_curves, turning)):
+    for draw, curve in ((plot.effective_rank, flow), (plot.ellipses, turning), (plot.singular_value_curves, turning)):
         for ax, cycle in ((None, ours), (Figure().subplots(), matplotlib.rcParams["axes.prop_cycle"])):
             # "C0" itself would be looked up when the picture is drawn, in the style of that moment.
-            assert draw(curve, ax=ax).lines[0].get_color() == to_hex(cycle.by_key()["color"][0], keep_alpha=True)
+            own = {"line": "C0"} if draw is plot.effective_rank else {}
+            drawn = draw(curve, ax=ax, **own).lines[0].get_color()
+            assert drawn == to_hex(cycle.by_key()["color"][0], keep_alpha=True)
 
 
 @pytest.mark.long

@@ -8,7 +8,7 @@ from scipy.linalg import sqrtm
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRATION
 
 import dlnjax as dln
-from dlnjax._geodesics import descent
+from dlnjax._geodesics import mean_descent
 
 DEPTHS = [1.0, 2.0, 3.0, np.inf]
 POINTS = jnp.array([[[2.0, 0.3], [-0.2, 0.7]], [[1.5, -0.4], [0.6, 1.2]], [[0.8, 0.5], [-1.1, 0.4]]])
@@ -190,14 +190,14 @@ def test_a_search_that_does_not_converge_says_so():
 
 
 def test_the_sum_falls_at_every_step(monkeypatch):
-    spreads, line_search = [], descent._line_search
+    spreads, line_search = [], mean_descent._line_search
 
     def record(*args):
         step, tries = line_search(*args)
         spreads.append(step.place.spread)
         return step, tries
 
-    monkeypatch.setattr(descent, "_line_search", record)
+    monkeypatch.setattr(mean_descent, "_line_search", record)
     end = dln.frechet_mean(POINTS, 3, x0=turned(3.0, 20.0))
     assert len(spreads) == end.stats["steps"] >= 4
     assert np.all(np.diff(spreads) < 1e-12) and spreads[0] > spreads[-1] + 1e-3
