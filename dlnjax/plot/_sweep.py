@@ -31,8 +31,8 @@ def sweep(sol: "Any | xarray.Dataset") -> Figure:
 
         >>> starts = dln.Ensemble(lambda key: dln.gaussian(key, 2, 0.1), jax.random.key(0), 10)
         >>> sol = dln.sweep(dln.MatrixCompletion.diagonal(2), starts, ts=[0.0, 1.0, 100.0], stop=dln.Steady(1e-6))
-        >>> [ax.get_ylabel() for ax in dln.plot.sweep(sol).axes]
-        ['effective rank', 'singular values $\\sigma_i$']
+        >>> len(dln.plot.sweep(sol).axes)
+        2
     """
     rank = ranks(sol)
     data: Any = sol if hasattr(sol, "data_vars") else sol.to_xarray()
