@@ -16,7 +16,7 @@ import matplotlib
 
 import dlnjax.plot
 
-PLACE = re.compile(r"<!-- picture: (.*?) -->", re.DOTALL)
+PLACE = re.compile(r"^<!-- picture: (.*?) -->", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
