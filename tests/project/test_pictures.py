@@ -55,7 +55,7 @@ def test_blocks_are_run_in_turn_and_their_axes_become_files(pictures, tmp_path, 
     assert list(files) == ["ideas-line-1.png", "ideas-line-2.png"]
     assert all(content.startswith(b"\x89PNG") for content in files.values())
     assert "![The *line* x_1 = 2 of plot](../ideas-line-1.png)\n\n*The *line* $x_1 = 2$ of `plot`*" in text
-    assert text.startswith("Before.") and text.endswith("After.\n") and text.count("<!--") == 1
+    assert text.startswith("Before, with") and text.endswith("After.\n") and text.count("<!--") == 1
     assert not list(tmp_path.iterdir())
 
 
