@@ -1,6 +1,8 @@
 """`dlnjax plot`: draws figures again from their data, and the sweep in a folder."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dlnjax.plot
@@ -14,23 +16,26 @@ def plot(args: argparse.Namespace) -> int:
     sweeps = [target for target in args.data if (target / "call.json").is_file()]
     args.data = [target for target in args.data if target not in sweeps]
     for folder in sweeps:
-        try:
+        with _refusals(folder):
             drawn = _draw_sweep(folder)
-        except (ImportError, ValueError) as error:
-            raise Refused(str(error)) from error
-        except OSError as error:
-            raise Refused(f"cannot draw into {folder}: {error.strerror or error}.") from error
         print(drawn)
     paths = list(dict.fromkeys(path for target in args.data for path in _find(target)))
     for path in paths:
-        try:
+        with _refusals(path.parent):
             drawn = _run.draw(_run.read(path))
-        except ValueError as error:
-            raise Refused(str(error)) from error
-        except OSError as error:
-            raise Refused(f"cannot draw into {path.parent}: {error.strerror or error}.") from error
         print(drawn)
     return 0
+
+
+@contextmanager
+def _refusals(folder: Path) -> Iterator[None]:
+    """Refuse what cannot be read or drawn. Printing stands outside, since a broken pipe is an `OSError` too."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        raise Refused(str(error)) from error
+    except OSError as error:
+        raise Refused(f"cannot draw into {folder}: {error.strerror or error}.") from error
 
 
 def _find(target: Path) -> list[Path]:

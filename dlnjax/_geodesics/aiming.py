@@ -35,10 +35,11 @@ _MOST_SHOTS = 8
 # The search ends where the error is below this fraction of the tolerance of a step, or where a shot did not shrink it
 # by the second factor.
 _ENOUGH, _PROGRESS = 0.1, 0.5
-# A shot with an error below this number has arrived, so that the other guess is not followed.
-_NEAR = 1e-9
-# The largest number of steps of the solver in one shot, as in `shooting.py`.
-_MOST_STEPS = 1024
+# A shot with an error below this number has arrived. The other guess is then not followed, and a continuation does not
+# go back to milder ends.
+NEAR = 1e-9
+# The largest number of steps of the solver in one shot.
+MOST_STEPS = 1024
 
 
 class Shot(eqx.Module):
@@ -90,7 +91,7 @@ def aimed(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""]) 
     follow = partial(_follow, a, b, mesh, kernel, rtol)
 
     def one(before: Shot, guess: Int[Array, ""]) -> tuple[Shot, Shot]:
-        wanted = every | ~(before.error <= _NEAR)
+        wanted = every | ~(before.error <= NEAR)
         path = jax.tree.map(lambda z: z[guess], paths)
         skipped = where(same, before, Shot.none(b.matrix))
         found = jax.lax.cond(wanted, lambda: follow(path), lambda: skipped)
@@ -111,7 +112,7 @@ def _correct(a: SVD, b: SVD, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aimi
     """Finish the path to the present aim, shoot with its momentum, and aim anew."""
     path = descend(now.path.on(), mesh, kernel, _FINE, jnp.asarray(_MOST_EVALUATIONS))
     w = operator_at(a, -path.course.slope[0], kernel, power=0.5)
-    flight = integrate(a.matrix, w, kernel, jnp.array([0.0, 1.0], w.dtype), rtol, max_steps=_MOST_STEPS)
+    flight = integrate(a.matrix, w, kernel, jnp.array([0.0, 1.0], w.dtype), rtol, max_steps=MOST_STEPS)
     x, old = flight.x[-1], now.best
     miss = chart(x, b, kernel)
     good = flight.finished & jnp.all(jnp.isfinite(miss))

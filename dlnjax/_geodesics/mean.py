@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from dlnjax._checks import as_count, as_positive, as_real, as_square, refuse_tracing
 from dlnjax._geodesics.ends import as_stack, require_double, sign_at_the_door
 from dlnjax._geodesics.jacobi import jacobians
-from dlnjax._geodesics.mean_descent import arithmetic_mean, descend, Descent, inductive_mean, Task
+from dlnjax._geodesics.mean_descent import arithmetic_mean, descend, Descent, inductive_mean, on_device, Task
 from dlnjax._geometry.kernel import as_kernel, Balanced, Depth, Kernel
 from dlnjax._results import RESULTS
 from dlnjax._saved import Layout, Solution
@@ -193,18 +193,17 @@ def _solution(task: Task, k: int, points: np.ndarray, end: Descent) -> MeanSolut
     place = end.place
     sizes = np.append(place.lengths, [place.spread, place.speed])
     x, momenta, sizes = _rescaled(k, task.kernel, place.x, place.momenta, sizes)
-    array = lambda z: jax.device_put(np.asarray(z))
     return MeanSolution(
-        x=array(x),
-        points=array(points),
-        weights=array(task.weights),
+        x=on_device(x),
+        points=on_device(points),
+        weights=on_device(task.weights),
         depth=task.kernel,
-        momenta=array(momenta),
-        lengths=array(sizes[:-2]),
-        spread=array(sizes[-2]),
-        gradient_norm=array(sizes[-1]),
+        momenta=on_device(momenta),
+        lengths=on_device(sizes[:-2]),
+        spread=on_device(sizes[-2]),
+        gradient_norm=on_device(sizes[-1]),
         result=end.code,
-        stats={"steps": array(end.steps), "searches": array(end.searches)},
+        stats={"steps": on_device(end.steps), "searches": on_device(end.searches)},
     )
 
 

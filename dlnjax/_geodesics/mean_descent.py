@@ -110,7 +110,7 @@ def _line_search(task: Task, place: Place, length: float) -> tuple[_Step | None,
     p, tries = task.mean(place.momenta), 0
     slack = _LENGTH_ERROR * float(task.rtol)
     for _ in range(_HALVINGS):
-        out = exponential(_array(place.x), _array(length * p), task.kernel, throw=False)
+        out = exponential(on_device(place.x), on_device(length * p), task.kernel, throw=False)
         if out.result == RESULTS.successful:
             end, tries = _look(task, np.asarray(out.x)[-1]), tries + 1
             promised = 2 * length * (place.speed / place.spread) ** 2
@@ -126,13 +126,13 @@ def inductive_mean(task: Task) -> np.ndarray:
     The points are taken in the order of their distances from an average in closed form. In the given order the result
     would depend on that order. A point to which no geodesic is found is left out.
     """
-    nearest = np.asarray(_average(_array(task.points), _array(task.weights), task.kernel))
+    nearest = np.asarray(_average(on_device(task.points), on_device(task.weights), task.kernel))
     order = np.argsort(_look(task, nearest).lengths, kind="stable")
     x, total = task.points[order[0]], task.weights[order[0]]
     for i in order[1:]:
-        line = connect(_array(x), _array(task.points[i]), task.kernel, rtol=task.rtol)
+        line = connect(on_device(x), on_device(task.points[i]), task.kernel, rtol=task.rtol)
         share = task.weights[i] / (total + task.weights[i])
-        out = exponential(_array(x), _array(share * np.asarray(line.p)), task.kernel, throw=False)
+        out = exponential(on_device(x), on_device(share * np.asarray(line.p)), task.kernel, throw=False)
         if line.result == RESULTS.successful and out.result == RESULTS.successful:
             x, total = np.asarray(out.x)[-1], total + task.weights[i]
     return x
@@ -150,13 +150,13 @@ def arithmetic_mean(task: Task) -> Descent:
 
 def _look(task: Task, x: np.ndarray) -> Place:
     """The geodesics from X to the points."""
-    lines = [connect(_array(x), _array(point), task.kernel, rtol=task.rtol) for point in task.points]
+    lines = [connect(on_device(x), on_device(point), task.kernel, rtol=task.rtol) for point in task.points]
     momenta = np.stack([np.asarray(line.p) for line in lines])
     codes = RESULTS(np.stack([np.asarray(line.result.code) for line in lines]))
     lost = codes != RESULTS.successful
     code = codes[int(np.argmax(lost))]
     lengths = np.where(lost, np.inf, np.stack([np.asarray(line.length) for line in lines]))
-    speed, unit = map(float, _sizes(_array(x), _array(task.mean(momenta)), task.kernel))
+    speed, unit = map(float, _sizes(on_device(x), on_device(task.mean(momenta)), task.kernel))
     return Place(x, momenta, lengths, _root(task, lengths), speed, unit, code)
 
 
@@ -164,7 +164,7 @@ def _root(task: Task, lengths: np.ndarray) -> float:
     return float(np.sqrt(task.mean(lengths**2)))
 
 
-def _array(x: np.ndarray) -> Array:
+def on_device(x: np.ndarray | float | int) -> Array:
     """`x` as an array of JAX. `jnp.asarray` would compile a program for each shape."""
     return jax.device_put(np.asarray(x))
 
@@ -177,7 +177,7 @@ def _sizes(x: Square, p: Square, kernel: Kernel) -> tuple[Scalar, Scalar]:
 
 def _pairing(task: Task, place: Place, p: np.ndarray) -> float:
     """The inner product of P with the mean of the logarithms."""
-    return float(_paired(_array(place.x), _array(p), _array(task.mean(place.momenta)), task.kernel))
+    return float(_paired(on_device(place.x), on_device(p), on_device(task.mean(place.momenta)), task.kernel))
 
 
 @compiled

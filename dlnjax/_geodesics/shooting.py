@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import minimise, Minimum
-from dlnjax._geodesics.aiming import aimed, Shot
+from dlnjax._geodesics.aiming import aimed, MOST_STEPS, NEAR, Shot
 from dlnjax._geodesics.broyden import improve, Search, Value
 from dlnjax._geodesics.charts import chart
 from dlnjax._geodesics.hamiltonian import integrate
@@ -33,10 +33,10 @@ _DESCENT = 80
 # The largest number of shots of one search, over all powers. It is ten times what the hardest pair of the stress test
 # that arrives needs.
 _MOST_SHOTS = 200
-# The largest number of steps of the solver in one shot, at a power below 1 and at the power 1. At the condition number
-# 1e6 the geodesics that arrive need up to 500 and 1300, since the tolerance is lower at the power 1. A geodesic that
+# The largest number of steps of the solver in one shot at the power 1; below it, `MOST_STEPS`. At the condition number
+# 1e6 the geodesics that arrive need up to 1300 and 500, since the tolerance is lower at the power 1. A geodesic that
 # needs more has come near the singular matrices and will not arrive.
-_MOST_STEPS, _MOST_STEPS_AT_LAST = 1024, 4096
+_MOST_STEPS_AT_LAST = 4096
 # Up to this size the search of this module follows, where that of `aiming.py` does not arrive. Its time grows like d^6.
 DENSE = 8
 # Up to this size the search of this module is the only one. That of `aiming.py` takes a third of its time here, but
@@ -59,8 +59,6 @@ _HIT, _HIT_ROUNDINGS = 1e-3, 1e3
 # the error is at most _NO_DIGITS and the last _NO_HELP shots made no progress.
 _ROUNDINGS = 8
 _NO_DIGITS, _NO_HELP = 1e-11, 2
-# Where a shot at the power 1 has an error below this, the search does not go back to a smaller power.
-_NEAR = 1e-9
 # A search gets a nearer target if its damping is below the first number, or if it has made no progress for as many
 # shots as the second number says.
 _LOST_DAMPING, _LOST_STUCK = 1e-2, 6
@@ -186,7 +184,7 @@ def _fire(a: SVD, target: SVD, w: Float[Array, " n"], kernel: Kernel, rtol: Scal
     """One shot from A with the momentum `w`. Its value is the miss: the end of the geodesic in the target's `chart`."""
     ts = jnp.array([0.0, 1.0], w.dtype)
     tight = rtol * jnp.clip(CONDITION / _condition(a, target), _TIGHTEST, 1.0)
-    accuracy, most = jnp.where(power < 1, _COARSE * rtol, tight), jnp.where(power < 1, _MOST_STEPS, _MOST_STEPS_AT_LAST)
+    accuracy, most = jnp.where(power < 1, _COARSE * rtol, tight), jnp.where(power < 1, MOST_STEPS, _MOST_STEPS_AT_LAST)
     path = integrate(flattened(a, power).matrix, from_frame(a, w), kernel, ts, accuracy, max_steps=most)
     x = path.x[-1]
     miss = chart(x, target, kernel)
@@ -204,7 +202,7 @@ def _hit(search: Search, power: Scalar) -> Bool[Array, ""]:
 def _lost(search: Search, now: Continuation) -> Bool[Array, ""]:
     """Whether the target is out of reach, and there is a target of smaller power that was hit."""
     out_of_reach = (search.damping < _LOST_DAMPING) | (search.stuck >= _LOST_STUCK) | search.failed
-    far = (now.power < 1) | (search.other.error > _NEAR)
+    far = (now.power < 1) | (search.other.error > NEAR)
     return ~_hit(search, now.power) & (now.reached > 0) & out_of_reach & far
 
 
@@ -225,10 +223,9 @@ def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array
     """The geodesics that are found from the two first guesses. The leading axis of the result is that of the guesses.
 
     Above `SMALL` rows the search of `aiming.py` comes first. It follows both guesses if `every` holds, and else only
-    as many as it needs.
-    Where it does not arrive, and for matrices of up to `DENSE` rows, the search of this module begins: at pairs that
-    are ill-conditioned, and without `descend`. Then shooting starts from the guess itself, and finds whatever critical
-    path is near.
+    as many as it needs. The search of this module follows up to `DENSE` rows, where that does not arrive, where a pair
+    is ill-conditioned, and without `descend`. Without `descend`, shooting starts from the guess itself, and finds
+    whatever critical path is near.
 
     Under `vmap` the pairs are searched one after the other. Searches differ much in length, and side by side all would
     last as long as the longest.
@@ -241,7 +238,7 @@ def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array
     found = jax.lax.cond(easy, lambda: aimed(a, b, kernel, rtol, every), lambda: nothing)
     if not dense:
         return found
-    arrived = jnp.any(found.error <= _NEAR)
+    arrived = jnp.any(found.error <= NEAR)
     return jax.lax.cond(arrived, lambda: found, lambda: _shot(a, b, kernel, rtol, descend))
 
 
@@ -266,7 +263,7 @@ def _shot(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]
         return now[0] + 1, jax.lax.map(follow, guesses.first_guesses(first, last, kernel, ts))
 
     def go_on(now: tuple[Int[Array, ""], Shot]) -> Bool[Array, ""]:
-        return (now[0] == 0) | (descend & (now[0] < len(_CONDITIONS)) & ~jnp.any(now[1].error <= _NEAR))
+        return (now[0] == 0) | (descend & (now[0] < len(_CONDITIONS)) & ~jnp.any(now[1].error <= NEAR))
 
     nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(b.matrix))
     return iterate(attempt, go_on, (jnp.asarray(0), nothing))[1]
