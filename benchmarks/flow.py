@@ -39,7 +39,7 @@ def reference(x0, ts):
 
 def compare(args, report: Report, d: int, ts) -> None:
     energy = dln.MatrixCompletion.diagonal(d)
-    starts = dln.Ensemble(partial(dln.gaussian, d=d, scale=d**-0.5), jax.random.key(0), args.seeds)
+    starts = dln.Ensemble(partial(dln.gaussian, shape=d, scale=d**-0.5), jax.random.key(0), args.seeds)
     x0 = starts.take(jnp.arange(3))
     exact, seconds = zip(*(clock(partial(reference, x, np.asarray(ts))) for x in x0), strict=True)
     for rtol in (1e-3, 1e-6, 1e-9):

@@ -112,7 +112,7 @@ def score(energy, exact, out) -> Score:
 def compare(args, report: Report, depth: int) -> None:
     """The flow, and descent at the largest step size and at shares of it."""
     energy = dln.MatrixCompletion.diagonal(args.d)
-    ensemble = dln.Ensemble(partial(dln.gaussian, d=args.d, scale=args.d**-0.5), jax.random.key(0), args.seeds)
+    ensemble = dln.Ensemble(partial(dln.gaussian, shape=args.d, scale=args.d**-0.5), jax.random.key(0), args.seeds)
     x0, most = ensemble.take(jnp.arange(args.seeds)), jnp.array(args.iterations)
     judge = partial(score, energy, effective_rank(flow(energy, x0, depth, rtol=1e-10, atol=1e-12)[0]))
     rates = largest_rates(energy, x0, depth, most)

@@ -39,7 +39,7 @@ def sigma_only(point: dln.SVD):
 
 
 def ensemble(d: int, n: int) -> dln.Ensemble:
-    return dln.Ensemble(partial(dln.gaussian, d=d, scale=d**-0.5), jax.random.key(0), n)
+    return dln.Ensemble(partial(dln.gaussian, shape=d, scale=d**-0.5), jax.random.key(0), n)
 
 
 def flow(energy, starts, t_end: float, depth=jnp.inf, **options):

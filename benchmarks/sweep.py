@@ -34,7 +34,7 @@ def sigma_only(point: dln.SVD):
 
 def starts(d: int, n: int, scale: float):
     """`n` starts with entries from N(0, scale^2)."""
-    ensemble = dln.Ensemble(partial(dln.gaussian, d=d, scale=scale), jax.random.key(0), n)
+    ensemble = dln.Ensemble(partial(dln.gaussian, shape=d, scale=scale), jax.random.key(0), n)
     return ensemble.take(jnp.arange(n))
 
 

@@ -198,6 +198,31 @@ def orthogonalise(q: Float[Array, "m r"]) -> Float[Array, "m r"]:
     return 1.5 * q - 0.5 * (q @ (q.T @ q))
 
 
+def orthogonalise_frame(point: SVD, largest: Any) -> SVD:
+    """`point` with the columns of U and V made orthonormal to second order, while X stays where it is to first order.
+
+    With F = U^T U - 1 and G = V^T V - 1, `orthogonalise` for each of the two factors takes 1 - F/2 and 1 - G/2. It moves
+    X by -U E V^T, where E = (F S + S G)/2. That move is of the size of F times sigma_1, in any direction, and can be
+    stiff. So the diagonal of E is added to sigma, and the rest is undone by rotations A and B of the two frames,
+    A S - S B = E off the diagonal. A pair is not rotated where its angle is above `largest`: where its two values nearly
+    agree.
+    """
+    u, s, v = point.u, point.sigma, point.v
+    one = jnp.eye(len(s), dtype=s.dtype)
+    f, g = u.T @ u - one, v.T @ v - one
+    size = jnp.max(jnp.abs(s))
+    row = s / jnp.where(size > 0, size, 1.0)
+    # Rounding errors in F and G must not make sigma and the frames wander.
+    known = lambda a: jnp.where(jnp.abs(a) > 100 * jnp.finfo(s.dtype).eps, a, 0.0)
+    e = (known(f) * row + row[:, None] * known(g)) / 2
+    # A_ij = (s_j E_ij + s_i E_ji)/(s_j^2 - s_i^2), and B_ij = (s_i E_ij + s_j E_ji)/(s_j^2 - s_i^2).
+    gap = (row - row[:, None]) * (row + row[:, None])
+    a, b = row * e + row[:, None] * e.T, row[:, None] * e + row * e.T
+    turns = jnp.maximum(jnp.abs(a), jnp.abs(b)) < largest * jnp.abs(gap)
+    inverse = jnp.where(turns, 1.0, 0.0) / jnp.where(turns, gap, 1.0)
+    return SVD(u @ (one - f / 2 + a * inverse), s + size * jnp.diagonal(e), v @ (one - g / 2 + b * inverse))
+
+
 def turn(point: SVD, pullback: Float[Array, "r r"], gap: Float[Array, ""]) -> SVD:
     """X to within a relative `gap`, in the frame along which the flow leaves it.
 

@@ -76,6 +76,12 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
+def all_equal(a: PyTree, b: PyTree) -> Bool[Array, ""]:
+    """Whether every entry of every leaf is the same in both trees."""
+    same = jax.tree.map(lambda x, y: jnp.all(x == y), a, b)
+    return jnp.all(jnp.stack(jax.tree.leaves(same)))
+
+
 def is_perturbed(tangent: PyTree) -> bool:
     """Whether any leaf of a tangent is not None. In the rules of `eqx.filter_custom_jvp`, None stands for zero."""
     return any(leaf is not None for leaf in jax.tree.leaves(tangent))

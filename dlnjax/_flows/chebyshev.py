@@ -22,18 +22,30 @@ Measure: TypeAlias = Callable[[State], Scalar]
 
 # The damping parameter epsilon of the method, with the value of the paper.
 _DAMPING = 2 / 13
-# The largest number of stages of a step. With more stages, rounding errors in the recurrence would become noticeable.
+# A step may have this many stages at any tolerance. Rounding errors in the recurrence are then hardly noticeable.
 MAX_STAGES = 200
 
 
-def stage_count(reach: Scalar) -> Int[Array, ""]:
-    """The smallest number of stages with which a step is stable. `reach` is h times the spectral radius."""
-    return jnp.clip(1 + jnp.floor(jnp.sqrt(1.54 * reach + 1)), 2, MAX_STAGES).astype(int)
+def most_stages(rtol: Scalar) -> Scalar:
+    """The largest number of stages of a step, by the rule of the code of the paper.
+
+    Rounding errors in the recurrence grow like the square of the stages. Up to this number they stay below a tenth of
+    the tolerance.
+    """
+    return jnp.maximum(jnp.floor(jnp.sqrt(rtol / (10 * jnp.finfo(rtol.dtype).eps))), MAX_STAGES)
 
 
-def longest_step(radius: Scalar) -> Scalar:
-    """The longest step that is stable with `MAX_STAGES` stages."""
-    return 0.64 * (MAX_STAGES**2 - 1) / radius
+def stage_count(reach: Scalar, most: Scalar | int = MAX_STAGES) -> Int[Array, ""]:
+    """The smallest number of stages, up to `most`, with which a step is stable.
+
+    `reach` is h times the spectral radius.
+    """
+    return jnp.clip(1 + jnp.floor(jnp.sqrt(1.54 * reach + 1)), 2, most).astype(int)
+
+
+def longest_step(radius: Scalar, most: Scalar | int = MAX_STAGES) -> Scalar:
+    """The longest step that is stable with `most` stages."""
+    return 0.64 * (most**2 - 1) / radius
 
 
 class Recurrence(eqx.Module):

@@ -107,8 +107,11 @@ class Coordinates(eqx.Module):
     def leave(self, z: Any, dz: Any) -> tuple[Any, Any]:
         return z, dz
 
-    def project(self, y: Any) -> Any:
-        """The state after a step, moved back to its constraint. The columns of a frame must be orthonormal."""
+    def project(self, y: Any, stiff: bool) -> Any:
+        """The state after a step, moved back to its constraint. The columns of a frame must be orthonormal.
+
+        In a `stiff` flow X must stay where it is, to first order: a flow that is stiff answers each move of X.
+        """
         return y
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._protocol import pullback, sides
-from dlnjax._svd import orthogonalise, SVD
+from dlnjax._svd import orthogonalise, orthogonalise_frame, SVD
 from dlnjax._tree import plain_norm, positive
 from dlnjax._types import Scalar
 
@@ -122,8 +122,11 @@ class FrameCoordinates(Coordinates):
     def chart(self, gauge: Int[Array, " d"] | None) -> "FrameCoordinates | Chart":
         return self if gauge is None else Chart(self, gauge)
 
-    def project(self, y: SVD) -> SVD:
-        return SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v))
+    def project(self, y: SVD, stiff: bool) -> SVD:
+        if not stiff:
+            return SVD(orthogonalise(y.u), y.sigma, orthogonalise(y.v))
+        # A turn changes the lengths of the columns by its square, which is a hundredth of their tolerance at most.
+        return orthogonalise_frame(y, 0.1 * jnp.sqrt(self.column_atol + self.rtol))
 
     def error(self, y0: SVD, y1: SVD, error: "SVD | Coupled") -> Scalar:
         sigma = jnp.maximum(jnp.abs(y0.sigma), jnp.abs(y1.sigma))

@@ -155,9 +155,9 @@ class Stabilised(Method):
         chart, power, f0 = coordinates.chart(stage.gauge), stage.power, stage.velocity0
         z0 = chart.enter(s.y)
         # The step has the length that the controller asked for, unless that needs more stages than are allowed.
-        radius = SAFETY * power.radius
-        h, last = clip(jnp.minimum(s.h, rkc.longest_step(radius)), rules.ts[-1] - s.t)
-        first = rkc.first_stage(z0, f0, h, rkc.stage_count(h * radius))
+        radius, most = SAFETY * power.radius, rkc.most_stages(coordinates.rtol)
+        h, last = clip(jnp.minimum(s.h, rkc.longest_step(radius, most)), rules.ts[-1] - s.t)
+        first = rkc.first_stage(z0, f0, h, rkc.stage_count(h * radius, most))
         ready = stage.phase == _READY
         h, last = jnp.where(ready, h, stage.h), jnp.where(ready, last, stage.last)
         recurrence = where(ready, first, stage.recurrence)
@@ -200,7 +200,7 @@ class Stabilised(Method):
         t1 = jnp.where(stage.last, rules.ts[-1], s.t + h)
         error = rkc.local_error(z0, z1, f0, f1, h)
         attempt = Attempt(h, t1, y1, error, stage.unrest, s.memory)
-        after, keep = conclude(coordinates, rules, s, attempt, self.order)
+        after, keep = conclude(coordinates, rules, s, attempt, self.order, stiff=True)
         radius, age = stage.power.radius, stage.age + 1
         # After `STEPS_IN_A_CHART` steps, and after a rejected step, the velocity at the start, the partners and the
         # spectral radius are found anew. The velocity that a step hands on is that before `project`, which differs by

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._results import code_of, RESULTS
 from dlnjax._scale import shortest_step
-from dlnjax._tree import all_finite, combine, norm, power_of_two, where
+from dlnjax._tree import all_equal, all_finite, combine, norm, power_of_two, where
 from dlnjax._types import Scalar, State
 
 # The first step moves the state by at most this many tolerances. The controller then lengthens the steps.
@@ -75,6 +75,8 @@ class Flow(eqx.Module):
     active: Bool[Array, "*n"]
     code: RESULTS
     choice: Choice
+    # The longest step that has left the state exactly as it was, since the state last changed.
+    idle: Float[Array, "*n"]
 
 
 class Rules(eqx.Module):
@@ -141,13 +143,14 @@ def start_flow(coordinates: Coordinates, y0: State, rules: Rules, order: float, 
         active=start_ok & ~at_rest,
         code=code_of((~start_ok, RESULTS.non_finite), (at_rest, RESULTS.steady)),
         choice=Choice(none, zero, none, jnp.array(PATIENCE)),
+        idle=zero,
     )
 
 
 def conclude(
-    coordinates: Coordinates, rules: Rules, s: Flow, attempt: Attempt, order: float
+    coordinates: Coordinates, rules: Rules, s: Flow, attempt: Attempt, order: float, stiff: bool = False
 ) -> tuple[Flow, Bool[Array, ""]]:
-    """Accept or reject the attempt: (the flow after it, whether it was accepted).
+    """Accept or reject the attempt: (the flow after it, whether it was accepted). `stiff` is that of `project`.
 
     `index`, `evaluations` and `choice` stay as they are. The method advances them.
     """
@@ -156,7 +159,8 @@ def conclude(
     ratio = _error_ratio(coordinates, rules, s, attempt)
     finite = all_finite((y1, ratio))
     collapsed = coordinates.loses_rank(s.y, y1)
-    ratio = jnp.where(finite & ~collapsed, ratio, REFUSED)
+    usable = finite & ~collapsed
+    ratio = jnp.where(usable, ratio, REFUSED)
     keep, _, t2, _, controller_state, _ = _CONTROLLER.adapt_step_size(
         s.t, t1, zero, zero, None, ratio, order, s.controller_state
     )
@@ -165,7 +169,11 @@ def conclude(
     # A step that was cut short, to end on a time or for stability, says little about how long the next step may be. The
     # next step is then not made shorter than the controller had planned this one.
     next_h = jnp.where(keep & (attempt.h < s.h), jnp.maximum(proposed, s.h), proposed)
-    stuck = ~keep & (next_h <= shortest_step(s.t))
+    # Beside a wall of NaN a step is refused unless it is too short to change the state at all. Without `idle` such steps
+    # would take turns with longer ones to the last of `max_steps`.
+    shortest = jnp.where(usable, shortest_step(s.t), jnp.maximum(shortest_step(s.t), s.idle))
+    stuck = ~keep & (next_h <= shortest)
+    idle = jnp.where(all_equal(s.y, y1), jnp.maximum(s.idle, attempt.h), 0.0)
     grows = finite & (coordinates.size(y1) > (1 + GROWTH) * coordinates.size(s.y))
     exhausted = s.accepted + s.rejected + 1 >= rules.max_steps
     at_rest = keep & rules.at_rest(attempt.unrest)
@@ -173,7 +181,7 @@ def conclude(
     after = Flow(
         t=jnp.where(keep, t1, s.t),
         h=next_h,
-        y=where(keep, coordinates.project(y1), s.y),
+        y=where(keep, coordinates.project(y1, stiff), s.y),
         memory=where(keep, attempt.memory, s.memory),
         unrest=where(keep, attempt.unrest, s.unrest),
         controller_state=controller_state,
@@ -191,6 +199,7 @@ def conclude(
             (exhausted, RESULTS.max_steps_reached),
         ),
         choice=s.choice,
+        idle=jnp.where(keep, idle, s.idle),
     )
     return after, keep
 

@@ -73,6 +73,15 @@ def test_energy_that_turns_nan_ends_as_non_finite_just_before_it_does():
     assert_close(solution.t_end, exact, 10 * INTEGRATION)
 
 
+@pytest.mark.parametrize("start", [1.9, 1.9999, 1.999999975379076])
+def test_flow_beside_a_wall_ends_in_few_steps(start):
+    # Steps too short to change X are accepted beside the wall, and longer ones are refused.
+    solution = run(forbidden, x0=start * EYE, throw=False)
+    assert ended(solution) == "non_finite"
+    assert solution.stats["steps"] + solution.stats["rejected"] < 300
+    assert_close(solution.final.matrix, 2 * EYE, 10 * INTEGRATION)
+
+
 def test_gradient_that_turns_infinite_at_a_finite_point_is_no_blow_up():
     # c' = c^2/(3 - c): the flow grows a hundredfold, then meets a wall.
     solution = run(lambda x: jnp.sum(jnp.log(3 - jnp.diag(x))), x0=0.03 * EYE, ts=(0.0, 200.0), throw=False)

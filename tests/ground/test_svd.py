@@ -10,7 +10,7 @@ import pytest
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
-from dlnjax._svd import canonical, frame_tangent, orthogonalise, turn
+from dlnjax._svd import canonical, frame_tangent, orthogonalise, orthogonalise_frame, turn
 
 D = 4
 GAP = jnp.asarray(1e-7)
@@ -78,6 +78,38 @@ def test_orthogonalise_squares_the_error(key):
     after = np.array([defect(orthogonalise(q)) for q in before])
     np.testing.assert_allclose(after[:-1] / after[1:], 100, rtol=0.2)
     assert np.all(after < np.array([defect(q) for q in before]) ** 2)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1.0, 1e150])
+def test_orthogonalise_frame_squares_the_error_and_moves_the_matrix_by_the_square(key, scale):
+    ka, kb, kc = jax.random.split(key, 3)
+    # The last two values are equal, and the one before is negative, as it may be at depth 1.
+    exact = point(ka, scale * jnp.array([3.0, -1.0, 1e-9, 1e-9]))
+    du, dv = jax.random.normal(kb, (D, D)), jax.random.normal(kc, (D, D))
+    before = [dln.SVD(exact.u + e * du, exact.sigma, exact.v + e * dv) for e in (1e-3, 1e-4, 1e-5)]
+    after = [orthogonalise_frame(p, 0.1) for p in before]
+    defect = lambda q: np.linalg.norm(q.T @ q - np.eye(D))
+    for sizes in (
+        [defect(p.u) for p in after],
+        [defect(p.v) for p in after],
+        [np.max(np.abs(p.matrix - b.matrix)) / scale for p, b in zip(after, before, strict=True)],
+    ):
+        np.testing.assert_allclose(np.divide(sizes[:-1], sizes[1:]), 100, rtol=0.3)
+    # `orthogonalise` moves X by the error itself.
+    plain = [dln.SVD(orthogonalise(p.u), p.sigma, orthogonalise(p.v)) for p in before]
+    moved = [np.max(np.abs(p.matrix - b.matrix)) / scale for p, b in zip(plain, before, strict=True)]
+    np.testing.assert_allclose(np.divide(moved[:-1], moved[1:]), 10, rtol=0.3)
+
+
+def test_orthogonalise_frame_leaves_rounding_alone(key):
+    start = point(key, [2.0, 2.0, 1.0, 0.0])
+    out = start
+    for _ in range(20):
+        out = orthogonalise_frame(out, 0.1)
+    np.testing.assert_array_equal(out.sigma, start.sigma)
+    assert_close(out.u, start.u, ALGEBRA)
+    zero = orthogonalise_frame(point(key, [0.0, 0.0, 0.0, 0.0]), 0.1)
+    assert all(np.all(np.isfinite(a)) for a in jax.tree.leaves(zero))
 
 
 @pytest.mark.parametrize(
