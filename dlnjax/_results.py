@@ -93,7 +93,7 @@ class RESULTS(eqx.Module):
     stopped: ClassVar[_Code] = _Code("The energy fell to the `stop` of a training; later steps repeat that state.")
     max_steps_reached: ClassVar[_Code] = _Code(
         "The step limit came first. Raise `max_steps`, loosen `rtol`, or pass stop=dlnjax.Steady(...) "
-        "if the flow has long converged. A flow that is too stiff for 200 stages needs solver=diffrax.Kvaerno5(). "
+        "if the flow has long converged. A very stiff flow needs solver=diffrax.Kvaerno5(). "
         "The last good state and its time are in the solution."
     )
     diverged: ClassVar[_Code] = _Code(
