@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ from dlnjax._checks import (
     check_energy,
     is_concrete,
 )
-from dlnjax._compile import compiled
+from dlnjax._compile import compiled, first_times, with_more_times
 from dlnjax._networks.chain import (
     as_weights,
     chain_product,
@@ -184,7 +185,8 @@ def diffused(
     energy: Callable, stack: Float[Array, "N d d"], ts: Float[Array, " ts"], noise: Noise, *, chain: bool
 ) -> NetworkSolution:
     """The path of balanced factors with noise, unchecked. With `chain`, the factors of the solution are a tuple."""
-    saved, end = diffuse(energy, stack, noise, ts)
+    saved, end = diffuse(energy, stack, noise, with_more_times(ts, stack.size))
+    saved = first_times(saved, ts)
     return NetworkSolution(
         ts=ts,
         weights=tuple(jnp.swapaxes(saved, 0, 1)) if chain else saved,
@@ -228,7 +230,9 @@ def integrated(
     """The flow of the factors, unchecked."""
     rtol, atol = tolerances
     atol = ATOL_SHARE * rtol if atol is None else atol
-    return _network_flow(energy, weights, unit, ts, rtol, atol, max_steps=max_steps)
+    padded = with_more_times(ts, sum(w.size for w in jax.tree.leaves(weights)))
+    sol = _network_flow(energy, weights, unit, padded, rtol, atol, max_steps=max_steps)
+    return eqx.tree_at(lambda s: (s.ts, s.weights), sol, (ts, first_times(sol.weights, ts)))
 
 
 def _warn_of_precision(dtype: Any, rtol: Scalar) -> None:

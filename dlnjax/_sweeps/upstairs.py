@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_count, as_times
+from dlnjax._compile import repeated
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._networks.chain import as_weights, chain_product, dtype_of, matrix_shape, widths_of
 from dlnjax._networks.diffusion import check_diffusion
@@ -21,7 +22,7 @@ from dlnjax._sweeps.downstairs import seeded_noise
 from dlnjax._sweeps.fingerprint import described_energies, described_noise, digest
 from dlnjax._sweeps.flow import Chunk
 from dlnjax._sweeps.grid import Grid
-from dlnjax._sweeps.plan import divided, Plan, uses_lapack
+from dlnjax._sweeps.plan import divided, Plan, time_count, uses_lapack
 from dlnjax._sweeps.seeds import Energies
 from dlnjax._sweeps.starts import Ensemble
 from dlnjax._tree import all_finite, own_arithmetic
@@ -126,7 +127,7 @@ class Upstairs(eqx.Module):
         decomposes = uses_lapack(lambda x: (energy(x), gradient(energy, x)), x) or self.noise is not None
         times, entries = len(self.ts), sum(w.size for w in jax.tree.leaves(self.weights))
         plan = divided(n, max(widths_of(self.weights)), 8 * times * entries, decomposes, devices=devices, chunk=chunk)
-        return plan._replace(times=times)
+        return plan._replace(times=time_count(times, 8 * plan.rows // len(plan.devices) * entries))
 
     def identity(self, energies: Energies, starts: Any, take: Callable, grid: Grid) -> dict[str, Any]:
         # An `Ensemble` is not drawn as a whole. Its first and its last start depend on the key and on `init`.
@@ -148,11 +149,17 @@ class Upstairs(eqx.Module):
         }
 
     def common(self, energy: PyTree, times: int) -> Networks:
-        return Networks(energy, self.ts, self.rtol, self.atol, self.noise, self.max_steps)
+        return Networks(energy, repeated(self.ts, times), self.rtol, self.atol, self.noise, self.max_steps)
 
     def solution(self, kernel: Kernel | None, out: PyTree, times: int) -> NetworkSolution:
         weights, t_end, result, stats = out
-        return NetworkSolution(ts=self.ts, weights=weights, t_end=t_end, result=result, stats=stats)
+        sol = NetworkSolution(ts=repeated(self.ts, times), weights=weights, t_end=t_end, result=result, stats=stats)
+        length = len(self.ts)
+        if length == times:
+            return sol
+        # NumPy cuts the arrays, since JAX would compile for that.
+        cut = jax.tree.map(lambda w: np.asarray(w)[:, :length], weights)
+        return eqx.tree_at(lambda sol: (sol.weights, sol.ts), sol, (cut, self.ts))
 
 
 def are_networks(starts: Any) -> bool:

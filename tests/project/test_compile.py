@@ -13,10 +13,12 @@ from dlnjax._compile import compiled
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/compile.md"
 OURS = {"_begin", "_turn", "_conclude", "_draw", "_solve_chunk", "connect_all", "_solve", "find_steps", "replay"}
+OURS |= {"_network_flow", "_diffuse"}
 # No other test has matrices of this size, of which something would be compiled already.
 D = 6
 X0 = 0.5 * np.eye(D) + 0.1 * np.cos(np.arange(D * D)).reshape(D, D)
 ENERGY = dln.MatrixCompletion(np.eye(D), np.ones((D, D)))
+NOISE = dln.Noise(jax.random.key(0), beta=10.0, dt=0.125)
 DIAGONAL = dln.MatrixCompletion(np.eye(D), np.eye(D))
 
 
@@ -47,6 +49,15 @@ def shot(n):
 
 def slope(depth):
     return jax.grad(lambda x: dln.gradient_flow(ENERGY, x, depth=depth, ts=[0.0, 1.0]).energy[-1])(jnp.asarray(X0))
+
+
+def network(n, noise=None):
+    return dln.network_flow(ENERGY, dln.balanced_factors(jnp.asarray(X0), 2), ts=times(n), noise=noise).weights
+
+
+def networks(n):
+    layers = jnp.broadcast_to(dln.balanced_factors(jnp.asarray(X0), 2), (4, 2, D, D))
+    return dln.sweep(ENERGY, layers, ts=times(n), progress=False).weights
 
 
 # For each row of the page, a call and the call after the change.
@@ -89,6 +100,10 @@ ROWS = {
         lambda: many(64, times(101)),
     ),
     "in a sweep, a stop where there was none": (lambda: many(64), lambda: many(64, stop=dln.Steady(1e-3))),
+    "another number of times of a `network_flow`, or of a sweep of networks": (
+        lambda: (network(3), networks(9), network(2, NOISE)),
+        lambda: (network(20), networks(15), network(9, NOISE)),
+    ),
     "a distance or a geodesic at another depth": (
         lambda: ends(2),
         lambda: (ends(jnp.inf), dln.geodesic(jnp.eye(3), 2 * jnp.eye(3), 3).length),
@@ -128,6 +143,19 @@ def test_padded_times_change_nothing():
     some, all = flow(ts=times(5)), flow(ts=times(33))
     np.testing.assert_allclose(some, all[::8], rtol=1e-6)
     assert some.shape == (5, D) and all.shape == (33, D)
+
+
+@pytest.mark.long
+def test_repeated_times_of_networks_change_nothing():
+    for noise in (None, NOISE):
+        some, all = network(9, noise), network(33, noise)
+        # With noise the steps between the times are of another length.
+        assert some.shape == (9, 2, D, D) and all.shape == (33, 2, D, D)
+        assert noise or np.allclose(some, all[::4], rtol=0, atol=1e-7)
+    some, all = networks(9), networks(17)
+    assert some.shape == (4, 9, 2, D, D) and all.shape == (4, 17, 2, D, D)
+    np.testing.assert_allclose(some, all[:, ::2], atol=1e-7)
+    np.testing.assert_allclose(some[0], network(9), atol=1e-7)
 
 
 @pytest.mark.long
