@@ -69,8 +69,9 @@ def matrix_velocity(energy, x):
 
 def in_frame_of(energy) -> FrameCoordinates:
     """The flow at infinite depth in the frame, with the tolerances of all contenders."""
-    numbers = (jnp.array(x) for x in (RTOL, ATOL, RTOL / 10, ATOL))
-    return FrameCoordinates(energy, dln.Balanced(jnp.inf), *numbers)
+    rtol, atol, gap = (jnp.array(x) for x in (RTOL, ATOL, RTOL / 10))
+    kernel = dln.Balanced(jnp.inf)
+    return FrameCoordinates(energy, kernel, rtol=rtol, atol=atol, rest=None, gap=gap, column_atol=atol)
 
 
 @eqx.filter_jit
