@@ -7,7 +7,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 # halve it, and change only rounding. The library leaves the options alone that are named here.
 QUICK := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 QUICK += --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
-test fast long notebooks docs: export XLA_FLAGS ?= $(QUICK)
+test fast long lowest notebooks docs: export XLA_FLAGS ?= $(QUICK)
 
 .PHONY: help install reproduce test fast long lowest notebooks docs check format bench stress clean
 
