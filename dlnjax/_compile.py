@@ -18,9 +18,18 @@ from jaxtyping import Array, Float
 from dlnjax._checks import as_path, is_concrete
 from dlnjax._terminal import waiting_for
 
+
+def unless_named(flags: str, **options: Any) -> dict[str, Any]:
+    """The `options` of XLA without those that `flags`, the text of XLA_FLAGS, names: there the user has chosen."""
+    named = {flag.partition("=")[0].removeprefix("--") for flag in flags.split()}
+    return {option: value for option, value in options.items() if option not in named}
+
+
 # On a CPU these halve the compilation of a flow and change its results by rounding. The level 0 would halve it again,
 # but the programs then run three to six times longer.
-QUICK = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+QUICK = unless_named(
+    os.environ.get("XLA_FLAGS", ""), xla_backend_optimization_level=1, xla_cpu_use_fusion_emitters=False
+)
 
 # Programs are compiled for these numbers of saved times, and from the last on for powers of two, unless more than this
 # many entries would be saved.

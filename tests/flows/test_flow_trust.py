@@ -106,8 +106,8 @@ def test_time_to_rest_is_that_of_the_flow_and_not_of_the_error(stop):
     exact = np.log(1 / start - 1) + np.log(np.sqrt(2) / stop - 1)
     sol = dln.gradient_flow(FULL, start * EYE, depth=2.0, ts=[0.0, 1e3, 1e6], stop=dln.Steady(stop))
     assert ended(sol) == "steady"
-    # The flow rests at the end of a step, and steps near rest are as long as the slowest mode takes.
-    assert exact * 0.97 < sol.t_end < exact * 1.05
+    # The flow rests at the end of a step, and steps near rest are as long as the slowest mode takes, whose rate is 1.
+    assert exact * 0.97 < sol.t_end < exact + 1
 
 
 def test_energy_that_changed_after_its_first_use_is_seen():

@@ -56,27 +56,35 @@ def test_kernel_is_that_of_the_layers_at_every_scale(gaps):
                 assert_close(sides[:, 0], exact_sides, ALGEBRA)
 
 
+FAR = np.array([1e20, 7.0, 1.0, 1.0, 0.3, 1e-5, 1e-100, 0.0, 0.0])
+
+
+@jax.jit
+def said(kernel):
+    """All that a kernel says of FAR, its straightened values, its entropy and the gradient, and a derivative at zeros.
+
+    One program has it all.
+    """
+    sigma = jnp.asarray(FAR)
+    rates = kernel.log_rates(sigma), kernel.rotation_rates(sigma, jnp.asarray(1e-7))
+    all_of_it = kernel.eigenvalues(sigma), kernel.leaving(sigma), kernel.speed(sigma), rates, kernel.order
+    entropy = dln.entropy(sigma[:7], kernel), dln.entropy_gradient(SIGMA, kernel)
+    slope = jax.jacfwd(dln.metric_eigenvalues)(jnp.array([1.0, 0.0, 0.0]), kernel)
+    return all_of_it, kernel.straighten(sigma), entropy, slope
+
+
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_no_imbalance_is_the_balanced_network(n):
-    kernel, balanced = dln.Imbalanced((0.0,) * (n - 1)), dln.Balanced(n)
-    sigma, gap = jnp.array([1e20, 7.0, 1.0, 1.0, 0.3, 1e-5, 1e-100, 0.0, 0.0]), jnp.asarray(1e-7)
+    found, straight, entropy, slope = said(dln.Imbalanced((0.0,) * (n - 1)))
+    expected, _, expected_entropy, expected_slope = said(dln.Balanced(n))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=ALGEBRA, atol=0)
-    close(kernel.eigenvalues(sigma), balanced.eigenvalues(sigma))
-    close(kernel.leaving(sigma)[0], balanced.leaving(sigma)[0])
-    close(kernel.leaving(sigma)[1], balanced.leaving(sigma)[1])
-    close(kernel.speed(sigma), balanced.speed(sigma))
-    close(kernel.log_rates(sigma), balanced.log_rates(sigma))
-    for one, other in zip(kernel.rotation_rates(sigma, gap), balanced.rotation_rates(sigma, gap), strict=True):
-        close(one, other)
-    close(kernel.straighten(sigma), n * sigma ** (1 / n))
-    close(kernel.order, balanced.order)
-    assert_close(dln.entropy(sigma[:7], kernel), dln.entropy(sigma[:7], balanced), ALGEBRA)
-    assert_close(dln.entropy_gradient(SIGMA, kernel), dln.entropy_gradient(SIGMA, balanced), ALGEBRA)
-    zeros = jnp.array([1.0, 0.0, 0.0])
-    found, expected = (jax.jacfwd(dln.metric_eigenvalues)(zeros, k) for k in (kernel, balanced))
-    np.testing.assert_array_equal(np.isinf(found), np.isinf(expected))
-    finite = np.isfinite(expected)
-    assert_close(found[finite], expected[finite], ALGEBRA)
+    jax.tree.map(close, found, expected)
+    close(straight, n * FAR ** (1 / n))
+    for one, other in zip(entropy, expected_entropy, strict=True):
+        assert_close(one, other, ALGEBRA)
+    np.testing.assert_array_equal(np.isinf(slope), np.isinf(expected_slope))
+    finite = np.isfinite(expected_slope)
+    assert_close(slope[finite], expected_slope[finite], ALGEBRA)
 
 
 @pytest.mark.parametrize("gaps", [(1e30,), (-1e30,), (1e30, -1e30), (0.0, 1e30), (0.0, -1e30)], ids=str)

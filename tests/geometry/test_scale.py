@@ -1,5 +1,7 @@
 """The metric and functions of the singular values at every scale, at zeros and at ties: values and derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,8 @@ Z = jnp.array([[0.3, 1.1, -0.2], [-0.6, 0.5, 0.9], [1.2, -0.4, 0.8]])
 # 1e-150 to 1e150 and what lies between, as powers of two: they multiply without rounding.
 POWERS = np.array([-498, -400, -270, -100, 0, 100, 270, 400, 498])
 SIGMA = jnp.array([2.0, 1.0, 1e-3])
+POINTS = {"matrix": X, "spectrum": SIGMA}
+DEPTHS = [1.0, 2.0, 3.0, np.inf]
 
 FORMS = {
     "hamiltonian": (dln.hamiltonian, lambda p: p),
@@ -32,26 +36,47 @@ def in_range(power):
     return np.abs(power) < 1000
 
 
-def check_homogeneous(f, x, depths, degree_of, order):
-    """The derivative of f(x, depth) of this order at 2^k x is 2^(k (degree - order)) times that at x."""
-    derivative = [f, jax.grad(f), jax.jacfwd(jax.grad(f))][order]
-    over = jax.jit(jax.vmap(jax.vmap(derivative, (0, None)), (None, 0)))
-    found = np.asarray(over(jnp.ldexp(1.0, POWERS).reshape(-1, *[1] * x.ndim) * x, jnp.asarray(depths)))
+def derivatives(f, order):
+    """(x, depth) -> (f, its gradient, its Hessian) up to this order: one program has them all."""
+    if order == 1:
+        return jax.value_and_grad(f)
+
+    def slope(x, depth):
+        both = jax.value_and_grad(f)(x, depth)
+        return both[1], both
+
+    def all_of_them(x, depth):
+        second, (value, first) = jax.jacfwd(slope, has_aux=True)(x, depth)
+        return value, first, second
+
+    return all_of_them
+
+
+@functools.cache
+def at_every_scale(f, point, order):
+    """The derivatives of f(x, depth) up to this order, at each of DEPTHS and each 2^k x, for x of this name."""
+    x = POINTS[point]
+    over = jax.jit(jax.vmap(jax.vmap(derivatives(f, order), (0, None)), (None, 0)))
+    return over(jnp.ldexp(1.0, POWERS).reshape(-1, *[1] * x.ndim) * x, jnp.asarray(DEPTHS))
+
+
+def check_homogeneous(found, degree_of, order):
+    """The derivative of this order at 2^k x is 2^(k (degree - order)) times that at x."""
     checked = 0
-    for depth, row in zip(depths, found, strict=True):
+    for depth, row in zip(DEPTHS, np.asarray(found), strict=True):
         power = (degree_of(2 - 2 / depth) - order) * POWERS
         for k in np.flatnonzero(in_range(power)):
             # In two factors, each in the range of the floats.
             assert_close(row[k] * 2.0 ** (-power[k] / 2) * 2.0 ** (-power[k] / 2), row[4], ALGEBRA)
             checked += 1
-    assert checked >= 3 * len(depths)
+    assert checked >= 3 * len(DEPTHS)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("name", FORMS)
 def test_metric_and_its_derivatives_are_homogeneous(name, order):
     f, degree = FORMS[name]
-    check_homogeneous(f, X, [1.0, 2.0, 3.0, np.inf], degree, order)
+    check_homogeneous(at_every_scale(f, "matrix", 2)[order], degree, order)
 
 
 def test_geodesic_of_any_scale_is_that_of_size_one():
@@ -77,7 +102,7 @@ def test_geodesic_of_any_scale_is_that_of_size_one():
     ids=["eigenvalues", "entropy_gradient", "effective_rank", "stable_rank", "nuclear_norm", "schatten_norm"],
 )
 def test_functions_of_the_spectrum_are_homogeneous(f, degree, order):
-    check_homogeneous(f, SIGMA, [1.0, 2.0, 3.0, np.inf], degree, order)
+    check_homogeneous(at_every_scale(f, "spectrum", 1)[order], degree, order)
 
 
 def test_largest_floats_do_not_overflow_inside():

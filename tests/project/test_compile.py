@@ -9,7 +9,7 @@ import pytest
 from support.programs import lowered
 
 import dlnjax as dln
-from dlnjax._compile import compiled
+from dlnjax._compile import compiled, unless_named
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/compile.md"
 OURS = {"_begin", "_turn", "_conclude", "_draw", "_solve_chunk", "connect_all", "_solve", "find_steps", "replay"}
@@ -165,6 +165,12 @@ def test_repeated_times_of_a_sweep_change_nothing():
     np.testing.assert_allclose(some, all[:, ::5], rtol=1e-6)
     assert some.shape == (8, 5, D) and all.shape == (8, 21, D)
     assert np.all(np.abs(some[:, -1] - some[:, 0]) > 1e-3)
+
+
+def test_options_that_xla_flags_names_are_left_to_it():
+    flags = "--xla_a=0 --xla_b --xla_cd=true"
+    assert unless_named(flags, xla_a=1, xla_b=False, xla_c=2, xla_cd=False) == {"xla_c": 2}
+    assert unless_named("", xla_a=1) == {"xla_a": 1}
 
 
 def test_a_program_inside_of_jit_or_grad_has_no_options():
