@@ -1,21 +1,24 @@
 """The metric at a thin point: a matrix of rank r, given as an `SVD` of r values.
 
 The tangent vectors at X = U diag(sigma) V^T are the matrices Z whose part (I - U U^T) Z (I - V V^T) is zero. The other
-three parts of Z are orthogonal to each other in the metric. The operator multiplies them by lambda, nu and mu, so that
-no decomposition and no derivative rule is needed.
+three parts of Z are orthogonal to each other in the metric. The operator multiplies them by lambda, nu and mu. The
+frame is given, so that neither a decomposition nor a rule for its derivative is needed.
 """
 
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_matrix, check_energy, known, require
+from dlnjax._compile import compiled
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._protocol import sides
 from dlnjax._svd import as_point, SVD
+from dlnjax._tree import positive
 from dlnjax._types import Energy, Matrix, Scalar
 
 # A part of a tangent vector counts as zero up to this multiple of eps^(3/4) of the vector, as the columns of a point
@@ -85,29 +88,48 @@ def as_ranked(point: SVD) -> SVD:
     return SVD(point.u, require(point.sigma, low, message), point.v)
 
 
+@compiled
+def _apply(point: SVD, p: Matrix, kernel: Kernel) -> Matrix:
+    return Parts.of(point, p).apply(point, kernel).out_of(point.u, point.v)
+
+
 def operator(point: SVD, p: Any, depth: Depth) -> Matrix:
     """A_X(P)."""
     point, p = as_thin(point, "p", p)
-    parts = Parts.of(point, p).apply(point, as_kernel(depth, p.dtype))
-    return parts.out_of(point.u, point.v)
+    return _apply(point, p, as_kernel(depth, p.dtype))
 
 
 def inverse(point: SVD, z: Any, depth: Depth) -> Matrix:
     """A_X^{-1}(Z) of a tangent vector of finite length."""
-    point, z = as_thin(point, "z", z)
-    kernel = as_kernel(depth, z.dtype)
-    parts = _tangent(point, "z", z, kernel).apply(point, kernel, -1)
+    return _out_of(point, _of_finite_length(point, "z", z, depth, -1))
+
+
+@compiled
+def _out_of(point: SVD, parts: Parts) -> Matrix:
     return parts.out_of(point.u, point.v)
 
 
 def inner(point: SVD, vectors: dict[str, Any], depth: Depth) -> Scalar:
-    """Tr(Z1^T A_X^{-1}(Z2)) of two tangent vectors of finite length, given by their names."""
-    found = []
-    for name, z in vectors.items():
-        at, z = as_thin(point, name, z)
-        kernel = as_kernel(depth, z.dtype)
-        found.append(_tangent(at, name, z, kernel).apply(at, kernel, -0.5))
-    return found[0].inner(found[-1])
+    """Tr(Z1^T A_X^{-1}(Z2)) of two tangent vectors of finite length, given by their names; of one, with itself."""
+    found = [_of_finite_length(point, name, z, depth, -0.5) for name, z in vectors.items()]
+    return _inner(found[0], found[-1])
+
+
+@compiled
+def _inner(one: Parts, other: Parts) -> Scalar:
+    return one.inner(other)
+
+
+def hamiltonian(point: SVD, p: Any, depth: Depth) -> Scalar:
+    """1/2 Tr(P^T A_X(P))."""
+    point, p = as_thin(point, "p", p)
+    return _hamiltonian(point, p, as_kernel(depth, p.dtype))
+
+
+@compiled
+def _hamiltonian(point: SVD, p: Matrix, kernel: Kernel) -> Scalar:
+    parts = Parts.of(point, p)
+    return parts.inner(parts.apply(point, kernel)) / 2
 
 
 def gradient(energy: Energy, point: SVD, depth: Depth) -> Matrix:
@@ -116,40 +138,45 @@ def gradient(energy: Energy, point: SVD, depth: Depth) -> Matrix:
     (m, _), n, dtype = point.u.shape, point.v.shape[0], point.sigma.dtype
     check_energy(energy, (m, n), dtype)
     slope = as_finite("the gradient of energy at x", jnp.concatenate(sides(energy, point)))
-    parts = Parts.of_sides(point.u, point.v, slope[:m], slope[m:])
-    return parts.apply(point, as_kernel(depth, dtype)).out_of(point.u, point.v)
+    return _of_slope(point, slope, as_kernel(depth, dtype))
 
 
-def hamiltonian(point: SVD, p: Any, depth: Depth) -> Scalar:
-    """1/2 Tr(P^T A_X(P))."""
-    point, p = as_thin(point, "p", p)
-    parts = Parts.of(point, p)
-    return parts.inner(parts.apply(point, as_kernel(depth, p.dtype))) / 2
+@compiled
+def _of_slope(point: SVD, slope: Float[Array, "_ r"], kernel: Kernel) -> Matrix:
+    by_v, by_u = jnp.split(slope, [point.u.shape[0]])
+    parts = Parts.of_sides(point.u, point.v, by_v, by_u)
+    return parts.apply(point, kernel).out_of(point.u, point.v)
 
 
-def _tangent(point: SVD, name: str, z: Matrix, kernel: Kernel) -> Parts:
-    """The parts of Z, if its length is finite."""
-    parts = Parts.of(point, z)
-    r, bound = len(point.sigma), _ROUNDINGS * np.finfo(z.dtype).eps ** 0.75
-    beyond = z - parts.out_of(point.u, point.v)
+def _of_finite_length(point: SVD, name: str, z: Any, depth: Depth, power: int | float) -> Parts:
+    """The parts of A_X^power(Z) for a negative power, or an error where the length of Z is infinite."""
+    point, z = as_thin(point, name, z)
+    parts, leaves, turns = _measured(point, z, as_kernel(depth, z.dtype), power)
+    bound = _ROUNDINGS * np.finfo(z.dtype).eps ** 0.75
     message = (
-        f"{name} leaves the matrices of rank {r}: (I - U U^T) Z (I - V V^T) is not 0, and the length of such a motion "
-        "is infinite. Subtract this part."
+        f"{name} leaves the matrices of rank {len(point.sigma)}: (I - U U^T) Z (I - V V^T) is not 0, and the length of "
+        "such a motion is infinite. Subtract this part."
     )
-    inside = require(parts.inside, _exceeds(beyond, bound, z), message)
-    nu, mu = kernel.leaving(point.sigma)
-    message = (
-        f"{name} turns the {{}} space of x, which never turns at infinite depth: the length of such a motion is "
-        "infinite. Use a finite depth, or the part inside of both spaces, U U^T Z V V^T."
+    parts = require(parts, ~(known(leaves) <= bound), message)
+    for space, share in zip(("column", "row"), turns, strict=True):
+        message = (
+            f"{name} turns the {space} space of x, which never turns at infinite depth: the length of such a motion is "
+            "infinite. Use a finite depth, or the part inside of both spaces, U U^T Z V V^T."
+        )
+        parts = require(parts, ~(known(share) <= bound), message)
+    return parts
+
+
+@compiled
+def _measured(point: SVD, z: Matrix, kernel: Kernel, power: int | float) -> tuple[Parts, Scalar, tuple[Scalar, Scalar]]:
+    """(the parts of A_X^power(Z), how much of Z leaves the matrices of rank r, how much turns what never turns)."""
+    parts, weights = Parts.of(point, z), kernel.leaving(point.sigma)
+    size = positive(jnp.max(jnp.abs(z)))
+
+    def share(part: Float[Array, "_ _"]) -> Scalar:
+        return jax.lax.stop_gradient(jnp.max(jnp.abs(part)) / size)
+
+    left, right = (
+        share(jnp.where(weight > 0, 0.0, part)) for weight, part in zip(weights, (parts.left, parts.right), strict=True)
     )
-    left = require(parts.left, _exceeds(_where_zero(nu, parts.left), bound, z), message.format("column"))
-    right = require(parts.right, _exceeds(_where_zero(mu, parts.right), bound, z), message.format("row"))
-    return Parts(inside, left, right)
-
-
-def _where_zero(weight: Float[Array, " r"], part: Float[Array, "m r"]) -> Float[Array, "m r"]:
-    return jnp.where(weight > 0, 0.0, part)
-
-
-def _exceeds(part: Array, bound: float, z: Array) -> Any:
-    return ~(abs(known(part)).max() <= bound * abs(known(z)).max())
+    return parts.apply(point, kernel, power), share(z - parts.out_of(point.u, point.v)), (left, right)
