@@ -33,7 +33,7 @@ class DeepLinearMetric(RiemannianMetric):
     def __init__(self, space: Any, depth: Any):
         if len(space.shape) != 2 or space.shape[0] != space.shape[1]:
             raise ValueError(f"space must have square matrices as points, such as GeneralLinear(d), got {space.shape}.")
-        if not jax.config.jax_enable_x64:
+        if jax.dtypes.canonicalize_dtype(float) != np.float64:
             raise RuntimeError(
                 'geomstats works in float64. Enable it first: jax.config.update("jax_enable_x64", True).'
             )

@@ -39,7 +39,7 @@ class DeepLinear(Manifold):
         r = min(m, n) if rank is None else rank
         if not 1 <= r <= min(m, n):
             raise ValueError(f"rank must be from 1 to {min(m, n)} for {m} x {n} matrices, got {rank}.")
-        if not jax.config.jax_enable_x64:
+        if jax.dtypes.canonicalize_dtype(float) != np.float64:
             raise RuntimeError('pymanopt works in float64. Enable it first: jax.config.update("jax_enable_x64", True).')
         self.m, self.n, self.rank, self.depth = m, n, r, depth
         self._square = m == n == r
