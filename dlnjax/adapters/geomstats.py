@@ -1,21 +1,27 @@
 """A metric for geomstats, whose algorithms then run on this geometry: `pip install "dlnjax[geomstats]"`."""
 
-# pyright: reportMissingImports=false
-
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import jax
 import numpy as np
 
 import dlnjax as dln
 
-try:
-    import geomstats.backend as gs
-    from geomstats.geometry.riemannian_metric import RiemannianMetric
-except ImportError as error:
-    message = 'dlnjax.adapters.geomstats needs geomstats, which needs NumPy below 2.4: pip install "dlnjax[geomstats]".'
-    raise ImportError(message) from error
+if TYPE_CHECKING:
+    # geomstats has no types, and need not be there where types are checked.
+    gs: Any
+
+    class RiemannianMetric:
+        def __init__(self, space: Any) -> None: ...
+
+else:
+    try:
+        import geomstats.backend as gs
+        from geomstats.geometry.riemannian_metric import RiemannianMetric
+    except ImportError as error:
+        needs = 'geomstats, which needs NumPy below 2.4: pip install "dlnjax[geomstats]".'
+        raise ImportError(f"dlnjax.adapters.geomstats needs {needs}") from error
 
 
 class DeepLinearMetric(RiemannianMetric):
@@ -29,6 +35,8 @@ class DeepLinearMetric(RiemannianMetric):
 
     **Raises:** `ValueError` for a space of other shapes; `RuntimeError` if JAX has no float64.
     """
+
+    depth: Any
 
     def __init__(self, space: Any, depth: Any):
         if len(space.shape) != 2 or space.shape[0] != space.shape[1]:

@@ -1,18 +1,24 @@
 """A manifold for pymanopt, whose optimisers then run on this geometry: `pip install "dlnjax[pymanopt]"`."""
 
-# pyright: reportMissingImports=false
-
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import jax
 import numpy as np
 
 import dlnjax as dln
 
-try:
-    from pymanopt.manifolds.manifold import Manifold
-except ImportError as error:
-    raise ImportError('dlnjax.adapters.pymanopt needs pymanopt: pip install "dlnjax[pymanopt]".') from error
+if TYPE_CHECKING:
+    # pymanopt has no types, and need not be there where types are checked.
+    class Manifold:
+        dim: int
+
+        def __init__(self, name: str, dimension: int) -> None: ...
+
+else:
+    try:
+        from pymanopt.manifolds.manifold import Manifold
+    except ImportError as error:
+        raise ImportError('dlnjax.adapters.pymanopt needs pymanopt: pip install "dlnjax[pymanopt]".') from error
 
 
 def _array(z: Any) -> jax.Array:
@@ -34,6 +40,11 @@ class DeepLinear(Manifold):
     **Raises:** `ValueError` for a rank above min(m, n), or at infinite depth for matrices that are not square of full
     rank, as their column and row spaces never turn; `RuntimeError` if JAX has no float64.
     """
+
+    m: int
+    n: int
+    rank: int
+    depth: Any
 
     def __init__(self, m: int, n: int, depth: Any, *, rank: int | None = None):
         r = min(m, n) if rank is None else rank
@@ -78,7 +89,8 @@ class DeepLinear(Manifold):
         beyond = vector - u @ (u.T @ vector)
         return vector - beyond + beyond @ v @ v.T
 
-    to_tangent_space = projection
+    def to_tangent_space(self, point: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        return self.projection(point, vector)
 
     def transport(self, point_a: np.ndarray, point_b: np.ndarray, tangent_vector_a: np.ndarray) -> np.ndarray:
         return self.projection(point_b, tangent_vector_a)
@@ -122,7 +134,8 @@ class DeepLinear(Manifold):
         momentum = dln.metric_operator_inverse(at, _array(tangent_vector), self.depth)
         return np.asarray(dln.exponential(at, momentum, self.depth, throw=False).x[-1])
 
-    retraction = exp
+    def retraction(self, point: np.ndarray, tangent_vector: np.ndarray) -> np.ndarray:
+        return self.exp(point, tangent_vector)
 
     def log(self, point_a: np.ndarray, point_b: np.ndarray) -> np.ndarray:
         self._require_square("The logarithm")

@@ -77,6 +77,9 @@ def test_rank_speed_and_both_momenta_are_conserved(depth):
     point, p = draw(M, N, R)
     out = dln.exponential(point, p, depth, ts=TS)
     assert out.hamiltonian_drift < 1e-10
+    # The covector is the one given, but for what moves no matrix of rank r.
+    assert_close(out.momentum[0] @ point.v, p @ point.v, ALGEBRA)
+    assert_close(point.u.T @ out.momentum[0], point.u.T @ p, ALGEBRA)
     for x, momentum in zip(out.x, out.momentum, strict=True):
         assert np.linalg.svd(x)[1][R] < ALGEBRA
         assert_close(
