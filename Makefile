@@ -7,15 +7,16 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 # halve it, and change only rounding. The library leaves the options alone that are named here.
 QUICK := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 QUICK += --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
-test fast long lowest notebooks docs: export XLA_FLAGS ?= $(QUICK)
+test fast long lowest neighbours notebooks docs: export XLA_FLAGS ?= $(QUICK)
 
-.PHONY: help install reproduce test fast long lowest notebooks docs check format bench stress clean
+.PHONY: help install reproduce test fast long lowest neighbours notebooks docs check format bench stress clean
 
 help:
 	@echo "make reproduce   every figure, its data, the numbers and a report, into out/; ARGS=--quick for a look"
 	@echo "make test        the tests            make fast    without the slow ones"
 	@echo "make long        the tests too long for make test"
 	@echo "make lowest      some of the short ones with the oldest dependencies allowed"
+	@echo "make neighbours  the adapters for geomstats and pymanopt"
 	@echo "make docs        the documentation, into build/site"
 	@echo "make notebooks   the notebooks, run from top to bottom"
 	@echo "make check       format, lint, types  make format  apply the first two"
@@ -59,6 +60,16 @@ lowest: .venv-lowest/installed
 		-e ".[io]" pytest pytest-xdist beartype
 	touch $@
 
+# The adapters, with the libraries that they adapt. The old NumPy of geomstats stays out of .venv.
+neighbours: .venv-neighbours/installed
+	.venv-neighbours/bin/pytest tests/neighbours
+
+.venv-neighbours/installed: pyproject.toml constraints-neighbours.txt
+	$(PYTHON) -m venv .venv-neighbours
+	.venv-neighbours/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-neighbours.txt \
+		-e ".[geomstats,pymanopt]" pytest beartype
+	touch $@
+
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -94,4 +105,4 @@ stress: install
 	$(BIN)/python tests/stress/sweeps.py
 
 clean:
-	rm -rf .venv .venv-lowest .venv-geomstats .cache out build dist
+	rm -rf .venv .venv-lowest .venv-geomstats .venv-neighbours .cache out build dist

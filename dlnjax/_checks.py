@@ -187,7 +187,10 @@ def as_square(name: str, x: Any, leading: bool = False) -> Array:
         expected = "(..., d, d)" if leading else "(d, d)"
         hint = " For many starts at once use dlnjax.sweep or jax.vmap." if x.ndim == 3 and not leading else ""
         if x.ndim >= 2 and x.shape[-1] != x.shape[-2]:
-            hint = " Geodesics and curvature are those of square matrices; flows, networks and the metric take any."
+            hint = (
+                " Geodesics between two ends and curvature are those of square matrices; flows, networks, the metric "
+                "and exponential take any. Between ends with the same column and row spaces, take U^T X V of each."
+            )
         raise ValueError(f"{name} must be a square matrix of shape {expected}, got shape {x.shape}.{hint}")
     return x
 

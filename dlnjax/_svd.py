@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from dlnjax._checks import as_float, as_matrix, known, require, require_normal
+from dlnjax._checks import as_count, as_float, as_matrix, known, require, require_normal
 
 
 class SVD(eqx.Module):
@@ -125,7 +125,7 @@ def motion_of_frame(point: SVD, by_v: Float[Array, "*seeds m r"], by_u: Float[Ar
     return du, dsigma, dv
 
 
-def svd(x: Float[Array, "*seeds m n"]) -> SVD:
+def svd(x: Float[Array, "*seeds m n"], *, rank: int | None = None) -> SVD:
     """Singular value decomposition, thin, singular values descending.
 
     Differentiable by (4.2)-(4.4). At repeated singular values, where the frame is a matter of choice, its derivative is
@@ -133,18 +133,23 @@ def svd(x: Float[Array, "*seeds m n"]) -> SVD:
     more are 0, the derivative of `svd(x).matrix` lacks what is off the diagonal between their singular vectors. For a
     matrix that is not square, it also lacks what leaves the space of a singular vector whose value is 0.
 
-    **Arguments:** `x`, `m n`, or with leading axes.
+    **Arguments:** `x`, `m n`, or with leading axes; `rank`, r, by default min(m, n).
 
-    **Returns:** an `SVD` of r = min(m, n) values, with `svd(x).matrix` equal to `x` to rounding; of NaN, NaN.
+    **Returns:** an `SVD` of the r largest values. With all of them, `svd(x).matrix` is `x` to rounding; with fewer it
+    is the nearest matrix of rank r (Eckart and Young). Of NaN, NaN.
 
-    **Raises:** `ValueError` or `TypeError` if `x` is no real matrix, or stack of them.
+    **Raises:** `ValueError` or `TypeError` if `x` is no real matrix, or stack of them, or `rank` no number of values.
 
     **Example:**
 
         >>> dln.svd(jnp.diag(jnp.array([1.0, 3.0]))).sigma.tolist()
         [3.0, 1.0]
     """
-    return SVD(*_decompose(as_matrix("x", x, leading=True)))
+    x = as_matrix("x", x, leading=True)
+    most = min(x.shape[-2:])
+    if rank is not None and as_count("rank", rank) > most:
+        raise ValueError(f"rank must be at most {most}, the least side of x, got {rank}.")
+    return truncated(SVD(*_decompose(x)), rank)
 
 
 def as_point(name: str, point: SVD, leading: bool = False) -> SVD:
@@ -181,6 +186,8 @@ def _is_orthonormal(u: Any) -> Any:
 
 def truncated(point: SVD, rank: int | None) -> SVD:
     """The first `rank` singular values and their vectors, or all if `rank` is None."""
+    if rank is None:
+        return point
     return SVD(point.u[..., :rank], point.sigma[..., :rank], point.v[..., :rank])
 
 

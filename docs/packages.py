@@ -35,6 +35,7 @@ PLACES = {
     FACE: Place(4, 0, 4),
     "plot": Place(3, 5, 5),
     "claims": Place(5, 1, 2),
+    "adapters": Place(5, 4, 4),
     "figures": Place(6, 3, 5),
     "_commands": Place(7, 1, 3),
     "_cli": Place(8, 2, 2),

@@ -154,7 +154,7 @@ def _above_rounding(sizes: Float[Array, "*n"], rtol: Scalar) -> Float[Array, "*n
     return jnp.maximum(sizes, jnp.finfo(sizes.dtype).eps / rtol * jnp.max(sizes, initial=0.0))
 
 
-def _norms(y: Float[Array, "*n d d"]) -> Float[Array, "*n"]:
+def _norms(y: Float[Array, "*n _ _"]) -> Float[Array, "*n"]:
     return jnp.sqrt(jnp.sum(jax.lax.stop_gradient(y) ** 2, axis=(-2, -1)))
 
 

@@ -52,6 +52,7 @@ def sign_at_the_door(name: str, z: Any) -> int:
     if not sigma[-1] > len(x) * np.finfo(x.dtype).eps * sigma[0]:
         raise ValueError(
             f"{name} is singular: its smallest singular value is {sigma[-1]:.1e}, its largest {sigma[0]:.1e}. "
-            "Geodesics join matrices of full rank: add a multiple of the identity, or leave out what has no rank."
+            "Geodesics join matrices of full rank: add a multiple of the identity, or leave out what has no rank. "
+            "Between ends of rank r with the same column and row spaces, join the r x r matrices U^T X V."
         )
     return int(np.linalg.slogdet(x)[0])

@@ -10,18 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from dlnjax._checks import as_count, as_positive, as_square, as_times, require_finite, require_full_rank
+from dlnjax._checks import as_count, as_matrix, as_positive, as_times, known, require, require_finite, require_full_rank
 from dlnjax._compile import compiled, first_times, with_more_times
-from dlnjax._geodesics.hamiltonian import integrate
+from dlnjax._geodesics import low_rank
+from dlnjax._geodesics.hamiltonian import integrate, Path
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
-from dlnjax._geometry.operator import apply_metric_operator
+from dlnjax._geometry.operator import apply_metric_operator, is_square
+from dlnjax._geometry.thin import as_thin
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._scale import scaled
 from dlnjax._show import Curves, singular_values_of
+from dlnjax._svd import singular_values, SVD
 from dlnjax._tree import instantiate, ravel, tangent_at
-from dlnjax._types import Number, Numbers, Scalar, Square
+from dlnjax._types import Matrix, Number, Numbers, Scalar, Square
 
 
 class ExponentialSolution(Solution):
@@ -29,7 +32,7 @@ class ExponentialSolution(Solution):
 
     **Attributes:**
 
-    - `ts`: the times; `x` and `momentum`: the states at them, `ts d d`. Entries after `t_end` repeat the last state.
+    - `ts`: the times; `x` and `momentum`: the states at them, `ts m n`. Entries after `t_end` repeat the last state.
     - `t_end`: the time of the last good state.
     - `hamiltonian_drift`: the relative change of H along the geodesic.
     - `result`: a code of `RESULTS`; `stats`: `steps` of the solver.
@@ -42,8 +45,8 @@ class ExponentialSolution(Solution):
     """
 
     ts: Float[Array, "*n ts"]
-    x: Float[Array, "*n ts d d"]
-    momentum: Float[Array, "*n ts d d"]
+    x: Float[Array, "*n ts m n"]
+    momentum: Float[Array, "*n ts m n"]
     t_end: Float[Array, "*n"]
     hamiltonian_drift: Float[Array, "*n"]
     result: RESULTS
@@ -67,7 +70,8 @@ class ExponentialSolution(Solution):
 
     def _describe(self) -> str:
         shape, codes = self.x.shape, result_counts(self.result)
-        return f"ExponentialSolution(d = {shape[-1]}, {shape[-3]} times, {codes})"
+        size = f"d = {shape[-1]}" if shape[-1] == shape[-2] else f"{shape[-2]} x {shape[-1]}"
+        return f"ExponentialSolution({size}, {shape[-3]} times, {codes})"
 
 
 def orthonormal(x: Square, p: Square, kernel: Kernel) -> Square:
@@ -81,8 +85,8 @@ def covector(x: Square, w: Square, kernel: Kernel) -> Square:
 
 
 def exponential(
-    x: Square,
-    p: Square,
+    x: Matrix | SVD,
+    p: Matrix,
     depth: Depth,
     *,
     ts: Numbers = (0.0, 1.0),
@@ -101,8 +105,12 @@ def exponential(
     At finite depth a geodesic may lose rank in finite time: it ends there with the code `rank_lost`. Differentiable,
     forwards and in reverse, in `x`, `p` and `depth`.
 
-    **Main arguments:** `x`, of full rank, and the covector `p`, `d d`; `depth`, N in [1, inf], a number or a traced
-    array.
+    A thin `SVD` as `x` is a point of the matrices of rank r, and the geodesic stays among them. The part of `p` that
+    moves none of these, (I - U U^T) P (I - V V^T), is dropped. At infinite depth the column and the row space of a
+    matrix that is not square, or of rank r, never turn: the geodesic is that of the r x r matrices U^T X V.
+
+    **Main arguments:** `x`, `m n` of full rank, or a thin `SVD`; the covector `p`, `m n`; `depth`, N in [1, inf], a
+    number or a traced array.
 
     **Other arguments:** `ts`, increasing times, of which the first is that of `x`; `rtol`, the error of a step relative
     to the norms; `max_steps`; `throw`, raise if the geodesic does not reach the last of `ts`: else see `result`.
@@ -118,18 +126,33 @@ def exponential(
         >>> jnp.diagonal(out.x[-1]).round(6).tolist()  # e and 1: at infinite depth, scaling is exponential
         [2.718282, 1.0]
     """
-    x, p = as_square("x", x), as_square("p", p)
+    x, p = _as_start(x, p)
+    rtol = as_positive("rtol", rtol).astype(p.dtype)
+    kernel, ts = as_kernel(depth, p.dtype), as_times(ts, p.dtype)
+    solve = _solve_low_rank if isinstance(x, SVD) or not is_square(x) else _solve
+    solution = solve(x, p, kernel, with_more_times(ts, 2 * p.size), rtol, as_count("max_steps", max_steps))
+    solution = replace(solution, ts=ts, x=first_times(solution.x, ts), momentum=first_times(solution.momentum, ts))
+    return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
+
+
+def _as_start(x: Any, p: Any) -> tuple[Matrix | SVD, Matrix]:
+    if isinstance(x, SVD):
+        point, p = as_thin(x, "p", p)
+        dtype = np.result_type(point.sigma.dtype, p.dtype)
+        return jax.tree.map(lambda z: z.astype(dtype), (point, p))
+    x, p = as_matrix("x", x), as_matrix("p", p)
     if x.shape != p.shape:
         raise ValueError(f"p must be a covector at x, of the shape {x.shape}, got {p.shape}. For many use jax.vmap.")
     dtype = np.result_type(x.dtype, p.dtype)
-    x, p = x.astype(dtype), p.astype(dtype)
-    x, p = require_finite("x", x), require_finite("p", p)
-    x = require_full_rank("x", x, "its determinant is 0, and the metric of depth > 1 ends there.")
-    rtol = as_positive("rtol", rtol).astype(x.dtype)
-    kernel, ts = as_kernel(depth, x.dtype), as_times(ts, x.dtype)
-    solution = _solve(x, p, kernel, with_more_times(ts, x.size + p.size), rtol, as_count("max_steps", max_steps))
-    solution = replace(solution, ts=ts, x=first_times(solution.x, ts), momentum=first_times(solution.momentum, ts))
-    return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
+    x, p = require_finite("x", x.astype(dtype)), require_finite("p", p.astype(dtype))
+    if is_square(x):
+        return require_full_rank("x", x, "its determinant is 0, and the metric of depth > 1 ends there."), p
+    sigma = known(singular_values(jax.lax.stop_gradient(x)))
+    message = (
+        "x must have full rank: its least singular value is 0 to rounding. A matrix of rank r is an SVD of r values, "
+        "dlnjax.svd(x, rank=r)."
+    )
+    return require(x, ~(sigma[-1] > max(x.shape) * np.finfo(x.dtype).eps * sigma[0]), message), p
 
 
 @compiled
@@ -147,6 +170,36 @@ def _solve(
     return eqx.tree_at(_states, out, moved)
 
 
+@compiled
+def _solve_low_rank(
+    x: Matrix | SVD, p: Matrix, kernel: Kernel, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
+) -> ExponentialSolution:
+    """The geodesic in the coordinates of `low_rank.py`, computed for X scaled to size one and then scaled back."""
+    q1, s, q2 = (x.u, jnp.diag(x.sigma), x.v) if isinstance(x, SVD) else low_rank.core_of(x)
+    k, degree = scale_exponent(s, kernel), degree_of(kernel)
+    start = low_rank.State.of((q1, scaled(s, -k), q2), scaled(p, k * (degree - 1)))
+    states, out = _low_rank(start, kernel, ts=ts, rtol=rtol, max_steps=max_steps)
+    xs, ps = jax.vmap(lambda y: (y.x, y.p))(states)
+    return replace(out, x=scaled(xs, k), momentum=scaled(ps, k * (1 - degree)))
+
+
+@eqx.filter_custom_jvp
+def _low_rank(
+    start: low_rank.State, kernel: Kernel, *, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
+) -> tuple[low_rank.State, ExponentialSolution]:
+    """(the states, how the flow ended)."""
+    states, drift, path = low_rank.integrate(start, kernel, ts, rtol, max_steps)
+    return states, _ended(path, ts, states.s, states.pi, drift)
+
+
+@_low_rank.def_jvp
+def _low_rank_jvp(primals: tuple[Any, Kernel], tangents: tuple[PyTree, PyTree], *, ts, rtol, max_steps):
+    """The derivative by Jacobi fields, as for square matrices."""
+    states, out = _low_rank(*primals, ts=ts, rtol=rtol, max_steps=max_steps)
+    jacobian = low_rank.jacobian(*primals, jnp.minimum(ts, out.t_end), rtol)
+    return (states, out), (low_rank.along(jacobian, primals, tangents), jax.tree.map(lambda _: None, out))
+
+
 def _states(out: ExponentialSolution) -> tuple[Any, Any]:
     return out.x, out.momentum
 
@@ -162,12 +215,17 @@ def _exponential(
     came = (ts <= path.t_end)[:, None, None]
     xs, ws = jnp.where(came, path.x[:-1], path.x[-1]), jnp.where(came, path.w[:-1], path.w[-1])
     energy, end = jnp.sum(w * w), jnp.sum(path.w[-1] ** 2)
+    drift = jnp.where(energy > 0, jnp.abs(end - energy) / jnp.where(energy > 0, energy, 1.0), 0.0)
+    return _ended(path, ts, xs, jax.vmap(partial(covector, kernel=kernel))(xs, ws), drift)
+
+
+def _ended(path: Path, ts: Float[Array, " ts"], x: Array, momentum: Array, drift: Scalar) -> ExponentialSolution:
     return ExponentialSolution(
         ts=ts,
-        x=xs,
-        momentum=jax.vmap(partial(covector, kernel=kernel))(xs, ws),
+        x=x,
+        momentum=momentum,
         t_end=path.t_end,
-        hamiltonian_drift=jnp.where(energy > 0, jnp.abs(end - energy) / jnp.where(energy > 0, energy, 1.0), 0.0),
+        hamiltonian_drift=drift,
         result=code_of(
             (path.lost_rank, RESULTS.rank_lost),
             (path.exhausted, RESULTS.max_steps_reached),

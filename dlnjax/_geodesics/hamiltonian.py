@@ -5,9 +5,13 @@ tolerance suits all entries. The entries of P are those of W divided by the root
 as the singular values do, and no single tolerance suits them all.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geometry.differences import first_difference, squares, values
@@ -41,9 +45,16 @@ def orthonormal_velocity(x: Square, w: Square, kernel: Kernel) -> tuple[Square, 
     Daleckii and Krein.
     """
     point = svd(x)
-    sigma, s = point.sigma, squares(point.sigma)
+    m, dw = velocity_in_frame(point.sigma, into(point, w), kernel)
+    return out_of(point, m), out_of(point, dw)
+
+
+def velocity_in_frame(
+    sigma: Float[Array, " d"], w: Square, kernel: Kernel, push: Square | float = 0.0
+) -> tuple[Square, Square]:
+    """`orthonormal_velocity`, with everything in the frame of X. `push` is a force beside -dH/dX, by which P moves."""
+    s = squares(sigma)
     root = jnp.sqrt(values(s, kernel, 1))
-    w = into(point, w)
     g, m = w / root, root * w
     if len(sigma) <= _SMALL:
         force = -in_x(sigma, *densities(first_difference(s, kernel, 1), g, g)) / 2
@@ -53,7 +64,7 @@ def orthonormal_velocity(x: Square, w: Square, kernel: Kernel) -> tuple[Square, 
         half = Differences.of(s, jet, 0.5)
         force = _force(sigma, g, Differences.of(s, jet, 1))
         turning = half.turned(g, left) + half.turned(g.T, right).T
-    return out_of(point, m), out_of(point, root * force + turning)
+    return m, root * (force + push) + turning
 
 
 def momentum_and_force(point: SVD, v: Square, kernel: Kernel) -> tuple[Square, Square]:
@@ -70,15 +81,24 @@ def _force(sigma: Float[Array, " d"], g: Square, differences: Differences) -> Sq
 
 
 class Path(eqx.Module):
-    """The states of the flow at the times asked for, and how the flow ended."""
+    """The states of the flow at the times asked for, followed by the state at its end, and how the flow ended."""
 
-    x: Float[Array, "times d d"]
-    w: Float[Array, "times d d"]
+    states: PyTree
     t_end: Scalar
     lost_rank: Bool[Array, ""]
     finished: Bool[Array, ""]
     exhausted: Bool[Array, ""]
     steps: Int[Array, ""]
+
+    @property
+    def x(self) -> Float[Array, "times d d"]:
+        """X, in the states of `integrate`."""
+        return self.states[0]
+
+    @property
+    def w(self) -> Float[Array, "times d d"]:
+        """W, in the states of `integrate`."""
+        return self.states[1]
 
 
 def ratio(x: Square) -> Scalar:
@@ -101,40 +121,48 @@ def integrate(
 
     States at times that the flow does not reach are infinite.
     """
-    eps, start = jnp.finfo(x.dtype).eps, ratio(x)
-    floor = jnp.maximum(_FALL * jnp.minimum(_ORDINARY, start), _ROUNDINGS * eps)
-    stalled = jnp.maximum(jnp.minimum(_UNRESOLVED * eps / rtol, _STALLED_FALL * start), floor)
+
+    def moved(state: tuple[Square, Square]) -> tuple[Square, Square]:
+        return orthonormal_velocity(*state, kernel)
+
+    return follow(moved, (x, w), lambda state: state[0], kernel, ts, rtol, max_steps=max_steps)
+
+
+def follow(
+    velocity: Callable[[Any], Any],
+    start: Any,
+    square: Callable[[Any], Square],
+    kernel: Kernel,
+    ts: Float[Array, " times"],
+    rtol: Scalar,
+    *,
+    max_steps: int | Int[Array, ""],
+) -> Path:
+    """The flow of any state with this velocity. `square` is a matrix of the state that has the singular values of X."""
+    x = square(start)
+    eps, first = jnp.finfo(x.dtype).eps, ratio(x)
+    floor = jnp.maximum(_FALL * jnp.minimum(_ORDINARY, first), _ROUNDINGS * eps)
+    stalled = jnp.maximum(jnp.minimum(_UNRESOLVED * eps / rtol, _STALLED_FALL * first), floor)
     # At order 0 the kernel does not vanish at singular matrices, and geodesics cross them. From order 2 on singular
     # matrices are infinitely far away.
     order = jnp.asarray(kernel.order)
     bounded = (order > 0) & (order < 2)
 
-    def crosses(y: tuple[Square, Square]) -> Bool[Array, ""]:
+    def crosses(y: Any) -> Bool[Array, ""]:
         # A step that changes the sign of the determinant has crossed the singular matrices, which no geodesic does. JAX
         # gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. X
         # is not scaled to avoid this, since the squares of the singular values leave that range earlier.
-        return bounded & (sign * jnp.linalg.slogdet(y[0])[0] < 0)
+        return bounded & (sign * jnp.linalg.slogdet(square(y))[0] < 0)
 
-    def lost(y: tuple[Square, Square]) -> Bool[Array, ""]:
-        return bounded & (ratio(y[0]) <= floor)
+    def lost(y: Any) -> Bool[Array, ""]:
+        return bounded & (ratio(square(y)) <= floor)
 
     sign = jnp.linalg.slogdet(x)[0]
-
-    walk = solve(
-        lambda y: orthonormal_velocity(y[0], y[1], kernel),
-        (x, w),
-        ts,
-        rtol,
-        max_steps=max_steps,
-        refuses=crosses,
-        leaves=lost,
-    )
-    (xs, ws), (x, w) = walk.saved, walk.y
+    walk = solve(velocity, start, ts, rtol, max_steps=max_steps, refuses=crosses, leaves=lost)
     reached = (walk.index == len(ts)) & ~walk.left
-    lost_rank = bounded & (ratio(x) <= jnp.where(reached, floor, stalled))
+    lost_rank = bounded & (ratio(square(walk.y)) <= jnp.where(reached, floor, stalled))
     return Path(
-        x=jnp.concatenate([xs, x[None]]),
-        w=jnp.concatenate([ws, w[None]]),
+        states=jax.tree.map(lambda saved, last: jnp.concatenate([saved, last[None]]), walk.saved, walk.y),
         t_end=jnp.where(reached, ts[-1], ts[0] + walk.t),
         lost_rank=lost_rank,
         finished=reached & ~lost_rank,

@@ -4,8 +4,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from dlnjax._geometry.differences import first_of_one
+from dlnjax._geometry.differences import first_of_one, leaving_power, OfOne, second_of_one, squares
 from dlnjax._geometry.kernel import Kernel
+from dlnjax._geometry.motion import moved
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate
 from dlnjax._types import Matrix
@@ -30,7 +31,7 @@ def _leaving_rates_jvp(primals: tuple[Matrix, Kernel], tangents: tuple[Matrix | 
     (s, kernel), (ds, dkernel) = primals, tangents
     point = svd(s)
     sigma = point.sigma
-    values, moved = eqx.filter_jvp(lambda kernel: _rates(sigma, kernel), (kernel,), (dkernel,))
+    values, changed = eqx.filter_jvp(lambda kernel: _rates(sigma, kernel), (kernel,), (dkernel,))
     m = point.u.T @ instantiate(ds, s) @ point.v
     even, odd = (m + m.T) / 2, (m - m.T) / 2
     total = sigma[:, None] + sigma
@@ -42,7 +43,7 @@ def _leaving_rates_jvp(primals: tuple[Matrix, Kernel], tangents: tuple[Matrix | 
         inside = first_of_one(rate, sigma) * even + (f[:, None] + f) / total * odd
         return point.u @ (inside + jnp.diag(df)) @ point.v.T
 
-    return leaving_rates(s, kernel), tuple(map(tangent, (0, 1), values, instantiate(moved, values)))
+    return leaving_rates(s, kernel), tuple(map(tangent, (0, 1), values, instantiate(changed, values)))
 
 
 def _rates(sigma: Float[Array, " r"], kernel: Kernel) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
@@ -52,3 +53,49 @@ def _rates(sigma: Float[Array, " r"], kernel: Kernel) -> tuple[Float[Array, " r"
 
 def _spectral(point: SVD, values: Float[Array, " r"]) -> Matrix:
     return (point.u * values) @ point.v.T
+
+
+def turning_rate(kernel: Kernel, side: int, power: float = 1) -> OfOne:
+    """(nu/sigma^2)^power as a function of sigma^2, or (mu/sigma^2)^power for `side` = 1; 0 where the weight is 0."""
+    weight = leaving_power(kernel, 1, side)
+
+    def rate(s: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        nu = weight(s)
+        return jnp.where(nu > 0, (jnp.where(nu > 0, nu, 1.0) / s) ** power, 0.0 * s)
+
+    return rate
+
+
+@eqx.filter_custom_jvp
+def turning(s: Matrix, m: Matrix, kernel: Kernel, *, side: int) -> tuple[Matrix, Matrix]:
+    """(G, the gradient in S of Tr(M G)/2) for G = g(S S^T), where g is the `turning_rate` and M is symmetric."""
+    point = svd(s)
+    g, first, m = _turning_in_frame(point, m, kernel, side)
+    return (point.u * g) @ point.u.T, point.u @ (first * m * point.sigma) @ point.v.T
+
+
+def _turning_in_frame(point: SVD, m: Matrix, kernel: Kernel, side: int) -> tuple[Array, Matrix, Matrix]:
+    s, rate = squares(point.sigma), turning_rate(kernel, side)
+    return rate(s), first_of_one(rate, s), point.u.T @ m @ point.u
+
+
+@turning.def_jvp
+def _turning_jvp(
+    primals: tuple[Matrix, Matrix, Kernel], tangents: tuple[Matrix | None, Matrix | None, PyTree], *, side: int
+):
+    """G and its gradient have divided differences of g in place of derivatives (Daleckii and Krein)."""
+    (s, m, kernel), (ds, dm, dkernel) = primals, tangents
+    point, rate = svd(s), turning_rate(kernel, side)
+    sigma = point.sigma
+    values, by_kernel = eqx.filter_jvp(lambda k: _turning_in_frame(point, m, k, side), (kernel,), (dkernel,))
+    (g, first, inside), (dg, dfirst, _) = values, instantiate(by_kernel, values)
+    move = point.u.T @ instantiate(ds, s) @ point.v
+    left, _ = moved(move, sigma)
+    second = second_of_one(rate, squares(sigma), first)
+    density = first * (point.u.T @ instantiate(dm, m) @ point.u) + dfirst * inside
+    # At [i, k, j], the second difference over s_i, s_k and s_j.
+    density += jnp.einsum("ikj,ik,kj->ij", second, left, inside) + jnp.einsum("ikj,ik,kj->ij", second, inside, left)
+    turn = first * left + jnp.diag(dg)
+    bend = density * sigma + (first * inside) @ move
+    out = (point.u * g) @ point.u.T, point.u @ (first * inside * sigma) @ point.v.T
+    return out, (point.u @ turn @ point.u.T, point.u @ bend @ point.v.T)

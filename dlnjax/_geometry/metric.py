@@ -1,4 +1,4 @@
-"""The metric g^N on the matrices `m n` of full rank: the public functions, made of the operator A_X."""
+"""The metric g^N on the matrices `m n` of full rank or of rank r: the public functions, made of the operator A_X."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_finite, as_matrix, as_spectrum, check_energy, known, require
 from dlnjax._compile import compiled
+from dlnjax._geometry import thin
 from dlnjax._geometry.kernel import as_kernel, Balanced, degree_of, Depth, Kernel, scale_exponent
 from dlnjax._geometry.operator import (
     apply_metric_operator,
@@ -21,7 +22,7 @@ from dlnjax._geometry.operator import (
 )
 from dlnjax._protocol import gradient
 from dlnjax._scale import along_slope, exponent, scaled
-from dlnjax._svd import singular_values
+from dlnjax._svd import singular_values, SVD
 from dlnjax._tree import is_perturbed
 from dlnjax._types import Energy, Matrix, Scalar
 
@@ -89,10 +90,13 @@ def _scaled_form_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int
 def _root(x: Matrix, z: Matrix, kernel: Kernel) -> Scalar:
     """The root of Tr(Z^T A_X^{-1}(Z)), whose square may leave the range of the floats."""
     (x, z, w), _, e = _at_size_one(x, z, z, kernel, -1)
-    square = form(x, z, w, kernel, power=-1)
+    return scaled(_finite_slope_root(form(x, z, w, kernel, power=-1)), e / 2)
+
+
+def _finite_slope_root(square: Scalar) -> Scalar:
     # The derivative of the root at 0 is infinite. Multiplied by the derivative of the square, which is 0, it would give
     # NaN.
-    return scaled(jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square), e / 2)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square)
 
 
 def full_rank(x: Matrix) -> Matrix:
@@ -139,7 +143,7 @@ def _continuous(x: Matrix, kernel: Kernel) -> Matrix:
     return require(x, known(singular_values(jax.lax.stop_gradient(x)))[-1] <= 0, message)
 
 
-def metric_operator(x: Matrix, p: Matrix, depth: Depth) -> Matrix:
+def metric_operator(x: Matrix | SVD, p: Matrix, depth: Depth) -> Matrix:
     """The operator of the metric, 1/N times (2.19):
 
         A_X(P) = (1/N) sum_{q=1}^N (X X^T)^((N-q)/N) P (X^T X)^((q-1)/N),
@@ -149,7 +153,8 @@ def metric_operator(x: Matrix, p: Matrix, depth: Depth) -> Matrix:
 
         A_X(P) = U [lambda o (U^T P V)] V^T + (I - U U^T) P V diag(nu) V^T + U diag(mu) U^T P (I - V V^T).
 
-    **Arguments:** `x` and `p`, `m n`; `depth`, N in [1, inf], a number or a traced array, or a kernel.
+    **Arguments:** `x` and `p`, `m n`; `depth`, N in [1, inf], a number or a traced array, or a kernel. A thin `SVD` as
+    `x` is a point of the matrices of rank r, here and in all functions of the metric.
 
     **Returns:** a tangent vector, `m n`.
 
@@ -162,20 +167,23 @@ def metric_operator(x: Matrix, p: Matrix, depth: Depth) -> Matrix:
         >>> dln.metric_operator(x, jnp.ones((2, 2)), 2).round(6).tolist()
         [[2.0, 1.5], [1.5, 1.0]]
     """
+    if isinstance(x, SVD):
+        return thin.operator(x, p, depth)
     x, p = as_pair(x, "p", p)
     kernel = as_kernel(depth, x.dtype)
     return _apply(_continuous(x, kernel), p, kernel)
 
 
-def metric_operator_inverse(x: Matrix, z: Matrix, depth: Depth) -> Matrix:
+def metric_operator_inverse(x: Matrix | SVD, z: Matrix, depth: Depth) -> Matrix:
     """The covector A_X^{-1}(Z) of a tangent vector, N times the inverse of (2.19).
 
-    **Arguments:** `x`, of full rank, and `z`, `m n`; `depth`, N in [1, inf].
+    **Arguments:** `x`, of full rank or a thin `SVD`, and `z`, `m n`; `depth`, N in [1, inf].
 
     **Returns:** a covector, `m n`, with `metric_operator(x, p, depth)` equal to `z`.
 
     **Raises:** as `metric_operator`, and `ValueError` for an `x` that has not full rank, or that is not square at
-    infinite depth: there its column and row space never turn, and the operator has no inverse.
+    infinite depth: there its column and row space never turn, and the operator has no inverse. At an `SVD` the `z` is
+    refused whose length is infinite: one that leaves the matrices of rank r, or, at infinite depth, one of the spaces.
 
     **Example:**
 
@@ -183,6 +191,8 @@ def metric_operator_inverse(x: Matrix, z: Matrix, depth: Depth) -> Matrix:
         >>> dln.metric_operator_inverse(x, dln.metric_operator(x, jnp.ones((2, 2)), 2), 2).round(6).tolist()
         [[1.0, 1.0], [1.0, 1.0]]
     """
+    if isinstance(x, SVD):
+        return thin.inverse(x, z, depth)
     x, z = as_pair(x, "z", z)
     kernel = as_kernel(depth, x.dtype)
     return _apply(_invertible(x, kernel), z, kernel, power=-1)
@@ -252,10 +262,10 @@ def _rates(lam: Matrix, sigma: Float[Array, " d"], kernel: Kernel) -> Matrix:
     return jnp.where(zero[:, None] & zero[None, :], jnp.where(power > 0, weight * power, 0.0), rates)
 
 
-def inner(x: Matrix, z1: Matrix, z2: Matrix, depth: Depth) -> Scalar:
+def inner(x: Matrix | SVD, z1: Matrix, z2: Matrix, depth: Depth) -> Scalar:
     """The metric g^N(Z1, Z2) = Tr(Z1^T A_X^{-1}(Z2)), N times (2.18), with derivatives exact to the second.
 
-    **Arguments:** `x`, of full rank; `z1` and `z2`, tangent vectors, `m n`; `depth`, N in [1, inf].
+    **Arguments:** `x`, of full rank or a thin `SVD`; `z1` and `z2`, tangent vectors, `m n`; `depth`, N in [1, inf].
 
     **Returns:** a number.
 
@@ -267,16 +277,18 @@ def inner(x: Matrix, z1: Matrix, z2: Matrix, depth: Depth) -> Scalar:
         >>> print(f"{dln.inner(x, jnp.eye(2), jnp.eye(2), 2):.6f}")
         1.500000
     """
+    if isinstance(x, SVD):
+        return thin.inner(x, {"z1": z1, "z2": z2}, depth)
     x, z1 = as_pair(x, "z1", z1)
     z2 = as_pair(x, "z2", z2)[1]
     kernel = as_kernel(depth, x.dtype)
     return _form(_invertible(x, kernel), z1, z2, kernel, power=-1)
 
 
-def norm(x: Matrix, z: Matrix, depth: Depth) -> Scalar:
+def norm(x: Matrix | SVD, z: Matrix, depth: Depth) -> Scalar:
     """The length of a tangent vector, the root of `inner(x, z, z, depth)`: sqrt(N) times that of the thesis's g^N.
 
-    **Arguments:** `x`, of full rank; `z`, `m n`; `depth`, N in [1, inf].
+    **Arguments:** `x`, of full rank or a thin `SVD`; `z`, `m n`; `depth`, N in [1, inf].
 
     **Returns:** a number; at `z` = 0 its derivative is taken to be 0.
 
@@ -290,15 +302,17 @@ def norm(x: Matrix, z: Matrix, depth: Depth) -> Scalar:
         >>> print(f"{dln.norm(5 * x, 5 * x, jnp.inf):.6f}")
         1.414214
     """
+    if isinstance(x, SVD):
+        return _finite_slope_root(thin.inner(x, {"z": z}, depth))
     x, z = as_pair(x, "z", z)
     kernel = as_kernel(depth, x.dtype)
     return _root(_invertible(x, kernel), z, kernel)
 
 
-def riemannian_gradient(energy: Energy, x: Matrix, depth: Depth) -> Matrix:
+def riemannian_gradient(energy: Energy, x: Matrix | SVD, depth: Depth) -> Matrix:
     """grad E = A_X(dE(X)), (2.24)-(2.29) divided by N: `gradient_flow` follows its negative.
 
-    **Arguments:** `energy`, a differentiable callable X -> scalar; `x`, `m n`; `depth`, N in [1, inf].
+    **Arguments:** `energy`, a differentiable callable X -> scalar; `x`, `m n` or a thin `SVD`; `depth`, N in [1, inf].
 
     **Returns:** a tangent vector, `m n`, with `inner(x, grad, z, depth)` the derivative of E along `z`.
 
@@ -311,6 +325,8 @@ def riemannian_gradient(energy: Energy, x: Matrix, depth: Depth) -> Matrix:
         >>> print(f"{dln.inner(x, grad, z, 3):.6f} = {jnp.sum(jax.grad(energy)(x) * z):.6f}")
         3.000000 = 3.000000
     """
+    if isinstance(x, SVD):
+        return thin.gradient(energy, x, depth)
     x = as_finite("x", as_matrix("x", x))
     check_energy(energy, x.shape, x.dtype)
     slope = as_finite("the gradient of energy at x", gradient(energy, x))
@@ -318,12 +334,12 @@ def riemannian_gradient(energy: Energy, x: Matrix, depth: Depth) -> Matrix:
     return _apply(_continuous(x, kernel), slope, kernel)
 
 
-def hamiltonian(x: Matrix, p: Matrix, depth: Depth) -> Scalar:
+def hamiltonian(x: Matrix | SVD, p: Matrix, depth: Depth) -> Scalar:
     """H(X, P) = 1/2 Tr(P^T A_X(P)), (3.37) with the operator in place of its inverse, and the 1/N in the operator.
 
-    Its derivatives are exact to the second at any singular values. At a square `x`, `exponential` follows its flow.
+    Its derivatives are exact to the second at any singular values. `exponential` follows its flow.
 
-    **Arguments:** `x` and the covector `p`, `m n`; `depth`, N in [1, inf].
+    **Arguments:** `x`, `m n` or a thin `SVD`, and the covector `p`, `m n`; `depth`, N in [1, inf].
 
     **Returns:** a number, half of the squared speed of the geodesic.
 
@@ -335,20 +351,22 @@ def hamiltonian(x: Matrix, p: Matrix, depth: Depth) -> Scalar:
         >>> print(f"{dln.hamiltonian(x, jnp.eye(2), 2):.6f}")
         1.500000
     """
+    if isinstance(x, SVD):
+        return thin.hamiltonian(x, p, depth)
     x, p = as_pair(x, "p", p)
     kernel = as_kernel(depth, x.dtype)
     return _form(_continuous(x, kernel), p, p, kernel, power=1) / 2
 
 
-def boundary_distance(x: Matrix, depth: Depth) -> Scalar:
+def boundary_distance(x: Matrix | SVD, depth: Depth) -> Scalar:
     """The distance from X to the matrices of lower rank, N sigma_min^(1/N): infinite at infinite depth.
 
     On any path, the motion of the least singular value in y = N sigma^(1/N) is a part of the speed. The path on which
     it moves alone is therefore the shortest. The metric is complete if and only if this distance is infinite, and else
     a geodesic may end after it. It bounds the injectivity radius.
 
-    **Arguments:** `x`, of full rank, `m n`; `depth`, N in [1, inf], or a kernel, for which it is the integral of
-    lambda(s, s)^(-1/2) from 0 to sigma_min.
+    **Arguments:** `x`, of full rank, `m n`, or a thin `SVD`; `depth`, N in [1, inf], or a kernel, for which it is the
+    integral of lambda(s, s)^(-1/2) from 0 to sigma_min.
 
     **Returns:** a number. That of the thesis's metric is this number over sqrt(N).
 
@@ -360,13 +378,15 @@ def boundary_distance(x: Matrix, depth: Depth) -> Scalar:
         >>> print(f"{dln.boundary_distance(x, 2):.6f}, {dln.boundary_distance(x, jnp.inf)}")
         1.000000, inf
     """
-    x = full_rank(as_finite("x", as_matrix("x", x)))
-    return _to_the_boundary(x, as_kernel(depth, x.dtype))
+    if isinstance(x, SVD):
+        sigma = thin.as_ranked(x).sigma
+    else:
+        sigma = singular_values(full_rank(as_finite("x", as_matrix("x", x))))
+    return _to_the_boundary(jnp.min(sigma), as_kernel(depth, sigma.dtype))
 
 
 @compiled
-def _to_the_boundary(x: Matrix, kernel: Kernel) -> Scalar:
-    least = singular_values(x)[-1]
+def _to_the_boundary(least: Scalar, kernel: Kernel) -> Scalar:
     if isinstance(kernel, Balanced):
         a, deep = kernel.inverse_depth, kernel.inverse_depth == 0
         return jnp.where(deep, jnp.inf, least**a / jnp.where(deep, 1.0, a))

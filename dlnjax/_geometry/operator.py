@@ -19,6 +19,7 @@ from dlnjax._geometry import tall
 from dlnjax._geometry.differences import first_difference, second_differences, squares, values
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.motion import bent, densities, in_x, moved, turned
+from dlnjax._geometry.thin import Parts
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate, is_perturbed, ravel
 from dlnjax._types import Matrix, Scalar
@@ -47,18 +48,10 @@ def _all_out_of(point: SVD, gradients: Gradients) -> Gradients:
 
 def operator_at(point: SVD, p: Matrix, kernel: Kernel, *, power: int | float = 1) -> Matrix:
     """A_X^power(P) at a point that is decomposed, of any shape and rank. It has no derivative rule of its own."""
-    out = out_of(point, kernel.eigenvalues(point.sigma) ** power * into(point, p))
     (m, r), n = point.u.shape, point.v.shape[0]
     if m == r == n:
-        return out
-    nu, mu = kernel.leaving(point.sigma)
-    if m > r:
-        columns = p @ point.v
-        out += ((columns - point.u @ (point.u.T @ columns)) * nu**power) @ point.v.T
-    if n > r:
-        rows = point.u.T @ p
-        out += point.u @ (mu[:, None] ** power * (rows - (rows @ point.v) @ point.v.T))
-    return out
+        return out_of(point, kernel.eigenvalues(point.sigma) ** power * into(point, p))
+    return Parts.of(point, p).apply(point, kernel, power).out_of(point.u, point.v)
 
 
 def is_square(x: Matrix) -> bool:

@@ -123,7 +123,11 @@ WRONG = [
         ["a must be a square", "flows"],
     ),
     (lambda: dln.logarithm(np.ones((3, 5)), np.ones((3, 5)), 2.0), ValueError, ["a must be a square", "any"]),
-    (lambda: dln.exponential(np.ones((3, 5)), np.ones((3, 5)), 2.0, ts=TS), ValueError, ["x must be a square", "any"]),
+    (
+        lambda: dln.exponential(np.ones((3, 5)), np.ones((3, 5)), 2.0, ts=TS),
+        ValueError,
+        ["x", "full rank", "svd(x, rank"],
+    ),
     (lambda: dln.closed_form.bures_wasserstein(np.ones((3, 5)), np.ones((3, 5))), ValueError, ["square", "any"]),
     (lambda: dln.distance(dln.svd(EYE), EYE, 2.0), TypeError, ["a must be", "SVD", "a.matrix"]),
     # imbalance

@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "plot": {"_geometry"},
     # The package itself, `dlnjax`, is the public face.
     "claims": {"dlnjax", "closed_form"},
+    "adapters": {"dlnjax"},
     "figures": {"dlnjax", "closed_form", "plot", "claims"},
     "_commands": {"dlnjax", "_sweeps", "plot", "claims", "figures"},
     "_cli": {"dlnjax", "_commands", "figures"},
