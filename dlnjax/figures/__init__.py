@@ -21,6 +21,7 @@ from dlnjax.figures import (
     _rank_dynamics,
     _ratings,
     _regularisation,
+    _saddles,
     _sensing,
     _small_starts,
     _sparsity,
@@ -57,5 +58,6 @@ FIGURES: dict[str, Figure] = {
         _temperature.FIGURE,
         _thermal.FIGURE,
         _lengths.FIGURE,
+        _saddles.FIGURE,
     )
 }
