@@ -28,6 +28,7 @@ from dlnjax.figures import (
     _teacher,
     _temperature,
     _thermal,
+    _two_by_two,
     _upstairs,
 )
 from dlnjax.figures._figure import Figure as Figure, Number as Number
@@ -58,6 +59,7 @@ FIGURES: dict[str, Figure] = {
         _temperature.FIGURE,
         _thermal.FIGURE,
         _lengths.FIGURE,
+        _two_by_two.FIGURE,
         _saddles.FIGURE,
     )
 }

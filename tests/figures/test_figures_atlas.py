@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from support.flows import scipy_flow
 from support.tolerances import assert_close, INTEGRATION
 from test_figures import assert_draws
 
 from dlnjax import closed_form
-from dlnjax.figures import _saddles, FIGURES
+from dlnjax.figures import _saddles, _two_by_two, FIGURES
 
 pytestmark = pytest.mark.slow
 KEY = jax.random.key(7)
@@ -53,3 +54,40 @@ def test_escape_time_and_alignment_follow_the_laws_and_a_transposed_start_mirror
     here, there = _saddles.escapes(starts, depth), _saddles.escapes(starts.mT, depth)
     for k, other in enumerate((0, 2, 1, 3)):
         np.testing.assert_allclose(here[k], there[other], rtol=1e-4)
+
+
+def test_limit_at_depth_two_is_exact_for_larger_matrices_too():
+    """Any size and any start: against the flow in X, by SciPy."""
+    x0 = np.asarray(jax.random.normal(KEY, (3, 3)))
+    energy = lambda x: 2 * np.diag(np.diag(x) - 1)
+    assert_close(scipy_flow(energy, x0, 2.0, [0.0, 40.0])[-1], _two_by_two.limit_at_depth_two(x0), 1e-7)
+
+
+def test_law_of_the_correlations_is_a_distribution_and_that_of_independent_draws():
+    assert_close(_two_by_two.cosine_law(np.array([-1.0, 0.0, 1.0])), [0.0, 0.5, 1.0], 1e-12)
+    draws = np.random.default_rng(0).normal(size=(20_000, 2, 2))
+    u, s, _ = np.linalg.svd(draws[np.linalg.det(draws) > 0])
+    # A uniform rotation of the mean of the two frames is that of u.
+    a = (u * s[:, None, :]) @ u.mT
+    rho = a[:, 0, 1] / np.sqrt(a[:, 0, 0] * a[:, 1, 1])
+    for level in (-0.8, -0.2, 0.1, 0.5):
+        assert abs((rho <= level).mean() - _two_by_two.cosine_law(level)) < 0.02
+
+
+def test_depth_two_is_the_threshold_of_rank_one_and_the_limit_has_the_symmetries_of_the_diagonal(monkeypatch):
+    monkeypatch.setattr(_two_by_two, "BETWEEN", (2.5, 10.0))
+    data = FIGURES["6.1"].compute(KEY, 30)
+    assert not wrong("6.1", data)
+    assert len(wrong("6.1", data.assign(x=data["x"] * (1 + 1e-4)))) == 2
+    product = (data["between"][..., 0, 1] * data["between"][..., 1, 0]).median("few").sel(size=1e-4)
+    assert np.all(product > 0.3)
+    assert_draws("6.1", data)
+    # Transposing, exchanging both coordinates, and the sign of one: the limit of each start goes along.
+    n = len(_two_by_two.DEPTHS) * len(_two_by_two.SIZES) * 30 + 2 * 3 * 30
+    starts = np.resize(0.1 * data["draw"].values, (n, 2, 2))
+    depth = np.resize([2.0, 3.0, np.inf, 3.0, 5.0, 1.0, 2.0], n)
+    x, rest = _two_by_two._limits(starts, depth)
+    assert rest.all()
+    swap, sign = np.array([[0.0, 1.0], [1.0, 0.0]]), np.diag([1.0, -1.0])
+    for move in (lambda x: x.mT, lambda x: swap @ x @ swap, lambda x: sign @ x @ sign):
+        np.testing.assert_allclose(_two_by_two._limits(move(starts), depth)[0], move(x), atol=1e-4, rtol=1e-4)
