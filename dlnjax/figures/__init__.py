@@ -6,10 +6,12 @@ the table off them. To add a figure, write such a module and name it here.
 
 from dlnjax.figures import (
     _balls,
+    _blocks,
     _brownian,
     _coupling,
     _curvature,
     _descent,
+    _divergence,
     _escape,
     _isotropy,
     _lazy,
@@ -60,6 +62,8 @@ FIGURES: dict[str, Figure] = {
         _thermal.FIGURE,
         _lengths.FIGURE,
         _two_by_two.FIGURE,
+        _divergence.FIGURE,
+        _blocks.FIGURE,
         _saddles.FIGURE,
     )
 }

@@ -1,14 +1,16 @@
 """The figures of the open questions: exact oracles, symmetries, and the laws that their pages derive."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
 from support.flows import scipy_flow
 from support.tolerances import assert_close, INTEGRATION
 from test_figures import assert_draws
 
-from dlnjax import closed_form
-from dlnjax.figures import _saddles, _two_by_two, FIGURES
+from dlnjax import closed_form, Imbalanced, metric_eigenvalues
+from dlnjax.figures import _blocks, _divergence, _saddles, _two_by_two, FIGURES
 
 pytestmark = pytest.mark.slow
 KEY = jax.random.key(7)
@@ -91,3 +93,77 @@ def test_depth_two_is_the_threshold_of_rank_one_and_the_limit_has_the_symmetries
     swap, sign = np.array([[0.0, 1.0], [1.0, 0.0]]), np.diag([1.0, -1.0])
     for move in (lambda x: x.mT, lambda x: swap @ x @ swap, lambda x: sign @ x @ sign):
         np.testing.assert_allclose(_two_by_two._limits(move(starts), depth)[0], move(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.long
+def test_norms_diverge_by_the_laws_of_balanced_layers_and_not_with_imbalance(monkeypatch):
+    monkeypatch.setattr(_divergence, "HORIZONS", {2.0: 1e4, 3.0: 3e3, np.inf: 300.0})
+    monkeypatch.setattr(
+        _divergence, "IMBALANCES", {2: 10.0 ** -np.array([1.0, 13.0, 15.0]), 3: np.array([0.1, 1e-3, 3e-4])}
+    )
+    data = FIGURES["6.2"].compute(KEY, 6)
+    off = wrong("6.2", data)
+    # At this shorter time the laws of infinite depth are not reached yet.
+    assert [name for name in off if "N = inf" not in name] == []
+    assert "least ratio of X_11 to its bound (1-e)^2/e, all depths, balanced" in wrong(
+        "6.2", data.assign(x=0.9 * data["x"])
+    )
+    assert "ratio of E at t = 3000 to its law, balanced, N = 3" in wrong(
+        "6.2", data.assign(energy=1.1 * data["energy"])
+    )
+    # Balanced layers keep the sign of the determinant, and every imbalance here changes it.
+    assert np.all(np.linalg.det(data["x"].values) > 0) and np.all(np.linalg.det(data["end"].values) < 0)
+    assert_close(data["end"].values[..., 1, 1], np.zeros((2, 3, 6)), 1e-5)
+    assert_draws("6.2", data)
+
+
+def test_constant_of_three_layers_is_the_integral_of_their_kernel():
+    g = 1e-2
+    # dx/lambda(x, x) over x from 0 on, in log x. Beyond 1e6 what is left is below 1e-3 of it.
+    log = jnp.linspace(-16.0, 14.0, 601)
+    rates = np.diag(np.asarray(metric_eigenvalues(jnp.exp(log), Imbalanced((g, g)))))
+    integral = np.trapezoid(np.exp(log) / rates, np.asarray(log))
+    assert abs(2 * integral * g**0.5 / (3 * _divergence.LEMNISCATE) - 1) < 5e-3
+
+
+@pytest.mark.long
+def test_blocks_couple_beyond_depth_two(monkeypatch):
+    monkeypatch.setattr(
+        _blocks, "SIZES", {2.0: (1e-2, 1e-3), 2.5: (1e-3, 1e-4), 3.0: (1e-2, 1e-3), np.inf: (1e-1, 1e-2)}
+    )
+    data = FIGURES["6.3"].compute(KEY, 6)
+    assert not wrong("6.3", data)
+    fallen = data["x"].copy()
+    fallen.loc[{"depth": 3.0}] = fallen.sel(depth=2.0)
+    assert any("N = 3" in name for name in wrong("6.3", data.assign(x=fallen)))
+    # What is seen is learnt, at every depth.
+    mask = _blocks.seen()
+    for case, values in _blocks.CASES.items():
+        ends = data["x"].sel(case=case).values[data["at_rest"].sel(case=case).values == 1][:, mask]
+        assert_close(ends, np.broadcast_to(_blocks.blocks(values)[mask], ends.shape), 1e-5)
+    assert_draws("6.3", data)
+
+
+def factors_at(layers, mask, labels, time):
+    """The factors of a network of 4 x 4 matrices after a time, by SciPy."""
+    chain = lambda factors: np.linalg.multi_dot([np.eye(4), *factors[::-1], np.eye(4)])
+
+    def velocity(t, y):
+        w = y.reshape(-1, 4, 4)
+        gradient = np.where(mask, chain(w) - labels, 0.0)
+        return -np.stack([chain(w[p + 1 :]).T @ gradient @ chain(w[:p]).T for p in range(len(w))]).ravel()
+
+    return solve_ivp(velocity, (0.0, time), layers.ravel(), rtol=1e-10, atol=1e-12).y[:, -1].reshape(-1, 4, 4)
+
+
+def test_a_block_does_not_meet_the_other_at_two_layers_and_does_at_three():
+    """The columns of the first layer and the rows of the last are changed where the second block has them."""
+    mask, labels = _blocks.seen(), _blocks.blocks(_blocks.CASES["ranks 2, 1"])
+    draws, others = 0.5 * np.random.default_rng(1).normal(size=(2, 3, 4, 4))
+    for layers, apart in ((2, True), (3, False)):
+        changed = draws[:layers].copy()
+        changed[0][:, 2:], changed[-1][2:] = others[0][:, 2:], others[1][2:]
+        ends = [factors_at(start, mask, labels, 3.0) for start in (draws[:layers], changed)]
+        first, second = (np.linalg.multi_dot([np.eye(4), *end[::-1], np.eye(4)])[:2, :2] for end in ends)
+        off = np.abs(first - second).max()
+        assert off < 1e-8 if apart else off > 1e-3
