@@ -14,8 +14,8 @@ D = 4
 # Two blocks of 2 x 2 are seen: the singular values of each. The ranks are 1 and 1, or 2 and 1.
 CASES = {"ranks 1, 1": ((1.0, 0.0), (0.8, 0.0)), "ranks 2, 1": ((1.0, 0.7), (0.8, 0.0))}
 ANGLES = ((0.4, 1.0), (1.1, -0.3))
-SIZES = {2.0: (1e-1, 1e-2, 1e-3, 1e-4), 2.5: (1e-1, 1e-2, 1e-3, 1e-4), 3.0: (1e-1, 1e-2, 1e-3, 1e-4)}
-SIZES[np.inf] = (1e-1, 1e-2, 1e-3)
+MORE, FEWER = (1e-1, 1e-2, 1e-3, 1e-4), (1e-1, 1e-2, 1e-3)
+SIZES: dict[float, tuple[float, ...]] = {2.0: MORE, 2.5: MORE, 3.0: MORE, np.inf: FEWER}
 DEPTHS = tuple(SIZES)
 HORIZON, REST = 1e7, 1e-6
 COLORS, MARKERS = ("C3", "C2", "C1", "C0"), ("o", "D", "s", "^")

@@ -116,9 +116,9 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     rows = []
     error = np.sqrt(2 * data["energy"].values)
     entry = np.abs(data["x"].values[..., 0, 0])
-    least = np.min((entry * error / (1 - error) ** 2)[error < 0.9])
+    least = float(np.min((entry * error / (1 - error) ** 2)[error < 0.9]))
     quantity = "least ratio of X_11 to its bound (1-e)^2/e, all depths, balanced"
-    rows.append(Number(quantity, "-", float(least), 0.0, verdict(least >= 1 - 1e-9)))
+    rows.append(Number(quantity, "-", least, 0.0, verdict(least >= 1 - 1e-9)))
     for depth in HORIZONS:
         one = data.sel(depth=depth).isel(time=-1)
         energy, product = law(depth, float(one["t"]))

@@ -164,8 +164,9 @@ def slopes(data: xarray.Dataset, depth: float) -> tuple[np.ndarray, np.ndarray]:
     infinite depth it is -(1 - s_2/s_1)/2 for small angles, and for others what the flow of rank one gives.
     """
     one = data.sel(depth=depth).isel(size=[-2, -1], start=slice(None, -1))
-    x = np.log(one["log_ratio"]) if np.isinf(depth) else np.log(one["size"])
-    found = (np.log(np.sin(np.arctan(abs(one["left"])))).diff("size") / x.diff("size")).values.ravel()
+    x = np.log((one["log_ratio"] if np.isinf(depth) else one["size"]).values)
+    sine = np.log(np.sin(np.arctan(np.abs(one["left"].values))))
+    found = (sine[1] - sine[0]) / (x[1] - x[0])
     q = TARGET[1] / TARGET[0]
     if not np.isinf(depth):
         return found, np.full_like(found, (1 - q) / depth)
@@ -173,8 +174,9 @@ def slopes(data: xarray.Dataset, depth: float) -> tuple[np.ndarray, np.ndarray]:
     return found, ((q * b / a - 1) / (1 + q * a * b) / 2).mean("size").values
 
 
-def angle(one: xarray.Dataset) -> xarray.DataArray:
-    return np.arctan(abs(one["left"])).isel(start=slice(None, -1)).median("start")
+def angle(one: xarray.Dataset) -> np.ndarray:
+    """The median angle of u_1 from the target for each size."""
+    return np.median(np.arctan(np.abs(one["left"].values[:, :-1])), axis=1)
 
 
 def draw(data: xarray.Dataset) -> Drawing:

@@ -127,11 +127,14 @@ def test_numbers_are_those_of_their_tables(page):
     assert wrong(page.read_text(encoding="utf-8")) == []
 
 
+QUESTIONS = ("blocks", "divergence", "entropy", "geodesics", "saddles", "sensing", "slope", "two-by-two")
+
+
 def test_pages_of_measured_numbers_name_their_sources():
     named = {title(page) for page in PAGES if sourced(page.read_text(encoding="utf-8"))}
     assert {
         "README.md",
-        *(f"docs/questions/{name}.md" for name in ("entropy", "geodesics", "sensing", "slope")),
+        *(f"docs/questions/{name}.md" for name in QUESTIONS),
     } <= named
 
 
@@ -151,7 +154,7 @@ def test_rounding_keeps_the_digits_that_are_written():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["4.5b", "5.3"])
+@pytest.mark.parametrize("name", ["4.5b", "5.3", "6.1"])
 def test_the_table_of_figures_is_what_the_command_gives(name):
     """`dlnjax reproduce` computes these; the others of the table take minutes."""
     figure = FIGURES[name]
