@@ -1,4 +1,4 @@
-"""The figures of the thesis, each in a module with three functions.
+"""The figures of the thesis and of the open questions, each in a module with three functions.
 
 `compute` makes the data of the figure, `draw` draws the figure from these data alone, and `numbers` reads the rows of
 the table off them. To add a figure, write such a module and name it here.

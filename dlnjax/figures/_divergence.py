@@ -80,7 +80,7 @@ def ends_of(data: xarray.Dataset, layers: int) -> tuple[np.ndarray, np.ndarray]:
 def draw(data: xarray.Dataset) -> Drawing:
     figure = new_figure(6.8, 2.7)
     fall, bound, ends = figure.subplots(1, 3)
-    for depth, color, marker in zip(HORIZONS, COLORS, MARKERS, strict=True):
+    for depth, color, marker in zip(HORIZONS, COLORS, MARKERS, strict=False):
         one, name = data.sel(depth=depth), f"$N = {shown_depth(depth)}$"
         t, energy = one["t"].values[1:], one["energy"].values[:, 1:]
         middle = np.median(energy, axis=0)

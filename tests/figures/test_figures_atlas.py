@@ -76,6 +76,7 @@ def test_law_of_the_correlations_is_a_distribution_and_that_of_independent_draws
         assert abs((rho <= level).mean() - _two_by_two.cosine_law(level)) < 0.02
 
 
+@pytest.mark.long
 def test_depth_two_is_the_threshold_of_rank_one_and_the_limit_has_the_symmetries_of_the_diagonal(monkeypatch):
     monkeypatch.setattr(_two_by_two, "BETWEEN", (2.5, 10.0))
     data = FIGURES["6.1"].compute(KEY, 30)
@@ -111,8 +112,8 @@ def test_norms_diverge_by_the_laws_of_balanced_layers_and_not_with_imbalance(mon
     assert "ratio of E at t = 3000 to its law, balanced, N = 3" in wrong(
         "6.2", data.assign(energy=1.1 * data["energy"])
     )
-    # Balanced layers keep the sign of the determinant, and every imbalance here changes it.
-    assert np.all(np.linalg.det(data["x"].values) > 0) and np.all(np.linalg.det(data["end"].values) < 0)
+    # Balanced layers keep the sign of the determinant, which falls below rounding at N = 2. Imbalance changes it.
+    assert np.all(np.linalg.det(data["x"].values) > -1e-10) and np.all(np.linalg.det(data["end"].values) < -0.5)
     assert_close(data["end"].values[..., 1, 1], np.zeros((2, 3, 6)), 1e-5)
     assert_draws("6.2", data)
 
