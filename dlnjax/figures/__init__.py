@@ -1,4 +1,4 @@
-"""The figures of the thesis, each in a module with three functions.
+"""The figures of the thesis and of the open questions, each in a module with three functions.
 
 `compute` makes the data of the figure, `draw` draws the figure from these data alone, and `numbers` reads the rows of
 the table off them. To add a figure, write such a module and name it here.
@@ -6,10 +6,12 @@ the table off them. To add a figure, write such a module and name it here.
 
 from dlnjax.figures import (
     _balls,
+    _blocks,
     _brownian,
     _coupling,
     _curvature,
     _descent,
+    _divergence,
     _escape,
     _isotropy,
     _lazy,
@@ -21,12 +23,14 @@ from dlnjax.figures import (
     _rank_dynamics,
     _ratings,
     _regularisation,
+    _saddles,
     _sensing,
     _small_starts,
     _sparsity,
     _teacher,
     _temperature,
     _thermal,
+    _two_by_two,
     _upstairs,
 )
 from dlnjax.figures._figure import Figure as Figure, Number as Number
@@ -57,5 +61,9 @@ FIGURES: dict[str, Figure] = {
         _temperature.FIGURE,
         _thermal.FIGURE,
         _lengths.FIGURE,
+        _two_by_two.FIGURE,
+        _divergence.FIGURE,
+        _blocks.FIGURE,
+        _saddles.FIGURE,
     )
 }

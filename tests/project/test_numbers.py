@@ -127,11 +127,14 @@ def test_numbers_are_those_of_their_tables(page):
     assert wrong(page.read_text(encoding="utf-8")) == []
 
 
+QUESTIONS = ("blocks", "divergence", "entropy", "geodesics", "saddles", "sensing", "slope", "two-by-two")
+
+
 def test_pages_of_measured_numbers_name_their_sources():
     named = {title(page) for page in PAGES if sourced(page.read_text(encoding="utf-8"))}
     assert {
         "README.md",
-        *(f"docs/questions/{name}.md" for name in ("entropy", "geodesics", "sensing", "slope")),
+        *(f"docs/questions/{name}.md" for name in QUESTIONS),
     } <= named
 
 

@@ -1,0 +1,170 @@
+"""The figures of the open questions: exact oracles, symmetries, and the laws that their pages derive."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+from support.flows import scipy_flow
+from support.tolerances import assert_close, INTEGRATION
+from test_figures import assert_draws
+
+from dlnjax import closed_form, Imbalanced, metric_eigenvalues
+from dlnjax.figures import _blocks, _divergence, _saddles, _two_by_two, FIGURES
+
+pytestmark = pytest.mark.slow
+KEY = jax.random.key(7)
+
+
+def wrong(name, data):
+    return {row.quantity for row in FIGURES[name].numbers(data) if row.verdict == "disagrees"}
+
+
+@pytest.mark.parametrize("size", [0.1, 1e-3, 1e-30])
+def test_time_of_an_aligned_start_is_that_of_the_closed_form(size):
+    s = 2.0
+    exact = np.log(s / size - 1) / s
+    assert_close(_saddles.aligned_time(size, 2.0, s), exact, INTEGRATION)
+    deep = np.log((s - size) / size) / s**2 + 1 / (s * size) - 2 / s**2
+    assert_close(_saddles.aligned_time(size, np.inf, s) / deep, 1.0, INTEGRATION)
+    # The mode passes half of its target at this time. From 1e-30 it does so too fast for one float of time.
+    if size > 1e-20:
+        assert_close(closed_form.mode(size, s, 3.5, _saddles.aligned_time(size, 3.5, s)), s / 2, 1e-4)
+
+
+@pytest.mark.long
+def test_escape_time_and_alignment_follow_the_laws_and_a_transposed_start_mirrors_them(monkeypatch):
+    monkeypatch.setattr(_saddles, "SIZES", 10.0 ** -np.array([2.0, 26.0, 30.0]))
+    monkeypatch.setattr(_saddles, "PATH_SIZES", {2.0: [1e-2, 1e-4], 3.0: [1e-2, 1e-4], np.inf: [1e-1, 1e-2]})
+    monkeypatch.setattr(_saddles, "PATH_SIZES", {n: np.array(s) for n, s in _saddles.PATH_SIZES.items()})
+    data = FIGURES["6.7"].compute(KEY, 4)
+    assert not wrong("6.7", data)
+    assert "largest relative error of the escape time of an aligned start, N = 3" in wrong(
+        "6.7", data.assign(time=1.01 * data["time"])
+    )
+    assert len(wrong("6.7", data.assign(left=data["left"] * data["size"] ** 0.02))) == 6
+    # No start leaves sooner than the aligned one of its largest singular value.
+    largest = np.linalg.svd(np.asarray(jax.random.normal(jax.random.split(KEY)[0], (4, 2, 2))))[1][:, 0]
+    least = [[[_saddles.aligned_time(s * x, n) for x in largest] for s in _saddles.SIZES] for n in _saddles.DEPTHS]
+    assert np.all(data["time"].values[..., :-1] >= np.array(least) * (1 - 1e-3))
+    # The nearer the start is to 0, the nearer the flow passes the first saddle.
+    assert np.all(data["nearest"].isel(stop=0, k=1).median("seed") < data["nearest"].isel(stop=0, k=0).median("seed"))
+    assert_draws("6.7", data)
+    # In the same shapes: transposed starts escape at the same times, with the two frames exchanged.
+    depth = np.full(5, 3.0)
+    starts = 1e-10 * np.asarray(jax.random.normal(KEY, (5, 2, 2)))
+    here, there = _saddles.escapes(starts, depth), _saddles.escapes(starts.mT, depth)
+    for k, other in enumerate((0, 2, 1, 3)):
+        np.testing.assert_allclose(here[k], there[other], rtol=1e-4)
+
+
+def test_limit_at_depth_two_is_exact_for_larger_matrices_too():
+    """Any size and any start: against the flow in X, by SciPy."""
+    x0 = np.asarray(jax.random.normal(KEY, (3, 3)))
+    energy = lambda x: 2 * np.diag(np.diag(x) - 1)
+    assert_close(scipy_flow(energy, x0, 2.0, [0.0, 40.0])[-1], _two_by_two.limit_at_depth_two(x0), 1e-7)
+
+
+def test_law_of_the_correlations_is_a_distribution_and_that_of_independent_draws():
+    assert_close(_two_by_two.cosine_law(np.array([-1.0, 0.0, 1.0])), [0.0, 0.5, 1.0], 1e-12)
+    draws = np.random.default_rng(0).normal(size=(20_000, 2, 2))
+    u, s, _ = np.linalg.svd(draws[np.linalg.det(draws) > 0])
+    # A uniform rotation of the mean of the two frames is that of u.
+    a = (u * s[:, None, :]) @ u.mT
+    rho = a[:, 0, 1] / np.sqrt(a[:, 0, 0] * a[:, 1, 1])
+    for level in (-0.8, -0.2, 0.1, 0.5):
+        assert abs((rho <= level).mean() - _two_by_two.cosine_law(level)) < 0.02
+
+
+@pytest.mark.long
+def test_depth_two_is_the_threshold_of_rank_one_and_the_limit_has_the_symmetries_of_the_diagonal(monkeypatch):
+    monkeypatch.setattr(_two_by_two, "BETWEEN", (2.5, 10.0))
+    data = FIGURES["6.1"].compute(KEY, 30)
+    assert not wrong("6.1", data)
+    assert len(wrong("6.1", data.assign(x=data["x"] * (1 + 1e-4)))) == 2
+    product = (data["between"][..., 0, 1] * data["between"][..., 1, 0]).median("few").sel(size=1e-4)
+    assert np.all(product > 0.3)
+    assert_draws("6.1", data)
+    # Transposing, exchanging both coordinates, and the sign of one: the limit of each start goes along.
+    n = len(_two_by_two.DEPTHS) * len(_two_by_two.SIZES) * 30 + 2 * 3 * 30
+    starts = np.resize(0.1 * data["draw"].values, (n, 2, 2))
+    depth = np.resize([2.0, 3.0, np.inf, 3.0, 5.0, 1.0, 2.0], n)
+    x, rest = _two_by_two._limits(starts, depth)
+    assert rest.all()
+    swap, sign = np.array([[0.0, 1.0], [1.0, 0.0]]), np.diag([1.0, -1.0])
+    for move in (lambda x: x.mT, lambda x: swap @ x @ swap, lambda x: sign @ x @ sign):
+        np.testing.assert_allclose(_two_by_two._limits(move(starts), depth)[0], move(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.long
+def test_norms_diverge_by_the_laws_of_balanced_layers_and_not_with_imbalance(monkeypatch):
+    monkeypatch.setattr(_divergence, "HORIZONS", {2.0: 1e4, 3.0: 3e3, np.inf: 300.0})
+    monkeypatch.setattr(
+        _divergence, "IMBALANCES", {2: 10.0 ** -np.array([1.0, 13.0, 15.0]), 3: np.array([0.1, 1e-3, 3e-4])}
+    )
+    data = FIGURES["6.2"].compute(KEY, 6)
+    off = wrong("6.2", data)
+    # At this shorter time the laws of infinite depth are not reached yet.
+    assert [name for name in off if "N = inf" not in name] == []
+    assert "least ratio of X_11 to its bound (1-e)^2/e, all depths, balanced" in wrong(
+        "6.2", data.assign(x=0.9 * data["x"])
+    )
+    assert "ratio of E at t = 3000 to its law, balanced, N = 3" in wrong(
+        "6.2", data.assign(energy=1.1 * data["energy"])
+    )
+    # Balanced layers keep the sign of the determinant, which falls below rounding at N = 2. Imbalance changes it.
+    assert np.all(np.linalg.det(data["x"].values) > -1e-10) and np.all(np.linalg.det(data["end"].values) < -0.5)
+    assert_close(data["end"].values[..., 1, 1], np.zeros((2, 3, 6)), 1e-5)
+    assert_draws("6.2", data)
+
+
+def test_constant_of_three_layers_is_the_integral_of_their_kernel():
+    g = 1e-2
+    # dx/lambda(x, x) over x from 0 on, in log x. Beyond 1e6 what is left is below 1e-3 of it.
+    log = jnp.linspace(-16.0, 14.0, 601)
+    rates = np.diag(np.asarray(metric_eigenvalues(jnp.exp(log), Imbalanced((g, g)))))
+    integral = np.trapezoid(np.exp(log) / rates, np.asarray(log))
+    assert abs(2 * integral * g**0.5 / (3 * _divergence.LEMNISCATE) - 1) < 5e-3
+
+
+@pytest.mark.long
+def test_blocks_couple_beyond_depth_two(monkeypatch):
+    monkeypatch.setattr(
+        _blocks, "SIZES", {2.0: (1e-2, 1e-3), 2.5: (1e-3, 1e-4), 3.0: (1e-2, 1e-3), np.inf: (1e-1, 1e-2)}
+    )
+    data = FIGURES["6.3"].compute(KEY, 6)
+    assert not wrong("6.3", data)
+    fallen = data["x"].copy()
+    fallen.loc[{"depth": 3.0}] = fallen.sel(depth=2.0)
+    assert any("N = 3" in name for name in wrong("6.3", data.assign(x=fallen)))
+    # What is seen is learnt, at every depth.
+    mask = _blocks.seen()
+    for case, values in _blocks.CASES.items():
+        ends = data["x"].sel(case=case).values[data["at_rest"].sel(case=case).values == 1][:, mask]
+        assert_close(ends, np.broadcast_to(_blocks.blocks(values)[mask], ends.shape), 1e-5)
+    assert_draws("6.3", data)
+
+
+def factors_at(layers, mask, labels, time):
+    """The factors of a network of 4 x 4 matrices after a time, by SciPy."""
+    chain = lambda factors: np.linalg.multi_dot([np.eye(4), *factors[::-1], np.eye(4)])
+
+    def velocity(t, y):
+        w = y.reshape(-1, 4, 4)
+        gradient = np.where(mask, chain(w) - labels, 0.0)
+        return -np.stack([chain(w[p + 1 :]).T @ gradient @ chain(w[:p]).T for p in range(len(w))]).ravel()
+
+    return solve_ivp(velocity, (0.0, time), layers.ravel(), rtol=1e-10, atol=1e-12).y[:, -1].reshape(-1, 4, 4)
+
+
+def test_a_block_does_not_meet_the_other_at_two_layers_and_does_at_three():
+    """The columns of the first layer and the rows of the last are changed where the second block has them."""
+    mask, labels = _blocks.seen(), _blocks.blocks(_blocks.CASES["ranks 2, 1"])
+    draws, others = 0.5 * np.random.default_rng(1).normal(size=(2, 3, 4, 4))
+    for layers, apart in ((2, True), (3, False)):
+        changed = draws[:layers].copy()
+        changed[0][:, 2:], changed[-1][2:] = others[0][:, 2:], others[1][2:]
+        ends = [factors_at(start, mask, labels, 3.0) for start in (draws[:layers], changed)]
+        first, second = (np.linalg.multi_dot([np.eye(4), *end[::-1], np.eye(4)])[:2, :2] for end in ends)
+        off = np.abs(first - second).max()
+        assert off < 1e-8 if apart else off > 1e-3
