@@ -206,13 +206,12 @@ def orthogonalise(q: Float[Array, "m r"]) -> Float[Array, "m r"]:
 
 
 def orthogonalise_frame(point: SVD, largest: Any) -> SVD:
-    """`point` with the columns of U and V made orthonormal to second order, while X stays where it is to first order.
+    """`point` with columns of U and V that are orthonormal to second order, while X stays to first order.
 
-    With F = U^T U - 1 and G = V^T V - 1, `orthogonalise` for each of the two factors takes 1 - F/2 and 1 - G/2. It moves
-    X by -U E V^T, where E = (F S + S G)/2. That move is of the size of F times sigma_1, in any direction, and can be
-    stiff. So the diagonal of E is added to sigma, and the rest is undone by rotations A and B of the two frames,
-    A S - S B = E off the diagonal. A pair is not rotated where its angle is above `largest`: where its two values nearly
-    agree.
+    With F = U^T U - 1 and G = V^T V - 1, `orthogonalise` multiplies the factors by 1 - F/2 and 1 - G/2. It moves X by
+    -U E V^T, where E = (F S + S G)/2. That move is of the size of F times sigma_1, in any direction. So the diagonal of
+    E is added to sigma, and the rest is undone by rotations A and B of the two frames, A S - S B = E off the diagonal.
+    A pair is not rotated where its angle is above `largest`, that is, where its two values nearly agree.
     """
     u, s, v = point.u, point.sigma, point.v
     one = jnp.eye(len(s), dtype=s.dtype)

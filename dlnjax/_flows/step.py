@@ -169,8 +169,8 @@ def conclude(
     # A step that was cut short, to end on a time or for stability, says little about how long the next step may be. The
     # next step is then not made shorter than the controller had planned this one.
     next_h = jnp.where(keep & (attempt.h < s.h), jnp.maximum(proposed, s.h), proposed)
-    # Beside a wall of NaN a step is refused unless it is too short to change the state at all. Without `idle` such steps
-    # would take turns with longer ones to the last of `max_steps`.
+    # Beside a wall of NaN a step is refused unless it is too short to change the state at all. Without `idle`, such
+    # steps would take turns with longer ones to the last of `max_steps`.
     shortest = jnp.where(usable, shortest_step(s.t), jnp.maximum(shortest_step(s.t), s.idle))
     stuck = ~keep & (next_h <= shortest)
     idle = jnp.where(all_equal(s.y, y1), jnp.maximum(s.idle, attempt.h), 0.0)
