@@ -424,3 +424,26 @@ def test_full_disk_is_named_and_the_same_call_goes_on(tmp_path, one, monkeypatch
             sweep(folder, executor=executor)
     assert {r["first"] for r in receipts_of(folder)} >= {0, 4}
     assert_same_folder(folder, one)
+
+
+def test_slow_disk_whose_receipts_come_late_costs_time_alone(tmp_path, one, monkeypatch):
+    # On a network file system what a worker has written may be seen by others only later.
+    folder, write, late = tmp_path / "run", parts.write_whole, []
+
+    def slow(path, text):
+        time.sleep(0.02)
+        if path.parent.name != "parts":
+            return write(path, text)
+        timer = threading.Timer(0.3, write, (path, text))
+        timer.start()
+        late.append(timer)
+
+    with monkeypatch.context() as patch, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        patch.setattr(parts, "write_whole", slow)
+        first = sweep(folder, executor=pool)
+        # The same call at once, before the receipts are there, computes some parts again.
+        again = sweep(folder, executor=pool)
+    for timer in late:
+        timer.join()
+    assert_same_data(first, again)
+    assert_same_folder(folder, one)
