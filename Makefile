@@ -97,6 +97,7 @@ bench: install .venv-geomstats/installed
 	$(BIN)/python benchmarks/reproduce.py
 	$(BIN)/python benchmarks/first_figure.py
 	$(BIN)/python benchmarks/first_call.py
+	$(BIN)/python benchmarks/chart.py
 
 stress: install
 	$(BIN)/python tests/stress/flows.py
