@@ -38,6 +38,9 @@ PATIENCE = 10
 # This number of steps is doubled at each return, so that a flow at the border of stiffness does not change for ever. It
 # is at most this, since the explicit method would otherwise be kept for thousands of steps where it is far too slow.
 MOST_PATIENCE = 160
+# The steps of a flow may take this many evaluations in the mean. A step of the stabilised method may take a hundred
+# times more, and `max_steps` of those would never end.
+MOST_EVALUATIONS = 200
 # A step that moves the state by less than this many errors of rounding cannot be told from rest.
 ROUNDINGS = 100
 
@@ -175,7 +178,7 @@ def conclude(
     stuck = ~keep & (next_h <= shortest)
     idle = jnp.where(all_equal(s.y, y1), jnp.maximum(s.idle, attempt.h), 0.0)
     grows = finite & (coordinates.size(y1) > (1 + GROWTH) * coordinates.size(s.y))
-    exhausted = s.accepted + s.rejected + 1 >= rules.max_steps
+    exhausted = (s.accepted + s.rejected + 1 >= rules.max_steps) | (s.evaluations / MOST_EVALUATIONS >= rules.max_steps)
     at_rest = keep & rules.at_rest(attempt.unrest)
     done = keep & (t1 >= rules.ts[-1])
     after = Flow(

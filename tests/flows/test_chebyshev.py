@@ -9,7 +9,7 @@ from scipy.linalg import expm
 from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 
 import dlnjax as dln
-from dlnjax._flows.chebyshev import first_stage, longest_step, MAX_STAGES, next_stage, stage_count
+from dlnjax._flows.chebyshev import first_stage, longest_step, MAX_STAGES, most_stages, next_stage, stage_count
 from dlnjax._flows.coordinates import MatrixCoordinates
 from dlnjax._flows.explicit import Explicit
 from dlnjax._flows.stabilised import Stabilised
@@ -202,6 +202,29 @@ def test_flow_that_turns_stiff_again_and_again_is_never_held_long_in_the_explici
             assert steps <= MOST_PATIENCE
         held = int(choice.patience)
     assert held == MOST_PATIENCE
+
+
+STIFF = dln.MatrixCompletion(jnp.eye(2), np.array([[1, 0], [1, 1]], bool))
+
+
+def test_very_stiff_flow_arrives_by_as_many_stages_as_its_tolerance_allows():
+    # sigma_1 stays near 1e5, so that the fastest rate is near 1e10/2. At most 200 stages took 100,000 steps to t = 404.
+    run = lambda **options: dln.gradient_flow(STIFF, jnp.array([[0.5, 1e5], [0.1, 0.5]]), depth=2.0, **options)
+    sol = run(ts=[0.0, 404.0])
+    assert sol.stats["steps"] < 1000 and sol.stats["evaluations"] > 50 * sol.stats["steps"]
+    right = run(ts=[0.0, 404.0], solver=diffrax.Kvaerno5(), rtol=1e-8)
+    assert_close(sol.x[-1], right.x[-1], 1e-5 * 1e5)
+    assert_close(sol.x[-1][1, 0], right.x[-1][1, 0], 1e-6)
+    # The limit of the steps limits the work too: this flow takes 700 steps, of which the last are of many stages.
+    cut = run(ts=[0.0, 1e4], max_steps=1000, throw=False)
+    assert cut.result == "max_steps_reached" and 404 < cut.t_end < 1e4
+    assert cut.stats["steps"] + cut.stats["rejected"] < 1000
+
+
+def test_number_of_stages_follows_the_tolerance():
+    most = [int(most_stages(jnp.array(rtol))) for rtol in (1e-3, 1e-6, 1e-10, 1e-13)]
+    assert most == [671088, 21221, 212, 200]
+    assert int(most_stages(jnp.array(1e-3, jnp.float32))) == 200
 
 
 def test_step_with_a_velocity_from_elsewhere_is_rejected_and_then_taken_with_its_own():
