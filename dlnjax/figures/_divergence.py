@@ -169,6 +169,6 @@ FIGURE = Figure(
     "the law of each depth (lines). (b) The entry that is not seen against the error, all starts, above the sharp "
     "bound. Finite depths meet it, and infinite depth tends to twice it. (c) With imbalance the determinant changes "
     "its sign, and the limit is finite: medians and 80 % of the starts, and the laws of small imbalance.",
-    parameters="N = 2, 3, 5, infinity, 24 starts X_ij ~ N(0, 0.09); imbalance g of all layers, N = 2, 3, to |dE| <= 1e-7",
+    parameters="N = 2, 3, 5, infinity, 24 starts X_ij ~ N(0, 0.09); imbalance g, N = 2, 3, to |dE| <= 1e-7",
     source="the laws derived on the page",
 )
