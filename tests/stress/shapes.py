@@ -113,7 +113,8 @@ def run_shape(case: int, shape: tuple[int, int, int], seed: int) -> list[Seed]:
         energy, slope = draw_energy(kind, m, n, len(values), rng)
 
         def run(rtol, end=MODERATE, rest=1e-300, energy=energy, starts=starts, kernel=kernel):
-            options = {"rtol": rtol, "stop": dln.Steady(rest), "progress": False}
+            # One flow at a time. In a chunk with others, a flow of ten million evaluations would make all of them anew.
+            options = {"rtol": rtol, "stop": dln.Steady(rest), "progress": False, "chunk": 1}
             return dln.sweep(energy, starts, depth=kernel, ts=[0.0, end], **options)
 
         outcomes = {"": run(rtol), " on the way to rest": run(rtol, 1e3, 1e-4)}
