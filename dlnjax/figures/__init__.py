@@ -12,6 +12,7 @@ from dlnjax.figures import (
     _curvature,
     _descent,
     _divergence,
+    _equilibrium,
     _escape,
     _isotropy,
     _lazy,
@@ -65,5 +66,6 @@ FIGURES: dict[str, Figure] = {
         _divergence.FIGURE,
         _blocks.FIGURE,
         _saddles.FIGURE,
+        _equilibrium.FIGURE,
     )
 }

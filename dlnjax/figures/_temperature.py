@@ -47,8 +47,8 @@ class Ridged(eqx.Module):
         return self.completion.gradient(x) + self.a * x
 
 
-def energy() -> Ridged:
-    return Ridged(MatrixCompletion.diagonal(2), jnp.asarray(RIDGE))
+def energy(ridge: float = RIDGE) -> Ridged:
+    return Ridged(MatrixCompletion.diagonal(2), jnp.asarray(ridge))
 
 
 class Grid:
@@ -62,23 +62,23 @@ class Grid:
     times y_1^2 - y_2^2, and exp(2 S) is (s_1^2 - s_2^2)/(y_1^2 - y_2^2).
     """
 
-    def __init__(self, first, second, beta: float, volume):
+    def __init__(self, first, second, beta: float, volume, ridge: float = RIDGE):
         self.first, self.second, self.beta = first, second, beta
         self.angles = (np.arange(ANGLES) + 0.5) * np.pi / ANGLES
         weight = volume * self.of_sum(first + second).mean(-1) * self.of_difference(first - second).mean(-1)
-        weight = weight * np.exp(-beta * RIDGE / 2 * (first**2 + second**2))
+        weight = weight * np.exp(-beta * ridge / 2 * (first**2 + second**2))
         self.weight = weight / weight.sum()
 
     @classmethod
-    def at(cls, depth: float, beta: float, gauge: bool) -> "Grid":
+    def at(cls, depth: float, beta: float, gauge: bool, ridge: float = RIDGE) -> "Grid":
         """The density of the equilibrium at a finite depth."""
-        top = depth * (1 + WIDTHS / np.sqrt(beta * RIDGE)) ** (1 / depth)
+        top = depth * (1 + WIDTHS / np.sqrt(beta * ridge)) ** (1 / depth)
         y = (np.arange(POINTS) + 0.5) * top / POINTS
         one = (y / depth) ** depth
         first, second = np.meshgrid(one, np.concatenate([-one[::-1], one]), indexing="ij")
         gap = np.maximum(y[:, None] ** 2 - np.concatenate([y[::-1], y]) ** 2, 0.0)
         square = np.maximum(first**2 - second**2, 0.0)
-        return cls(first, second, beta, np.sqrt(gap * square) if gauge else gap)
+        return cls(first, second, beta, np.sqrt(gap * square) if gauge else gap, ridge)
 
     @classmethod
     def of_rank_one(cls, gauge: bool) -> "Grid":

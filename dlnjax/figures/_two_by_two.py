@@ -51,7 +51,7 @@ def cosine_law(rho):
     return 0.5 + 0.5 * np.sign(rho[..., 0]) * inside
 
 
-def _limits(starts, depth):
+def limits(starts, depth):
     energy, n = MatrixCompletion.diagonal(2), len(starts)
     options = {"ts": [0.0, HORIZON], "stop": Steady(1e-8), "rtol": 1e-8, "progress": False}
     sol = sweep(energy, starts, depth=np.broadcast_to(depth, n), **options)
@@ -66,7 +66,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
     few = min(seeds, 50)
     between, scale, which = (a.ravel() for a in np.meshgrid(BETWEEN, SIZES, np.arange(few), indexing="ij"))
     starts = np.concatenate([size, scale])[:, None, None] * draws[np.concatenate([seed, which])]
-    x, rest = _limits(starts, np.concatenate([depth, between]))
+    x, rest = limits(starts, np.concatenate([depth, between]))
     cells, shape = ("depth", "size", "seed", "row", "column"), (len(DEPTHS), len(SIZES), seeds)
     return xarray.Dataset(
         {

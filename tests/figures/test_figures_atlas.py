@@ -10,7 +10,8 @@ from support.tolerances import assert_close, INTEGRATION
 from test_figures import assert_draws
 
 from dlnjax import closed_form, Imbalanced, metric_eigenvalues
-from dlnjax.figures import _blocks, _divergence, _saddles, _two_by_two, FIGURES
+from dlnjax.figures import _blocks, _divergence, _equilibrium, _saddles, _two_by_two, FIGURES
+from dlnjax.figures._temperature import Grid, rank_of
 
 pytestmark = pytest.mark.slow
 KEY = jax.random.key(7)
@@ -89,11 +90,11 @@ def test_depth_two_is_the_threshold_of_rank_one_and_the_limit_has_the_symmetries
     n = len(_two_by_two.DEPTHS) * len(_two_by_two.SIZES) * 30 + 2 * 3 * 30
     starts = np.resize(0.1 * data["draw"].values, (n, 2, 2))
     depth = np.resize([2.0, 3.0, np.inf, 3.0, 5.0, 1.0, 2.0], n)
-    x, rest = _two_by_two._limits(starts, depth)
+    x, rest = _two_by_two.limits(starts, depth)
     assert rest.all()
     swap, sign = np.array([[0.0, 1.0], [1.0, 0.0]]), np.diag([1.0, -1.0])
     for move in (lambda x: x.mT, lambda x: swap @ x @ swap, lambda x: sign @ x @ sign):
-        np.testing.assert_allclose(_two_by_two._limits(move(starts), depth)[0], move(x), atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(_two_by_two.limits(move(starts), depth)[0], move(x), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.long
@@ -168,3 +169,48 @@ def test_a_block_does_not_meet_the_other_at_two_layers_and_does_at_three():
         first, second = (np.linalg.multi_dot([np.eye(4), *end[::-1], np.eye(4)])[:2, :2] for end in ends)
         off = np.abs(first - second).max()
         assert off < 1e-8 if apart else off > 1e-3
+
+
+def test_cold_equilibrium_is_the_volume_of_the_metric_on_the_solutions():
+    """By importance sampling, with the eigenvalues of the metric. det X = +-v^3 takes away what is singular at 0."""
+    rng, tail, n = np.random.default_rng(0), 0.8, 100_000
+    v, h = rng.random(n) ** (-1 / tail) - 1, rng.laplace(size=n)
+    product = 1 - v**3 * rng.choice([-1, 1], n)
+    root = np.sqrt(np.abs(product))
+    entries = np.stack([root * np.exp(h), np.sign(product) * root * np.exp(-h)], axis=1)
+    x = np.ones((n, 2, 2))
+    x[:, 0, 1], x[:, 1, 0] = entries.T
+    sigma = np.linalg.svd(x, compute_uv=False)
+    eigenvalues = np.asarray(jax.vmap(lambda one: metric_eigenvalues(one, 3.0))(sigma))
+    weight = eigenvalues.reshape(n, 4).prod(1) ** -0.5 * v**2 * (1 + v) ** (1 + tail) * np.exp(np.abs(h))
+    average = lambda values: np.sum(weight * values) / np.sum(weight)
+    cold = _equilibrium.cold(3.0)
+    assert abs(average(rank_of(*sigma.T)) - cold.mean_rank()) < 0.01
+    assert abs(average(np.linalg.det(x) < 0) - cold.weight[cold.second < 0].sum()) < 0.01
+    tilt = np.abs(np.diff(np.abs(entries))[:, 0]) / np.abs(entries).sum(1)
+    assert abs(average(tilt < 0.5) - cold.share_of_tilt_below(0.5)) < 0.01
+
+
+def test_cold_equilibrium_is_the_limit_of_low_temperatures_and_tends_to_an_even_tilt_with_depth():
+    held = 0.1
+    for depth in (2.0, 5.0):
+        low = Grid.at(depth, 100.0, False, held / 100).mean_rank()
+        assert abs(low - _equilibrium.cold(depth, held).mean_rank()) < 3e-3
+    deep = _equilibrium.cold(1000.0)
+    assert abs(deep.mean_rank() - 1) < 2e-5
+    assert abs(deep.share_of_tilt_below(0.3) - 0.3) < 0.01
+    assert abs(np.sum(deep.weight * deep.first) / np.pi - 1) < 0.01
+
+
+@pytest.mark.long
+def test_noise_forgets_the_start_and_ends_between_small_and_large_ones(monkeypatch):
+    monkeypatch.setattr(_equilibrium, "SIZES", (1e-3, 1e-1, 1.0))
+    data = FIGURES["6.8"].compute(KEY, 50)
+    assert not wrong("6.8", data)
+    raised = {name for name in wrong("6.8", data.assign(rank=data["rank"] + 0.2)) if "of paths" in name}
+    assert len(raised) == 2
+    assert "effective rank of limits of the flow, size 0.001, N = 3" in wrong("6.8", data.isel(size=[2, 1, 2]))
+    # Both ends of the flow are solutions.
+    for name in ("x", "quenched"):
+        assert_close(np.diagonal(data[name].values, axis1=-2, axis2=-1), 1.0, 1e-6)
+    assert_draws("6.8", data)
