@@ -20,6 +20,7 @@ from dlnjax.figures import (
     _limits,
     _lines,
     _means,
+    _norm_gap,
     _phases,
     _rank_dynamics,
     _ratings,
@@ -65,6 +66,7 @@ FIGURES: dict[str, Figure] = {
         _two_by_two.FIGURE,
         _divergence.FIGURE,
         _blocks.FIGURE,
+        _norm_gap.FIGURE,
         _saddles.FIGURE,
         _equilibrium.FIGURE,
     )

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
+from scipy.optimize import minimize
 from support.flows import scipy_flow
 from support.tolerances import assert_close, INTEGRATION
 from test_figures import assert_draws
 
 from dlnjax import closed_form, Imbalanced, metric_eigenvalues
-from dlnjax.figures import _blocks, _divergence, _equilibrium, _saddles, _two_by_two, FIGURES
+from dlnjax.figures import _blocks, _divergence, _equilibrium, _norm_gap, _saddles, _two_by_two, FIGURES
 from dlnjax.figures._temperature import Grid, rank_of
 
 pytestmark = pytest.mark.slow
@@ -214,3 +215,42 @@ def test_noise_forgets_the_start_and_ends_between_small_and_large_ones(monkeypat
     for name in ("x", "quenched"):
         assert_close(np.diagonal(data[name].values, axis1=-2, axis2=-1), 1.0, 1e-6)
     assert_draws("6.8", data)
+
+
+def test_least_nuclear_norm_is_that_of_a_search_over_all_solutions():
+    rng = np.random.default_rng(3)
+    for m in (1, 2, 3):
+        a, y = _norm_gap.orthonormal(rng.standard_normal((3, m, 2, 2))), rng.standard_normal((3, m))
+        for measurements, values, least in zip(a, y, _norm_gap.least(a, y), strict=True):
+            free = np.linalg.svd(measurements.reshape(m, 4))[2][m:]
+            start = values @ measurements.reshape(m, 4)
+            norm = lambda t, start=start, free=free: np.linalg.svd((start + t @ free).reshape(2, 2))[1].sum()
+            options = {"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000, "maxfev": 4000}
+            best = min(
+                minimize(norm, t, method="Nelder-Mead", options=options).fun for t in rng.normal(size=(4, 4 - m))
+            )
+            assert abs(least / best - 1) < 1e-5
+
+
+def test_greedy_limit_of_three_entries_has_rank_one_and_not_the_least_norm():
+    entries = np.array([0.1, 0.3, 0.5, 0.9])
+    measurements = np.tile(np.eye(4)[:3].reshape(3, 2, 2), (4, 1, 1, 1))
+    values = np.ones((4, 3))
+    values[:, 0] = entries
+    x, solved = _norm_gap.greedy_limit(measurements, values)
+    least, ends = _norm_gap.least_of_family(entries)
+    assert solved.all()
+    np.testing.assert_allclose(_norm_gap.least(measurements, values), least, rtol=1e-6)
+    np.testing.assert_allclose(_norm_gap.nuclear_norm(x), ends, rtol=1e-3)
+
+
+@pytest.mark.long
+def test_gap_in_nuclear_norm_grows_with_the_measurements(monkeypatch):
+    for name, value in (("SEARCHES", 1), ("GENERATIONS", 3), ("FAMILY_STARTS", 7), ("POPULATION", 40)):
+        monkeypatch.setattr(_norm_gap, name, value)
+    data = FIGURES["6.6"].compute(KEY, 65)
+    assert not wrong("6.6", data)
+    assert {"m = 1: least ratio", "m = 2: least ratio"} <= wrong("6.6", data.assign(ratio=0.99 * data["ratio"]))
+    assert len(wrong("6.6", data.assign(x=1.1 * data["x"]))) == 1
+    assert (data["ratio"] > 1.1).sum("draw").diff("m").values.min() >= 0
+    assert_draws("6.6", data)

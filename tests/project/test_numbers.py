@@ -127,7 +127,18 @@ def test_numbers_are_those_of_their_tables(page):
     assert wrong(page.read_text(encoding="utf-8")) == []
 
 
-QUESTIONS = ("blocks", "divergence", "entropy", "geodesics", "noise", "saddles", "sensing", "slope", "two-by-two")
+QUESTIONS = (
+    "blocks",
+    "divergence",
+    "entropy",
+    "geodesics",
+    "noise",
+    "norm-gap",
+    "saddles",
+    "sensing",
+    "slope",
+    "two-by-two",
+)
 
 
 def test_pages_of_measured_numbers_name_their_sources():
