@@ -19,8 +19,8 @@ DEPTHS = (2.0, 2.5, 3.0, 5.0, 10.0, 20.0, np.inf)
 SIZES = (1e-3, 1e-2, 1e-1, 0.3, 1.0)
 # Depths of the quadrature. At depth 2 the volume of the large matrices is infinite, by a logarithm.
 LINE = (2.1, 2.2, 2.35, 2.5, 2.75, 3.0, 3.5, 4.0, 5.0, 7.0, 10.0, 20.0, 50.0, 100.0)
-# Paths at one depth and temperature. The density has the factor exp(-(HELD/2) |X|^2) there, which hardly changes the
-# rank, since paths that come to very large matrices need very short steps.
+# Paths at one depth and temperature. Very large matrices would need very short steps: the density has the further
+# factor exp(-(HELD/2) |X|^2) there, which hardly changes the rank.
 DEPTH, BETA, HELD, DT = 3.0, 10.0, 0.1, 0.02
 TRACE = np.linspace(0.0, 160.0, 41)
 SETTLED = 80.0

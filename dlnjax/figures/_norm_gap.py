@@ -20,7 +20,7 @@ SOLVED = 1e-10
 # Each generation of the search keeps the best, and moves copies of them by steps of random sizes.
 SEARCHED, SEARCHES, GENERATIONS, POPULATION, KEPT, STEPS = 2, 4, 25, 200, 25, (-3.0, 0.0)
 ANGLES = 2000
-COLORS, MARKERS = ("C2", "C0", "C3"), ("o", "s", "^")
+COLORS = ("C2", "C0", "C3")
 
 
 def least_of_family(a):
