@@ -158,7 +158,7 @@ class Upstairs(eqx.Module):
         if length == times:
             return sol
         # NumPy cuts the arrays, since JAX would compile for that.
-        cut = jax.tree.map(lambda w: np.asarray(w)[:, :length], weights)
+        cut = jax.tree.map(lambda w: jax.device_put(np.asarray(w)[:, :length]), weights)
         return eqx.tree_at(lambda sol: (sol.weights, sol.ts), sol, (cut, self.ts))
 
 

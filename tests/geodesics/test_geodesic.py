@@ -227,7 +227,8 @@ def test_ill_conditioned_pairs_arrive():
             a, b = ((u * [1.0, 1e-6]) @ vt for u, _, vt in map(np.linalg.svd, rng.standard_normal((2, D, D))))
             b[0] *= np.sign(np.linalg.det(a) * np.linalg.det(b))
             there, back = geodesic(a, b, depth), geodesic(b, a, depth)
-            assert there.endpoint_error < 1e-10
+            # Rounding is multiplied by the condition number, and depends on the options of XLA.
+            assert there.endpoint_error < 1e-9
             assert_close(there.length, back.length, INTEGRATION)
 
 

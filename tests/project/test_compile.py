@@ -57,7 +57,7 @@ def network(n, noise=None):
 
 def networks(n):
     layers = jnp.broadcast_to(dln.balanced_factors(jnp.asarray(X0), 2), (4, 2, D, D))
-    return dln.sweep(ENERGY, layers, ts=times(n), progress=False).weights
+    return dln.sweep(ENERGY, layers, ts=times(n), progress=False)
 
 
 # For each row of the page, a call and the call after the change.
@@ -101,8 +101,8 @@ ROWS = {
     ),
     "in a sweep, a stop where there was none": (lambda: many(64), lambda: many(64, stop=dln.Steady(1e-3))),
     "another number of times of a `network_flow`, or of a sweep of networks": (
-        lambda: (network(3), networks(9), network(2, NOISE)),
-        lambda: (network(20), networks(15), network(9, NOISE)),
+        lambda: (network(3), networks(9).weights, network(2, NOISE)),
+        lambda: (network(20), networks(15).weights, network(9, NOISE)),
     ),
     "a distance or a geodesic at another depth": (
         lambda: ends(2),
@@ -153,9 +153,9 @@ def test_repeated_times_of_networks_change_nothing():
         assert some.shape == (9, 2, D, D) and all.shape == (33, 2, D, D)
         assert noise or np.allclose(some, all[::4], rtol=0, atol=1e-7)
     some, all = networks(9), networks(17)
-    assert some.shape == (4, 9, 2, D, D) and all.shape == (4, 17, 2, D, D)
-    np.testing.assert_allclose(some, all[:, ::2], atol=1e-7)
-    np.testing.assert_allclose(some[0], network(9), atol=1e-7)
+    assert some.x.shape == (4, 9, D, D) and all.x.shape == (4, 17, D, D)
+    np.testing.assert_allclose(some.weights, all.weights[:, ::2], atol=1e-7)
+    np.testing.assert_allclose(some.weights[0], network(9), atol=1e-7)
 
 
 @pytest.mark.long
