@@ -236,8 +236,8 @@ FIGURE = Figure(
     "measurements: the share of draws whose greedy path, the limit of starts that shrink to 0, ends at a relative gap "
     "above a number. (c) The largest ratio for two orthonormal measurements that each of four evolutionary searches "
     "finds.",
-    parameters="N = 2; a = 0.1 to 1, 24 starts of each size and sign; m orthonormal measurements, 1000 draws each; four "
-    "searches of 25 generations of 200",
+    parameters="N = 2; a = 0.1 to 1, 24 starts of each size and sign; m orthonormal measurements, 1000 draws each; "
+    "four searches of 25 generations of 200",
     counted="draws of measurements",
     source="the solution of rank one",
 )
