@@ -78,12 +78,13 @@ def power_of_two_from(n: int) -> int:
     return 2 ** (n - 1).bit_length()
 
 
-def first_times(tree: Any, ts: Float[Array, " ts"]) -> Any:
-    """What was saved at the times `ts`, without what was saved at the repeated times after them."""
+def first_times(tree: Any, ts: Float[Array, " ts"], axis: int = 0) -> Any:
+    """What was saved at the times `ts`, along `axis`, without what was saved at the repeated times after them."""
     n = len(ts)
+    where = (slice(None),) * axis + (slice(n),)
     # NumPy cuts the arrays, since JAX would compile a program for each new length.
-    cut = lambda x: jax.device_put(np.asarray(x)[:n]) if is_concrete(x) else x[:n]
-    return jax.tree.map(lambda x: x if len(x) == n else cut(x), tree)
+    cut = lambda x: jax.device_put(np.asarray(x)[where]) if is_concrete(x) else x[where]
+    return jax.tree.map(lambda x: x if x.shape[axis] == n else cut(x), tree)
 
 
 def cache(folder: str | os.PathLike[str] | None = None) -> Path:

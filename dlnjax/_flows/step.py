@@ -174,8 +174,7 @@ def conclude(
     next_h = jnp.where(keep & (attempt.h < s.h), jnp.maximum(proposed, s.h), proposed)
     # Beside a wall of NaN a step is refused unless it is too short to change the state at all. Without `idle`, such
     # steps would take turns with longer ones to the last of `max_steps`.
-    shortest = jnp.where(usable, shortest_step(s.t), jnp.maximum(shortest_step(s.t), s.idle))
-    stuck = ~keep & (next_h <= shortest)
+    stuck = ~keep & (next_h <= jnp.maximum(shortest_step(s.t), jnp.where(usable, 0.0, s.idle)))
     idle = jnp.where(all_equal(s.y, y1), jnp.maximum(s.idle, attempt.h), 0.0)
     grows = finite & (coordinates.size(y1) > (1 + GROWTH) * coordinates.size(s.y))
     exhausted = (s.accepted + s.rejected + 1 >= rules.max_steps) | (s.evaluations / MOST_EVALUATIONS >= rules.max_steps)

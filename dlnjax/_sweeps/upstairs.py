@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_count, as_times
-from dlnjax._compile import repeated
+from dlnjax._compile import first_times, repeated
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._networks.chain import as_weights, chain_product, dtype_of, matrix_shape, widths_of
 from dlnjax._networks.diffusion import check_diffusion
@@ -153,13 +153,8 @@ class Upstairs(eqx.Module):
 
     def solution(self, kernel: Kernel | None, out: PyTree, times: int) -> NetworkSolution:
         weights, t_end, result, stats = out
-        sol = NetworkSolution(ts=repeated(self.ts, times), weights=weights, t_end=t_end, result=result, stats=stats)
-        length = len(self.ts)
-        if length == times:
-            return sol
-        # NumPy cuts the arrays, since JAX would compile for that.
-        cut = jax.tree.map(lambda w: jax.device_put(np.asarray(w)[:, :length]), weights)
-        return eqx.tree_at(lambda sol: (sol.weights, sol.ts), sol, (cut, self.ts))
+        weights = first_times(weights, self.ts, axis=1)
+        return NetworkSolution(ts=self.ts, weights=weights, t_end=t_end, result=result, stats=stats)
 
 
 def are_networks(starts: Any) -> bool:
