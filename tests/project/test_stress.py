@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from stress import flows as stress
+from stress.section import write_section
 
 CASES = [
     *(("random mask", 2, rtol) for rtol in (1e-3, 1e-8)),
@@ -30,3 +31,10 @@ def test_table_tells_a_lost_seed_and_a_wrong_one():
     for wrong in (seed._replace(lost="rank_lost"), seed._replace(error=101.0)):
         table, good = stress.summary([wrong])
         assert not good and "| diagonal | 1 | 1 |" in table
+
+
+def test_a_table_replaces_its_own_section_and_no_other(tmp_path):
+    path = tmp_path / "stress.md"
+    for title, text in (("a", "first"), ("b", "second\n"), ("a", "third")):
+        write_section(path, title, text)
+    assert path.read_text("utf-8") == "# Stress\n\n**a**\n\nthird\n\n**b**\n\nsecond\n"

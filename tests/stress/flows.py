@@ -4,7 +4,7 @@
 
 Every case is a sweep of one size, energy and tolerance, with a depth and a kind of start for each seed. It runs to a
 moderate time, where the effective rank is compared with that of a reference, and on to rest, or to t = 1000 (t = 50 for
-d > 10: large matrices fitted through few modes grow, and are stiff, without end). The table goes to
+d > 10: large matrices fitted through few modes grow, and are stiff, without end). The table goes to its section of
 benchmarks/results/stress.md; the exit status is 1 if a seed is lost or a mean error exceeds 100 rtol.
 
 The reference is the flow in X, by Dopri5 at rtol 1e-10 or a thousandth of the case's; where that is too slow (d > 10)
@@ -24,6 +24,10 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from stress.section import STRESS, write_section
 
 import dlnjax as dln
 
@@ -171,7 +175,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--d", type=int, nargs="+", default=SIZES)
     parser.add_argument("--largest", type=int, default=10, help="the largest d with a reference in X")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "benchmarks" / "results" / "stress.md")
+    parser.add_argument("--out", type=Path, default=STRESS)
     args = parser.parse_args()
     seeds, began = [], time.monotonic()
     for found in run_cases(design(args.d, args.seed), args.seed, args.largest):
@@ -190,12 +194,12 @@ def main() -> int:
     lost = [f"- {s}" for s in seeds if s.lost]
     worst = [f"- {s}" for s in sorted(seeds, key=lambda s: -s.error)[:5]]
     head = (
-        f"# Stress\n\n{len({s.case for s in seeds})} cases of {SEEDS} seeds, `--seed {args.seed}`: the error is that "
+        f"{len({s.case for s in seeds})} cases of {SEEDS} seeds, `--seed {args.seed}`: the error is that "
         f"of the effective rank at t = {MODERATE:g}. In X: {sum(s.reference == 'X' for s in seeds)} references.\n"
     )
     text = "\n".join([head, table, "Lost:\n", *(lost or ["none"]), "\nThe worst:\n", *worst, ""])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(text, encoding="utf-8")
+    sizes = " ".join(map(str, args.d))
+    write_section(args.out, f"d = {sizes.replace(' ', ', ')} (`--d {sizes} --budget {args.budget:g}`)", text)
     print(text)
     return 0 if good else 1
 

@@ -10,7 +10,7 @@ of X - X_reference, relative to the largest entry of X_reference.
 The reference is the flow of the factors by SciPy's DOP853 at rtol 1e-12 (`support/upstairs.py`). At infinite depth,
 where there are no factors, the column and row spaces U and V of the start never turn: X = U S V^T, and the flow of the
 core S is integrated in S itself. For matrices larger than `LARGEST`, the reference is the flow in the frame at 1e-11.
-The table goes to the end of benchmarks/results/stress.md.
+The table goes to its section of benchmarks/results/stress.md.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from scipy.integrate import solve_ivp
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from stress.flows import GOOD, MODERATE, Seed, summary
+from stress.section import STRESS, write_section
 from support import upstairs
 
 import dlnjax as dln
@@ -150,7 +151,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, nargs="*", help="the numbers of some shapes; no table is written")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "benchmarks" / "results" / "stress.md")
+    parser.add_argument("--out", type=Path, default=STRESS)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message="The energy has no entry|At infinite depth")
     seeds, began = [], time.monotonic()
@@ -171,7 +172,6 @@ def main() -> int:
                 print(f"    lost: {s}", flush=True)
     table, good = summary(seeds, d="shape")
     worst = [f"- {s}" for s in sorted(seeds, key=lambda s: -s.error)[:5]]
-    title = "**Any shape, rank and imbalance (`tests/stress/shapes.py`)**"
     unseen = ", ".join(f"{m} x {n}, rank {r}" for m, n, r in UNSEEN)
     head = (
         f"{len(seeds)} seeds, `--seed {args.seed}`: the error is that of X at t = {MODERATE:g}, relative to its "
@@ -179,11 +179,10 @@ def main() -> int:
         f"tuned on {unseen}.\n"
     )
     lost = [f"- {s}" for s in seeds if s.lost]
-    text = "\n".join([f"{title}\n", head, table, "Lost:\n", *(lost or ["none"]), "\nThe worst:\n", *worst, ""])
+    text = "\n".join([head, table, "Lost:\n", *(lost or ["none"]), "\nThe worst:\n", *worst, ""])
     print(text)
     if not args.only:
-        before = args.out.read_text(encoding="utf-8").partition(title)[0] if args.out.exists() else ""
-        args.out.write_text(before.rstrip() + "\n\n" + text, encoding="utf-8")
+        write_section(args.out, "Any shape, rank and imbalance (`tests/stress/shapes.py`)", text)
     return 0 if good else 1
 
 

@@ -5,7 +5,7 @@
 A sweep of two workers into a folder is disturbed in these ways, `--times` times each: a random worker is killed by
 SIGKILL; its caller is; a finished part is cut in half; a random half of the receipts is taken away. After each the same
 call goes on. At the end the checksum of every part is compared with that of a sweep in one process. The table goes to
-the end of benchmarks/results/stress.md.
+its section of benchmarks/results/stress.md.
 """
 
 import argparse
@@ -23,10 +23,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from stress.section import STRESS, write_section
+
 import dlnjax as dln
 
 SEEDS, CHUNK, D = 12_000, 8, 3
-TITLE = "**Sweeps whose processes are killed (`tests/stress/sweeps.py`)**"
+TITLE = "Sweeps whose processes are killed (`tests/stress/sweeps.py`)"
 # The seconds after which a sweep that makes no progress counts as hung.
 PATIENCE = 120.0
 CALL = """
@@ -163,7 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "benchmarks" / "results" / "stress.md")
+    parser.add_argument("--out", type=Path, default=STRESS)
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -177,9 +181,7 @@ def main() -> int:
             print(rows[-1], flush=True)
     table, good = summary(rows, len(expected))
     print(table)
-    text = f"{TITLE}\n\n`--seed {args.seed} --times {args.times}`. {table}\n"
-    before = args.out.read_text(encoding="utf-8").partition(TITLE)[0] if args.out.exists() else ""
-    args.out.write_text(f"{before.rstrip()}\n\n{text}", encoding="utf-8")
+    write_section(args.out, TITLE, f"`--seed {args.seed} --times {args.times}`. {table}")
     return 0 if good else 1
 
 
