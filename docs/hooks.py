@@ -5,6 +5,7 @@ from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
+import books
 import packages
 import pictures
 import ziamath
@@ -18,6 +19,11 @@ EXAMPLE = re.compile(
     r'<div class="language-text highlight"><pre><span></span><code>(&gt;&gt;&gt; .*?)</code></pre></div>', re.S
 )
 SIZE = 16
+# An equation in a line of text that is wider, in units of the text, is cut before its relations, and then before its
+# sums, so that a narrow page can break it. What is wider still scrolls.
+WIDEST = 16
+CUTS = (("=", "<", ">", r"\le", r"\ge", r"\leq", r"\geq", r"\ne", r"\to"), ("+", "-"))
+OPENING, CLOSING = ("(", "[", "{", r"\langle", r"\begin"), (")", "]", "}", r"\rangle", r"\end")
 # Outlines drawn where they stand: shared symbols would need names that differ from page to page.
 ziamath.config.svg2 = False
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -26,6 +32,8 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 def on_files(files, config, **_):
     for picture in RESULTS.glob("*.png"):
         files.append(File.generated(config, picture.name, abs_src_path=str(picture)))
+    for file in books.files(config):
+        files.append(file)
     return files
 
 
@@ -52,13 +60,41 @@ def on_page_content(html: str, **_) -> str:
     return EXAMPLE.sub(lambda m: highlight(unescape(m[1]), PythonConsoleLexer(), HtmlFormatter(wrapcode=True)), html)
 
 
-def equation(tex: str, tag: str) -> str:
-    """A drawing in units of the text around it, standing on its baseline."""
+def equation(tex: str, tag: str, cuts: tuple[tuple[str, ...], ...] = CUTS) -> str:
+    """The drawing of an equation, or of its parts one after the other if it is too wide for a line of text."""
+    svg, width = drawing(tex, tag)
+    wide = tag == "span" and width > WIDEST
+    for k, signs in enumerate(cuts):
+        if wide and len(found := parts(tex, signs)) > 1:
+            return " ".join(equation(part, tag, cuts[k + 1 :]) for part in found)
+    return f'<{tag} class="equation{" wide" * wide}">{svg}</{tag}>'
+
+
+def parts(tex: str, signs: tuple[str, ...]) -> list[str]:
+    """The equation cut before each of the signs that stands between two sides, and in no bracket."""
+    found, depth, last = [""], 0, ""
+    for token in re.findall(r"\\[A-Za-z]+|\\.|.", tex, re.DOTALL):
+        depth += (token in OPENING) - (token in CLOSING) + (token == "|") * (1 if found[-1].count("|") % 2 == 0 else -1)
+        if (
+            token in signs
+            and depth == 0
+            and found[-1].strip() not in ("", "{}")
+            and not any(last in cut for cut in CUTS)
+        ):
+            # The empty braces make the sign one between two sides, which has more room around it.
+            found.append("{} ")
+        found[-1] += token
+        last = token.strip() or last
+    return found
+
+
+def drawing(tex: str, tag: str) -> tuple[str, float]:
+    """(a drawing, which stands on its baseline, its width), in units of the text around it."""
     svg = ziamath.Latex(tex, size=SIZE, inline=tag == "span", color="currentColor").svgxml()
-    _, top, _, height = map(float, svg.attrib["viewBox"].split())
+    _, top, width, height = map(float, svg.attrib["viewBox"].split())
     for side in ("width", "height"):
         svg.set(side, f"{float(svg.attrib[side]) / SIZE:.3f}em")
     svg.set("style", f"vertical-align: {-(top + height) / SIZE:.3f}em")
     svg.set("role", "img")
-    svg.set("aria-label", tex)
-    return f'<{tag} class="equation">{ElementTree.tostring(svg, encoding="unicode")}</{tag}>'
+    svg.set("aria-label", tex.removeprefix("{} "))
+    return ElementTree.tostring(svg, encoding="unicode"), width / SIZE

@@ -262,7 +262,7 @@ def solution(at: Definite, factor=1.0) -> float:
 
 SOLUTION = Claim(
     name="(3.25)-(3.30)",
-    statement="X(t) = e^C(t) A e^C(t) with C = log(t P_0 + I), that is (t P_0 + I) A (t P_0 + I)",
+    statement="X(t) = e^(C(t)) A e^(C(t)) with C = log(t P_0 + I), that is (t P_0 + I) A (t P_0 + I)",
     where="Section 3.2, (3.23)-(3.30)",
     expected="holds",
     draw=definite,

@@ -83,7 +83,7 @@ ISOTROPIC = Claim(
     statement="the equilibria of E_p - S/beta are the X with all sigma_i = ((d-1)/beta)^(1/p)",
     where="Section 4.3",
     expected="corrected",
-    note="((d-1)/(2 beta))^(1/p), as in (4.75) and Figure 4.5a; for S_N ((d-1)(1-1/N)/(2 beta))^(1/p). By the flow.",
+    note="((d-1)/(2 beta))^(1/p), as in (4.75) and Figure 4.5a; for S_N, ((d-1)(1-1/N)/(2 beta))^(1/p). By the flow.",
     draw=any_start,
     printed=lambda at: isotropic_limit(at, lambda q, n: q),
     corrected=lambda at: isotropic_limit(at, lambda q, n: q * (1 - 1 / n) / 2),

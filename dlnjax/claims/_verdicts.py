@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dlnjax._formulas import Formula, pieces
 from dlnjax.claims._claim import describe, title, Verdict
 from dlnjax.claims.proofs import certificates, word
 
@@ -15,13 +16,13 @@ HEADER = """# Errata
 For a reader of A. Chen's thesis *Geodesics and Low Rank Behavior in the Deep Linear Network*, in its order: every
 statement that is not true as printed, what is printed, and what is true. Made by `dlnjax claims --errata errata.md`,
 which measures the errors of both; `dlnjax claims --only "NAME"` shows them. An error is relative: 0 where a statement
-is true; that of an inequality is minus the room that it has, and a strict one is false without room. N is the depth,
-d the size, S_N the entropy, lambda_kl the eigenvalues (2.20). In the examples, lam: the singular values of the factors;
-q: Q_0, ..., Q_N; z: a matrix in place of dE.
+is true; that of an inequality is minus the room that it has, and a strict one is false without room. $N$ is the depth,
+$d$ the size, $S_N$ the entropy, $\\lambda_{kl}$ the eigenvalues (2.20). In the examples, `lam` are the singular values
+of the factors, `q` is $Q_0$, ..., $Q_N$, and `z` a matrix in place of $dE$.
 
 *Proven* and *proven false* are by exact numbers, or balls that contain them: `dlnjax claims --prove` verifies it, and
-the page [Proofs](ideas/proofs.md) says what such a proof is. It reaches as far as is said, such as d = 2. What is only
-*measured* is true to rounding on every instance tried, or false by far.
+the page [Proofs](ideas/proofs.md) says what such a proof is. It reaches as far as is said, such as $d = 2$. What is
+only *measured* is true to rounding on every instance tried, or false by far.
 
 *Corrected*: true after the correction. *Fails*: false, and no correction of the formula alone saves it.
 """
@@ -79,8 +80,9 @@ def _of_what_holds() -> str:
     from dlnjax.claims import thesis
 
     holding = [name for name, claim in thesis.items() if claim.expected == "holds"]
-    proven = [f"- {_quoted(name)}: {_quoted(certificates()[name].scope)}" for name in holding if name in certificates()]
-    measured = [f"- {_quoted(name)}" for name in holding if name not in certificates()]
+    scopes = {name: certificates()[name].scope for name in holding if name in certificates()}
+    proven = [f"- {_quoted(name)}: {_typeset(scope)}" for name, scope in scopes.items()]
+    measured = [f"- {_quoted(name)}" for name in holding if name not in scopes]
     lines = ["## Statements that hold as printed\n", "Proven, for what is said:\n", *proven, ""]
     return "\n".join([*lines, "Measured:\n", *measured]) + "\n"
 
@@ -88,7 +90,7 @@ def _of_what_holds() -> str:
 def _entry(verdict: Verdict) -> str:
     claim, shown = verdict.claim, verdict.counterexample
     lines = [f"### {claim.name} *{verdict.word}*\n", f"{claim.where}.\n"]
-    lines += [f"- Printed: {_quoted(claim.statement)}", f"- True: {_quoted(claim.note)}"]
+    lines += [f"- Printed: {_typeset(claim.statement)}", f"- True: {_typeset(claim.note)}"]
     if shown is not None and any(shown is example for example in claim.examples):
         error = f"{verdict.printed.simplest_error:.2g}"
         lines.append(f"- By hand: `{describe(shown)}` gives an error of {error} as printed.")
@@ -101,12 +103,17 @@ def _proof(name: str) -> list[str]:
     certificate = certificates().get(name)
     if certificate is None:
         return ["- Measured, not proven."]
-    lines = [f"- Proven false: {_quoted(certificate.scope)}."]
+    lines = [f"- Proven false: {_typeset(certificate.scope)}."]
     for step in certificate.printed:
         shown = f"`{'`, `'.join(step.show)}`"
-        lines.append(f"    - {_quoted(step.says)}" + f": {shown}" * (len(shown) <= LONGEST_SHOWN))
-    truth = f"proven for {_quoted(certificate.true_scope)}" if certificate.true else "measured"
+        lines.append(f"    - {_typeset(step.says)}" + f": {shown}" * (len(shown) <= LONGEST_SHOWN))
+    truth = f"proven for {_typeset(certificate.true_scope)}" if certificate.true else "measured"
     return [*lines, f"- What is true instead: {truth}."]
+
+
+def _typeset(text: str) -> str:
+    """The text in Markdown, with its formulas in LaTeX."""
+    return "".join(f"${piece.tex}$" if isinstance(piece, Formula) else _quoted(piece) for piece in pieces(text))
 
 
 def _quoted(text: str) -> str:

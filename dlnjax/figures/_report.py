@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dlnjax._formulas import as_html
 from dlnjax.figures._figure import BASES, basis, is_sampled, Number, off_by
 from dlnjax.figures._run import draw, is_drawn, replacing, Run
-from dlnjax.figures._typeset import typeset
 
 COLUMNS = ("figure", "quantity", "thesis", "expected", "measured", "standard_error", "verdict", "note")
 # A drawing is enlarged by this factor on the page, so that one of 6.8 inches, two columns of print, is 850 pixels wide.
@@ -42,6 +42,7 @@ def write_numbers(path: Path, runs: Sequence[Run]) -> None:
 def templates():
     """The templates of the two html pages, the report and the claims."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("dlnjax", "figures"),
@@ -50,7 +51,7 @@ def templates():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"typeset": typeset, "kind": kind}
+    environment.filters |= {"typeset": lambda text: Markup(as_html(text)), "kind": kind}
     return environment
 
 

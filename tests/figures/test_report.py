@@ -16,7 +16,6 @@ from dlnjax import figures
 from dlnjax._cli import main
 from dlnjax.figures import _report, Number
 from dlnjax.figures._figure import basis, measured, off_by
-from dlnjax.figures._typeset import typeset
 
 
 @pytest.fixture(scope="module")
@@ -126,25 +125,6 @@ def test_every_verdict_word_stands_in_the_legend(report):
     assert "expected from an independent computation with other draws" in text
 
 
-@pytest.mark.parametrize(
-    ("plain", "shown"),
-    [
-        ("X_ij ~ N(0, 0.01^2)", "<i>X</i><sub>ij</sub> ~ <i>N</i>(0, 0.01<sup>2</sup>)"),
-        ("to |dE| <= 1e-6 or t = 1e6", "to |dE| ≤ 10<sup>−6</sup> or <i>t</i> = 10<sup>6</sup>"),
-        ("E_p - S_N/beta", "<i>E</i><sub>p</sub> − <i>S</i><sub>N</sub>/<i>β</i>"),
-        ("sigma = (y/N)^N", "<i>σ</i> = (<i>y</i>/<i>N</i>)<sup>N</sup>"),
-        ("N = 1 .. infinity", "<i>N</i> = 1, …, ∞"),
-        ("sqrt(20 - 2 sqrt(82))", "√(20 − 2 √82)"),
-        ("1 - X12 X21", "1 − <i>X</i><sub>12</sub> <i>X</i><sub>21</sub>"),
-        # What is no formula stays as it is.
-        ("network_flow doesn't end <b>", "network_flow doesn&#x27;t end &lt;b&gt;"),
-        ("the sum of squares up to infinity, s.e.", "the sum of squares up to infinity, s.e."),
-    ],
-)
-def test_formulas_in_texts_are_typeset(plain, shown):
-    assert typeset(plain) == shown
-
-
 @pytest.fixture(scope="module")
 def browser():
     """Chromium without a window, and without a name server or proxy that could answer it."""
@@ -208,6 +188,12 @@ def with_claims(report, tmp_path_factory):
             patch.setitem(figures.FIGURES, name, figure)
         assert main(["claims", "--only", "(2.1", "--only", "Theorem 2.1", "--draws", "1", "--out", str(folder)]) == 0
     return folder
+
+
+def test_statements_are_typeset(with_claims):
+    page = (with_claims / "claims.html").read_text()
+    assert "<i>A</i><sub>p+1</sub> = <i>Q</i><sub>N</sub> Λ<sup>(N−p)/N</sup>" in page.replace("<i>Λ</i>", "Λ")
+    assert not re.search(r"Lambda|Sigma\^|_\{", page)
 
 
 def test_report_counts_the_statements_and_links_to_their_page(report, with_claims):

@@ -27,6 +27,7 @@ GROUND = {
     "_show",
     "_saved",
     "_terminal",
+    "_formulas",
 }
 # Which packages each may import, besides the ground and itself.
 MAY_IMPORT = {

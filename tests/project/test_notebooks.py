@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support.documentation import documentation
 
 BOOKS = sorted(Path(__file__).parents[2].joinpath("notebooks").glob("*.ipynb"))
 
@@ -30,3 +31,14 @@ def test_a_notebook_asks_shows_and_sets_an_exercise(book):
     assert not re.search(r"/tmp|/home|/root|/usr|/work|site-packages|widget-view", shown)
     assert all("execution" not in cell["metadata"] for cell in code)
     assert len(text) < 250_000
+
+
+def test_a_notebook_is_a_page_with_its_outputs_and_pictures_described():
+    pytest.importorskip("nbconvert", reason="needs nbconvert: pip install '.[docs]'")
+    book = BOOKS[0]
+    markdown, pictures = documentation("books").page(book)
+    assert markdown.startswith("# A first flow") and f"({book.name})" in markdown.split("\n\n")[1]
+    shown = dict(re.findall(r"!\[([^\]]+)\]\((\S+)\)", markdown, re.DOTALL))
+    assert set(shown.values()) == set(pictures) and all(len(words.split()) >= 4 for words in shown)
+    assert all(content.startswith(b"\x89PNG") for content in pictures.values())
+    assert "    rank 1: 22.0 % is lost\n    rank 2" in markdown and '<details markdown="1">' in markdown

@@ -1,9 +1,9 @@
 """The pictures of the pages: every page of ideas and questions has one, and its code draws it."""
 
-import sys
 from pathlib import Path
 
 import pytest
+from support.documentation import documentation
 
 ROOT = Path(__file__).parents[2]
 DRAWN = [*sorted((ROOT / "docs" / "ideas").glob("*.md")), *sorted((ROOT / "docs" / "questions").glob("*.md"))]
@@ -12,12 +12,7 @@ DRAWN += [ROOT / "docs" / "api" / "plot.md"]
 
 @pytest.fixture(scope="module")
 def pictures():
-    sys.path.insert(0, str(ROOT / "docs"))
-    try:
-        import pictures
-    finally:
-        sys.path.pop(0)
-    return pictures
+    return documentation("pictures")
 
 
 @pytest.mark.parametrize("page", DRAWN, ids=lambda page: page.stem)
