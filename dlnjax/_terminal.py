@@ -2,12 +2,16 @@
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+
+# The columns of a bar, where the terminal has room for it.
+WIDEST = 40
 
 # The line is shown after this many seconds.
 DELAY = 1.0
@@ -24,6 +28,19 @@ def console() -> "Console":
 def is_watched() -> bool:
     """Whether the output goes to a terminal or a notebook, where somebody can watch it."""
     return console().is_terminal or console().is_jupyter
+
+
+def progress_bar(first: str, *others: "str | Callable[..., ProgressColumn]", disable: bool) -> "Progress":
+    """A bar of rich after the first column, which is gone at the end. On a narrow terminal it gives way to the columns.
+
+    **Arguments:** `others`, texts, and callables that make a column from a `table_column`.
+    """
+    from rich.progress import BarColumn, Progress
+    from rich.table import Column
+
+    bar = BarColumn(bar_width=None, table_column=Column(max_width=WIDEST))
+    whole = [column if isinstance(column, str) else column(table_column=Column(no_wrap=True)) for column in others]
+    return Progress(first, bar, *whole, console=console(), transient=True, disable=disable)
 
 
 class _Silence:

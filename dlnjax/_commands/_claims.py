@@ -9,7 +9,8 @@ from pathlib import Path
 import jax
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.markup import escape
+from rich.progress import MofNCompleteColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +18,7 @@ import dlnjax
 from dlnjax._commands._common import check_writable, Refused
 from dlnjax._commands._progress import duration
 from dlnjax._commands._prove import prove
-from dlnjax._terminal import console
+from dlnjax._terminal import console, progress_bar
 from dlnjax.claims import Claim, Verdict
 from dlnjax.claims._claim import title
 from dlnjax.claims._verdicts import as_data, counts, errata
@@ -81,11 +82,11 @@ def _begins(claim: Claim, name: str) -> bool:
 
 def _check(chosen: list[Claim], args: argparse.Namespace) -> list[Verdict]:
     key, verdicts, chapter = jax.random.key(args.seed), [], None
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("statements"))
-    with Progress(*columns, console=console(), transient=True, disable=not console().is_terminal) as bar:
+    columns, room = ("{task.description}", MofNCompleteColumn, "statements"), min(40, console().width - 24)
+    with progress_bar(*columns, disable=not console().is_terminal) as bar:
         task = bar.add_task("", total=len(chosen))
         for claim in chosen:
-            bar.update(task, description=claim.name[:40])
+            bar.update(task, description=escape(claim.name[:room]))
             if bar.disable and claim.chapter != chapter:
                 console().print(f"{title(claim.chapter).lower()}: {len(verdicts)} of {len(chosen)} statements done")
             chapter = claim.chapter

@@ -1,14 +1,19 @@
 """The progress of a run of several figures: a bar on a terminal, plain lines elsewhere, and the time left."""
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Self
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import MofNCompleteColumn, ProgressColumn, Task
+from rich.table import Column
 from rich.text import Text
 
-from dlnjax._terminal import console
+from dlnjax._terminal import console, progress_bar
+
+# On a narrower terminal the time left is a number without words.
+NARROW = 60
 
 
 class RunProgress:
@@ -22,8 +27,8 @@ class RunProgress:
     def __init__(self, foreseen: Mapping[str, float], titles: Mapping[str, str]):
         self.left, self.titles = dict(foreseen), titles
         self.spent = self.expected = self.began = 0.0
-        columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), _TimeLeft(self))
-        self.bar = Progress(*columns, console=console(), transient=True, disable=not console().is_terminal)
+        columns = "[bold]{task.description}", MofNCompleteColumn, functools.partial(_TimeLeft, self)
+        self.bar = progress_bar(*columns, disable=not console().is_terminal)
         self.task = self.bar.add_task("", total=len(foreseen))
 
     def __enter__(self) -> Self:
@@ -65,12 +70,13 @@ class RunProgress:
 
 
 class _TimeLeft(ProgressColumn):
-    def __init__(self, run: RunProgress):
+    def __init__(self, run: RunProgress, table_column: Column):
         self.run = run
-        super().__init__()
+        super().__init__(table_column)
 
     def render(self, task: Task) -> Text:
-        return Text(f"figures{self.run.estimate()}")
+        left = self.run.estimate()
+        return Text(left.removeprefix(", about ") if console().width < NARROW else f"figures{left}")
 
 
 def duration(seconds: float) -> str:

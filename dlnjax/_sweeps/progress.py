@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dlnjax._terminal import console, is_watched, silence
+from dlnjax._terminal import console, is_watched, progress_bar, silence
 
 # The least time between two lines of progress in the log of a batch job.
 _SECONDS_BETWEEN_LINES = 60.0
@@ -18,12 +18,11 @@ def show_progress(
 
     `what` says what is counted, if it is not seeds.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-    left = TimeRemainingColumn(), TextColumn("left")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left)
+    columns = "{task.description}", MofNCompleteColumn, TimeRemainingColumn, "left"
     log = _Log(n, done, what) if show and not is_watched() else None
-    with silence(), Progress(*columns, console=console(), disable=not show or not is_watched(), transient=True) as bar:
+    with silence(), progress_bar(*columns, disable=not show or not is_watched()) as bar:
         task = bar.add_task("compiling", total=n, completed=done)
 
         def advance(count: int) -> None:

@@ -164,13 +164,13 @@ def numbers(data: xarray.Dataset) -> list[Number]:
             Number(f"N = {depth:g}: growth of the mean sum of {what}", "-", *here, verdict(agrees), exact_growth)
         )
     for depth in DEPTHS[:-1]:
-        expected = float(f"{float(data['exact_flipped'].sel(depth=depth)):.4f}")
+        expected = f"{float(data['exact_flipped'].sel(depth=depth)):.4f}"
         here = share(data["flipped"].sel(depth=depth).values)
         rows.append(measured(f"N = {depth:g}: share of paths whose determinant has changed its sign", here, expected))
     flipped = int(data["flipped"].sel(depth=np.inf).sum())
     name = "N = inf: paths whose determinant has changed its sign"
     rows.append(Number(name, "-", flipped, 0.0, verdict(flipped == 0), 0.0))
-    expected = float(f"{np.exp(TIMES[-1] / BETA):.4g}")
+    expected = f"{np.exp(TIMES[-1] / BETA):.4g}"
     rows.append(measured("N = inf: E X_t along X_0, over X_0", mean(data["growth"].values), expected))
     return [*rows, lost_paths(data)]
 

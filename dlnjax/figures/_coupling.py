@@ -96,10 +96,10 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     far_side, near_side = share((product > 1)[negative & done]), share((product < 1)[~negative & done])
     sides = "every minimiser of that determinant lies there"
     return [
-        measured("share of starts with |X12 X21 - 1| < 0.1, std 0.01", near(STD), 0.98, "concentrated at 1"),
-        measured("the same share, std 0.1", near(0.1), 0.57),
-        measured("the same share, std 0.003", near(0.003), 0.998),
-        measured("share at rest by the horizon, std 0.01", share(done), 0.984, note=_RESTS if done.all() else ""),
+        measured("share of starts with |X12 X21 - 1| < 0.1, std 0.01", near(STD), "0.98", "concentrated at 1"),
+        measured("the same share, std 0.1", near(0.1), "0.57"),
+        measured("the same share, std 0.003", near(0.003), "0.998"),
+        measured("share at rest by the horizon, std 0.01", share(done), "0.984", note=_RESTS if done.all() else ""),
         Number("det X0 < 0: share of limits with X12 X21 > 1", sides, *far_side, verdict(far_side[0] == 1)),
         Number("det X0 > 0: share of limits with X12 X21 < 1", sides, *near_side, verdict(near_side[0] == 1)),
     ]

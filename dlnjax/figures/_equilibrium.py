@@ -204,7 +204,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         value = float(data["held"].sel(beta=beta))
         rows.append(measured(f"effective rank in equilibrium by quadrature, beta = {beta:g}, {held}", (value, 0.0)))
     settled = data["rank"].sel(time=slice(SETTLED, None)).mean("time")
-    exact = float(f"{float(data['held'].sel(beta=BETA)):.4f}")
+    exact = f"{float(data['held'].sel(beta=BETA)):.4f}"
     for start in STARTS:
         name = f"effective rank of paths from t = {SETTLED:g} on, from the {start}, beta = {BETA:g}, {held}"
         rows.append(measured(name, mean(settled.sel(start=start).values), exact))

@@ -33,7 +33,7 @@ class Number(NamedTuple):
 
     `expected` is the same number from an independent computation, or NaN if there is none. `note` explains a deviation
     of more than three standard errors from `expected` or from the thesis. `source` says where `expected` comes from, if
-    this is not what the figure says for all its rows.
+    this is not what the figure says for all its rows. `rounding` is by how much `expected` may be rounded.
     """
 
     quantity: str
@@ -44,6 +44,7 @@ class Number(NamedTuple):
     expected: float = NAN
     note: str = ""
     source: str = ""
+    rounding: float = 0.0
 
 
 class Figure(NamedTuple):
@@ -112,9 +113,9 @@ def verdict(agrees: bool, otherwise: str = "disagrees") -> str:
     return "agrees" if agrees else otherwise
 
 
-def half_digit(expected: float) -> float:
-    """Half a unit of the last decimal with which a number is written: 0.05 for 1.3."""
-    exponent = Decimal(str(expected)).as_tuple().exponent
+def half_digit(written: str) -> float:
+    """Half a unit of the last decimal with which a number is written: 0.05 for 1.3, and 0.005 for 1.30."""
+    exponent = Decimal(written).as_tuple().exponent
     assert isinstance(exponent, int)
     return 0.5 * 10.0**exponent
 
@@ -133,13 +134,7 @@ def off_by(n: Number) -> float:
     off = n.here - n.expected
     if not (is_sampled(n.here, n.standard_error) and math.isfinite(off)):
         return NAN
-    rounding = _rounding(n.expected)
-    return NAN if abs(off) <= rounding and rounding > n.standard_error else off / n.standard_error
-
-
-def _rounding(expected: float) -> float:
-    """By how much an expected value may be rounded. An integer is exact, such as a count, an order or a share of 1."""
-    return 0.0 if expected.is_integer() else half_digit(expected)
+    return NAN if abs(off) <= n.rounding and n.rounding > n.standard_error else off / n.standard_error
 
 
 def basis(n: Number) -> str:
@@ -150,32 +145,34 @@ def basis(n: Number) -> str:
         return "bound" if n.thesis == "-" else "wording"
     if not is_sampled(n.here, n.standard_error):
         return "exact value"
-    far = abs(n.here - n.expected) > 3 * math.sqrt(2) * n.standard_error + _rounding(n.expected)
+    far = abs(n.here - n.expected) > 3 * math.sqrt(2) * n.standard_error + n.rounding
     return "bound" if far and n.verdict == "agrees" else "statistics"
 
 
 def measured(
     quantity: str,
     here: tuple[float, float],
-    expected: float = NAN,
+    expected: str | float = NAN,
     thesis: str = "-",
     note: str = "",
     *,
     source: str = "",
-):
+) -> Number:
     """A row whose verdict comes from a comparison with `expected`, or is "measured" if that is NaN.
 
-    `expected` was sampled with about as many draws as the value here, and rounded to its last digit. The two may
-    therefore differ by three standard errors of their difference and half a unit of that digit.
+    `expected` was sampled with about as many draws as the value here. The two may therefore differ by three standard
+    errors of their difference, and by half a unit of the last digit of `expected` where this is a text.
 
-    **Arguments:** `here`, the value and its standard error; `note`, which explains a larger difference, and is left out
+    **Arguments:** `here`, the value and its standard error; `expected`, as a text if it is rounded, for a number does
+    not say to how many digits: "0.8050"; `note`, which explains a larger difference, and is left out
     if there is none; `source`, where `expected` comes from, if not from what the figure says.
     """
     value, error = here
+    written, expected = expected, float(expected)
     if math.isnan(expected):
         return Number(quantity, thesis, value, error, "measured", note=note, source=source)
-    off, rounding = abs(value - expected), half_digit(expected)
+    off, rounding = abs(value - expected), half_digit(written) if isinstance(written, str) else 0.0
     agrees = bool(off <= 3 * math.sqrt(2) * error + rounding)
     sentence = (note or _SAMPLED * agrees) if off > 3 * error + rounding else ""
     word = verdict(agrees, "explained" if note and math.isfinite(value) else "disagrees")
-    return Number(quantity, thesis, value, error, word, expected, sentence, source)
+    return Number(quantity, thesis, value, error, word, expected, sentence, source, rounding)

@@ -108,9 +108,9 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     note = "The thesis reads 3/5 off its picture; a fit gives less. The expected value is one of other draws."
     rows = [
         Number("slope of the limiting effective rank against d", "around 3/5", *slope, said, 0.548, note),
-        measured("intercept of that line", intercept, 0.32),
-        measured("slope of the effective rank at the start", start_slope, 0.798),
-        measured("intercept of that line at the start", start_intercept, -0.05),
+        measured("intercept of that line", intercept, "0.32"),
+        measured("slope of the effective rank at the start", start_slope, "0.798"),
+        measured("intercept of that line at the start", start_intercept, "-0.05"),
     ]
     for depth in DEPTHS:
         d, rank = _further(data, depth)

@@ -93,9 +93,9 @@ def draw(data: xarray.Dataset) -> Drawing:
 def numbers(data: xarray.Dataset) -> list[Number]:
     two = data["length"].sel(depth=2.0).isel(pair=0).values / np.sqrt(2)
     rows = [
-        measured("length of the geodesic, N = 2, thesis's units", (float(two[0]), 0.0), 1.374493),
+        measured("length of the geodesic, N = 2, thesis's units", (float(two[0]), 0.0), "1.374493"),
         measured(
-            "length of (3.76), N = 2, thesis's units", (float(two[1]), 0.0), 1.377145, source="a quadrature of (3.76)"
+            "length of (3.76), N = 2, thesis's units", (float(two[1]), 0.0), "1.377145", source="a quadrature of (3.76)"
         ),
     ]
     for depth in data["depth"].values:

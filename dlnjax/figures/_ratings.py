@@ -211,7 +211,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     for k, (depth, *_) in enumerate(FLOWS[:2]):
         end = with_error(error.sel(carried=CARRIED[0]).isel(flow=k, time=-1))
         quantity = f"test error at the end, N = {depth:g}, {CARRIED[0]} carried (expected: alternating least squares)"
-        rows.append(measured(quantity, end, float(f"{least:.3g}")))
+        rows.append(measured(quantity, end, f"{least:.3g}"))
     for k, (depth, frames, *_) in enumerate(FLOWS[:3]):
         for carried in CARRIED:
             one = error.sel(carried=carried).isel(flow=k)

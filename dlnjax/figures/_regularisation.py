@@ -67,7 +67,7 @@ def _difference(data: xarray.Dataset) -> xarray.DataArray:
 def numbers(data: xarray.Dataset) -> list[Number]:
     rank = data["effective_rank"].sel(time=T)
     rows = []
-    for entropy, name, centre, share in ((0, "without", 1.172, 0.74), (1, "with", 1.074, 0.87)):
+    for entropy, name, centre, share in ((0, "without", "1.172", "0.74"), (1, "with", "1.074", "0.87")):
         one = rank.sel(entropy=entropy, std=0.01).values
         rows.append(measured(f"mean effective rank at T = 100, std 0.01, {name} entropy", mean(one), centre))
         rows.append(measured(f"share below 1.1 at T = 100, std 0.01, {name} entropy", proportion(one < 1.1), share))

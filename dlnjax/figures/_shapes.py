@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from dlnjax import FlowSolution, gaussian, MatrixCompletion, Steady, SVD, sweep
 
 ENERGY = "E(X) = sum_i (X_ii - 1)^2, thesis (4.21)"
-SIZE, TIMES, CHUNK = 25, 49, 50
+SIZE, TIMES, CHUNK = 25, 97, 50
 
 
 class PaddedDiagonal(eqx.Module):

@@ -120,7 +120,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
             here = _half_time(time, data["aligned"].sel(depth=depth, mode=s).values, s)
             exact = float(data["exact_time"].sel(depth=depth, mode=s, level=0.5))
             quantity = f"time at which the mode of {s:g} is half learnt, N = {depth:g}"
-            rows.append(measured(quantity, (here, 0.0), float(f"{exact:.4g}")))
+            rows.append(measured(quantity, (here, 0.0), f"{exact:.4g}"))
     for depth in DEPTHS:
         first, exact = MODES[0], float(data["exact_time"].sel(depth=depth, mode=MODES[0], level=0.5))
         paths = data["random"].sel(depth=depth, mode=first).values

@@ -220,7 +220,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         for depth in DEPTHS:
             for beta in BETAS:
                 one = {"gauge": gauge, "depth": depth, "beta": beta}
-                exact = float(f"{float(data['exact'].sel(one)):.4f}")
+                exact = f"{float(data['exact'].sel(one)):.4f}"
                 quantity = f"effective rank in equilibrium, N = {depth:g}, beta = {beta:g}{name}"
                 rows.append(measured(quantity, mean(data["rank"].sel(one).values), exact))
     for gauge, name in ((0, ""), (1, ", gauge noise")):

@@ -210,12 +210,12 @@ def at_infinity(data: xarray.Dataset, depth: float) -> tuple[float, float]:
 def numbers(data: xarray.Dataset) -> list[Number]:
     rows = []
     for depth in DEPTHS:
-        name, expected = f"effective rank over d as d grows, N = {depth:g}", float(f"{limit(depth):.4f}")
+        name, expected = f"effective rank over d as d grows, N = {depth:g}", f"{limit(depth):.4f}"
         rows.append(measured(name, at_infinity(data, depth), expected, source="the quarter circle law"))
     for depth in DEPTHS:
         small, large = SIZES[0], SIZES[-1]
         for d, here in ((small, mean(of_paths(data, depth, small))), (large, at_large(data, depth)[large])):
-            expected = float(f"{of_draws(data, depth, d).mean():.4f}")
+            expected = f"{of_draws(data, depth, d).mean():.4f}"
             rows.append(measured(f"effective rank over d, d = {d}, N = {depth:g}", here, expected))
     for depth in DEPTHS:
         seen = data["rank"].sel(depth=depth)

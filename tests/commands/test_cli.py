@@ -15,8 +15,8 @@ import xarray
 from support.two_figures import TWO
 
 import dlnjax
-from dlnjax import _cli, _terminal, figures
-from dlnjax._commands import _progress, _sweep
+from dlnjax import _cli, figures
+from dlnjax._commands import _sweep
 
 SCRIPT = Path(__file__).parents[1] / "support" / "two_figures.py"
 
@@ -71,25 +71,6 @@ def test_bash_completes_commands_options_choices_and_files(typed, offered, tmp_p
     script = capsys.readouterr().out + ask
     run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert set(run.stdout.split()) == offered, run.stderr
-
-
-@pytest.mark.parametrize("asked", [True, False])
-def test_no_color_is_honoured(asked, monkeypatch, capsys):
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color"}.items() | (
-        {("NO_COLOR", "1")} if asked else set()
-    ):
-        monkeypatch.setenv(name, value)
-    _terminal.console.cache_clear()
-    try:
-        with _progress.RunProgress({"a": 1}, {"a": "title"}) as progress:
-            progress.begin("a")
-            progress.end("a", kept=False)
-        _terminal.console().print("[red]red")
-    finally:
-        _terminal.console.cache_clear()
-    said = capsys.readouterr().err
-    assert "title" in said and ("\x1b[3" in said) is not asked
 
 
 @pytest.mark.slow
@@ -305,25 +286,6 @@ def test_data_of_another_version_are_told_and_left_out(two, tmp_path, monkeypatc
     assert _cli.main(["reproduce", "--figure", "1.1a", "--seeds", "12", "--out", str(tmp_path)]) == 0
     assert "left out of the report" in capsys.readouterr().err
     assert 'id="figure-1.1b"' not in (tmp_path / "report.html").read_text()
-
-
-def test_time_left_follows_the_pace_of_what_is_done(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(_progress.time, "perf_counter", lambda: now[0])
-    progress = _progress.RunProgress({"a": 10, "b": 20, "c": 100}, dict.fromkeys("abc", ""))
-    progress.begin("a")
-    now[0] = 3.0
-    assert progress.estimate() == ""
-    now[0] = 30.0
-    progress.end("a", kept=False)
-    assert progress.estimate() == ", about 6 min 0 s left"
-    progress.begin("b")
-    now[0] = 50.0
-    assert progress.estimate() == ", about 5 min 40 s left"
-    progress.end("b", kept=True)
-    assert progress.estimate() == ", about 5 min 0 s left"
-    progress.end("c", kept=False)
-    assert progress.estimate() == ""
 
 
 SWEEP = ["sweep", "--d", "3", "--seeds", "6", "--depth", "2", "--seed", "4", "--t-end", "1e3"]

@@ -94,7 +94,7 @@ def test_padded_sweep_is_the_flow_of_the_matrix_itself():
 
 
 def test_smaller_starts_end_at_lower_rank_and_later(monkeypatch):
-    monkeypatch.setattr(_small_starts, "EXPECTED", {1e-3: 1.068, 0.1: 9.78, 1.0: 19.4})
+    monkeypatch.setattr(_small_starts, "EXPECTED", {1e-3: "1.068", 0.1: "9.78", 1.0: "19.4"})
     data = FIGURES["4.3"].compute(KEY, 10)
     rows = numbers("4.3", data)
     at = [rows[f"mean effective rank at T = 100, std {std:g}"] for std in (1e-3, 0.1, 1.0)]

@@ -39,7 +39,13 @@ def test_number_is_judged_by_its_error_and_by_that_of_what_was_expected():
     assert off.verdict == "explained" and off.note == "because"
     assert measured("a", (1.0, 0.0), 1.4).verdict == "disagrees"
     assert measured("a", (np.nan, 0.1), 1.4, note="because").verdict == "disagrees"
-    assert measured("a", (3.14159, 1e-6), 3.14).verdict == "agrees"
+    # A text is rounded to its digits, and a number is not rounded.
+    assert measured("a", (3.14159, 1e-6), "3.14").verdict == "agrees"
+    assert measured("a", (3.14159, 1e-6), 3.14).verdict == "disagrees"
+    assert measured("a", (1.04, 0.0), 1.0).verdict == measured("a", (0.04, 0.0), 0.0).verdict == "disagrees"
+    assert measured("a", (1.04, 0.0), "1.0").verdict == "agrees"
+    assert measured("a", (0.8053, 0.0), "0.8050").verdict == "disagrees"
+    assert measured("a", (1.0, 0.1), "nan").verdict == "measured"
     assert measured("a", (1.0, 0.1)).verdict == "measured"
     assert share([True] * 8) == (1.0, pytest.approx((9 / 100 / 8) ** 0.5))
 
@@ -150,7 +156,7 @@ def test_colours_are_the_projects_own_and_in_given_axes_the_callers():
 
 @pytest.mark.long
 def test_rank_is_a_u_shape_in_the_number_of_entries_seen(monkeypatch):
-    monkeypatch.setattr(_sparsity, "EXPECTED", {1: 7.46, 25: 5.15, 75: 5.95, 90: 6.33, 99: np.nan})
+    monkeypatch.setattr(_sparsity, "EXPECTED", {1: "7.46", 25: "5.15", 75: "5.95", 90: "6.33", 99: "nan"})
     monkeypatch.setattr(_sparsity, "HORIZON", 30.0)
     data = FIGURES["4.4"].compute(KEY, 5)
     rows = numbers("4.4", data)
@@ -258,7 +264,7 @@ def test_masks_see_exactly_as_many_entries_as_they_say(monkeypatch):
 
 def test_paths_are_longer_than_geodesics_and_the_more_so_in_deeper_networks(monkeypatch):
     monkeypatch.setattr(_lengths, "DEPTHS", (1.0, 2.0, np.inf))
-    monkeypatch.setattr(_lengths, "EXPECTED", {0.1: (1.05, 1.27), 1.0: (1.02, 1.08)})
+    monkeypatch.setattr(_lengths, "EXPECTED", {0.1: ("1.05", "1.27"), 1.0: ("1.02", "1.08")})
     data = FIGURES["5.11"].compute(KEY, 10)
     rows = numbers("5.11", data)
     assert {row.verdict for row in rows.values()} == {"agrees", "measured"}

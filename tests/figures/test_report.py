@@ -95,11 +95,11 @@ def test_value_is_shown_to_the_second_digit_of_its_error(value, error, shown):
 def test_distance_in_standard_errors_is_left_out_where_the_error_is_one_of_rounding():
     exact = 4.5**0.5
     for row, off, how in (
-        (measured("sampled", (1.08, 0.01), 1.05), 3.0, "statistics"),
-        (measured("a mean of equal numbers", (exact, 4e-14), 2.12), None, "exact value"),
-        (measured("its logarithm", (0.326606, 8e-15), 0.3266), None, "exact value"),
-        (measured("no error", (1.374493, 0.0), 1.374493), None, "exact value"),
-        (measured("within the rounding of the expected value", (5.12, 0.0002), 5.1), None, "statistics"),
+        (measured("sampled", (1.08, 0.01), "1.05"), 3.0, "statistics"),
+        (measured("a mean of equal numbers", (exact, 4e-14), "2.12"), None, "exact value"),
+        (measured("its logarithm", (0.326606, 8e-15), "0.3266"), None, "exact value"),
+        (measured("no error", (1.374493, 0.0), "1.374493"), None, "exact value"),
+        (measured("within the rounding of the expected value", (5.12, 0.0002), "5.1"), None, "statistics"),
         (measured("nothing expected", (1.0, 0.1)), None, ""),
         (Number("zero is exact", "-", 0.03, 0.01, "agrees", 0.0), 3.0, "statistics"),
         (Number("far, and yet within a bound", "-", 1.01, 0.001, "agrees", 1.0), 10.0, "bound"),
@@ -112,7 +112,7 @@ def test_distance_in_standard_errors_is_left_out_where_the_error_is_one_of_round
 
 def test_no_page_prints_a_ratio_to_rounding(report):
     """The kind of row that once read "+340883268.2 ... agrees"."""
-    row = _report._row(measured("its log10", (0.326606628, 8.0e-15), 0.3266), "a closed form")
+    row = _report._row(measured("its log10", (0.326606628, 8.0e-15), "0.3266"), "a closed form")
     assert (row["off"], row["measured"], row["verdict"], row["source"]) == ("", "0.326607", "agrees", "a closed form")
 
 

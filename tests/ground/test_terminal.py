@@ -1,6 +1,7 @@
 """What is said while one waits, and that nothing is said where nobody looks on."""
 
 import io
+import re
 import time
 
 import jax.numpy as jnp
@@ -15,9 +16,10 @@ from dlnjax._sweeps import progress as sweeps
 ENERGY, STARTS = dln.MatrixCompletion.diagonal(2), jnp.stack([jnp.eye(2) / 2] * 3)
 
 
-def watch(monkeypatch, terminal):
+def watch(monkeypatch, terminal, columns=80):
     stream = io.StringIO()
-    shown = Console(file=stream, force_terminal=terminal, width=80, highlight=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = Console(file=stream, force_terminal=terminal, highlight=False)
     for place in (_terminal, sweeps):
         monkeypatch.setattr(place, "console", lambda: shown)
     # A command that ran before in this process has silenced the line for good.
@@ -56,6 +58,18 @@ def test_bar_of_a_sweep_tells_compiling_from_running(monkeypatch, progress):
     said = stream.getvalue()
     assert "dlnjax:" not in said
     assert progress == ("compiling" in said) == ("seeds" in said)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 100])
+def test_bar_on_a_narrow_terminal_keeps_the_count_and_the_time_left(monkeypatch, columns):
+    stream = watch(monkeypatch, True, columns)
+    with sweeps.show_progress(100000, True, 0) as (running, advance):
+        running()
+        advance(12345)
+    lines = [re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", line).strip() for line in stream.getvalue().splitlines()]
+    last = next(line for line in lines if "12345" in line)
+    assert re.fullmatch(r"seeds\s+[━╸╺]*\s*12345/100000 +[-:\d]+ left", last) and len(last) <= columns
+    assert 0 <= len(re.findall("[━╸╺]", last)) <= 40
 
 
 def test_log_of_a_batch_job_has_a_line_now_and_then(monkeypatch):
