@@ -2,9 +2,11 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError
 from typing import Any
+
+from dlnjax._sweeps.parts import of_parts
 
 # A part whose worker dies is tried so many times. At the last of them nothing else runs, so that no part is given up
 # for the fault of another that killed their common worker.
@@ -13,8 +15,6 @@ _TRIES = 3
 _MOST_AT_ONCE = 4096
 # The seconds between two looks at the futures. Executors have `done` in common, and no way to wait for one of many.
 _PAUSE = 0.05
-# A message names at most this many parts.
-_NAMED = 20
 
 
 class Lost(RuntimeError):
@@ -31,12 +31,16 @@ def require_executor(executor: Any) -> None:
         )
 
 
-def hand_out(submit: Callable[..., Any], f: Callable, job: Any, firsts: Sequence[int]) -> Iterator[tuple[int, Any]]:
+def hand_out(
+    submit: Callable[..., Any], f: Callable, job: Any, parts: Mapping[int, int], what: str = "seeds"
+) -> Iterator[tuple[int, Any]]:
     """(first, what `f` returned) for each part that is finished, as soon as it is.
+
+    `parts` has the number of seeds of each part, or of `what` it consists of, by the first of them.
 
     **Raises:** `Lost`, at the end, if some parts were given up, and at once if no part can be computed any more.
     """
-    waiting, last_tries = deque(firsts), deque[int]()
+    waiting, last_tries = deque(parts), deque[int]()
     tries, given_up, running = Counter[int](), dict[int, str](), dict[int, Any]()
     try:
         while waiting or last_tries or running:
@@ -59,12 +63,10 @@ def hand_out(submit: Callable[..., Any], f: Callable, job: Any, firsts: Sequence
         for future in running.values():
             getattr(future, "cancel", lambda: None)()
     if given_up:
-        named = ", ".join(map(str, sorted(given_up)[:_NAMED]))
-        if len(given_up) > _NAMED:
-            named += f" and {len(given_up) - _NAMED} more"
+        named = of_parts({first: parts[first] for first in given_up}, what)
         raise Lost(
-            f"the parts that begin with the seeds {named} are given up: the worker of each died {_TRIES} times, the "
-            f"last with {next(iter(given_up.values()))}. The other parts are finished."
+            f"{named} are given up: the worker of each part died {_TRIES} times, the last with "
+            f"{next(iter(given_up.values()))}. The other parts are finished."
         )
 
 

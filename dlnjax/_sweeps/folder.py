@@ -30,6 +30,7 @@ from dlnjax._sweeps.parts import (
     make_room,
     named,
     not_written,
+    of_parts,
     Parts,
     read_receipts,
     write_receipt,
@@ -43,8 +44,6 @@ LOCK_FILES = ("call.lock", "call.holder")
 FORMAT = "dlnjax.sweep/3"
 # In this older format the checksums of the parts stand in `call.json`, and the first so many parts are finished.
 PREFIX_FORMAT = "dlnjax.sweep/2"
-# A message names at most this many parts.
-_NAMED = 5
 
 
 class Lock:
@@ -147,7 +146,7 @@ class Store:
             self._convert(record)
         damaged = damaged_parts(self.folder, record)
         if damaged:
-            text = f"{self.folder}: {_seeds_of(damaged)} are not as they were written, and are computed again."
+            text = f"{self.folder}: {of_parts(damaged)} are not as they were written, and are computed again."
             warnings.warn(text, stacklevel=5)
         for first in damaged:
             (self.folder / "parts" / f"{first}.json").unlink()
@@ -276,7 +275,7 @@ def open_folder(folder: Path) -> "xarray.Dataset":
     damaged = damaged_parts(folder, record)
     if damaged:
         raise ValueError(
-            f"{folder} is damaged: {_seeds_of(damaged)} are not as they were written. Repeat the call that began it, "
+            f"{folder} is damaged: {of_parts(damaged)} are not as they were written. Repeat the call that began it, "
             "which computes them again."
         )
     n, done = record["call"]["n"], sum(receipt["count"] for receipt in receipts_of(folder, record).values())
@@ -335,13 +334,6 @@ def damaged_parts(folder: Path, record: dict[str, Any]) -> dict[int, int]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         whole = dict(zip(receipts, pool.map(is_whole, receipts), strict=True))
     return {first: receipt["count"] for first, receipt in receipts.items() if not whole[first]}
-
-
-def _seeds_of(parts: dict[int, int]) -> str:
-    """The seeds of some parts in words: seeds 4 to 7, 12 to 15."""
-    named = [f"{first} to {first + count - 1}" for first, count in list(parts.items())[:_NAMED]]
-    more = f" and of {len(parts) - _NAMED} more parts" if len(parts) > _NAMED else ""
-    return f"seeds {', '.join(named)}{more}"
 
 
 def _require_packages() -> None:

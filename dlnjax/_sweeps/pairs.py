@@ -108,8 +108,9 @@ def _by_workers(pairs: Any, how: Any, executor: Any, firsts: range) -> Iterator[
             some = tuple(z[k : k + _PAIRS] for z in pairs)
             return submit(f, job | {"pairs": cloudpickle.dumps((*some, how))}, k, attempt)
 
+        parts = {k: min(_PAIRS, len(pairs[0]) - k) for k in firsts}
         try:
-            for k, answer in hand_out(submit_pairs, compute_pairs, job, firsts):
+            for k, answer in hand_out(submit_pairs, compute_pairs, job, parts, "pairs"):
                 yield k, answer["lengths"]
         except Lost as error:
             raise RuntimeError(f"not all distances were computed: {error}") from error

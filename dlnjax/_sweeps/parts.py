@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import zlib
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TYPE_CHECKING
@@ -23,8 +24,17 @@ from dlnjax._sweeps.grid import Grid
 if TYPE_CHECKING:
     import xarray
 
+# A message names at most this many parts.
+_NAMED = 5
 # The attribute of a coordinate that has its names.
 _NAMES = "names"
+
+
+def of_parts(parts: Mapping[int, int], what: str = "seeds") -> str:
+    """What some parts consist of, in words: seeds 4 to 7, 12 to 15. `parts` has the size of each, by its first seed."""
+    named = [f"{first} to {first + count - 1}" for first, count in sorted(parts.items())[:_NAMED]]
+    more = f" and those of {len(parts) - _NAMED} more parts" if len(parts) > _NAMED else ""
+    return f"{what} {', '.join(named)}{more}"
 
 
 def make_room(data: Path, blank: "xarray.Dataset", grid: Grid, part: int) -> None:

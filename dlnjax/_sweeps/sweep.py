@@ -248,7 +248,7 @@ def _by_workers(submit: Callable, call: Call, run: Run, store: Store, missing: d
         if not store.done:
             store.make_room(dataset_of(run.blank()))
         with show_progress(run.n, progress, store.count) as (running, advance):
-            for first, answer in hand_out(submit, compute, job, list(missing)):
+            for first, answer in hand_out(submit, compute, job, missing):
                 running()
                 store.done[first] = answer["count"]
                 advance(answer["count"])

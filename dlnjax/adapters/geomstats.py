@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 import dlnjax as dln
+from dlnjax.adapters._float64 import require_float64
 
 if TYPE_CHECKING:
     # geomstats has no types, and need not be there where types are checked.
@@ -41,10 +42,7 @@ class DeepLinearMetric(RiemannianMetric):
     def __init__(self, space: Any, depth: Any):
         if len(space.shape) != 2 or space.shape[0] != space.shape[1]:
             raise ValueError(f"space must have square matrices as points, such as GeneralLinear(d), got {space.shape}.")
-        if jax.dtypes.canonicalize_dtype(float) != np.float64:
-            raise RuntimeError(
-                'geomstats works in float64. Enable it first: jax.config.update("jax_enable_x64", True).'
-            )
+        require_float64("geomstats")
         super().__init__(space=space)
         self.depth = depth
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 import dlnjax as dln
+from dlnjax.adapters._float64 import require_float64
 
 if TYPE_CHECKING:
     # pymanopt has no types, and need not be there where types are checked.
@@ -50,8 +51,7 @@ class DeepLinear(Manifold):
         r = min(m, n) if rank is None else rank
         if not 1 <= r <= min(m, n):
             raise ValueError(f"rank must be from 1 to {min(m, n)} for {m} x {n} matrices, got {rank}.")
-        if jax.dtypes.canonicalize_dtype(float) != np.float64:
-            raise RuntimeError('pymanopt works in float64. Enable it first: jax.config.update("jax_enable_x64", True).')
+        require_float64("pymanopt")
         self.m, self.n, self.rank, self.depth = m, n, r, depth
         self._square = m == n == r
         if not self._square and isinstance(depth, (int, float)) and depth == np.inf:

@@ -10,7 +10,7 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import metric_eigenvalues, scalar_curvature, sectional_curvature
-from dlnjax.figures._figure import Figure, mean, measured, Number, share, shown_depth, verdict
+from dlnjax.figures._figure import Figure, mean, measured, Number, share, shown_depth, vanishing, verdict
 from dlnjax.plot import new_figure
 
 DEPTHS = (2.0, 3.0, 5.0, np.inf)
@@ -199,7 +199,7 @@ def _draw_planes(ax, data: xarray.Dataset) -> None:
 
 def numbers(data: xarray.Dataset) -> list[Number]:
     off = float(np.abs(data["pair"].isel(log=slice(1, None)).values - data["pair_exact"].values).max())
-    rows = [Number("largest error of K of a value and a turn", "-", off, 0.0, verdict(off < 1e-10), 0.0)]
+    rows = [vanishing("largest error of K of a value and a turn", off, 1e-10)]
     for depth in DEPTHS:
         here = float(data["pair"].sel(depth=depth, log=0.0, value="larger"))
         exact = -(1 - depth**-2) / 12

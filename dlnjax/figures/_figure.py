@@ -113,6 +113,11 @@ def verdict(agrees: bool, otherwise: str = "disagrees") -> str:
     return "agrees" if agrees else otherwise
 
 
+def vanishing(quantity: str, off: float, bound: float) -> Number:
+    """A row for an error that is 0 but for rounding or the tolerance of a computation, which `bound` allows for."""
+    return Number(quantity, "-", off, 0.0, verdict(off < bound), 0.0)
+
+
 def half_digit(written: str) -> float:
     """Half a unit of the last decimal with which a number is written: 0.05 for 1.3, and 0.005 for 1.30."""
     exponent = Decimal(written).as_tuple().exponent

@@ -9,7 +9,7 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import effective_rank, Imbalanced, MatrixCompletion, RESULTS, Steady, sweep
-from dlnjax.figures._figure import Figure, mean, measured, Number, two_errors, verdict
+from dlnjax.figures._figure import Figure, mean, measured, Number, two_errors, vanishing, verdict
 from dlnjax.plot import new_figure
 
 M, N, STD = 8, 6, 0.004
@@ -165,7 +165,7 @@ def _dressed(figure: Drawing, axes, data: xarray.Dataset) -> Drawing:
 
 def numbers(data: xarray.Dataset) -> list[Number]:
     off = float(data["deviation"].max())
-    rows = [Number("largest deviation from the exact solution, relative", "-", off, 0.0, verdict(off < 1e-4))]
+    rows = [vanishing("largest deviation from the exact solution, relative", off, 1e-4)]
     seen, some = data.sel(task=TASKS[0]), data.sel(task=TASKS[1])
     first, last = IMBALANCES[0], IMBALANCES[-1]
     for g in (first, last):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Drawing
 from scipy.integrate import quad
 
 from dlnjax import gradient_flow, MatrixCompletion, Steady, SVD, svd, sweep
-from dlnjax.figures._figure import Figure, lettered, mean, measured, median, Number, shown_depth, verdict
+from dlnjax.figures._figure import Figure, lettered, mean, measured, median, Number, shown_depth, vanishing, verdict
 from dlnjax.plot import new_figure
 
 DEPTHS = (2.0, 3.0, np.inf)
@@ -213,7 +213,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         exact = np.array([aligned_time(size, depth) for size in data["size"].values])
         off = float(np.abs(data["time"].sel(depth=depth).isel(start=-1) / exact - 1).max())
         quantity = f"largest relative error of the escape time of an aligned start, N = {depth:g}"
-        rows.append(Number(quantity, "-", off, 0.0, verdict(off < 1e-3), 0.0))
+        rows.append(vanishing(quantity, off, 1e-3))
     smallest = scaled(data).isel(size=-1, start=slice(None, -1))
     for depth in DEPTHS:
         values = smallest.sel(depth=depth).values
@@ -227,7 +227,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
             Number(quantity, "-", float(np.median(found)), 0.0, verdict(off < 0.01), float(np.median(expected)))
         )
         quantity = f"largest error of that power, N = {depth:g}"
-        rows.append(Number(quantity, "-", off, 0.0, verdict(off < 0.01), 0.0))
+        rows.append(vanishing(quantity, off, 0.01))
         last = np.arctan(abs(data["left"].sel(depth=depth).isel(size=-1, start=slice(None, -1)).values))
         rows.append(measured(f"median angle of u_1 from the target, size 1e-30, N = {depth:g}", median(last)))
     for n, depth in enumerate(DEPTHS):

@@ -7,7 +7,7 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import SVD, sweep
-from dlnjax.figures._figure import Figure, mean, measured, Number, shown_depth, verdict
+from dlnjax.figures._figure import Figure, mean, measured, Number, shown_depth, vanishing
 from dlnjax.plot import new_figure
 
 M, N = 15, 8
@@ -114,7 +114,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     for depth in DEPTHS:
         off = deviation(data, depth)
         quantity = f"largest deviation from the exact solution, of the mode, N = {depth:g}"
-        rows.append(Number(quantity, "-", off, 0.0, verdict(off < 1e-5)))
+        rows.append(vanishing(quantity, off, 1e-5))
     for depth in DEPTHS:
         for s in MODES:
             here = _half_time(time, data["aligned"].sel(depth=depth, mode=s).values, s)

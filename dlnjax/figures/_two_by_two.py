@@ -7,7 +7,7 @@ from matplotlib.figure import Figure as Drawing
 from scipy.stats import kstest
 
 from dlnjax import MatrixCompletion, RESULTS, Steady, sweep
-from dlnjax.figures._figure import Figure, lettered, measured, median, Number, share, shown_depth, verdict
+from dlnjax.figures._figure import Figure, lettered, measured, median, Number, share, shown_depth, vanishing, verdict
 from dlnjax.plot import new_figure
 
 DEPTHS = (1.0, 2.0, 3.0, 5.0, np.inf)
@@ -112,19 +112,15 @@ def draw(data: xarray.Dataset) -> Drawing:
     return lettered(figure)
 
 
-def _exact(quantity: str, off: float, bound: float) -> Number:
-    return Number(quantity, "-", off, 0.0, verdict(off < bound), 0.0)
-
-
 def numbers(data: xarray.Dataset) -> list[Number]:
     rows, x = [], data["x"]
     positive = np.linalg.det(data["draw"].values) > 0
     starts = data["size"].values[:, None, None, None] * data["draw"].values
     off = float(np.abs(x.sel(depth=2.0).values - limit_at_depth_two(starts)).max())
-    rows.append(_exact("largest error of the limit at N = 2 against its closed form", off, 1e-5))
+    rows.append(vanishing("largest error of the limit at N = 2 against its closed form", off, 1e-5))
     smallest = x.sel(size=SIZES[-1])
     one = np.abs(smallest.sel(depth=1.0).values[:, [0, 1], [1, 0]] - SIZES[-1] * data["draw"].values[:, [0, 1], [1, 0]])
-    rows.append(_exact("largest change of X_12 and X_21 at N = 1", float(one.max()), 1e-8))
+    rows.append(vanishing("largest change of X_12 and X_21 at N = 1", float(one.max()), 1e-8))
     p = float(kstest(data["correlation"].values, cosine_law).pvalue)
     quantity = "N = 2, det > 0: Kolmogorov-Smirnov p-value of X_12 against its law"
     rows.append(Number(quantity, "-", p, 0.0, verdict(p > 0.01)))

@@ -3,7 +3,10 @@
 import importlib
 import sys
 
+import jax
 import pytest
+
+from dlnjax.adapters._float64 import require_float64
 
 
 @pytest.mark.parametrize(
@@ -15,3 +18,9 @@ def test_adapter_names_its_extra(name, needs, monkeypatch):
     monkeypatch.delitem(sys.modules, f"dlnjax.adapters.{name}", raising=False)
     with pytest.raises(ImportError, match=rf'pip install "dlnjax\[{name}\]"'):
         importlib.import_module(f"dlnjax.adapters.{name}")
+
+
+def test_float64_is_asked_for_in_the_name_of_the_library():
+    require_float64("pymanopt")
+    with jax.enable_x64(False), pytest.raises(RuntimeError, match=r"pymanopt works in float64\. Enable it first"):
+        require_float64("pymanopt")

@@ -103,7 +103,7 @@ def test_a_worker_that_dies_costs_its_part_which_is_tried_again(tmp_path, one):
 def test_a_part_whose_worker_always_dies_is_named_and_all_others_arrive(tmp_path, one):
     folder = tmp_path / "run"
     message = (
-        rf"run has 14 of {N} seeds: the parts that begin with the seeds 4, 8 are given up: the worker of each died 3 "
+        rf"run has 14 of {N} seeds: seeds 4 to 7, 8 to 11 are given up: the worker of each part died 3 "
         r"times, the last with RuntimeError: the node is gone\. The other parts are finished\. The same call again goes"
     )
     with pytest.raises(RuntimeError, match=message):
@@ -368,7 +368,7 @@ def test_seed_that_kills_its_process_is_given_up_with_its_part_alone(tmp_path, c
     labels[9, 0, 0] = POISON
     energy = dln.PerSeed(Poisoned(jnp.asarray(labels), jnp.asarray(MASK)), where=lambda energy: energy.labels)
     how = {"ts": [0.0, 1.0], "depth": 2.0, "chunk": CHUNK, "progress": False}
-    with pytest.raises(RuntimeError, match=rf"has {N - CHUNK} of {N} seeds: .* seeds 8 are given up: .* status 7"):
+    with pytest.raises(RuntimeError, match=rf"has {N - CHUNK} of {N} seeds: seeds 8 to 11 are given up: .* status 7"):
         dln.sweep(energy, jnp.asarray(draw(N)), folder=tmp_path / "run", executor=2, **how)
     assert [r["first"] for r in receipts_of(tmp_path / "run")] == [0, 4, 12, 16, 20]
 

@@ -64,7 +64,8 @@ def test_workers_find_the_same_bits_also_when_some_die(lost, table, monkeypatch)
 
 
 def test_a_worker_that_dies_each_time_is_said():
-    with pytest.raises(RuntimeError, match="given up: the worker of each died 3 times, the last with OSError"):
+    message = r"pairs 0 to \d are given up: the worker of each part died 3 times, the last with OSError"
+    with pytest.raises(RuntimeError, match=message):
         dln.distances(STACK, None, DEPTH, executor=Inline(3), progress=False)
 
 
