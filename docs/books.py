@@ -10,7 +10,7 @@ from nbconvert import MarkdownExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-PICTURE = re.compile(r"^\s*!\[png\]\((\S+_(\d+)_\d+\.png)\)\s*$", re.MULTILINE)
+PICTURE = re.compile(r"!\[png\]\((\S+_(\d+)_\d+\.png)\)")
 HEAD = """*A notebook, as it was run last. [Download it]({name}), or open it from `notebooks/`, to run it yourself;
 `pip install '.[io,notebooks]'` installs what it needs.*"""
 
@@ -28,6 +28,10 @@ def files(config) -> Iterator[File]:
 def page(path: Path) -> tuple[str, dict[str, bytes]]:
     """(the Markdown of a notebook, its pictures by their names)."""
     book = nbformat.read(path, as_version=4)
+    for output in (output for cell in book.cells for output in cell.get("outputs", [])):
+        # A picture in HTML with a style sheet of its own, such as that of xarray, is none for a narrow page.
+        if "<style" in output.get("data", {}).get("text/html", ""):
+            del output.data["text/html"]
     exporter = MarkdownExporter(preprocessors=[CoalesceStreamsPreprocessor])
     markdown, resources = exporter.from_notebook_node(book, resources={"unique_key": path.stem})
     markdown = PICTURE.sub(lambda found: f"![{shown(book.cells[: int(found[2])])}]({found[1]})", markdown)

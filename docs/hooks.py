@@ -66,7 +66,7 @@ def equation(tex: str, tag: str, cuts: tuple[tuple[str, ...], ...] = CUTS) -> st
     wide = tag == "span" and width > WIDEST
     for k, signs in enumerate(cuts):
         if wide and len(found := parts(tex, signs)) > 1:
-            return " ".join(equation(part, tag, cuts[k + 1 :]) for part in found)
+            return "<wbr>".join(equation(part, tag, cuts[k + 1 :]) for part in found)
     return f'<{tag} class="equation{" wide" * wide}">{svg}</{tag}>'
 
 
@@ -95,6 +95,9 @@ def drawing(tex: str, tag: str) -> tuple[str, float]:
     for side in ("width", "height"):
         svg.set(side, f"{float(svg.attrib[side]) / SIZE:.3f}em")
     svg.set("style", f"vertical-align: {-(top + height) / SIZE:.3f}em")
+    for path in svg.iter("path"):
+        # A hundredth of a pixel is enough, and so is one space between two numbers.
+        path.set("d", re.sub(r" ?([A-Z]) ?", r"\1", re.sub(r"(\.\d\d)\d+", r"\1", path.attrib["d"])))
     svg.set("role", "img")
     svg.set("aria-label", tex.removeprefix("{} "))
     return ElementTree.tostring(svg, encoding="unicode"), width / SIZE

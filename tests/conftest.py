@@ -1,6 +1,7 @@
-"""float64, run-time checks of every annotation of the library, keys, and an end to garbage, programs and figures."""
+"""float64, run-time checks of every annotation, keys, a browser, and an end to garbage, programs and figures."""
 
 import gc
+import shutil
 import sys
 from pathlib import Path
 
@@ -59,3 +60,22 @@ def key(request):
 def module_key(request):
     """A key for what the tests of a module share."""
     return jax.random.key(sum(map(ord, request.module.__name__)))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window, and without a name server or proxy that could answer it."""
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    missing = [name for name, path in programs.items() if path is None]
+    if missing:
+        pytest.skip(f"needs {' and '.join(missing)}: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs["chromium"]
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(executable_path=programs["chromedriver"])
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()

@@ -16,7 +16,7 @@ M, N, STD = 8, 6, 0.004
 MODES = (3.0, 1.0)
 SHARE = 0.7
 # A network of the largest imbalance is lazy to within this share of the distance that it moves.
-NEAR = 0.01
+NEAR = 1e-3
 TASKS = ("all", "some")
 # At g = 0 the network is rich. The square root of the first other g is far below the singular values of the teacher.
 IMBALANCES = (0.0, *np.geomspace(1e-3, 1e3, 13))

@@ -125,25 +125,6 @@ def test_every_verdict_word_stands_in_the_legend(report):
     assert "expected from an independent computation with other draws" in text
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium without a window, and without a name server or proxy that could answer it."""
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    missing = [name for name, path in programs.items() if path is None]
-    if missing:
-        pytest.skip(f"needs {' and '.join(missing)}: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs["chromium"]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(executable_path=programs["chromedriver"])
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
-
-
 _MEASURE = """
 const images = [...document.images].map(image => {
   const box = image.getBoundingClientRect();
