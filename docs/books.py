@@ -45,5 +45,5 @@ def shown(cells) -> str:
     """What the last text before a picture says first: a picture is read aloud by it, without marks of formulas."""
     text = next(cell.source for cell in reversed(cells) if cell.cell_type == "markdown")
     words = " ".join(line for line in text.splitlines() if not line.startswith("#"))
-    first = re.split(r"(?<=[.?:])\s", words.strip() or text.lstrip("# "), maxsplit=1)[0]
+    first = re.split(r"(?<=[.?])\s", words.strip() or text.lstrip("# "), maxsplit=1)[0]
     return re.sub(r"[$`\\{}\[\]*_]", "", first)

@@ -14,7 +14,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonConsoleLexer
 
-EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[\(\[](.*?)\\[\)\]]</\1>', re.DOTALL)
+# An equation, and the punctuation after it, which stays in its line.
+EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[\(\[](.*?)\\[\)\]]</\1>([,.;:)]*)', re.DOTALL)
 EXAMPLE = re.compile(
     r'<div class="language-text highlight"><pre><span></span><code>(&gt;&gt;&gt; .*?)</code></pre></div>', re.S
 )
@@ -56,18 +57,22 @@ def section(table: Path) -> str:
 
 
 def on_page_content(html: str, **_) -> str:
-    html = EQUATION.sub(lambda m: equation(unescape(m[2]).strip(), m[1]), html)
+    html = EQUATION.sub(lambda m: equation(unescape(m[2]).strip(), m[1], m[3]), html)
     return EXAMPLE.sub(lambda m: highlight(unescape(m[1]), PythonConsoleLexer(), HtmlFormatter(wrapcode=True)), html)
 
 
-def equation(tex: str, tag: str, cuts: tuple[tuple[str, ...], ...] = CUTS) -> str:
-    """The drawing of an equation, or of its parts one after the other if it is too wide for a line of text."""
+def equation(tex: str, tag: str, after: str = "", cuts: tuple[tuple[str, ...], ...] = CUTS) -> str:
+    """The drawing of an equation, or of its parts one after the other if it is too wide for a line of text.
+
+    `after` is the punctuation after it.
+    """
     svg, width = drawing(tex, tag)
     wide = tag == "span" and width > WIDEST
     for k, signs in enumerate(cuts):
         if wide and len(found := parts(tex, signs)) > 1:
-            return "<wbr>".join(equation(part, tag, cuts[k + 1 :]) for part in found)
-    return f'<{tag} class="equation{" wide" * wide}">{svg}</{tag}>'
+            ends = [""] * (len(found) - 1) + [after]
+            return "<wbr>".join(equation(part, tag, end, cuts[k + 1 :]) for part, end in zip(found, ends, strict=True))
+    return f'<{tag} class="equation{" wide" * wide}">{svg}{after}</{tag}>'
 
 
 def parts(tex: str, signs: tuple[str, ...]) -> list[str]:

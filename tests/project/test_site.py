@@ -61,6 +61,15 @@ def test_a_wide_equation_is_cut_between_two_sides_alone():
     assert parts("{} - a", ("+", "-")) == ["{} - a"]
 
 
+@pytest.mark.filterwarnings("ignore:path is deprecated:DeprecationWarning")
+def test_the_punctuation_after_an_equation_stays_in_its_line():
+    pytest.importorskip("nbconvert", reason="needs nbconvert: pip install '.[docs]'")
+    page = documentation("hooks").on_page_content(r'<p>Of <span class="arithmatex">\(x_1\)</span>, <b>y</b>.</p>')
+    assert "</svg>,</span> <b>y</b>.</p>" in page and page.startswith('<p>Of <span class="equation"><svg')
+    wide = documentation("hooks").equation("a = " + " + ".join("abcdefghijklm"), "span", ".")
+    assert wide.count("<wbr>") > 3 and wide.endswith("</svg>.</span>") and wide.count(".</span>") == 1
+
+
 LONG = r"W_{p+1} W_{p+1}^T = \operatorname{Tr}((Q_{p+1} - Q_{p-1}) M^T) + " + " + ".join("abcdefgh")
 WIDE = f"""# Wide
 
