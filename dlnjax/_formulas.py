@@ -249,7 +249,7 @@ class _Reader:
         if inner is None:
             return None
         bare = re.fullmatch(r"\((.*)\)", inner.tex, re.DOTALL)
-        simple = re.fullmatch(r"\((\w+)\)", inner.html)
+        simple = re.fullmatch(r"\(((?:<i>)?\w+(?:</i>)?(?:<sub>\w+</sub>)?)\)", inner.html)
         return Formula(rf"\sqrt{{{bare[1] if bare else inner.tex}}}", "√" + (simple[1] if simple else inner.html))
 
     def group(self, opening: str) -> Formula | None:

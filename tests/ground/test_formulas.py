@@ -60,6 +60,7 @@ def test_formulas_are_found_and_written_in_latex(plain, tex):
         ("sigma = (y/N)^N", "<i>σ</i> = (<i>y</i>/<i>N</i>)<sup>N</sup>"),
         ("N = 1 .. infinity", "<i>N</i> = 1, …, ∞"),
         ("sqrt(20 - 2 sqrt(82))", "√(20 − 2 √82)"),
+        ("1/sqrt(N), sqrt(lambda_kl)", "1/√<i>N</i>, √<i>λ</i><sub>kl</sub>"),
         ("1 - X12 X21", "1 − <i>X</i><sub>12</sub> <i>X</i><sub>21</sub>"),
         ("W_p'^T, Z~", "<i>W</i><sub>p</sub>′<sup>T</sup>, <i>Z\u0303</i>"),
         ("(a) Means, in <em> of x < 1", "(a) Means, in &lt;em&gt; of <i>x</i> &lt; 1"),
