@@ -5,13 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
-from scipy.optimize import minimize
+from scipy.optimize import brentq, check_grad, minimize
 from support.flows import scipy_flow
 from support.tolerances import assert_close, INTEGRATION
 from test_figures import assert_draws
 
-from dlnjax import closed_form, Imbalanced, metric_eigenvalues
-from dlnjax.figures import _blocks, _divergence, _equilibrium, _norm_gap, _saddles, _two_by_two, FIGURES
+from dlnjax import closed_form, FreeEnergy, Imbalanced, MatrixCompletion, metric_eigenvalues
+from dlnjax.figures import (
+    _blocks,
+    _divergence,
+    _equilibrium,
+    _free_energy,
+    _free_energy_laws,
+    _norm_gap,
+    _saddles,
+    _slope,
+    _slope_laws,
+    _two_by_two,
+    FIGURES,
+)
 from dlnjax.figures._temperature import Grid, rank_of
 
 pytestmark = pytest.mark.slow
@@ -254,3 +266,97 @@ def test_gap_in_nuclear_norm_grows_with_the_measurements(monkeypatch):
     assert len(wrong("6.6", data.assign(x=1.1 * data["x"]))) == 1
     assert (data["ratio"] > 1.1).sum("draw").diff("m").values.min() >= 0
     assert_draws("6.6", data)
+
+
+def test_slopes_that_are_derived_are_those_of_closed_forms_and_of_large_matrices():
+    assert_close(_slope_laws.slope_of(*_slope_laws.quarter_circle()), 0.8050, 5e-5)
+    exact = (4 - 2 * 2**0.5) * np.exp(0.5**0.5 - 1)
+    assert_close(_slope_laws.derived("orthogonal", 2.0), exact, 1e-8)
+    assert_close(_slope_laws.slope_at_depth_two(np.array([1.0]), 1.0), exact, 1e-7)
+    # At infinite depth an eigenvalue is y cot(t - y s) + i y.
+    sigma, y = _slope_laws.orthogonal_law(np.inf), np.sin(_slope_laws.ANGLES)
+    time = brentq(lambda s: np.mean(y / np.tan(_slope_laws.ANGLES - s * y)) - 1, 0.01, 0.99)
+    assert_close(sigma, y / np.sin(_slope_laws.ANGLES - time * y), 1e-7)
+    # Large matrices in closed form: the rank over d has an error of the order 1/d.
+    x0 = np.random.default_rng(0).standard_normal((3, 400, 400)) / 20
+    for size, law in ((1.0, "Gaussian"), (1e-8, "small Gaussian")):
+        rank = _slope.rank_of(_slope.singular_values(_two_by_two.limit_at_depth_two(size * x0)))
+        assert abs(rank.mean() / 400 - _slope_laws.derived(law, 2.0)) < 4e-3
+
+
+@pytest.mark.long
+def test_slope_of_the_limit_is_the_derived_one_and_the_diagonal_may_be_averaged(monkeypatch):
+    monkeypatch.setattr(_slope, "SIZES", (10, 20))
+    monkeypatch.setattr(_slope, "LINEAR", 10)
+    data = FIGURES["6.5"].compute(KEY, 24)
+    assert not wrong("6.5", data)
+    assert len(wrong("6.5", data.assign(end=1.2 * data["end"]))) >= 5
+    # At N = 2 the flow ends at the closed form that stands for it.
+    x0 = _slope.starts("Student", np.random.default_rng(0), 5, 10)
+    sigma, rest = _slope.limits(MatrixCompletion.diagonal(10), x0, np.full(5, 2.0))
+    assert rest.all()
+    assert_close(sigma, _slope.singular_values(_two_by_two.limit_at_depth_two(x0)), 1e-3)
+    # All laws have the same variance.
+    for law in _slope.LAWS:
+        assert abs(10 * _slope.starts(law, np.random.default_rng(1), 4000, 10).var() - 1) < 0.2
+    assert_draws("6.5", data)
+
+
+@pytest.mark.parametrize("depth", [2.0, 3.5, np.inf])
+def test_free_energy_in_numpy_is_that_of_the_library(depth):
+    rng = np.random.default_rng(0)
+    labels, seen = rng.standard_normal((3, 3)), rng.random((3, 3)) < 0.5
+    energy = FreeEnergy(MatrixCompletion(labels, seen, weight=1.0), 0.7, depth)
+    f = lambda v: _free_energy_laws.free_energy(v.reshape(3, 3), labels, seen, depth, 0.7)
+    x = rng.standard_normal((3, 3))
+    value, slope = f(x.ravel())
+    assert_close(value, energy(jnp.asarray(x)), 1e-11)
+    assert_close(slope, energy.gradient(jnp.asarray(x)).ravel(), 1e-10)
+    assert check_grad(lambda v: f(v)[0], lambda v: f(v)[1], x.ravel()) < 1e-5
+
+
+@pytest.mark.parametrize("depth", [2.0, 3.0, np.inf])
+@pytest.mark.parametrize("beta", [0.1, 1.0, 30.0])
+def test_equilibria_of_the_diagonal_are_saddles_of_the_derived_index(depth, beta):
+    d, eye = 4, np.eye(4)
+    f = lambda v: _free_energy_laws.free_energy(v.reshape(d, d), eye, eye == 1, depth, beta)
+    for k in range(d + 1):
+        a, b = _free_energy_laws.equilibrium(d, k, depth, beta)
+        none = depth == 2 and k == 1 and beta > _free_energy_laws.last_beta_of_one_negative(d)
+        assert none == bool(np.isnan([a, b]).all())
+        if none:
+            continue
+        x = np.diag(np.repeat([a, -b], [d - k, k])).ravel()
+        assert np.abs(f(x)[1]).max() < 1e-8
+        # Differences of the gradient, with a step below the smallest singular value.
+        step = 1e-3 * np.abs(x[x != 0]).min()
+        hessian = np.array([(f(x + step * e)[1] - f(x - step * e)[1]) / (2 * step) for e in np.eye(d * d)])
+        assert np.sum(np.linalg.eigvalsh((hessian + hessian.T) / 2) < 0) == d * (d - 1) // 2
+    exact = (1 + np.sqrt(1 + (d - 1) * (1 - 1 / depth) / beta)) / 2
+    assert_close(_free_energy_laws.equilibrium(d, 0, depth, beta)[0], exact, 1e-12)
+
+
+def test_minimiser_of_three_entries_is_where_descent_returns_to():
+    a, beta = 0.1, 10.0
+    labels, seen = _free_energy_laws.three_entries(a)
+    for depth in (3.0, np.inf):
+        guess = labels.copy()
+        guess[1, 1] = _free_energy_laws.summit(a, depth)
+        x = _free_energy_laws.minimiser(a, depth, beta, guess)
+        f = lambda v, depth=depth: _free_energy_laws.free_energy(v.reshape(2, 2), labels, seen, depth, beta)
+        for off in np.random.default_rng(0).uniform(-0.1, 0.1, (3, 4)):
+            end = minimize(f, x.ravel() + off, jac=True, method="BFGS", options={"gtol": 1e-8})
+            assert_close(end.x, x.ravel(), 1e-3)
+    # Two layers have no such maximum, and no depth has one where X_11 is as large as the other two.
+    assert np.isnan(_free_energy_laws.summit(a, 2.0)) and np.isnan(_free_energy_laws.summit(1.0, np.inf))
+
+
+@pytest.mark.long
+def test_free_energy_of_a_diagonal_has_saddles_alone_and_that_of_three_entries_a_minimiser(monkeypatch):
+    monkeypatch.setattr(_free_energy, "SEARCHED", {2: (3.0, np.inf), 3: (2.0, 3.0)})
+    data = FIGURES["6.4"].compute(KEY, 60)
+    assert not wrong("6.4", data)
+    assert len(wrong("6.4", data.assign(off=data["off"] + 1e-3))) == 4
+    assert len(wrong("6.4", data.assign(index=data["index"] - 1))) == 4
+    assert len(wrong("6.4", data.assign(rate=1.01 * data["rate"], scipy=0.01 * data["scipy"]))) > 1
+    assert_draws("6.4", data)

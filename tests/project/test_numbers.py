@@ -135,6 +135,7 @@ QUESTIONS = (
     "blocks",
     "divergence",
     "entropy",
+    "free-energy",
     "geodesics",
     "noise",
     "norm-gap",
