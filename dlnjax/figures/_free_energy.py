@@ -10,18 +10,21 @@ from scipy.optimize import minimize
 from dlnjax import FreeEnergy, MatrixCompletion, Steady, sweep
 from dlnjax.figures._figure import Figure, lettered, measured, Number, share, shown_depth, verdict
 from dlnjax.figures._free_energy_laws import (
+    best_solution,
     deep_summit,
     entropy_of_pair,
     entropy_on_solutions,
     equilibrium,
     free_energy,
+    last_beta,
     last_beta_of_one_negative,
     last_entry,
     minimiser,
-    rank_at,
+    shallow_summit,
     summit,
     three_entries,
 )
+from dlnjax.figures._slope import rank_of
 from dlnjax.plot import new_figure
 
 # The diagonal completion. At N = d = 2 the equilibria are no points but segments.
@@ -32,14 +35,14 @@ FOUND, FAR = 1e-9, 100.0
 # The rate at which the flow leaves the isotropic saddle is measured at this size, from this far.
 RATE_SIZE, NEAR = 3, 1e-6
 # The three entries X_11 = a, X_12 = X_21 = 1.
-ENTRIES = np.array([0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
+ENTRIES = np.array([0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4])
 # The place of its maximum is compared with the leading order at this one.
-SMALL_ENTRY = 1e-3
-COOLED = 10.0 ** np.linspace(3.0, -1.5, 46)
-FLOW_ENTRY, FLOW_BETA, HORIZON = 0.1, 100.0, 1e5
+SMALL_ENTRY, SMALL_ORDER = 0.05, 0.03
+COOLED = 10.0 ** np.linspace(4.0, 0.5, 36)
+FLOW_ENTRY, FLOW_BETA, HORIZON = 0.2, 200.0, 2e4
 FLOW_SIZE, REST = 0.3, 1e-9
-DEEPER = DEPTHS[1:]
-COLORS, MARKERS = ("C3", "C2", "C0"), ("o", "s", "D")
+DEEPER = (3.0, 10.0, np.inf)
+COLORS, MARKERS = {2.0: "C3", 3.0: "C4", 10.0: "C2", np.inf: "C0"}, ("s", "^", "D")
 
 
 @jax.jit
@@ -73,11 +76,15 @@ def newton(x, labels, seen, depth, beta):
 def starts(rng: np.random.Generator, seeds: int, d: int) -> np.ndarray:
     """At d = 2 a grid of X_12 and X_21 for some diagonals, else random matrices, some of them near diagonal ones."""
     if d == 2:
-        off, diagonal = np.linspace(-2.1, 2.1, 5), np.array([-1.5, -0.3, 0.5, 1.5])
+        off, diagonal = np.linspace(-2.1, 2.1, 5), np.array([-1.5, -0.3, -1e-2, -1e-4, -1e-6, 0.5, 1.5])
         p, x, y, q = (one.ravel() for one in np.meshgrid(diagonal, off, off, diagonal, indexing="ij"))
-        return np.stack([p, x, y, q], axis=-1).reshape(-1, 2, 2)
-    diagonal = np.eye(d) * rng.choice([-1.0, 1.0], (seeds, 1, d)) * rng.uniform(0.05, 1.5, (seeds, 1, d))
-    return diagonal + 10 ** rng.uniform(-2, 0.3, (seeds, 1, 1)) * rng.standard_normal((seeds, d, d))
+        grid = np.stack([p, x, y, q], axis=-1).reshape(-1, 2, 2)
+        return grid[:: max(1, len(grid) // (12 * seeds))]
+    signs = np.where(np.arange(d) < rng.integers(d + 1, size=(seeds, 1)), -1.0, 1.0)
+    # Negative entries of equilibria come down to 1e-6, and Newton's method finds them only from near.
+    entries = np.where(signs < 0, -(10 ** rng.uniform(-6, 0.3, (seeds, 1))), rng.uniform(0.5, 1.5, (seeds, d)))
+    off = 10 ** rng.uniform(-8, 0.3, (seeds, 1, 1)) * rng.standard_normal((seeds, d, d))
+    return entries[:, None, :] * np.eye(d) + off
 
 
 def searches(rng: np.random.Generator, seeds: int) -> dict:
@@ -130,30 +137,36 @@ def rates() -> np.ndarray:
     return (growth / exact).reshape(len(DEPTHS), len(BETAS))
 
 
-def cooled() -> tuple[np.ndarray, np.ndarray, float]:
-    """(minimisers of three entries `depth entry beta 2 2`, NaN where there is none, their Hessians' least eigenvalue).
+def cooled() -> dict:
+    """The minimisers of three entries, NaN where there is none, and what Newton's method of the library says of them.
 
     Each is followed from the maximum of the entropy on the solutions, from which it comes as beta falls from infinity.
     """
-    shape = (len(DEPTHS), len(ENTRIES), len(COOLED))
-    x = np.full((*shape, 2, 2), np.nan)
-    for i, depth in enumerate(DEPTHS):
+    shape = (len(DEEPER), len(ENTRIES), len(COOLED))
+    x, last, least = np.full((*shape, 2, 2), np.nan), np.full(shape[:2], np.nan), np.full(shape, np.nan)
+    for i, depth in enumerate(DEEPER):
         for j, a in enumerate(ENTRIES):
-            now = three_entries(a)[0]
-            now[1, 1] = summit(a, depth)
+            now = best_solution(a, depth)
             for k, beta in enumerate(COOLED):
-                if np.isnan(now).any():
+                found = minimiser(a, depth, beta, now)
+                if np.isnan(found).any():
                     break
-                x[i, j, k] = now = minimiser(a, depth, beta, now)
+                x[i, j, k] = now = found
+            else:
+                continue
+            last[i, j] = last_beta(a, depth, COOLED[k - 1], now) if k else np.nan
     there = np.isfinite(x[..., 0, 0])
-    depth, a, beta = (one[there] for one in np.meshgrid(DEPTHS, ENTRIES, COOLED, indexing="ij"))
+    depth, a, beta = (one[there] for one in np.meshgrid(DEEPER, ENTRIES, COOLED, indexing="ij"))
     labels, seen = (np.stack(one) for one in zip(*map(three_entries, a), strict=True))
     ends = newton(*map(jnp.asarray, (x[there], labels, seen, depth, beta)))
-    least = np.full(shape, np.nan)
     least[there] = np.asarray(ends[2])[:, 0]
-    # Newton's method of the library stays where the search in NumPy has ended.
-    moved = float(np.abs(np.asarray(ends[0]) - x[there]).max())
-    return x, least, moved
+    cells = ("deeper", "entry", "cooled")
+    return {
+        "x": ((*cells, "row", "column"), x, {"long_name": "minimiser of three entries"}),
+        "least": (cells, least, {"long_name": "least eigenvalue of its Hessian"}),
+        "last": (cells[:2], last, {"long_name": "least beta at which it exists"}),
+        "moved": ((), float(np.abs(np.asarray(ends[0]) - x[there]).max()), {"long_name": "how far Newton moves it"}),
+    }
 
 
 def flows(rng: np.random.Generator, seeds: int) -> np.ndarray:
@@ -163,11 +176,10 @@ def flows(rng: np.random.Generator, seeds: int) -> np.ndarray:
     x0 = np.where(np.linalg.det(x0)[:, None, None] > 0, x0[:, ::-1], x0)
     off = np.empty((len(DEEPER), seeds))
     for k, depth in enumerate(DEEPER):
-        guess = labels.copy()
-        guess[1, 1] = summit(FLOW_ENTRY, depth)
-        goal = minimiser(FLOW_ENTRY, depth, FLOW_BETA, guess)
+        goal = minimiser(FLOW_ENTRY, depth, FLOW_BETA, best_solution(FLOW_ENTRY, depth))
         energy = FreeEnergy(MatrixCompletion(labels, seen, weight=1.0), FLOW_BETA, depth)
-        options = {"ts": [0.0, HORIZON], "stop": Steady(REST), "progress": False}
+        # A flow that runs away gets stiff, and does not need to arrive.
+        options = {"ts": [0.0, HORIZON], "stop": Steady(REST), "max_steps": 2000, "progress": False}
         x = np.asarray(sweep(energy, jnp.asarray(x0), depth=depth, **options).x)[:, -1]
         off[k] = np.linalg.norm(x - goal, axis=(1, 2))
     return off
@@ -175,15 +187,12 @@ def flows(rng: np.random.Generator, seeds: int) -> np.ndarray:
 
 def compute(key, seeds: int) -> xarray.Dataset:
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    x, least, moved = cooled()
     return xarray.Dataset(
         {
             **searches(rng, seeds),
             "scipy": (("n", "descent"), descents(rng, max(5, seeds // 5)), {"long_name": "|X| at the end, SciPy"}),
             "rate": (("n", "b"), rates(), {"long_name": "rate of leaving the isotropic saddle over the derived one"}),
-            "x": (("n", "entry", "cooled", "row", "column"), x, {"long_name": "minimiser of three entries"}),
-            "least": (("n", "entry", "cooled"), least, {"long_name": "least eigenvalue of its Hessian"}),
-            "moved": ((), moved, {"long_name": "how far Newton's method of the library moves it"}),
+            **cooled(),
             "flow": (("deeper", "start"), flows(rng, max(5, seeds // 5)), {"long_name": "distance from it"}),
         },
         coords={"n": list(DEPTHS), "b": list(BETAS), "entry": ENTRIES, "cooled": COOLED, "deeper": list(DEEPER)},
@@ -196,18 +205,21 @@ def draw(data: xarray.Dataset) -> Drawing:
     (plane, saddles), (line, region) = figure.subplots(2, 2)
     _draw_plane(figure, plane)
     beta = np.geomspace(1e-2, 1e3, 60)
-    for depth, color in zip(DEPTHS, COLORS, strict=True):
-        name = f"$N = {shown_depth(depth)}$"
+    for depth in DEPTHS:
         for k, style in ((1, "-"), (2, "--")):
-            saddles.plot(beta, [rank_at(3, k, depth, one) for one in beta], style, color=color, lw=1.0)
-        q = np.linspace(-0.8, 1.6, 600) / FLOW_ENTRY
-        line.plot(FLOW_ENTRY * q, entropy_on_solutions(q, FLOW_ENTRY, depth), color=color, lw=1.0, label=name)
+            curve = [rank_at(3, k, depth, one) for one in beta]
+            label = f"$N = {shown_depth(depth)}$" if k == 1 else None
+            saddles.plot(beta, curve, style, color=COLORS[depth], lw=1.0, label=label)
+    w = np.linspace(1.8, -0.6, 1200)
+    for depth in (2.0, *DEEPER):
+        values = entropy_on_solutions(w, FLOW_ENTRY, depth)
+        line.plot(1 - w, values, color=COLORS[depth], lw=1.0, label=f"$N = {shown_depth(depth)}$")
         top = summit(FLOW_ENTRY, depth)
-        line.plot(FLOW_ENTRY * top, entropy_on_solutions(top, FLOW_ENTRY, depth), "o", color=color, ms=4)
-    for depth, color, marker in zip(DEEPER, COLORS[1:], MARKERS, strict=False):
-        last = last_betas(data, depth)
-        region.plot(ENTRIES, last, marker + "-", color=color, ms=3, lw=0.9, label=f"$N = {shown_depth(depth)}$")
-        region.axvline(last_entry(depth), color=color, lw=0.8, ls=":")
+        line.plot(1 - top, entropy_on_solutions(top, FLOW_ENTRY, depth), "o", color=COLORS[depth], ms=4)
+    for depth, marker in zip(DEEPER, MARKERS, strict=True):
+        style = {"color": COLORS[depth], "ms": 3, "lw": 0.9, "label": f"$N = {shown_depth(depth)}$"}
+        region.plot(ENTRIES, ENTRIES**2 * data["last"].sel(deeper=depth), marker + "-", **style)
+        region.axvline(last_entry(depth), color=COLORS[depth], lw=0.8, ls=":")
     for k, style in ((1, "-"), (2, "--")):
         saddles.plot([], [], style, color="0.4", label=f"{k} negative")
     saddles.set(xscale="log", xlabel=r"$\beta$", ylabel="effective rank of the saddle", title="saddles, $d = 3$")
@@ -215,8 +227,8 @@ def draw(data: xarray.Dataset) -> Drawing:
     line.axvline(1.0, color="0.6", lw=0.8)
     line.set(xlabel="$a X_{22}$", ylabel="entropy", title=f"$X_{{11}} = a = {FLOW_ENTRY:g}$, $X_{{12}} = X_{{21}} = 1$")
     line.legend()
-    region.set(yscale="log", xlabel="$X_{11} = a$", ylabel=r"last $\beta$ with a minimiser")
-    region.set_title("three entries: a minimiser above the line")
+    region.set(xlabel="$X_{11} = a$", ylabel=r"$a^2$ times the last $\beta$", ylim=(0, None))
+    region.set_title("a minimiser exists above the line")
     region.legend()
     return lettered(figure)
 
@@ -235,10 +247,10 @@ def _draw_plane(figure: Drawing, ax) -> None:
     ax.set(xlabel="$X_{12}$", ylabel="$X_{21}$", aspect="equal", title=r"diagonal of ones, $N = \infty$")
 
 
-def last_betas(data: xarray.Dataset, depth: float) -> np.ndarray:
-    """The least beta at which each of `ENTRIES` has a minimiser, NaN where none has one."""
-    there = np.isfinite(data["x"].sel(n=depth).values[..., 0, 0])
-    return np.array([COOLED[one].min() if one.any() else np.nan for one in there])
+def rank_at(d: int, negative: int, depth: float, beta: float) -> float:
+    """The effective rank of the saddle with so many negative entries, NaN where there is none."""
+    entries = equilibrium(d, negative, depth, beta)
+    return float(rank_of(np.repeat(entries, [d - negative, negative])))
 
 
 def exists(d: int, k: int, depth: float, beta: float) -> bool:
@@ -265,7 +277,9 @@ def _of_diagonal(data: xarray.Dataset) -> list[Number]:
             kinds = {one for one in zip(data["beta"].values[here & found], data["k"].values[here & found], strict=True)}
             all_kinds = sum(exists(d, k, depth, beta) for beta in BETAS for k in range(d + 1))
             name = f"d = {d}, N = {depth:g}: numbers of negative entries of equilibria found, all beta"
-            rows.append(Number(name, "-", len(kinds), 0.0, verdict(len(kinds) == all_kinds), float(all_kinds)))
+            rows.append(
+                Number(name, "-", len(kinds), 0.0, verdict(len(kinds) == all_kinds, "fewer found"), float(all_kinds))
+            )
             off = float(data["off"].values[here & found].max())
             name = f"d = {d}, N = {depth:g}: largest distance of what is found from the derived equilibria"
             rows.append(Number(name, "-", off, 0.0, verdict(off < 1e-6), 0.0))
@@ -301,20 +315,25 @@ def _of_three(data: xarray.Dataset) -> list[Number]:
     for depth in (2.0, 2.5, 3.0, 5.0, 10.0, np.inf):
         name = f"three entries: largest a with a maximum of the entropy on the solutions, N = {depth:g}"
         rows.append(measured(name, (last_entry(depth), 0.0)))
-    det, exact = 1 - SMALL_ENTRY * summit(SMALL_ENTRY, np.inf), deep_summit(SMALL_ENTRY)
-    name = f"three entries: -det of that maximum, a = {SMALL_ENTRY:g}, N = inf"
-    rows.append(Number(name, "-", det, 0.0, verdict(abs(det / exact - 1) < 1e-3), exact))
-    j = int(np.flatnonzero(ENTRIES == FLOW_ENTRY)[0])
+    for depth in (3.0, 5.0, np.inf):
+        exact = deep_summit(SMALL_ENTRY) if np.isinf(depth) else shallow_summit(SMALL_ENTRY, depth)
+        det = summit(SMALL_ENTRY, depth)
+        name = f"three entries: -det of that maximum, a = {SMALL_ENTRY:g}, N = {depth:g}"
+        rows.append(Number(name, "-", det, 0.0, verdict(abs(det / exact - 1) < SMALL_ORDER), exact))
     for depth in DEEPER:
-        x = data["x"].sel(n=depth).values[j]
+        for a, beta in zip(ENTRIES, data["last"].sel(deeper=depth).values, strict=True):
+            value, exact = float(a**2 * beta), 2 * (1 - 1 / depth)
+            name = f"three entries, N = {depth:g}: a^2 times the last beta with a minimiser, a = {a:g}"
+            # At infinite depth the leading order is reached like 1/log(1/a) only.
+            small = a == ENTRIES[0] and np.isfinite(depth)
+            said = verdict(abs(value / exact - 1) < SMALL_ORDER) if small else "measured"
+            rows.append(Number(name, "-", value, 0.0, said, exact if small else np.nan))
+        x = data["x"].sel(deeper=depth).values[int(np.flatnonzero(ENTRIES == FLOW_ENTRY)[0])]
         sigma = np.linalg.svd(x[np.isfinite(x[:, 0, 0])], compute_uv=False)
-        part = sigma / sigma.sum(1, keepdims=True)
-        ranks, last = np.exp(-np.sum(part * np.log(part), axis=1)), last_betas(data, depth)[j]
+        ranks = rank_of(sigma)
         name = f"three entries, a = {FLOW_ENTRY:g}, N = {depth:g}"
-        rows.append(measured(f"{name}: last beta with a minimiser", (last, 0.0)))
-        rows.append(measured(f"{name}: effective rank of the minimiser, beta = {COOLED[0]:g}", (ranks[0], 0.0)))
-        rows.append(measured(f"{name}: effective rank of the minimiser at the last beta", (ranks[-1], 0.0)))
-        rows.append(measured(f"{name}: X_22 of the minimiser, beta = {COOLED[0]:g}", (float(x[0, 1, 1]), 0.0)))
+        for k, where in ((0, f"beta = {COOLED[0]:g}"), (-1, "the last beta")):
+            rows.append(measured(f"{name}: effective rank of the minimiser, {where}", (float(ranks[k]), 0.0)))
         near = data["flow"].sel(deeper=depth).values < 1e-2
         rows.append(measured(f"{name}: share of flows of det < 0 that end there, beta = {FLOW_BETA:g}", share(near)))
     least = data["least"].values[np.isfinite(data["least"].values)]
@@ -340,8 +359,8 @@ FIGURE = Figure(
     "maximum (dots) on one side of the solution of rank one (grey) is a local minimum of the free energy. (d) The "
     "least beta at which that minimiser exists; dotted: the entry beyond which there is none at any beta.",
     parameters="E - S_N/beta, N = 2, 3, infinity; the diagonal of d = 2, 3, 5 seen, beta = 0.1, 1, 10: Newton's method "
-    "from 400 points of a grid at d = 2 and from 100 random starts at d = 3 and 5; three entries of 2 x 2 seen, a, 1 "
-    "and 1, a = 0.02 to 0.3, beta = 1000 down to 0.03",
+    "from 1225 points of a grid at d = 2 and from 100 random starts at d = 3 and 5; three entries of 2 x 2 seen, a, 1 "
+    "and 1, a = 0.05 to 0.4, beta from 10000 down",
     counted="starts of Newton's method",
     source="the equilibria derived on the page",
 )

@@ -7,7 +7,7 @@ from scipy.optimize import brentq, root
 # log(a/b) of an equilibrium is looked for up to here.
 WIDEST = 60.0
 # Between these entries the last one with a maximum of the entropy is looked for.
-ENTRIES = (1e-3, 1.0)
+BETWEEN = (0.1, 1.0)
 
 
 def _log_sinh_ratio(u):
@@ -15,13 +15,6 @@ def _log_sinh_ratio(u):
     u = np.abs(u)
     large = np.maximum(u, 1e-4)
     return np.where(u < 1e-4, u**2 / 6, large + np.log1p(-np.exp(-2 * large)) - np.log(2 * large))
-
-
-def _langevin(u):
-    """coth(u) - 1/u, the derivative of `_log_sinh_ratio`."""
-    small = np.abs(u) < 1e-3
-    safe = np.where(small, 1.0, u)
-    return np.where(small, u / 3 - u**3 / 45, 1 / np.tanh(safe) - 1 / safe)
 
 
 def entropy_of_pair(s, t, depth: float):
@@ -32,7 +25,11 @@ def entropy_of_pair(s, t, depth: float):
 
 def _pull(u, depth: float):
     """s times the derivative of `entropy_of_pair` in s, for u = log(s/t)."""
-    return ((1 - 1 / depth) + _langevin(u) - _langevin(u / depth) / depth) / 2
+    share = 1 / depth
+    safe = np.where(np.abs(u) < 1e-3, 1.0, u)
+    # 1/(1 - exp(-2u)) - (1/N)/(1 - exp(-2u/N)), and its series: far below t it is small, and no difference.
+    second = share / np.expm1(-2 * share * safe) if share else -1 / (2 * safe)
+    return np.where(np.abs(u) < 1e-3, (1 - share) / 2 + u * (1 - share**2) / 6, second - 1 / np.expm1(-2 * safe))
 
 
 def free_energy(
@@ -84,45 +81,39 @@ def last_beta_of_one_negative(d: int) -> float:
     return (d - 1) ** 2 / (2 * (3 * d - 2))
 
 
-def rank_at(d: int, negative: int, depth: float, beta: float) -> float:
-    """The effective rank of that equilibrium."""
-    a, b = equilibrium(d, negative, depth, beta)
-    sigma = np.repeat([a, b], [d - negative, negative])
-    part = sigma / sigma.sum()
-    return float(np.exp(-np.sum(part * np.log(part))))
-
-
 def three_entries(a: float) -> tuple[np.ndarray, np.ndarray]:
     """(the labels, what is seen) of X_11 = a, X_12 = X_21 = 1."""
     return np.array([[a, 1.0], [1.0, 0.0]]), np.array([[True, True], [True, False]])
 
 
-def entropy_on_solutions(q, a: float, depth: float):
-    """The entropy of [[a, 1], [1, q]], q != 1/a."""
-    square, det = a**2 + q**2 + 2, np.abs(a * q - 1)
-    total, gap = np.sqrt(square + 2 * det), np.sqrt(np.maximum(square - 2 * det, 0.0))
-    first = (total + gap) / 2
+def entropy_on_solutions(w, a: float, depth: float):
+    """The entropy of [[a, 1], [1, q]] with the determinant -w = a q - 1, w != 0."""
+    square, det = a**2 + ((1 - w) / a) ** 2 + 2, np.abs(w)
+    first = (np.sqrt(square + 2 * det) + np.sqrt(np.maximum(square - 2 * det, 0.0))) / 2
     return entropy_of_pair(first, det / first, depth)
 
 
 def summit(a: float, depth: float) -> float:
-    """The q of the local maximum of the entropy on the solutions of negative determinant, NaN where it has none."""
-    # The grid is fine near 1/a, where the maximum is for a small a.
-    share = np.linspace(0.0, 1.0, 40_002)[1:-1]
-    q = (1 - share**2) / a
-    values = entropy_on_solutions(q, a, depth)
+    """The w > 0 of the local maximum of the entropy on the solutions, NaN where it has none."""
+    w = np.geomspace(1e-12, 2.0, 20_000)
+    values = entropy_on_solutions(w, a, depth)
     top = np.flatnonzero((values[1:-1] > values[2:]) & (values[1:-1] > values[:-2]))
-    return float(q[1 + top[0]]) if len(top) else np.nan
+    return float(w[1 + top[0]]) if depth > 2 and len(top) else np.nan
 
 
 def deep_summit(a: float) -> float:
-    """-det X at that maximum at infinite depth, to leading order in a."""
+    """w at that maximum at infinite depth, to leading order in a."""
     return float(brentq(lambda w: w * (2 * np.log((1 - w) ** 2 / (a**2 * w)) - 1) - 1, 1e-6, 0.5))
 
 
+def shallow_summit(a: float, depth: float) -> float:
+    """The same at a finite depth above 2."""
+    return a ** (4 / (depth - 2)) * (depth - 1) ** (-depth / (depth - 2))
+
+
 def last_entry(depth: float) -> float:
-    """The largest a for which the entropy has a local maximum on the solutions, 0 if there is none."""
-    low, high = ENTRIES
+    """The largest a below 1 for which the entropy has a local maximum on the solutions, 0 if there is none."""
+    low, high = BETWEEN
     if np.isnan(summit(low, depth)):
         return 0.0
     for _ in range(30):
@@ -131,16 +122,37 @@ def last_entry(depth: float) -> float:
     return low
 
 
+def best_solution(a: float, depth: float) -> np.ndarray:
+    """The solution at that maximum."""
+    return np.array([[a, 1.0], [1.0, (1 - summit(a, depth)) / a]])
+
+
 def minimiser(a: float, depth: float, beta: float, guess: np.ndarray) -> np.ndarray:
-    """The symmetric equilibrium of the three entries near a guess, NaN where the search finds none of det X < 0."""
+    """The symmetric equilibrium of the three entries near a guess, NaN where the search finds none."""
     labels, seen = three_entries(a)
 
+    def matrix(v):
+        # -det X is exp(v[2]), however small.
+        p, x = v[:2]
+        return np.array([[p, x], [x, (x**2 - np.exp(v[2])) / p]])
+
     def slope(v):
-        _, gradient = free_energy(np.array([[v[0], v[1]], [v[1], v[2]]]), labels, seen, depth, beta)
-        return beta * gradient[[0, 1, 3]]
+        x = matrix(v)
+        p, x12, _, q = beta * free_energy(x, labels, seen, depth, beta)[1]
+        return np.array([p, x12, x[1, 1] * q])
 
     with np.errstate(all="ignore"):
-        end = root(slope, [guess[0, 0], guess[0, 1], guess[1, 1]], tol=1e-12)
-    x = np.array([[end.x[0], end.x[1]], [end.x[1], end.x[2]]])
-    there = np.abs(slope(end.x)).max() < 1e-7 and np.linalg.det(x) < 0 and np.abs(x).max() < 2 / a
+        end = root(slope, [guess[0, 0], guess[0, 1], np.log(-np.linalg.det(guess))], tol=1e-12)
+        x = matrix(end.x)
+        there = np.all(np.isfinite(x)) and np.abs(slope(end.x)).max() < 1e-6 and x[0, 0] > 0 and np.abs(x).max() < 2 / a
     return x if there else np.full((2, 2), np.nan)
+
+
+def last_beta(a: float, depth: float, beta: float, x: np.ndarray) -> float:
+    """The least beta with a minimiser, followed from x at a larger beta by bisection in log beta."""
+    low = beta / 2
+    while beta / low > 1 + 1e-4:
+        middle = np.sqrt(low * beta)
+        near = minimiser(a, depth, middle, x)
+        low, beta, x = (middle, beta, x) if np.isnan(near).any() else (low, middle, near)
+    return beta

@@ -209,7 +209,8 @@ def draw(data: xarray.Dataset) -> Drawing:
         values = np.array([values.mean() for values in seen.values()])
         error = one / np.sqrt([len(values) for values in seen.values()])
         (slope, off), (intercept, _) = line(data, LAWS[0], depth)
-        ranks.errorbar(1 / d, values / d, 2 * error / d, fmt=marker, color=color, ms=3, lw=0.8, label=name)
+        ranks.errorbar(1 / d, values / d, 2 * error / d, fmt=marker, color=color, ms=3, lw=0.8)
+        ranks.annotate(name, (1.04 / SIZES[0], values[0] / d[0]), va="center", color=color, fontsize=7)
         span = np.array([0.0, 1 / SIZES[0]])
         ranks.plot(span, slope + intercept * span, color=color, lw=0.8)
         between = local_slopes(data, LAWS[0], depth)
@@ -217,9 +218,15 @@ def draw(data: xarray.Dataset) -> Drawing:
         middle, bars = np.array(list(between.values())).T
         local.axhspan(slope - 2 * off, slope + 2 * off, color=color, alpha=0.2, lw=0)
         local.errorbar(at, middle, 2 * bars, fmt=marker, color=color, ms=3, lw=0.8)
-    ranks.set(xlabel="$1/d$", ylabel="effective rank of the limit over $d$", title="Gaussian starts; lines: $c + a/d$")
-    ranks.legend(loc="upper left", bbox_to_anchor=(0.0, 0.93), fontsize=6)
+    ranks.set(
+        xlim=(-0.003, 0.125),
+        xlabel="$1/d$",
+        ylabel="effective rank of the limit over $d$",
+        title="Gaussian starts; lines: $c + a/d$",
+    )
     local.set(xscale="log", xlabel="$d$", ylabel="local slope", title="slope from each $d$ to the next; bands: $c$")
+    local.set_xticks([20, 50, 100, 200, 500], ["20", "50", "100", "200", "500"])
+    local.minorticks_off()
     for k, law in enumerate(LAWS):
         place = np.arange(len(DEPTHS)) + 0.16 * (k - 1.5)
         found = np.array([line(data, law, depth)[0] for depth in DEPTHS]).T
@@ -229,15 +236,17 @@ def draw(data: xarray.Dataset) -> Drawing:
     laws.set_xticks(range(len(DEPTHS)), [f"${shown_depth(depth)}$" for depth in DEPTHS])
     laws.set(xlabel="depth $N$", ylabel="slope $c$ as $d$ grows", title="other starts of the same variance")
     laws.legend(loc="lower left", fontsize=6)
-    for depth, color in ((2.0, "C3"), (np.inf, "C0")):
+    for depth, color, line_style in ((2.0, "C3", "--"), (np.inf, "C0", "-")):
         seen = profiles(data, LAWS[0], depth)
-        for d, marker in zip(list(seen)[:: max(1, len(seen) // 3)], "o^s+", strict=False):
+        sizes = sorted(seen)
+        for d, marker in zip((sizes[0], sizes[len(sizes) // 2], sizes[-1]), "o^+", strict=True):
             label = f"$N = {shown_depth(depth)}$, $d = {d}$"
             spectra.plot(LEVELS, seen[d], marker, color=color, mfc="none", ms=4, mew=0.8, label=label)
-    for depth, style in ((2.0, "--"), (np.inf, "-")):
         law = np.sort(orthogonal_law(depth))[::-1]
-        name = f"orthogonal, $N = {shown_depth(depth)}$, derived"
-        spectra.plot((np.arange(len(law)) + 0.5) / len(law), law / law.mean(), style, color="0.4", lw=0.9, label=name)
+        place = (np.arange(len(law)) + 0.5) / len(law)
+        name = f"orthogonal, $N = {shown_depth(depth)}$"
+        spectra.plot(place, law / law.mean(), line_style, color="0.4", lw=0.9, label=f"{name}, derived")
+        spectra.plot(LEVELS, list(profiles(data, LAWS[-1], depth).values())[-1], ".", color="0.4", ms=4)
     spectra.set(xlabel="index over $d$", ylabel=r"$\sigma_k$ over the mean", title="singular values of the limits")
     spectra.legend(fontsize=6)
     return lettered(figure)
@@ -269,8 +278,8 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         seen = profiles(data, LAWS[0], depth)
         *others, last = seen
         for d in others:
-            off = float(np.abs(seen[d] - seen[last]).max())
-            name = f"largest distance of the spectrum at d = {d} from that at d = {last}, Gaussian, N = {depth:g}"
+            off = float(np.abs(seen[d] - seen[last]).mean())
+            name = f"mean distance of the spectrum at d = {d} from that at d = {last}, Gaussian, N = {depth:g}"
             rows.append(measured(name, (off, 0.0)))
     deeper = data["n"].values > 2
     rows.append(measured("share of flows at rest", share(data["at_rest"].values[deeper])))
