@@ -267,13 +267,13 @@ def numbers(data: xarray.Dataset) -> list[Number]:
             rows.append(measured(f"slope from d = {small} to {large}, Gaussian, N = {depth:g}", slope))
     for d, values in cell(data, LAWS[0], np.inf).items():
         one = float(values.std(ddof=1) / d)
-        name = f"standard deviation of the effective rank over d of one start, d = {d}, Gaussian, N = inf"
+        name = f"standard deviation of r/d of one start, d = {d}, Gaussian, N = inf"
         rows.append(measured(name, (one, one / np.sqrt(2 * (len(values) - 1)))))
     for depth in DEPTHS[1:]:
         for d in np.unique(data["averaged_d"].values):
             which = (data["averaged_n"].values == depth) & (data["averaged_d"].values == d)
-            name = f"change of the effective rank with the averaged diagonal, d = {d:g}, N = {depth:g}"
-            rows.append(measured(name, mean(data["averaged_by"].values[which])))
+            name = f"fall of the effective rank with the averaged diagonal, d = {d:g}, N = {depth:g}"
+            rows.append(measured(name, mean(-data["averaged_by"].values[which])))
     for depth in (2.0, np.inf):
         seen = profiles(data, LAWS[0], depth)
         *others, last = seen
