@@ -337,14 +337,12 @@ def test_equilibria_of_the_diagonal_are_saddles_of_the_derived_index(depth, beta
 
 
 def test_minimiser_of_three_entries_is_where_descent_returns_to():
-    a, beta = 0.1, 10.0
+    a, beta = 0.3, 100.0
     labels, seen = _free_energy_laws.three_entries(a)
-    for depth in (3.0, np.inf):
-        guess = labels.copy()
-        guess[1, 1] = _free_energy_laws.summit(a, depth)
-        x = _free_energy_laws.minimiser(a, depth, beta, guess)
+    for depth in (10.0, np.inf):
+        x = _free_energy_laws.minimiser(a, depth, beta, _free_energy_laws.best_solution(a, depth))
         f = lambda v, depth=depth: _free_energy_laws.free_energy(v.reshape(2, 2), labels, seen, depth, beta)
-        for off in np.random.default_rng(0).uniform(-0.1, 0.1, (3, 4)):
+        for off in np.random.default_rng(0).uniform(-0.02, 0.02, (3, 4)):
             end = minimize(f, x.ravel() + off, jac=True, method="BFGS", options={"gtol": 1e-8})
             assert_close(end.x, x.ravel(), 1e-3)
     # Two layers have no such maximum, and no depth has one where X_11 is as large as the other two.
@@ -353,10 +351,13 @@ def test_minimiser_of_three_entries_is_where_descent_returns_to():
 
 @pytest.mark.long
 def test_free_energy_of_a_diagonal_has_saddles_alone_and_that_of_three_entries_a_minimiser(monkeypatch):
-    monkeypatch.setattr(_free_energy, "SEARCHED", {2: (3.0, np.inf), 3: (2.0, 3.0)})
-    data = FIGURES["6.4"].compute(KEY, 60)
+    monkeypatch.setattr(_free_energy, "SEARCHED", {2: (np.inf,), 3: (2.0, 3.0)})
+    monkeypatch.setattr(_free_energy, "ENTRIES", np.array([0.05, 0.2]))
+    data = FIGURES["6.4"].compute(KEY, 30)
     assert not wrong("6.4", data)
-    assert len(wrong("6.4", data.assign(off=data["off"] + 1e-3))) == 4
-    assert len(wrong("6.4", data.assign(index=data["index"] - 1))) == 4
-    assert len(wrong("6.4", data.assign(rate=1.01 * data["rate"], scipy=0.01 * data["scipy"]))) > 1
+    assert len(wrong("6.4", data.assign(off=data["off"] + 1e-3))) == 3
+    assert len(wrong("6.4", data.assign(index=data["index"] - 1))) == 3
+    assert len(wrong("6.4", data.assign(rate=1.01 * data["rate"], scipy=1e-4 * data["scipy"]))) > 1
+    # Each number of negative entries is found.
+    assert np.unique(data["k"].values[data["found"].values == 1]).tolist() == [0, 1, 2, 3]
     assert_draws("6.4", data)
