@@ -1,5 +1,7 @@
 """The free energy of completion in NumPy, and its equilibria by roots in one variable (figure 6.4)."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import brentq, root
@@ -73,7 +75,8 @@ def equilibrium(d: int, negative: int, depth: float, beta: float) -> tuple[float
 
     if off(WIDEST) > 0:
         return np.nan, np.nan
-    return entries(brentq(off, 0.0, WIDEST, xtol=1e-13))
+    u: Any = brentq(off, 0.0, WIDEST, xtol=1e-13)
+    return entries(u)
 
 
 def last_beta_of_one_negative(d: int) -> float:
@@ -103,7 +106,8 @@ def summit(a: float, depth: float) -> float:
 
 def deep_summit(a: float) -> float:
     """w at that maximum at infinite depth, to leading order in a."""
-    return float(brentq(lambda w: w * (2 * np.log((1 - w) ** 2 / (a**2 * w)) - 1) - 1, 1e-6, 0.5))
+    w: Any = brentq(lambda w: w * (2 * np.log((1 - w) ** 2 / (a**2 * w)) - 1) - 1, 1e-6, 0.5)
+    return float(w)
 
 
 def shallow_summit(a: float, depth: float) -> float:

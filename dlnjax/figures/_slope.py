@@ -1,6 +1,6 @@
 """Figure 6.5, beyond the thesis: why the effective rank of the limit grows like .55 d, and from which starts."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -103,7 +103,7 @@ class Flows:
     def __init__(self) -> None:
         self.rows: dict[str, list[np.ndarray]] = {}
 
-    def add(self, law, depth: float, d: int, sigma: np.ndarray, rest=True) -> None:
+    def add(self, law, depth: float, d: int, sigma: np.ndarray, rest: Any = True) -> None:
         """Add flows of one size: `law`, the name of the law of each, their limiting singular values, and their rest."""
         n = len(sigma)
         row = {"law": np.broadcast_to(law, n), "n": np.full(n, depth), "d": np.full(n, d), "end": rank_of(sigma)}

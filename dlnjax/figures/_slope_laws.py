@@ -1,5 +1,7 @@
 """The slope of the limiting effective rank against d as d grows, where it is derived (figure 6.5)."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 from scipy.integrate import simpson, solve_ivp
@@ -30,7 +32,7 @@ def orthogonal_law(depth: float) -> Float[np.ndarray, " n"]:
     """
     y = np.sin(ANGLES)
     velocity = lambda time, x: (x**2 + y**2) ** (1 - 1 / depth)
-    arrived = lambda time, x: x.mean() - 1
+    arrived: Any = lambda time, x: x.mean() - 1
     arrived.terminal = True
     options = {"events": arrived, "method": "DOP853", "rtol": 1e-11, "atol": 1e-12}
     path = solve_ivp(velocity, (0.0, 10.0), np.cos(ANGLES), **options)

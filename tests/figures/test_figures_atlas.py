@@ -1,5 +1,7 @@
 """The figures of the open questions: exact oracles, symmetries, and the laws that their pages derive."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -275,7 +277,7 @@ def test_slopes_that_are_derived_are_those_of_closed_forms_and_of_large_matrices
     assert_close(_slope_laws.slope_at_depth_two(np.array([1.0]), 1.0), exact, 1e-7)
     # At infinite depth an eigenvalue is y cot(t - y s) + i y.
     sigma, y = _slope_laws.orthogonal_law(np.inf), np.sin(_slope_laws.ANGLES)
-    time = brentq(lambda s: np.mean(y / np.tan(_slope_laws.ANGLES - s * y)) - 1, 0.01, 0.99)
+    time: Any = brentq(lambda s: np.mean(y / np.tan(_slope_laws.ANGLES - s * y)) - 1, 0.01, 0.99)
     assert_close(sigma, y / np.sin(_slope_laws.ANGLES - time * y), 1e-7)
     # Large matrices in closed form: the rank over d has an error of the order 1/d.
     x0 = np.random.default_rng(0).standard_normal((3, 400, 400)) / 20
