@@ -242,8 +242,8 @@ class FreeEnergy(eqx.Module):
     zeros count as well, and make the entropy -inf: two of them at finite depth, and one at infinite depth.
 
     F_beta is bounded below only if E grows faster than log |X|. With a spectral E it has the isotropic equilibrium of
-    Theorem 4.3.7, sigma = ((d-1)(1-1/N)/(2 beta))^(1/p) for E_p. With matrix completion its equilibria are saddles, and
-    the flow drifts off.
+    Theorem 4.3.7, sigma = ((d-1)(1-1/N)/(2 beta))^(1/p) for E_p. With the completion of a diagonal all equilibria are
+    saddles, and the flow drifts off; other masks may have a local minimum.
 
     **Arguments:** `energy`, a callable X -> scalar; `beta` > 0, the inverse temperature; `depth`, N of the entropy,
     which need not be that of the flow. In a `sweep` the numbers may have the seeds in front.

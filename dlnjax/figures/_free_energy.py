@@ -227,7 +227,7 @@ def draw(data: xarray.Dataset) -> Drawing:
     line.axvline(1.0, color="0.6", lw=0.8)
     line.set(xlabel="$a X_{22}$", ylabel="entropy", title=f"$X_{{11}} = a = {FLOW_ENTRY:g}$, $X_{{12}} = X_{{21}} = 1$")
     line.legend()
-    region.set(xlabel="$X_{11} = a$", ylabel=r"$a^2$ times the last $\beta$", ylim=(0, None))
+    region.set(xlabel="$X_{11} = a$", ylabel=r"$a^2$ times the last $\beta$", ylim=(0, 2))
     region.set_title("a minimiser exists above the line")
     region.legend()
     return lettered(figure)
