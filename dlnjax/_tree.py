@@ -136,3 +136,23 @@ def while_any(go_on: Callable[[PyTree], Any], step: Callable[[PyTree], PyTree], 
         arrays,
     )
     return eqx.combine(final, static)
+
+
+@jax.custom_batching.custom_vmap
+def put(buffer: Array, row: Array, i: Any) -> Array:
+    """The buffer with `row` in place of its row number `i`.
+
+    Under `vmap` with one `i` for the whole batch, JAX would make a scatter of it, which on a CPU reads and writes twice
+    as much.
+    """
+    return jax.lax.dynamic_update_index_in_dim(buffer, row, i, 0)
+
+
+@put.def_vmap
+def _put_in_batch(axis_size: int, in_batched: list[bool], buffer: Array, row: Array, i: Any) -> tuple[Array, bool]:
+    if in_batched[2]:
+        axes = tuple(0 if batched else None for batched in in_batched)
+        return jax.vmap(lambda b, r, i: jax.lax.dynamic_update_index_in_dim(b, r, i, 0), axes)(buffer, row, i), True
+    whole = lambda x, batched: x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+    buffer, row = whole(buffer, in_batched[0]), whole(row, in_batched[1])
+    return jax.lax.dynamic_update_index_in_dim(buffer, row, i, 1), True

@@ -71,7 +71,9 @@ class Coordinates(eqx.Module):
             return None
         # One division and many products are faster than many divisions.
         inverse = 1 / positive(self.rest)
-        unrest = jnp.sqrt(sum((jnp.sum((part * inverse) ** 2) for part in gradient), jnp.zeros_like(inverse)))
+        # The rows are added up by a product, which is faster on a CPU than a sum of all entries at once.
+        rows = [(part * inverse) ** 2 @ jnp.ones_like(part[0]) for part in gradient]
+        unrest = jnp.sqrt(sum(map(jnp.sum, rows), jnp.zeros_like(inverse)))
         return jnp.where(self.rest > 0, unrest, jnp.inf)
 
     @abc.abstractmethod

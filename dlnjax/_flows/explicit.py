@@ -11,13 +11,13 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
 from dlnjax._flows.step import Attempt, Choice, conclude, Flow, MEMORY, MOST_PATIENCE, NO_TERMS, Rules
 from dlnjax._runge_kutta import clip, square_tableau
-from dlnjax._tree import combine, where
+from dlnjax._tree import all_equal, any_of_batch, combine, put, where
 from dlnjax._types import Scalar, State
 
 # Dopri5 is stable up to a reach of 3.3. Where the running mean of the reach is above this value, stability limits the
@@ -26,14 +26,39 @@ HELD_UP = 2.6
 # A flow that changes to the stabilised method multiplies its running mean of the reach by this number. The steps become
 # longer by the change. With the old mean, the flow could change back at once.
 HEAD_START = 4
+# After this many steps, and after a rejected step, the partners of the chart are looked for again.
+OLD = 5
+
+
+class Start(eqx.Module):
+    """What is `known` of the start of a step: the `velocity` there, in the chart of this `gauge`.
+
+    The last stage of a step is its end, so that the next step has its first stage already. This velocity is that before
+    `project`, which moves the state by less than the error of the step. Near rest the motion may be smaller still, and
+    a step can be rejected for it. After a rejected step the velocity is therefore not known. `age` is the number of
+    steps that the gauge has served.
+    """
+
+    gauge: PyTree
+    velocity: State
+    known: Bool[Array, "*n"]
+    age: Int[Array, "*n"]
+
+    def renewed(self, coordinates: Coordinates, y: State) -> "Start":
+        """The start at the state `y`. Where an old gauge is no longer that of `y`, the velocity is not known."""
+        old = self.age >= OLD
+        renew = lambda: where(old, coordinates.gauge(y), self.gauge)
+        gauge = jax.lax.cond(any_of_batch(old), renew, lambda: self.gauge)
+        known = all_equal((gauge, True), (self.gauge, self.known))
+        return Start(gauge, self.velocity, known, jnp.where(old, 0, self.age))
 
 
 class Explicit(Method):
     """A solver of diffrax with an error estimate. Its steps are cut to end at the next time to be saved.
 
-    `_stages` takes the step of a Runge-Kutta method whose last stage is the end of the step, as in Dopri5. Each step
-    has a chart of its own, so no velocity is kept for the next step. `_library` calls diffrax for any other solver. It
-    starts the solver anew at each step, since what diffrax keeps would depend on the other flows under `vmap`.
+    `_stages` takes the step of a Runge-Kutta method whose last stage is the end of the step, as in Dopri5. `_library`
+    calls diffrax for any other solver. It starts the solver anew at each step, since what diffrax keeps would depend on
+    the other flows under `vmap`.
     """
 
     def __init__(self, solver: diffrax.AbstractSolver, stiff: int | None = None):
@@ -44,7 +69,6 @@ class Explicit(Method):
         self.written_out = (
             isinstance(solver, diffrax.AbstractERK) and tableau is not None and tableau.fsal and tableau.ssal
         )
-        self.evaluations = self.tableau.num_stages if self.written_out else 0
         self.stiff = stiff
         order = solver.error_order(NO_TERMS)
         assert order is not None  # every adaptive solver has one
@@ -55,29 +79,41 @@ class Explicit(Method):
             return lambda t, h, y: None
         return lambda t, h, y: self.solver.init(_terms(coordinates), t, t + h, y, None)
 
-    def begin(self, coordinates: Coordinates, flow: Flow) -> None:
-        return None
+    def begin(self, coordinates: Coordinates, flow: Flow) -> "Start | None":
+        if not self.written_out:
+            return None
+        gauge = coordinates.gauge(flow.y)
+        still = jax.tree.map(jnp.zeros_like, coordinates.chart(gauge).enter(flow.y))
+        return Start(gauge, still, jnp.asarray(False), jnp.array(0))
 
     def advance(self, task: Task, work: Lanes, saved: PyTree) -> tuple[Lanes, PyTree]:
         """Try one step of the flow on every lane."""
-        step = jax.vmap(lambda own, flow: self.step(task.coordinates(own), task.rules, flow))
-        flow, saves = step(work.own, work.flow)
-        busy = work.id < task.n
-        flow = where(busy, flow, work.flow)
-        saved = save_reached(task, work, saved, flow.y, (work.flow.index, busy & saves))
-        return Lanes(work.id, flow, work.own, None), saved
+        step = jax.vmap(lambda own, flow, start: self.step(task.coordinates(own), task.rules, flow, start))
+        flow, start, saves = step(work.own, work.flow, work.stage)
+        saved = save_reached(task, work, saved, flow.y, (work.flow.index, (work.id < task.n) & saves))
+        return Lanes(work.id, flow, work.own, start), saved
 
-    def step(self, coordinates: Coordinates, rules: Rules, s: Flow) -> tuple[Flow, Bool[Array, ""]]:
-        """(the flow after one attempt, whether it has reached a time to be saved)."""
+    def step(
+        self, coordinates: Coordinates, rules: Rules, s: Flow, start: "Start | None"
+    ) -> tuple[Flow, "Start | None", Bool[Array, ""]]:
+        """(the flow after one attempt, the start of the next step, whether a time to be saved is reached)."""
         end = rules.ts[jnp.minimum(s.index, len(rules.ts) - 1)]
         h, last = clip(s.h, end - s.t)
         t1 = jnp.where(last, end, s.t + h)
-        try_step = self._stages if self.written_out else self._library
-        attempt, reach = try_step(coordinates, s, h, t1)
-        after, keep = conclude(coordinates, rules, s, attempt, self.order)
+        if start is None:
+            attempt, evaluations, reach = self._library(coordinates, s, h, t1)
+            after, keep = conclude(coordinates, rules, s, attempt, self.order)
+        else:
+            start = start.renewed(coordinates, s.y)
+            evaluations = self.tableau.num_stages - start.known.astype(int)
+            attempt, velocity, reach = self._stages(coordinates, s, start, h, t1)
+            after, keep = conclude(coordinates, rules, s, attempt, self.order)
+            # The velocity at the end of a rejected step may be NaN, and NaN times a weight 0 is NaN.
+            velocity = where(keep, velocity, start.velocity)
+            start = Start(start.gauge, velocity, keep, jnp.where(keep, start.age + 1, OLD))
         saves = keep & last
-        advanced = (s.index + saves.astype(int), s.evaluations + self.evaluations, self._choose(s.choice, keep, reach))
-        return eqx.tree_at(lambda f: (f.index, f.evaluations, f.choice), after, advanced), saves
+        advanced = (s.index + saves.astype(int), s.evaluations + evaluations, self._choose(s.choice, keep, reach))
+        return eqx.tree_at(lambda f: (f.index, f.evaluations, f.choice), after, advanced), start, saves
 
     def _choose(self, choice: Choice, keep: Bool[Array, ""], reach: Scalar) -> Choice:
         if self.stiff is None:
@@ -89,49 +125,47 @@ class Explicit(Method):
         leaving = Choice(jnp.asarray(self.stiff), HEAD_START * mean, jnp.zeros_like(stay), longer)
         return where(leave, leaving, Choice(choice.method, mean, stay, choice.patience))
 
-    def _stages(self, coordinates: Coordinates, s: Flow, h: Scalar, t1: Scalar) -> tuple[Attempt, Scalar]:
-        """(the attempt, its reach)."""
-        tableau, chart = self.tableau, coordinates.chart(coordinates.gauge(s.y))
+    def _stages(
+        self, coordinates: Coordinates, s: Flow, start: "Start", h: Scalar, t1: Scalar
+    ) -> tuple[Attempt, State, Scalar]:
+        """(the attempt, the velocity at its end, its reach)."""
+        chart = coordinates.chart(start.gauge)
         # `t1` is rounded, so the step that leads to `t1` may differ from `h` in the last digits.
         h_exact, z0 = t1 - s.t, chart.enter(s.y)
-        stages = tableau.num_stages
-        # The number of terms up to which the shorter of two sums is taken.
-        few = stages // 2
+        rows = square_tableau(self.tableau)
+        weigh = lambda weights, ks: jax.tree.map(lambda k: jnp.tensordot(h_exact * weights, k, 1), ks)
 
-        def weighted(weights: Float[Array, " stages"], ks: State, terms: int = stages) -> State:
-            return jax.tree.map(lambda k: sum(h_exact * weights[j] * k[j] for j in range(terms)), ks)
-
-        def ahead(terms: int) -> Callable[[Float[Array, " stages"], State], State]:
-            return lambda weights, ks: combine((1.0, z0), (1.0, weighted(weights, ks, terms)))
-
-        # The stages run in a loop, so that the velocity is compiled once and not once for each stage.
+        # The stages run in a loop, so that the velocity is compiled once and not once for each stage. The first stage
+        # is left out if no flow on any lane needs it.
         def stage(i: Any, carry: PyTree):
-            ks, before, _, _ = carry
-            # Stage i has i terms. The sum of all stages would also read those that are still zero, and half of what a
-            # step reads from memory would be zeros.
-            z = jax.lax.cond(i <= few, ahead(few), ahead(stages - 1), rows[i], ks)
+            ks, _, _ = carry
+            z = combine((1.0, z0), (1.0, weigh(weights[i], ks)))
             velocity, unrest = chart.velocity(z)
-            return jax.tree.map(lambda k, v: k.at[i].set(v), ks, velocity), z, before, unrest
+            velocity = where((i == 0) & start.known, start.velocity, velocity)
+            return jax.tree.map(lambda k, v: put(k, v, i), ks, velocity), z, unrest
 
-        rows = jnp.asarray(square_tableau(tableau), h.dtype)
-        ks = jax.tree.map(lambda z: jnp.zeros((stages, *z.shape), z.dtype), z0)
-        ks, z, before, unrest = jax.lax.fori_loop(0, stages, stage, (ks, z0, z0, s.unrest))
-        error = weighted(jnp.asarray(tableau.b_error, h.dtype), ks)
+        weights = jnp.asarray(rows, h.dtype)
+        first = jnp.where(any_of_batch(~start.known), 0, 1)
+        begin = lambda v: jnp.zeros((len(rows), *v.shape), v.dtype).at[0].set(v)
+        carry = jax.tree.map(begin, start.velocity), z0, s.unrest
+        ks, z, unrest = jax.lax.fori_loop(first, len(rows), stage, carry)
+        error = weigh(jnp.asarray(self.tableau.b_error, h.dtype), ks)
         penultimate, velocity = (jax.tree.map(lambda k, i=i: k[i], ks) for i in (-2, -1))
         # The last two stages have the same time. The difference of their velocities over the difference of their states
         # estimates the spectral radius: E. Hairer and G. Wanner, Solving Ordinary Differential Equations II, section
         # IV.2. Velocities are multiplied by the step before they are squared, so that the squares stay in the range of
         # the floats in any unit of time.
-        apart = chart.measure(z0, combine((1.0, z), (-1.0, before)))
+        apart = chart.measure(z0, weigh(jnp.asarray(rows[-1] - rows[-2], h.dtype), ks))
         moved = chart.measure(z0, combine((h_exact, velocity), (-h_exact, penultimate)))
         reach = moved / jnp.where(apart > 0, apart, 1.0)
-        attempt = Attempt(h, t1, chart.leave(z, velocity)[0], error, unrest)
-        return attempt, jnp.where(jnp.isfinite(reach), reach, 0.0)
+        y1, ended = chart.leave(z, velocity)
+        reach = jnp.where(jnp.isfinite(reach), reach, 0.0)
+        return Attempt(h, t1, y1, error, unrest), ended, reach
 
-    def _library(self, coordinates: Coordinates, s: Flow, h: Scalar, t1: Scalar) -> tuple[Attempt, Scalar]:
+    def _library(self, coordinates: Coordinates, s: Flow, h: Scalar, t1: Scalar) -> tuple[Attempt, int, Scalar]:
         y1, error, _, memory, _ = self.solver.step(_terms(coordinates), s.t, t1, s.y, None, s.memory, made_jump=True)
         attempt = Attempt(h, t1, y1, error, coordinates.velocity(y1)[1], memory)
-        return attempt, jnp.zeros_like(h)
+        return attempt, 0, jnp.zeros_like(h)
 
 
 def _terms(coordinates: Coordinates) -> diffrax.ODETerm:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._flows.coordinates import Coordinates
-from dlnjax._geometry.kernel import Kernel
+from dlnjax._geometry.kernel import Kernel, rotation_rates
 from dlnjax._protocol import pullback, sides
 from dlnjax._svd import orthogonalise, orthogonalise_frame, SVD
 from dlnjax._tree import plain_norm, positive
@@ -36,25 +36,31 @@ def frame_velocity(
     kernel: Kernel,
     gap: Scalar,
     partner: Int[Array, " d"] | None = None,
-) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"]]:
-    """(U^T dU/dt, dsigma/dt, V^T dV/dt) of the flow, (4.17)-(4.19), where `pullback` is U^T dE V.
+) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"], Float[Array, " d"] | None]:
+    """(U^T dU/dt, dsigma/dt, V^T dV/dt, the pull of partners), (4.17)-(4.19), where `pullback` is G = U^T dE V.
 
-    With `partner`, partners get no common rotation. Their `Chart` moves the entry of K between them instead.
+    With `partner`, partners get no common rotation. Their `Chart` moves the entry of K between them instead, by the
+    pull lambda_kl (G_kl + G_lk)/2 of each k and its partner l. Without `partner` the pull is None.
 
     At depth 1 a singular value may cross zero and become negative. The rates of rotation need positive values, so the
     sign is moved to V before the rates are computed, and moved back afterwards.
     """
-    sign = jnp.where(sigma < 0, -1.0, 1.0).astype(sigma.dtype)
+    size, sign = jnp.abs(sigma), jnp.where(sigma < 0, -1.0, 1.0).astype(sigma.dtype)
     # A pair turns at the rate of its larger value.
     damping = _damping(sigma, kernel, gap)
     g = pullback * sign * jnp.maximum(damping[:, None], damping)
-    common, relative = kernel.rotation_rates(jnp.abs(sigma), gap)
-    if partner is not None:
-        common = jnp.where(partner[:, None] == jnp.arange(len(sigma)), 0.0, common)
-    symmetric, antisymmetric = common * (g + g.T) / 2, relative * (g - g.T) / 2
-    left = symmetric - antisymmetric
-    right = (symmetric + antisymmetric) * sign * sign[:, None]
-    return left, -kernel.speed(sigma) * jnp.diagonal(pullback), right
+    weights, pull = kernel.rotation_weights(size), None
+    if partner is None:
+        left, right = rotation_rates(weights, size, gap)
+    else:
+        i = jnp.arange(len(sigma))
+        # Numbers are multiplied, since XLA does not vectorise a loop over truth values on a CPU.
+        left, right = rotation_rates(weights, size, gap, (partner[:, None] != i).astype(sigma.dtype))
+        # The relative rate is lambda_kl / (sigma_k + sigma_l).
+        eigenvalues = (right - left)[i, partner] * (size + size[partner])
+        pull = eigenvalues * (pullback[i, partner] + pullback[partner, i]) / 2
+    left, right = left * g, right * g
+    return left - left.T, -kernel.speed(sigma) * jnp.diagonal(pullback), (right - right.T) * sign * sign[:, None], pull
 
 
 def is_thin(point: SVD) -> bool:
@@ -99,22 +105,24 @@ class FrameCoordinates(Coordinates):
         motion, _, unrest = self.motion(y)
         return motion, unrest
 
-    def motion(self, y: SVD, partner: Int[Array, " r"] | None = None) -> tuple[SVD, Float[Array, "r r"], Scalar | None]:
-        """(dy/dt, U^T dE V, the unrest at `y`). With `partner`, partners get no common rotation."""
+    def motion(
+        self, y: SVD, partner: Int[Array, " r"] | None = None
+    ) -> tuple[SVD, Float[Array, " r"] | None, Scalar | None]:
+        """(dy/dt, the pull of partners, the unrest at `y`). With `partner`, partners get no common rotation."""
         if not is_thin(y):
             g = pullback(self.energy, y)
-            left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap, partner)
-            return SVD(y.u @ left, dsigma, y.v @ right), g, self.unrest(g)
+            left, dsigma, right, pull = frame_velocity(y.sigma, g, self.kernel, self.gap, partner)
+            return SVD(y.u @ left, dsigma, y.v @ right), pull, self.unrest(g)
         by_v, by_u = sides(self.energy, y)
         g = y.u.T @ by_v
-        left, dsigma, right = frame_velocity(y.sigma, g, self.kernel, self.gap, partner)
+        left, dsigma, right, pull = frame_velocity(y.sigma, g, self.kernel, self.gap, partner)
         # The parts of dE V outside of the column space of X, and of dE^T U outside of the row space.
         above, beside = by_v - y.u @ g, by_u - y.v @ g.T
         nu, mu = self.kernel.leaving(jnp.abs(y.sigma))
         damping = _damping(y.sigma, self.kernel, self.gap)
         out, off = damping * _over(nu, y.sigma), damping * _over(mu, y.sigma)
         motion = SVD(y.u @ left - above * out, dsigma, y.v @ right - beside * off)
-        return motion, g, self.unrest(g, jnp.where(nu > 0, above, 0.0), jnp.where(mu > 0, beside, 0.0))
+        return motion, pull, self.unrest(g, jnp.where(nu > 0, above, 0.0), jnp.where(mu > 0, beside, 0.0))
 
     def gauge(self, y: SVD) -> Int[Array, " d"] | None:
         return partners(y.sigma) if len(y.sigma) >= CHARTED else None
@@ -210,13 +218,11 @@ class Chart(eqx.Module):
         return Coupled(columns(z.u), values, columns(z.v), coupling)
 
     def velocity(self, z: Coupled) -> tuple[Coupled, Scalar | None]:
-        t = self._tangent(z)
+        t, p = self._tangent(z), self.partner
         y = self._turn(z, t)
-        p, kernel = self.partner, self.flow.kernel
-        motion, g, unrest = self.flow.motion(SVD(y.u, y.sigma, y.v), p)
-        i = jnp.arange(len(p))
-        pull = kernel.partner_eigenvalues(jnp.abs(y.sigma), p) * (g[i, p] + g[p, i]) / 2
-        dy = Coupled(motion.u, motion.sigma, motion.v, jnp.where(p == i, 0.0, -pull))
+        motion, pull, unrest = self.flow.motion(SVD(y.u, y.sigma, y.v), p)
+        assert pull is not None  # since there are partners
+        dy = Coupled(motion.u, motion.sigma, motion.v, jnp.where(p == jnp.arange(len(p)), 0.0, -pull))
         return self._turn(dy, -t), unrest
 
 

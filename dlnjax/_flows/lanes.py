@@ -12,7 +12,6 @@ the buffers of saved states at every pass.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -95,8 +94,9 @@ class Turn(NamedTuple):
 
         def body(carry: PyTree) -> PyTree:
             work, saved = carry
-            work, saved = self.method.advance(self.task, work, saved)
-            return eqx.tree_at(lambda w: w.id, work, ids(work.flow)), saved
+            after, saved = self.method.advance(self.task, work, saved)
+            flow = where(work.id < n, after.flow, work.flow)
+            return Lanes(ids(flow), flow, self.own, after.stage), saved
 
         work = Lanes(ids(flows), flows, self.own, self._enter(self.own, flows))
         work, saved = while_any(lambda carry: jnp.any(carry[0].id < n), body, (work, saved))
@@ -126,12 +126,15 @@ class Turn(NamedTuple):
             stage = where(taken, self._enter(own, flow), work.stage)
             return packed, Lanes(id, flow, own, stage), head + jnp.sum(taken)
 
+        def someone_left(work: Lanes) -> Bool[Array, ""]:
+            return any_of_batch(jnp.any((work.id < n) & ~self._in_turn(work.flow)))
+
         def body(carry: PyTree) -> PyTree:
+            # The packed flows stand outside of the inner loop, which would copy them at each pass.
             packed, saved, work, head = carry
-            left = (work.id < n) & ~self._in_turn(work.flow)
-            wants = any_of_batch(jnp.any(left) | (head == 0))
-            packed, work, head = jax.lax.cond(wants, refill, lambda *same: same, packed, work, head)
-            work, saved = self.method.advance(self.task, work, saved)
+            packed, work, head = refill(packed, work, head)
+            go_on = lambda carry: jnp.any(carry[0].id < n) & ~someone_left(carry[0])
+            work, saved = while_any(go_on, lambda carry: self.method.advance(self.task, *carry), (work, saved))
             return packed, saved, work, head
 
         def unfinished(carry: PyTree) -> Bool[Array, ""]:

@@ -30,7 +30,7 @@ class Lanes(eqx.Module):
     id: Int[Array, " lanes"]
     flow: Flow
     own: PyTree
-    # What the method keeps of each flow between two evaluations inside a step.
+    # What the method keeps of each flow as long as it is on its lane.
     stage: PyTree
 
 
@@ -46,11 +46,14 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def begin(self, coordinates: Coordinates, flow: Flow) -> PyTree:
-        """The stage of a flow that enters a lane, or None for a method that takes each step as a whole."""
+        """What the method keeps of a flow that enters a lane, or None."""
 
     @abc.abstractmethod
     def advance(self, task: Task, work: Lanes, saved: PyTree) -> tuple[Lanes, PyTree]:
-        """Advance the flows on all lanes, and save the states at times that they reach: (the lanes, the buffers)."""
+        """Advance the flows on all lanes, and save the states at times that they reach: (the lanes, the buffers).
+
+        What this makes of a lane that holds no flow is not used.
+        """
 
 
 def save_reached(

@@ -111,11 +111,12 @@ def find_steps(problem: Problem, t_end: Scalar, options: Options) -> Steps:
     times = jnp.zeros(MOST_STEPS + 1, ts.dtype)
 
     def step(state: Any) -> Any:
-        flow, times = state
-        flow, _ = method.step(coordinates, rules, flow)
-        return flow, times.at[flow.accepted].set(flow.t)
+        flow, start, times = state
+        flow, start, _ = method.step(coordinates, rules, flow, start)
+        return flow, start, times.at[flow.accepted].set(flow.t)
 
-    flow, times = iterate(step, lambda state: state[0].active & (state[0].accepted < MOST_STEPS), (flow, times))
+    go_on = lambda state: state[0].active & (state[0].accepted < MOST_STEPS)
+    flow, _, times = iterate(step, go_on, (flow, method.begin(coordinates, flow), times))
     # After the last step its time is repeated. This also holds for a flow that failed.
     times = jnp.where(jnp.arange(len(times)) > flow.accepted, flow.t, times)
     enough = ~flow.active & (flow.code != RESULTS.max_steps_reached)

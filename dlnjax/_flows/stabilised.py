@@ -100,7 +100,7 @@ class Stabilised(Method):
         spend = jax.vmap(lambda own, flow, stage: self.evaluate(task.coordinates(own), task.rules, flow, stage))
         flow, stage = spend(work.own, work.flow, work.stage)
         busy = work.id < task.n
-        work = Lanes(work.id, where(busy, flow, work.flow), work.own, stage)
+        work = Lanes(work.id, flow, work.own, stage)
         ended = busy & stage.ended
         due = any_of_batch(ended & (stage.waited >= LONGEST_WAIT)) | all_of_batch(ended | ~busy)
         finish = lambda work, saved: self._finish_all(task, work, saved, ended)
@@ -163,34 +163,41 @@ class Stabilised(Method):
         recurrence = where(ready, first, stage.recurrence)
 
         entering, probing = stage.phase == _ENTER, stage.phase == _PROBE
-        measure = partial(chart.measure, z0)
-        size = measure(z0)
-        point = where(probing, power.probe(z0, size, measure), where(entering, z0, recurrence.newer))
+        aside, measure = entering | probing, partial(chart.measure, z0)
+
+        def aside_point() -> State:
+            probe = power.probe(z0, measure(z0), measure)
+            return where(probing, probe, where(entering, z0, recurrence.newer))
+
+        # Few evaluations are probes. Without these conditions norms of the state would be found at each evaluation.
+        point = jax.lax.cond(any_of_batch(aside), aside_point, lambda: recurrence.newer)
         f, unrest = chart.velocity(point)
-        found = power.update(z0, f0, f, size, measure, s.h)
+        found = jax.lax.cond(
+            any_of_batch(probing),
+            lambda: where(probing, power.update(z0, f0, f, measure(z0), measure, s.h), power),
+            lambda: power,
+        )
         probed = found.settled | (stage.probes >= MOST_PROBES)
         complete = recurrence.complete
-        aside = entering | probing
-        after = where(aside | complete, recurrence, rkc.next_stage(recurrence, z0, f0, f, h))
         phase = jnp.where(complete, _ENDED, _STAGES)
         phase = jnp.where(entering | (probing & ~probed), _PROBE, jnp.where(probing, _READY, phase))
+        # A stage that waits is complete. It is evaluated again, at the same point, and stays as it is.
         waiting = stage.ended
         new = Stage(
-            waited=jnp.array(0),
+            waited=jnp.where(waiting, stage.waited + 1, 0),
             phase=phase,
             probes=jnp.where(probing, stage.probes + 1, 0),
             age=jnp.where(aside, 0, stage.age),
             h=h,
             last=last,
             gauge=stage.gauge,
-            power=where(probing, found, power),
-            recurrence=after,
+            power=found,
+            recurrence=where(aside | complete, recurrence, rkc.next_stage(recurrence, z0, f0, f, h)),
             velocity0=where(entering, f, f0),
             velocity=f,
             unrest=unrest,
         )
-        s = eqx.tree_at(lambda f: f.evaluations, s, s.evaluations + (~waiting).astype(int))
-        return s, where(waiting, eqx.tree_at(lambda g: g.waited, stage, stage.waited + 1), new)
+        return eqx.tree_at(lambda f: f.evaluations, s, s.evaluations + (~waiting).astype(int)), new
 
     def finish(self, coordinates: Coordinates, rules: Rules, s: Flow, stage: Stage) -> tuple[Flow, Stage, Step]:
         """Accept or reject a step after its last evaluation: (the flow, its stage, the step to interpolate in)."""

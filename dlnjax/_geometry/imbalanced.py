@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from dlnjax._checks import as_real, is_concrete, known, require
 from dlnjax._geometry.kernel import Kernel, log_or_tiny, log_ratio
-from dlnjax._geometry.special import logarithmic_mean, regularised_inverse
+from dlnjax._geometry.special import logarithmic_mean
 from dlnjax._types import Numbers, Scalar
 
 # Integrals over [0, 1] are computed by the trapezoidal rule in t after the substitution x = 1/(1 + e^(-t)). The
@@ -151,16 +151,15 @@ class Imbalanced(Kernel):
             eigenvalues = (eigenvalues + eigenvalues.T) / 2
         return jnp.where(self.moves(sigma), eigenvalues, 0.0)
 
-    def rotation_rates(self, sigma: Float[Array, " d"], gap: Scalar) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-        """The rates of `Kernel.rotation_rates`, from `eigenvalues`, with no exponential for each pair."""
+    def rotation_weights(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
+        """The weights of `Kernel.rotation_weights`, from `eigenvalues`, with no exponential for each pair."""
         _, u = log_ratio(sigma)
-        inverse, total = regularised_inverse(u, gap), sigma[:, None] + sigma[None, :]
+        total = sigma[:, None] + sigma[None, :]
         # The frame of a pair of zeros is arbitrary, and is not turned.
         turns = total > 0
         eigenvalues = jnp.where(turns, self.eigenvalues(sigma), 0.0)
-        # sigma_i - sigma_j is u times the logarithmic mean. Of its inverse the factor 1/u alone is singular.
-        mean = jnp.where(turns, logarithmic_mean(sigma, u, inverse), 1.0)
-        return eigenvalues * inverse / mean, eigenvalues / jnp.where(turns, total, 1.0)
+        mean = jnp.where(turns, logarithmic_mean(sigma, u), 1.0)
+        return eigenvalues / mean / jnp.where(turns, total, 1.0)
 
     def rate_at_zero(self, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """a'(s)/a(t) at s = 0. With m of the c_p at the minimum, a^m prod_{c_p > 0} c_p = s^2 near zero."""

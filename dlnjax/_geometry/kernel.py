@@ -15,15 +15,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from dlnjax._checks import as_depth, is_concrete
 from dlnjax._geometry.special import (
     log_balanced,
     log_balanced_slope,
     log_shc,
-    logarithmic_mean,
-    regularised_inverse,
+    NEAR,
     shc_small,
 )
 from dlnjax._scale import exponent
@@ -115,24 +114,17 @@ class Kernel(eqx.Module):
         log, size = log_or_tiny(jnp.abs(sigma)), jnp.abs(sigma)
         return jnp.where((size > 0) | (jnp.asarray(self.order) <= 0), jnp.exp(self.log_eigenvalue(log, log)), 0.0)
 
-    def rotation_rates(self, sigma: Float[Array, " d"], gap: Scalar) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-        """The rates at which (4.17) and (4.19) turn the frame: a common rotation of U and V, and a relative rotation.
+    def rotation_weights(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
+        """lambda_ij / ((sigma_i + sigma_j) m_ij), with m the logarithmic mean (sigma_i - sigma_j)/log(sigma_i/sigma_j).
 
-        With G = U^T dE V, the common rotation is lambda_ij / (sigma_i - sigma_j) (G_ij + G_ji)/2. The relative rotation
-        is lambda_ij / (sigma_i + sigma_j) (G_ij - G_ji)/2. The common rotation is singular where sigma_i = sigma_j,
-        and there it does not move X. Therefore its factor 1/u, u = log(sigma_i/sigma_j), is replaced by
-        u/(u^2 + gap^2), which moves X by at most `gap`.
-
-        **Returns:** the factors of (G_ij + G_ji)/2, antisymmetric, and of (G_ij - G_ji)/2, symmetric, `d d` each.
+        From it `rotation_rates` makes the rates at which the frame turns. It is smooth and symmetric, and 0 for a pair
+        of zeros, whose frame is arbitrary and is not turned.
         """
         log, u = log_ratio(sigma)
         row, column = log[:, None], log[None, :]
-        # The frame of a pair of zeros is arbitrary, and is not turned.
         turns = self.moves(sigma) & ((sigma > 0)[:, None] | (sigma > 0)[None, :])
         log_eigenvalues = jnp.where(turns, self.log_eigenvalue(row, column), -jnp.inf)
-        # sigma_i - sigma_j is sqrt(sigma_i sigma_j) u shc(u/2). Of its inverse the factor 1/u alone is singular.
-        common = jnp.exp(log_eigenvalues - (row + column) / 2 - log_shc(u / 2)) * regularised_inverse(u, gap)
-        return common, jnp.exp(log_eigenvalues - jnp.logaddexp(row, column))
+        return jnp.exp(log_eigenvalues - jnp.logaddexp(row, column) - (row + column) / 2 - log_shc(u / 2))
 
     def moves(self, sigma: Float[Array, " d"]) -> Bool[Array, "d d"]:
         """Where lambda_kl is not 0: between two values above 0, between 0 and a value above 0 if the order is below 2,
@@ -150,11 +142,6 @@ class Kernel(eqx.Module):
     def eigenvalues(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
         """lambda_kl = lambda(sigma_k, sigma_l): A_X maps u_k v_l^T to lambda_kl u_k v_l^T."""
         return jnp.exp(self.log_eigenvalues(sigma))
-
-    def partner_eigenvalues(self, sigma: Float[Array, " d"], partner: Int[Array, " d"]) -> Float[Array, " d"]:
-        """lambda_kl of each sigma_k and the sigma_l of its partner l."""
-        log = log_or_tiny(sigma)
-        return jnp.exp(self.log_eigenvalue(log, log[partner]))
 
     def entropy(self, sigma: Float[Array, " d"]) -> Scalar:
         """1/2 sum_{k<l} log lambda_kl."""
@@ -320,29 +307,22 @@ class Balanced(Kernel):
         """|sigma|^(2-2/N)."""
         return jnp.abs(sigma) ** (2 - 2 * self.inverse_depth)
 
-    def rotation_rates(self, sigma: Float[Array, " d"], gap: Scalar) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-        """The rates of `Kernel.rotation_rates`, by d exponentials in place of d^2."""
+    def rotation_weights(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
+        """a u/(r_i^2 - r_j^2) with a = 1/N, r = sigma^a and u = log(sigma_i/sigma_j), by d exponentials and not d^2."""
         a = self.inverse_depth
         log, u = log_ratio(sigma)
-        power = jnp.exp(a * log)
+        power, x = jnp.exp(a * log), a * u
         square = power * power
-        inverse = regularised_inverse(u, gap)
-        # ratio = sinh(a u)/(a u) r_i r_j = (r_i^2 - r_j^2)/(2 a u) with r = sigma^a. Near u = 0 the quotient loses its
-        # digits, and the series is used. Elsewhere the regularised 1/u differs from 1/u by gap^2, which is far below
-        # the tolerance.
-        half = jnp.where(a > 0, 0.5 / jnp.where(a > 0, a, 1.0), 0.0)
-        ratio = jnp.where(
-            jnp.abs(a * u) < 0.5,
-            power[:, None] * power[None, :] * shc_small(a * u),
-            (square[:, None] - square[None, :]) * (half * inverse),
-        )
-        log_mean = logarithmic_mean(sigma, u, inverse)
+        # Near u = 0 the quotient loses its digits. There r_i^2 - r_j^2 is 2 r_i r_j sinh(a u), whose series is used.
+        near = jnp.abs(x) < NEAR
+        difference = square[:, None] - square[None, :]
+        below = jnp.where(near, power[:, None] * power[None, :] * shc_small(x), difference)
+        weights = jnp.where(near, 0.5, x) / jnp.where(below == 0, jnp.finfo(x.dtype).tiny, below)
         # A pair of zeros does not turn, and at infinite depth a pair with one zero does not turn either. The condition
         # is a product of numbers, since XLA does not vectorise a loop over truth values on a CPU.
-        turns = ((sigma > 0) | (a > 0)).astype(sigma.dtype)
-        weight = (0.5 * turns[:, None]) * turns[None, :] / jnp.maximum(ratio, jnp.finfo(sigma.dtype).tiny)
-        common = (sigma[:, None] + sigma[None, :]) * inverse * weight
-        return common, log_mean * weight
+        zero = (sigma <= 0).astype(sigma.dtype)
+        still = jnp.where(a > 0, zero[:, None] * zero, jnp.maximum(zero[:, None], zero))
+        return weights * (1 - still)
 
 
 Depth: TypeAlias = Number | Kernel
@@ -390,6 +370,31 @@ def log_or_tiny(sigma: Float[Array, "*s"]) -> Float[Array, "*s"]:
     The difference of two infinite logarithms would be NaN. Callers replace what is computed from this value.
     """
     return jnp.log(jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny))
+
+
+def rotation_rates(
+    weights: Float[Array, "d d"], sigma: Float[Array, " d"], gap: Scalar, common: Array | float = 1.0
+) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+    """The rates at which (4.17) and (4.19) turn the frame, from the `rotation_weights` of a kernel.
+
+    With G = U^T dE V the first is P and the second is Q = -P^T of U^T dU/dt = P o G - (P o G)^T and
+    V^T dV/dt = Q o G - (Q o G)^T. They are P_ij = lambda_ij sigma_j / (sigma_i^2 - sigma_j^2) and
+    Q_ij = lambda_ij sigma_i / (sigma_i^2 - sigma_j^2). Their sum is the rate of the common rotation of U and V, and
+    Q - P that of the relative rotation.
+
+    The common rotation is singular where sigma_i = sigma_j, and there it does not move X. Therefore its factor 1/u,
+    u = log(sigma_i/sigma_j), is replaced by u/(u^2 + gap^2), which moves X by at most `gap`. It is multiplied by
+    `common`, 1 or 0 for each pair. The relative rotation has the factor m = (sigma_i - sigma_j)/u, the logarithmic
+    mean. It is m u^2/(u^2 + gap^2) + m gap^2/(u^2 + gap^2), and in the second part the arithmetic mean stands for m,
+    since they agree to u^2/12.
+    """
+    _, u = log_ratio(sigma)
+    total, difference = sigma[:, None] + sigma[None, :], sigma[:, None] - sigma[None, :]
+    # The weights may be as large as 1/sigma^2, so they are multiplied by sigma first.
+    total, difference = weights * total, weights * difference
+    inverse = 1 / (u * u + gap * gap)
+    half, share = 0.5 * u * inverse, 0.25 * gap * gap * inverse
+    return half * (common * total - difference) - share * total, half * (common * total + difference) + share * total
 
 
 def log_ratio(sigma: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:

@@ -13,8 +13,9 @@ from dlnjax._types import Scalar
 # is exact to rounding for |x| <= 1.
 _SHC = [1 / math.factorial(2 * k + 1) for k in range(10)]
 _SHC_SLOPE = [2 * k / math.factorial(2 * k + 1) for k in range(1, 10)]
-# Eight terms are exact to rounding for |x| <= 1/2, where `shc_small` is used.
-_SMALL_TERMS = 8
+# Where |x| is below this number, the first five terms of sinh(x)/x are exact to rounding, and a difference of squares
+# e^x - e^-x has lost less than a digit above it.
+NEAR, _SMALL_TERMS = 0.1, 5
 # Two points count as one where their gap over their sum is below this number. A quotient of differences has an error of
 # eps/gap from rounding, and the mean slope one of gap^2 from curvature. Both are equal near the cube root of eps.
 _COINCIDENT = 1e-5
@@ -29,7 +30,7 @@ def _polynomial(coefficients: Sequence[float], x: Float[Array, "*s"]) -> Float[A
 
 
 def shc_small(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """sinh(x)/x for |x| <= 1/2, by its series, which needs no division and no exponential.
+    """sinh(x)/x for |x| <= `NEAR`, by its series, which needs no division and no exponential.
 
     For larger x the result is finite and wrong. Callers evaluate it in a `where`, and use another formula there.
     """
@@ -64,17 +65,12 @@ def langevin(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     )
 
 
-def logarithmic_mean(
-    sigma: Float[Array, " d"], u: Float[Array, "d d"], inverse: Float[Array, "d d"]
-) -> Float[Array, "d d"]:
-    """(sigma_i - sigma_j)/u_ij for u_ij = log(sigma_i/sigma_j), with `inverse` the regularised 1/u."""
-    root = jnp.sqrt(sigma)
+def logarithmic_mean(sigma: Float[Array, " d"], u: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """(sigma_i - sigma_j)/u_ij for u_ij = log(sigma_i/sigma_j)."""
+    root, near = jnp.sqrt(sigma), jnp.abs(u) < 2 * NEAR
     # Near u = 0 the difference has lost its digits. There the mean is sqrt(sigma_i sigma_j) sinh(u/2)/(u/2).
-    return jnp.where(
-        jnp.abs(u) < 1,
-        root[:, None] * root[None, :] * shc_small(u / 2),
-        (sigma[:, None] - sigma[None, :]) * inverse,
-    )
+    quotient = (sigma[:, None] - sigma[None, :]) / jnp.where(near, 1.0, u)
+    return jnp.where(near, root[:, None] * root[None, :] * shc_small(u / 2), quotient)
 
 
 def divided_difference(
@@ -94,11 +90,6 @@ def bose(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     # e^x overflows from x = 710 on. Therefore numerator and denominator are multiplied by e^(-x). At 0 the tangent
     # 1 - x/2 has the value and the derivative of the limit.
     return jnp.where(apart, safe * jnp.exp(-safe) / -jnp.expm1(-safe), 1.0 - x / 2)
-
-
-def regularised_inverse(u: Float[Array, "*s"], gap: Scalar) -> Float[Array, "*s"]:
-    """u/(u^2 + gap^2), which is 0 at u = 0 and differs from 1/u by a relative (gap/u)^2."""
-    return u / (u * u + gap * gap)
 
 
 @jax.custom_jvp

@@ -60,7 +60,8 @@ def test_stiff_flow_takes_as_long_in_any_unit(stop):
     plain = flow(1.0)
     for power in (-300, -50, -20, 300):
         sol = flow(2.0**power)
-        assert_close(sol.x / 2.0**power, plain.x, INTEGRATION)
+        # The logarithms of units have other errors of rounding, by which a flow rests a little sooner or later.
+        assert_close(sol.x / 2.0**power, plain.x, INTEGRATION if stop is None else stop / 10)
         assert 0.9 < sol.stats["evaluations"] / plain.stats["evaluations"] < 1.1
 
 

@@ -66,7 +66,7 @@ def said(kernel):
     One program has it all.
     """
     sigma = jnp.asarray(FAR)
-    rates = kernel.log_rates(sigma), kernel.rotation_rates(sigma, jnp.asarray(1e-7))
+    rates = kernel.log_rates(sigma), kernel.rotation_weights(sigma)
     all_of_it = kernel.eigenvalues(sigma), kernel.leaving(sigma), kernel.speed(sigma), rates, kernel.order
     entropy = dln.entropy(sigma[:7], kernel), dln.entropy_gradient(SIGMA, kernel)
     slope = jax.jacfwd(dln.metric_eigenvalues)(jnp.array([1.0, 0.0, 0.0]), kernel)

@@ -9,6 +9,7 @@ from support.kernels import AsBalanced
 from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 
 import dlnjax as dln
+from dlnjax._geometry.kernel import rotation_rates
 from dlnjax._geometry.special import log_shc
 
 A, B = jnp.diag(jnp.array([4.0, 1.0])), jnp.array([[2.5, 1.5], [1.5, 2.5]])
@@ -53,15 +54,27 @@ def test_derivative_of_a_distance_in_the_number_of_a_kernel():
 def test_defaults_of_a_kernel_are_what_balanced_has_written_out(depth):
     balanced = dln.Balanced(depth)
     general = AsBalanced(balanced)
-    gap = jnp.asarray(1e-7)
     for sigma in ([3.0, 1.7, 0.6, 0.01], [1.5, 1.5, 0.2, 0.0], [1e3, 1.0, 1.0 + 1e-9, 1e-3]):
         sigma = jnp.array(sigma)
-        for one, other in zip(general.rotation_rates(sigma, gap), balanced.rotation_rates(sigma, gap), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-300)
+        weights = general.rotation_weights(sigma), balanced.rotation_weights(sigma)
+        np.testing.assert_allclose(*weights, rtol=1e-11, atol=1e-300)
         assert_close(general.speed(sigma), balanced.speed(sigma), ALGEBRA)
         assert_close(general.eigenvalues(sigma), balanced.eigenvalues(sigma), ALGEBRA)
     sigma = jnp.array([3.0, 1.7, 1.7, 0.01])
     assert_close(general.entropy_gradient(sigma), balanced.entropy_gradient(sigma), 1e-9)
+
+
+@pytest.mark.parametrize("kernel", [dln.Balanced(2.5), dln.Balanced(np.inf), dln.Imbalanced((0.3, -0.2))])
+def test_rates_of_rotation_are_those_of_the_kernel_and_finite_where_values_meet(kernel):
+    sigma, gap = jnp.array([3.0, 1.7, 1.7, 1.7 * (1 + 1e-8), 1.7 * (1 + 1e-4), 0.01]), 1e-7
+    p, q = map(np.asarray, rotation_rates(kernel.rotation_weights(sigma), sigma, jnp.asarray(gap)))
+    # The logarithm of the ratio in more digits than sigma has: the fourth and the fifth value are given by it.
+    log = np.log1p([3.0 / 1.7 - 1, 0.0, 0.0, 1e-8, 1e-4, 0.01 / 1.7 - 1])
+    u, s, near = log[:, None] - log, np.asarray(sigma), np.asarray(kernel.eigenvalues(sigma))
+    total, mean = s[:, None] + s, s[:, None] * np.where(u == 0, 1, -np.expm1(-u) / np.where(u == 0, 1, u))
+    np.testing.assert_allclose(q - p, near / total, rtol=1e-8)
+    np.testing.assert_allclose(p + q, near / mean * u / (u * u + gap * gap), rtol=1e-7)
+    np.testing.assert_allclose(q, -p.T, rtol=ALGEBRA)
 
 
 def test_flow_and_entropy_take_a_kernel():
