@@ -7,9 +7,9 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 # halve it, and change only rounding. The library leaves the options alone that are named here.
 QUICK := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 QUICK += --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
-test fast long lowest neighbours notebooks docs: export XLA_FLAGS ?= $(QUICK)
+test fast long lowest neighbours explore notebooks docs: export XLA_FLAGS ?= $(QUICK)
 
-.PHONY: help install reproduce test fast long lowest neighbours notebooks docs check format bench stress clean
+.PHONY: help install reproduce test fast long lowest neighbours explore notebooks docs check format bench stress clean
 
 help:
 	@echo "make reproduce   every figure, its data, the numbers and a report, into out/; ARGS=--quick for a look"
@@ -17,6 +17,7 @@ help:
 	@echo "make long        the tests too long for make test"
 	@echo "make lowest      some of the short ones with the oldest dependencies allowed"
 	@echo "make neighbours  the adapters for geomstats and pymanopt"
+	@echo "make explore     the explorer in a real browser, from a wheel"
 	@echo "make docs        the documentation, into build/site"
 	@echo "make notebooks   the notebooks, run from top to bottom"
 	@echo "make check       format, lint, types  make format  apply the first two"
@@ -70,6 +71,19 @@ neighbours: .venv-neighbours/installed
 		-e ".[geomstats,pymanopt]" pytest beartype
 	touch $@
 
+# The explorer in Chromium, from a wheel in an environment that holds nothing of this folder.
+explore: install .venv-explore/installed
+	rm -rf dist/explore
+	$(BIN)/python -m hatchling build -t wheel -d dist/explore
+	.venv-explore/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/explore/*.whl
+	.venv-explore/bin/pytest tests/explore
+
+.venv-explore/installed: pyproject.toml constraints-explore.txt
+	$(PYTHON) -m venv .venv-explore
+	.venv-explore/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-explore.txt \
+		".[explore]" pytest beartype selenium
+	touch $@
+
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -106,4 +120,4 @@ stress: install
 	$(BIN)/python tests/stress/sweeps.py
 
 clean:
-	rm -rf .venv .venv-lowest .venv-geomstats .venv-neighbours .cache out build dist
+	rm -rf .venv .venv-lowest .venv-geomstats .venv-neighbours .venv-explore .cache out build dist

@@ -113,6 +113,7 @@ def _parser(*, completion: bool = False) -> _Parser:
     _add_plot(commands)
     _add_sweep(commands)
     _add_claims(commands)
+    _add_explore(commands)
     return parser
 
 
@@ -163,10 +164,12 @@ def _add_sweep(commands: Any) -> None:
         epilog="example:  dlnjax sweep --depth 3 --std 0.03 --steady 1e-4 --out run",
     )
     add = parser.add_argument
-    energies = ("diagonal", "random-mask", "schatten")
-    which = "completion of the diagonal (4.21) or of a random mask (4.24), or a Schatten norm (4.69); default diagonal"
-    add("--energy", choices=energies, default="diagonal", help=which)
+    energies = ("diagonal", "random-mask", "entries", "schatten")
+    which = "completion of the diagonal (4.21), of a random mask or of the entries that --entry names (4.24), or a "
+    add("--energy", choices=energies, default="diagonal", help=which + "Schatten norm (4.69); default diagonal")
     positive = _number(0, above=True, finite=True)
+    add("--entry", type=_entry, action="append", metavar="I,J=V", help="X_IJ is to be V, from 0 on; again for more")
+    add("--weight", type=positive, metavar="W", help="of the squares of --energy entries (default: 1/2)")
     add("--entries", type=_whole(1), metavar="K", help="of a random mask, drawn with its labels U[-2, 2] for each seed")
     add("--p", type=positive, metavar="P", help="of the Schatten norm (default: 2)")
     add(
@@ -184,6 +187,11 @@ def _add_sweep(commands: Any) -> None:
         metavar="N",
         help="1 to inf (default: inf); again for more, each from the same starts",
     )
+    add(
+        "--imbalance", type=_finite, metavar="G", help="of two layers, W_1 W_1^T - W_2^T W_2 = G I; in place of --depth"
+    )
+    add("--noise", type=positive, metavar="B", help="Langevin noise of this inverse temperature, with --dt")
+    add("--dt", type=positive, metavar="H", help="the longest step of the noise")
     add("--std", type=positive, metavar="STD", help="of the entries of the starts (default: 1/sqrt(D))")
     add("--seeds", type=_whole(1), default=100, metavar="N", help="how many starts (default: 100)")
     add("--seed", type=_whole(0, 2**31 - 1), default=0, metavar="S", help="of all that is random (default: 0)")
@@ -193,7 +201,8 @@ def _add_sweep(commands: Any) -> None:
         type=_whole(2),
         default=2,
         metavar="K",
-        help="how many times to save, from 0 to T (default: 2, both ends)",
+        help="how many times to save, from 0 to T (default: 2, both ends): even in their logarithms, or with --noise "
+        "evenly spread",
     )
     add("--rtol", type=positive, default=1e-6, metavar="R", help="relative tolerance (default: 1e-6)")
     add("--steady", type=positive, metavar="G", help="stop a flow once |dE| <= G (default: never)")
@@ -239,6 +248,21 @@ def _add_claims(commands: Any) -> None:
     parser.set_defaults(run=_claims, stopped="nothing is written in {out}")
 
 
+def _add_explore(commands: Any) -> None:
+    parser = commands.add_parser(
+        "explore",
+        help="one page in the browser: move depth, start and energy, and see the flows",
+        description="Serve a page with linked views of the flows to the browser of this machine, until Ctrl-C. It "
+        'needs marimo and anywidget: pip install "dlnjax[explore]".',
+        epilog="example:  dlnjax explore --port 2718",
+    )
+    add = parser.add_argument
+    add("--port", type=_whole(1, 2**16 - 1), metavar="P", help="of the page (default: a free one)")
+    add("--no-browser", action="store_true", help="print the address, and open no browser")
+    add("--edit", action="store_true", help="open the page as a notebook of marimo, with its code")
+    parser.set_defaults(run=_explore)
+
+
 # Each command is imported when it runs. If the commands were imported at the top, `--help` would wait for JAX.
 def _reproduce(args: argparse.Namespace) -> int:
     from dlnjax._commands._reproduce import reproduce
@@ -262,6 +286,31 @@ def _claims(args: argparse.Namespace) -> int:
     from dlnjax._commands._claims import claims
 
     return claims(args)
+
+
+def _explore(args: argparse.Namespace) -> int:
+    from dlnjax._commands._explore import explore
+
+    return explore(args)
+
+
+def _entry(text: str) -> tuple[int, int, float]:
+    """The row, the column and the value of I,J=V."""
+    found = re.fullmatch(r"(\d+),(\d+)=(.+)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be I,J=V such as 0,1=0.5, got {text!r}")
+    return int(found[1]), int(found[2]), _finite(found[3])
+
+
+def _finite(text: str) -> float:
+    """A finite number of either sign."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
+    return value
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:

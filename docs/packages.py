@@ -37,6 +37,7 @@ PLACES = {
     "claims": Place(5, 1, 2),
     "adapters": Place(5, 4, 4),
     "figures": Place(6, 3, 5),
+    "explore": Place(6, 0, 0),
     "_commands": Place(7, 1, 3),
     "_cli": Place(8, 2, 2),
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import dlnjax as dln
 from dlnjax._commands._common import Refused
@@ -21,7 +22,8 @@ def sweep(args: argparse.Namespace) -> int:
     """Compute the flows, write them to a folder if one is named, and print what came out."""
     _require_out(args)
     most = args.d**2
-    for option, energy in (("entries", "random-mask"), ("p", "schatten")):
+    _require_fitting(args)
+    for option, energy in (("entries", "random-mask"), ("p", "schatten"), ("entry", "entries"), ("weight", "entries")):
         if getattr(args, option) is not None and args.energy != energy:
             raise Refused(f"--{option} belongs to --energy {energy}, got --energy {args.energy}.")
     if len(args.depth or ()) > 1 and args.energy == "random-mask" and math.isfinite(args.beta):
@@ -31,13 +33,15 @@ def sweep(args: argparse.Namespace) -> int:
     start_key, energy_key = jax.random.split(jax.random.key(args.seed))
     std = args.std or args.d**-0.5
     starts = dln.Ensemble(lambda key: dln.gaussian(key, args.d, std), start_key, args.seeds)
-    # Flows move early and rest late, so the times between are spread evenly over the logarithms of four decades.
-    between = jnp.geomspace(1e-4 * args.t_end, args.t_end, args.times - 1)[:-1]
-    ts = jnp.array([0.0, *between, args.t_end])
-    stop = None if args.steady is None else dln.Steady(args.steady)
     depths = args.depth or [math.inf]
     over: dict[str, Any] = {"depth": depths[0]} if len(depths) == 1 else {"grid": {"depth": depths}}
-    options = over | {"ts": ts, "rtol": args.rtol, "stop": stop}
+    if args.imbalance is not None:
+        over = {"depth": dln.Imbalanced(args.imbalance)}
+    options = over | {"ts": _times(args)}
+    if args.noise is None:
+        options |= {"rtol": args.rtol, "stop": None if args.steady is None else dln.Steady(args.steady)}
+    else:
+        options |= {"noise": dln.Noise(energy_key, args.noise, args.dt)}
     try:
         energy = _energy(args, energy_key)
         with _executor(args) as executor:
@@ -51,6 +55,23 @@ def sweep(args: argparse.Namespace) -> int:
     if args.out is not None:
         print(f"All of it is in {args.out}: dlnjax.load({str(args.out)!r}), or {args.out / 'data.zarr'} for xarray.")
     return 0
+
+
+def _times(args: argparse.Namespace) -> Any:
+    if args.noise is not None:
+        return jnp.linspace(0.0, args.t_end, args.times)
+    # Flows move early and rest late, so the times between are spread evenly over the logarithms of four decades.
+    between = jnp.geomspace(1e-4 * args.t_end, args.t_end, args.times - 1)[:-1]
+    return jnp.array([0.0, *between, args.t_end])
+
+
+def _require_fitting(args: argparse.Namespace) -> None:
+    if (args.noise is None) != (args.dt is None):
+        raise Refused("--noise and --dt go together: the inverse temperature, and the longest step.")
+    if args.noise is not None and args.steady is not None:
+        raise Refused("--steady has no meaning beside --noise, which never rests: leave one out.")
+    if args.imbalance is not None and (args.depth or args.noise is not None or math.isfinite(args.beta)):
+        raise Refused("--imbalance is of two layers without noise: leave out --depth, --noise and --beta.")
 
 
 def _require_out(args: argparse.Namespace) -> None:
@@ -84,6 +105,8 @@ def _energy(args: argparse.Namespace, key):
         energy = dln.MatrixCompletion.diagonal(args.d)
     elif args.energy == "schatten":
         energy = dln.Schatten(args.p or 2.0)
+    elif args.energy == "entries":
+        energy = _completion(args)
     else:
         count, shape = args.entries or args.d, (args.d, args.d)
 
@@ -99,3 +122,15 @@ def _energy(args: argparse.Namespace, key):
     if len(args.depth or ()) > 1:
         return dln.Family(lambda depth: dln.FreeEnergy(energy, args.beta, depth))
     return dln.FreeEnergy(energy, args.beta, *(args.depth or [math.inf]))
+
+
+def _completion(args: argparse.Namespace) -> dln.MatrixCompletion:
+    """The completion of the entries that the options name."""
+    if not args.entry:
+        raise Refused("--energy entries needs --entry I,J=V, once for each entry that is seen.")
+    labels, mask = np.zeros((args.d, args.d)), np.zeros((args.d, args.d), bool)
+    for i, j, value in args.entry:
+        if max(i, j) >= args.d:
+            raise Refused(f"--entry must be rows and columns from 0 to d - 1 = {args.d - 1}, got {i},{j}.")
+        labels[i, j], mask[i, j] = value, True
+    return dln.MatrixCompletion(labels, mask, weight=args.weight or 0.5)

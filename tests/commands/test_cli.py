@@ -117,6 +117,15 @@ WRONG = [
     (["sweep", "--scheduler", "tcp://node:8786"], ["--scheduler needs --out"]),
     (["sweep", "--out", "run", "--workers", "2", "--scheduler", "tcp://node:8786"], ["exclude each other"]),
     (["sweep", "--out", "run", "--workers", "0"], ["--workers", "at least 1", "'0'"]),
+    (["sweep", "--noise", "2"], ["--noise and --dt go together"]),
+    (["sweep", "--noise", "2", "--dt", "0.1", "--steady", "1e-3"], ["--steady", "--noise", "leave one out"]),
+    (["sweep", "--imbalance", "1", "--depth", "2"], ["--imbalance", "two layers", "--depth"]),
+    (["sweep", "--imbalance", "inf"], ["--imbalance", "finite", "'inf'"]),
+    (["sweep", "--entry", "0,0=1"], ["--entry belongs to --energy entries"]),
+    (["sweep", "--energy", "entries"], ["needs --entry I,J=V"]),
+    (["sweep", "--energy", "entries", "--entry", "0=1"], ["--entry", "I,J=V", "'0=1'"]),
+    (["sweep", "--energy", "entries", "--d", "2", "--entry", "0,2=1"], ["d - 1 = 1", "0,2"]),
+    (["explore", "--port", "0"], ["--port", "from 1", "'0'"]),
 ]
 
 

@@ -1,0 +1,240 @@
+"""The model of the explorer: from a state to arrays, in short pieces of work, by programs that are compiled once.
+
+A move of a control is answered by the first piece of work, which holds the followed seed. The page then asks for the
+other pieces one by one, so that a new move never waits for more than one. Every piece of one size has the same shapes:
+the energy, the depth and the tolerances are numbers of the program, and nothing is compiled again.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import dlnjax as dln
+from dlnjax._compile import compiled
+from dlnjax.explore._problem import noise_key, starts, Target, target, times, unit_starts
+from dlnjax.explore._state import SEEDS, State, TIMES
+
+# Pictures need no more digits, and a looser tolerance halves the steps.
+RTOL, GRADIENT = 1e-4, 1e-4
+# How many flows one piece of work has, for each size of the matrices: what 0.1 s allow on two cores.
+PIECE = {2: 50, 5: 25, 10: 10, 20: 4}
+NOISY_PIECE = {2: 25, 5: 10, 10: 4, 20: 2}
+# The map: depths, sizes of starts, and how many starts for each of their pairs.
+DEPTHS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, np.inf)
+STDS = tuple(float(f"{std:.3g}") for std in np.geomspace(1e-3, 1.0, 7))
+EACH = 4
+MAP_TIME = 1e6
+# The results of a few states are kept.
+_KEPT = 8
+# Two programs that decompose matrices can hang on a CPU if they run at once, as they would for two open pages.
+_ONE_AT_A_TIME = threading.Lock()
+
+T = TypeVar("T")
+
+
+class Flows(NamedTuple):
+    """The flows of the seeds of a state: NaN where a seed is not computed yet.
+
+    `ts` the times; `x`, `seeds ts d d`; `sigma`, `seeds ts d`; `rank`, `seeds ts`; `energy`, `seeds ts`; `result`, the
+    name of the code of each seed, empty where it is not computed yet.
+    """
+
+    ts: np.ndarray
+    x: np.ndarray
+    sigma: np.ndarray
+    rank: np.ndarray
+    energy: np.ndarray
+    result: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        return self.result != ""
+
+
+class Progress(NamedTuple):
+    """How much of the work on a state is done, and what comes next."""
+
+    done: int
+    of: int
+    what: str
+
+
+class Piece(NamedTuple):
+    """One piece of work: what it is, and what to call."""
+
+    what: str
+    do: Callable[[], None]
+
+
+class Model:
+    """The arrays of the states that were asked for last.
+
+    **Example:**
+
+        >>> from dlnjax.explore._model import Model
+        >>> from dlnjax.explore._state import State
+        >>> model, state = Model(), State(d=2, t=10.0)
+        >>> while (progress := model.progress(state)).done < progress.of:
+        ...     model.work(state)
+        >>> model.flows(state).x.shape
+        (100, 65, 2, 2)
+    """
+
+    def __init__(self) -> None:
+        self._compiled: set[tuple[int, str]] = set()
+        self._flows: OrderedDict[State, Flows] = OrderedDict()
+        self._maps: OrderedDict[State, np.ndarray] = OrderedDict()
+
+    def progress(self, state: State) -> Progress:
+        """How much of the work on this state is done."""
+        left = list(self._pieces(state))
+        return Progress(self._count(state) - len(left), self._count(state), left[0].what if left else "")
+
+    def work(self, state: State) -> None:
+        """Do the next piece of work, if there is one."""
+        with _ONE_AT_A_TIME:
+            for piece in self._pieces(state):
+                return piece.do()
+
+    def flows(self, state: State) -> Flows:
+        """What is known of the flows."""
+        return _kept(self._flows, state.physics, _no_flows)
+
+    def map(self, state: State) -> np.ndarray:
+        """The mean effective rank of the limits of the flows without noise, `depths stds`; NaN where it is not known.
+
+        It is that of `EACH` starts, at the time `MAP_TIME` or where the flow is at rest.
+        """
+        of = State(d=state.d, energy=state.energy, flips=state.flips, key=state.key)
+        return _kept(self._maps, of, lambda _: np.full((len(DEPTHS), len(STDS)), np.nan))
+
+    def _count(self, state: State) -> int:
+        pairs = len(DEPTHS) * len(STDS)
+        return len(KINDS) + -(-SEEDS // _piece(state)) + -(-pairs // _pairs(state.d))
+
+    def _pieces(self, state: State) -> Iterator[Piece]:
+        """The work that is left, in its order: programs, the seeds from the followed one on, the map."""
+        for kind in KINDS:
+            if (state.d, kind) not in self._compiled:
+                yield Piece(f"compiling {kind}, d = {state.d}", lambda kind=kind: self._compile(state.d, kind))
+        flows, size = self.flows(state), _piece(state)
+        firsts = list(range(0, SEEDS, size))
+        own = state.seed // size
+        for first in firsts[own:] + firsts[:own]:
+            if not flows.known[first]:
+                yield Piece("more seeds", lambda first=first: _solve_seeds(state, flows, first, size))
+        found, count = self.map(state), _pairs(state.d)
+        for first in range(0, found.size, count):
+            if np.isnan(found.flat[first]):
+                yield Piece("the map", lambda first=first: _solve_pairs(state, found, first, count))
+
+    def _compile(self, d: int, kind: str) -> None:
+        KINDS[kind](State(d=d))
+        self._compiled.add((d, kind))
+
+
+def _kept(kept: OrderedDict[State, T], state: State, make: Callable[[State], T]) -> T:
+    """The result for this state, made if there is none. The one that was used longest ago makes room."""
+    found = kept[state] if state in kept else make(state)
+    kept[state] = found
+    kept.move_to_end(state)
+    if len(kept) > _KEPT:
+        kept.popitem(last=False)
+    return found
+
+
+def _no_flows(state: State) -> Flows:
+    nothing = lambda *shape: np.full((SEEDS, TIMES, *shape), np.nan)
+    d = state.d
+    return Flows(times(state), nothing(d, d), nothing(d), nothing(), nothing(), np.full(SEEDS, "", dtype="U16"))
+
+
+def _piece(state: State) -> int:
+    return (NOISY_PIECE if state.noisy else PIECE)[state.d]
+
+
+def _pairs(d: int) -> int:
+    """How many pairs of a depth and a size of starts one piece of the map has."""
+    return max(1, PIECE[d] // EACH)
+
+
+def _solve_seeds(state: State, flows: Flows, first: int, size: int) -> None:
+    rows = slice(first, first + size)
+    sol = (_paths_of if state.noisy else _flows_of)(state, np.arange(SEEDS)[rows])
+    flows.x[rows], flows.sigma[rows] = sol.x, sol.sigma
+    flows.rank[rows], flows.energy[rows] = effective_rank(np.asarray(sol.sigma)), sol.energy
+    flows.result[rows] = sol.result.names
+
+
+def _solve_pairs(state: State, found: np.ndarray, first: int, count: int) -> None:
+    """The limits of some pairs of the map. The last pair is repeated to fill up the piece."""
+    size = PIECE[state.d]
+    pairs = np.minimum(np.arange(size) // EACH + first, found.size - 1)
+    depth, std = np.asarray(DEPTHS)[pairs // len(STDS)], np.asarray(STDS)[pairs % len(STDS)]
+    x0 = std[:, None, None] * unit_starts(state.d, state.key)[np.arange(size) % EACH]
+    sol = _sweep(state, x0, times(State(t=MAP_TIME)), depth)
+    rank = effective_rank(np.asarray(sol.final.sigma))
+    for pair in range(first, min(first + count, found.size)):
+        found.flat[pair] = rank[pairs == pair].mean()
+
+
+def _flows_of(state: State, seeds: np.ndarray) -> Any:
+    """The flows of some seeds."""
+    kernel = (
+        dln.Imbalanced(np.full(len(seeds), state.imbalance)) if state.imbalance else np.full(len(seeds), state.depth)
+    )
+    return _sweep(state, starts(state)[seeds], times(state), kernel)
+
+
+def _sweep(state: State, x0: np.ndarray, ts: np.ndarray, depth: Any) -> Any:
+    """A sweep in which the numbers of the energy have the seeds in front, so that they are arguments of its program."""
+    labels, mask, weight = (jnp.asarray(np.broadcast_to(a, (len(x0), *np.shape(a)))) for a in _seen(state))
+    energy, stop = dln.MatrixCompletion(labels, mask, weight), dln.Steady(GRADIENT)
+    how: dict[str, Any] = {"depth": depth, "rtol": RTOL, "stop": stop, "progress": False}
+    return dln.sweep(energy, jnp.asarray(x0), ts=jnp.asarray(ts), **how)
+
+
+def _seen(state: State) -> Target:
+    found = target(state)
+    if not found.mask.any():
+        raise ValueError("no entry is seen, and the energy is 0 everywhere. Click an entry of X to see it.")
+    return found
+
+
+def _paths_of(state: State, seeds: np.ndarray) -> Any:
+    """The paths with noise of some seeds. Seed i has the same key as in a sweep of all seeds."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(noise_key(state), jnp.asarray(seeds, jnp.uint32))
+    numbers = (*_seen(state), state.depth, state.beta, state.dt)
+    return _paths(jnp.asarray(starts(state)[seeds]), keys, jnp.asarray(times(state)), *map(jnp.asarray, numbers))
+
+
+@compiled
+def _paths(x0: Any, keys: Any, ts: Any, labels: Any, mask: Any, weight: Any, depth: Any, beta: Any, dt: Any) -> Any:
+    energy = dln.MatrixCompletion(labels, mask, weight)
+    path = lambda x, key: dln.gradient_flow(energy, x, depth=depth, ts=ts, noise=dln.Noise(key, beta, dt), throw=False)
+    return jax.vmap(path)(x0, keys)
+
+
+def _first(state: State) -> None:
+    """Run one piece, whose programs are compiled."""
+    _solve_seeds(state, _no_flows(state), 0, _piece(state))
+
+
+# The programs of one size: for each what compiles it.
+KINDS: dict[str, Callable[[State], None]] = {
+    "flows": lambda state: _first(replace(state, t=1.0)),
+    "imbalanced flows": lambda state: _first(replace(state, t=1.0, depth=2.0, g=1.0)),
+    "noise": lambda state: _first(replace(state, t=1.0, beta=10.0)),
+}
+
+
+def effective_rank(sigma: np.ndarray) -> np.ndarray:
+    """The effective rank (4.23) of singular values, along the last axis."""
+    share = sigma / sigma.sum(-1, keepdims=True)
+    return np.exp(-np.sum(np.where(share > 0, share * np.log(np.where(share > 0, share, 1.0)), 0.0), -1))

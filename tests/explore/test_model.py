@@ -1,0 +1,210 @@
+"""The model of the explorer: its numbers against flows of the library, its texts, and that a move compiles nothing."""
+
+import math
+import re
+import shlex
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.programs import lowered
+
+import dlnjax as dln
+from dlnjax import _cli
+from dlnjax.explore import _model, _problem, _state, _texts, _views
+from dlnjax.explore._model import Model
+from dlnjax.explore._state import State
+
+# A state for each program, and a move of each control.
+FIRST = State(d=2, t=20.0, std=0.3)
+IMBALANCED, NOISY = replace(FIRST, depth=2.0, g=0.7), replace(FIRST, depth=4.0, beta=5.0)
+MOVES = [
+    replace(FIRST, depth=3.0),
+    replace(FIRST, std=0.01),
+    replace(FIRST, energy="rank-one"),
+    replace(FIRST, energy="decay"),
+    replace(FIRST, flips=(0,)),
+    replace(FIRST, flips=(1, 2)),
+    replace(FIRST, t=1e5),
+    replace(FIRST, key=3),
+    replace(FIRST, seed=77, cursor=5),
+    replace(IMBALANCED, g=-1.5),
+    replace(NOISY, beta=100.0),
+    replace(NOISY, depth=60.0),
+    replace(NOISY, t=3.0, flips=(3,)),
+]
+
+
+def finished(model, state):
+    while (progress := model.progress(state)).done < progress.of:
+        model.work(state)
+    return model.flows(state)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = Model()
+    finished(model, FIRST)
+    return model
+
+
+def library(state, seed):
+    """The flow of one seed by the library."""
+    energy = dln.MatrixCompletion(*_problem.target(state))
+    how = {"rtol": _model.RTOL, "stop": dln.Steady(_model.GRADIENT)}
+    if state.noisy:
+        key = jax.random.fold_in(_problem.noise_key(state), seed)
+        how = {"noise": dln.Noise(key, state.beta, state.dt)}
+    depth = dln.Imbalanced(state.imbalance) if state.imbalance else state.depth
+    return dln.gradient_flow(energy, _problem.starts(state)[seed], depth=depth, ts=_problem.times(state), **how)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", [FIRST, IMBALANCED, NOISY], ids=["flow", "imbalanced", "noise"])
+def test_numbers_are_those_of_the_library(model, state):
+    flows, sol = finished(model, state), library(state, 7)
+    # The programs round differently, and steps that are rounded differently stop elsewhere, within the tolerance.
+    np.testing.assert_allclose(flows.x[7], sol.x, rtol=0, atol=1e-9 if state.noisy else 20 * _model.RTOL)
+    np.testing.assert_allclose(flows.sigma[7], sol.sigma, rtol=0, atol=1e-9 if state.noisy else 20 * _model.RTOL)
+    np.testing.assert_allclose(flows.rank[7], sol.effective_rank, rtol=0, atol=20 * _model.RTOL)
+    assert flows.result[7] == sol.result.names and flows.known.all() and np.isfinite(flows.x).all()
+
+
+@pytest.mark.slow
+def test_a_move_of_any_control_compiles_nothing(model):
+    with lowered() as programs:
+        for state in MOVES:
+            finished(model, state)
+            for view in (_views.singular_values, _views.matrix, _views.effective_rank, _views.plane, _views.speed_law):
+                assert view(model.flows(state), state)["marks"]
+            _views.depth_map(model.map(state), state)
+    assert programs == []
+
+
+@pytest.mark.slow
+def test_followed_seed_is_in_the_first_piece_and_every_seed_in_the_last(model):
+    state = replace(FIRST, std=0.123, seed=66)
+    model.work(state)
+    known = model.flows(state).known
+    assert known[66] and known.sum() == _model.PIECE[2]
+    assert finished(model, state).known.all() and np.isfinite(model.map(state)).all()
+
+
+@pytest.mark.slow
+def test_the_map_is_the_mean_of_limits_of_flows(model):
+    found = finished(model, FIRST) and model.map(FIRST)
+    row, column = _model.DEPTHS.index(3.0), 4
+    state = replace(FIRST, depth=3.0, std=_model.STDS[column], t=_model.MAP_TIME)
+    ends = [library(state, seed).effective_rank[-1] for seed in range(_model.EACH)]
+    np.testing.assert_allclose(found[row, column], np.mean(ends), atol=20 * _model.RTOL)
+
+
+@pytest.mark.slow
+def test_measured_speeds_follow_the_law(model):
+    state = replace(FIRST, depth=3.0, std=0.05, cursor=50)
+    flows = finished(model, state)
+    compared = 0
+    for cursor in range(20, 60):
+        size, speed = _views.measured_speed(flows, replace(state, cursor=cursor))
+        known = np.isfinite(speed)
+        compared += known.sum()
+        np.testing.assert_allclose(speed[known], _views.law(size[known], state), rtol=0.05)
+    assert compared > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "state",
+    [FIRST, replace(FIRST, depth=3.0, flips=(0, 1)), IMBALANCED, NOISY, replace(FIRST, energy="rank-one", key=2)],
+    ids=["flow", "mask", "imbalanced", "noise", "rank-one"],
+)
+def test_texts_compute_the_numbers_of_the_page(model, state, capsys):
+    flows = finished(model, state)
+    names = {}
+    exec(compile(_texts.as_python(state), "copied", "exec"), names)
+    python = capsys.readouterr().out
+    np.testing.assert_allclose(names["sol"].sigma, flows.sigma, rtol=0, atol=20 * _model.RTOL)
+    assert len(names["ax"].lines) == 2
+    words = shlex.split(_texts.as_shell(state))
+    assert words[0] == "dlnjax" and _cli.main(words[1:]) == 0
+    shell = capsys.readouterr().out
+    ranks = [float(re.search(r"effective rank .* -> (\S+)", text)[1]) for text in (python, shell)]
+    np.testing.assert_allclose(ranks, flows.rank[:, -1].mean(), atol=20 * _model.RTOL)
+    if not state.noisy:
+        assert f"steady {(flows.result == 'steady').sum()}" in shell
+
+
+def test_link_holds_the_state():
+    state = State(
+        d=10,
+        depth=60 / 7,
+        std=0.0316,
+        energy="random",
+        flips=(3, 99),
+        t=1e5,
+        beta=2.5,
+        g=-0.1,
+        key=5,
+        seed=12,
+        cursor=3,
+    )
+    assert State.of("?" + state.query) == state and State.of("") == State() and State().query == ""
+    # A reader by hand switches an entry twice, and the names of others are theirs.
+    assert State.of("flips=4-3-4&access_token=abc") == State(flips=(3,))
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("d=3", "d must be one of 2, 5, 10, 20, got 3"),
+        ("depth=0.5", "depth must be at least 1"),
+        ("depth=nan", "depth must be at least 1"),
+        ("std=0", "std must be above 0"),
+        ("std=inf", "std must be above 0 and finite"),
+        ("energy=none", "energy must be one of diagonal"),
+        ("d=2&flips=4", "flips must be entries"),
+        ("t=-1", "t must be above 0"),
+        ("beta=0", "beta must be above 0"),
+        ("g=nan", "g must be finite"),
+        ("key=-1", "key must be from 0"),
+        ("seed=100", "seed must be from 0 to 99"),
+        ("cursor=65", "cursor must be from 0 to 64"),
+        ("seed=x", "seed cannot be read from 'x'"),
+    ],
+)
+def test_bad_link_says_what_was_expected(query, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        State.of(query)
+
+
+def test_nothing_seen_is_refused():
+    state = replace(FIRST, flips=(0, 3))
+    with pytest.raises(ValueError, match="no entry is seen"):
+        _model._seen(state)
+
+
+def test_energies_have_the_masks_that_they_say():
+    for d in _state.SIZES:
+        rank_one = _problem.target(State(d=d, energy="rank-one", key=1))
+        assert np.linalg.matrix_rank(rank_one.labels) == 1 and rank_one.mask.sum() == min(2 * d, d * d - 1)
+        assert _problem.target(State(d=d, energy="random")).mask.sum() == min(2 * d, d * d - 1)
+        assert _problem.target(State(d=d, energy="decay")).mask.all()
+        flipped = _problem.target(State(d=d, flips=(0, 1)))
+        assert not flipped.mask[0, 0] and flipped.mask[0, 1] and flipped.mask.sum() == d
+
+
+def test_equilibrium_of_the_diagonal_exists_beyond_two_layers():
+    at = lambda depth, **more: _problem.no_equilibrium(State(d=2, depth=depth, **more))
+    # The volume of the large solutions is infinite at N = 2 by a logarithm, and at infinite depth that near rank one.
+    assert at(1.0) and at(2.0) and not at(2.01) and not at(60.0) and "infinite depth" in at(math.inf).lower()
+    # Weight decay holds all entries at any finite depth; a row that is not seen needs N > 3.
+    assert not at(1.0, energy="decay") and at(math.inf, energy="decay")
+    assert at(3.0, energy="decay", flips=(0, 1)) and not at(3.01, energy="decay", flips=(0, 1))
+
+
+def test_starts_are_those_of_the_command_line():
+    start_key, _ = jax.random.split(jax.random.key(4))
+    ensemble = dln.Ensemble(lambda key: dln.gaussian(key, 5, 0.03), start_key, 100)
+    np.testing.assert_array_equal(_problem.starts(State(std=0.03, key=4)), ensemble.take(jnp.arange(100)))
