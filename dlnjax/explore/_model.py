@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 
 import dlnjax as dln
 from dlnjax._compile import compiled
+from dlnjax.explore._extras import has_network, join, Line, Network, train
 from dlnjax.explore._problem import noise_key, starts, Target, target, times, unit_starts
 from dlnjax.explore._state import SEEDS, State, TIMES
 
@@ -86,10 +87,14 @@ class Model:
         (100, 65, 2, 2)
     """
 
+    # The sizes and kinds of programs that this process has: another open page has its own model, and the same programs.
+    _compiled: ClassVar[set[tuple[int, str]]] = set()
+
     def __init__(self) -> None:
-        self._compiled: set[tuple[int, str]] = set()
         self._flows: OrderedDict[State, Flows] = OrderedDict()
         self._maps: OrderedDict[State, np.ndarray] = OrderedDict()
+        self._networks: OrderedDict[State, list[Network]] = OrderedDict()
+        self._lines: OrderedDict[State, list[Line]] = OrderedDict()
 
     def progress(self, state: State) -> Progress:
         """How much of the work on this state is done."""
@@ -114,13 +119,28 @@ class Model:
         of = State(d=state.d, energy=state.energy, flips=state.flips, key=state.key)
         return _kept(self._maps, of, lambda _: np.full((len(DEPTHS), len(STDS)), np.nan))
 
+    def network(self, state: State) -> Network | None:
+        """The network that is trained beside the flow, if there is one and it is trained already."""
+        return next(iter(self._network(state)), None)
+
+    def line(self, state: State) -> Line | None:
+        """The geodesic from the start to the cursor at d = 2, if it is known already."""
+        return next(iter(self._line(state)), None)
+
+    # What is not known yet is an empty list.
+    def _network(self, state: State) -> list[Network]:
+        return _kept(self._networks, replace(state.physics, seed=state.seed, step=state.step), lambda _: [])
+
+    def _line(self, state: State) -> list[Line]:
+        return _kept(self._lines, replace(state, step=0.0, g=state.imbalance), lambda _: [])
+
     def _count(self, state: State) -> int:
-        pairs = len(DEPTHS) * len(STDS)
-        return len(KINDS) + -(-SEEDS // _piece(state)) + -(-pairs // _pairs(state.d))
+        pairs, beside = len(DEPTHS) * len(STDS), has_network(state) + has_line(state)
+        return len(_kinds(state.d)) + -(-SEEDS // _piece(state)) + beside + -(-pairs // _pairs(state.d))
 
     def _pieces(self, state: State) -> Iterator[Piece]:
         """The work that is left, in its order: programs, the seeds from the followed one on, the map."""
-        for kind in KINDS:
+        for kind in _kinds(state.d):
             if (state.d, kind) not in self._compiled:
                 yield Piece(f"compiling {kind}, d = {state.d}", lambda kind=kind: self._compile(state.d, kind))
         flows, size = self.flows(state), _piece(state)
@@ -129,10 +149,21 @@ class Model:
         for first in firsts[own:] + firsts[:own]:
             if not flows.known[first]:
                 yield Piece("more seeds", lambda first=first: _solve_seeds(state, flows, first, size))
+            if first == firsts[own]:
+                yield from self._beside(state, flows)
         found, count = self.map(state), _pairs(state.d)
         for first in range(0, found.size, count):
             if np.isnan(found.flat[first]):
                 yield Piece("the map", lambda first=first: _solve_pairs(state, found, first, count))
+
+    def _beside(self, state: State, flows: Flows) -> Iterator[Piece]:
+        """The work on the followed seed besides its flow."""
+        network, line = self._network(state), self._line(state)
+        if has_network(state) and not network:
+            yield Piece("the network", lambda: network.append(train(state)))
+        if has_line(state) and not line:
+            own = flows.x[state.seed]
+            yield Piece("the geodesic", lambda: line.append(join(state, own[0], own[state.cursor])))
 
     def _compile(self, d: int, kind: str) -> None:
         KINDS[kind](State(d=d))
@@ -209,7 +240,7 @@ def _seen(state: State) -> Target:
 
 def _paths_of(state: State, seeds: np.ndarray) -> Any:
     """The paths with noise of some seeds. Seed i has the same key as in a sweep of all seeds."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(noise_key(state), jnp.asarray(seeds, jnp.uint32))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(noise_key(state), np.asarray(seeds, np.uint32))
     numbers = (*_seen(state), state.depth, state.beta, state.dt)
     return _paths(jnp.asarray(starts(state)[seeds]), keys, jnp.asarray(times(state)), *map(jnp.asarray, numbers))
 
@@ -226,11 +257,22 @@ def _first(state: State) -> None:
     _solve_seeds(state, _no_flows(state), 0, _piece(state))
 
 
+def has_line(state: State) -> bool:
+    """Whether a geodesic is drawn: at d = 2, and without an imbalance, for which (3.76) is no line."""
+    return state.d == 2 and not state.imbalance and state.cursor > 0
+
+
+def _kinds(d: int) -> list[str]:
+    return [kind for kind in KINDS if d == 2 or kind != "geodesics"]
+
+
 # The programs of one size: for each what compiles it.
-KINDS: dict[str, Callable[[State], None]] = {
+KINDS: dict[str, Callable[[State], Any]] = {
     "flows": lambda state: _first(replace(state, t=1.0)),
     "imbalanced flows": lambda state: _first(replace(state, t=1.0, depth=2.0, g=1.0)),
     "noise": lambda state: _first(replace(state, t=1.0, beta=10.0)),
+    "networks": lambda state: train(replace(state, t=1.0, depth=2.0, step=0.1)),
+    "geodesics": lambda state: join(state, np.diag([1.0, 2.0]), np.diag([2.0, 1.0])),
 }
 
 

@@ -53,10 +53,14 @@ def _(mo, model, page, state):
         model.work(state)
     except ValueError as error:
         refused = str(error)
+    flows, depth_map = model.flows(state), model.map(state)
+    # While programs are compiled there is nothing to draw.
+    waits = not refused and not flows.known[state.seed]
     if refused:
         page.answer = {"n": page.asked["n"], "warning": refused}
-    mo.stop(bool(refused))
-    flows, depth_map = model.flows(state), model.map(state)
+    elif waits:
+        page.answer = {"n": page.asked["n"], **model.progress(state)._asdict()}
+    mo.stop(bool(refused) or waits)
     return depth_map, flows
 
 
@@ -93,6 +97,18 @@ def _(flows, page, state, views):
 @app.cell
 def _(flows, page, state, views):
     page.plane = views.plane(flows, state)
+    return
+
+
+@app.cell
+def _(flows, model, page, state, views):
+    page.network = views.network(model.network(state), flows, state)
+    return
+
+
+@app.cell
+def _(model, page, state, views):
+    page.geodesic = views.geodesic(model.line(state), state)
     return
 
 

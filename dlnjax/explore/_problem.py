@@ -83,7 +83,7 @@ def no_equilibrium(state: State) -> str:
         decay = (1 - 1 / state.depth) * (state.d**2 - (state.d - rank) ** 2)
         if part.any() and part.sum() >= decay:
             return (
-                "The energy is flat in the unseen entries, along which the matrices have infinite volume at this depth. "
+                "The energy is flat in the unseen entries, along which matrices have infinite volume at this depth. "
                 "Paths run away there."
             )
     return ""

@@ -27,6 +27,7 @@ class State:
     - `t`: the last time.
     - `beta`: the inverse temperature of the noise, inf without noise.
     - `g`: the imbalance of two layers. It has a meaning at depth 2 without noise only.
+    - `step`: the step of a network that is trained beside the flow, 0 for none.
     - `key`: of all that is random; `seed`: the start that is followed; `cursor`: the time that is looked at, its index.
 
     **Raises:** `ValueError` for what is no such state.
@@ -40,6 +41,7 @@ class State:
     t: float = 1000.0
     beta: float = math.inf
     g: float = 0.0
+    step: float = 0.0
     key: int = 0
     seed: int = 0
     cursor: int = TIMES - 1
@@ -54,6 +56,7 @@ class State:
         self._require("t", 0 < self.t < math.inf, "above 0 and finite")
         self._require("beta", self.beta > 0, "above 0, or inf")
         self._require("g", math.isfinite(self.g), "finite")
+        self._require("step", 0 <= self.step < math.inf, "at least 0 and finite")
         self._require("key", 0 <= self.key < 2**31, "from 0 to 2^31 - 1")
         self._require("seed", 0 <= self.seed < SEEDS, f"from 0 to {SEEDS - 1}")
         self._require("cursor", 0 <= self.cursor < TIMES, f"from 0 to {TIMES - 1}")
@@ -95,8 +98,8 @@ class State:
 
     @property
     def physics(self) -> "State":
-        """The state without what is only looked at, and without an imbalance that has no meaning."""
-        return replace(self, seed=0, cursor=TIMES - 1, g=self.imbalance)
+        """What the flows depend on: the state without what is looked at or stands beside them."""
+        return replace(self, seed=0, cursor=TIMES - 1, step=0.0, g=self.imbalance)
 
 
 def written(value: Any) -> str:
@@ -121,6 +124,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "t": float,
     "beta": float,
     "g": float,
+    "step": float,
     "key": int,
     "seed": int,
     "cursor": int,

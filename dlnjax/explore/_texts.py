@@ -48,7 +48,9 @@ def as_shell(state: State) -> str:
     words += [f"--seed {state.key}"] if state.key else []
     words += [f"--noise {written(state.beta)} --dt {written(state.dt)}"] if state.noisy else []
     words += [] if state.noisy else [f"--rtol {RTOL:g} --steady {GRADIENT:g}"]
-    if state.energy != "diagonal" or state.flips:
+    if state.energy == "decay" and not state.flips:
+        words += ["--energy schatten --p 2"]
+    elif state.energy != "diagonal" or state.flips:
         labels, mask, weight = target(state)
         words += ["--energy entries", f"--weight {weight:g}"]
         words += [f"--entry {i},{j}={labels[i, j]:g}" for i, j in np.argwhere(mask)]
@@ -62,6 +64,8 @@ def _number(depth: float) -> str:
 def _energy(state: State) -> str:
     if state.energy == "diagonal" and not state.flips:
         return "dln.MatrixCompletion.diagonal(d)"
+    if state.energy == "decay" and not state.flips:
+        return "dln.Schatten(2.0)"
     labels, mask, weight = target(state)
     shown = [f"jnp.array({np.where(mask, labels, 0.0).tolist()})", f"jnp.array({mask.astype(int).tolist()})"]
     return f"dln.MatrixCompletion({', '.join(shown)}, weight={weight:g})"

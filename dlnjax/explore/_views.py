@@ -24,13 +24,17 @@ from dlnjax.explore._drawing import (
     rule,
     shade,
     signed,
+    SUBSCRIPTS,
 )
-from dlnjax.explore._model import DEPTHS, Flows, STDS
+from dlnjax.explore._extras import ELLIPSES, has_network, LAYERS, Line, Network
+from dlnjax.explore._model import DEPTHS, Flows, has_line, STDS
 from dlnjax.explore._problem import target, times
 from dlnjax.explore._state import SEEDS, State
 
 # Singular values are drawn down to this part of the largest.
 _SMALLEST = 1e-7
+# Labels are apart by this part of the axis.
+_APART = 0.07
 # Up to this size the entries of X are written in their cells.
 _WRITTEN = 5
 
@@ -40,11 +44,14 @@ def singular_values(flows: Flows, state: State) -> Drawing:
     sigma = flows.sigma[state.seed]
     most = float(np.nanmax(sigma, initial=1e-3))
     least = max(float(np.nanmin(np.where(sigma > 0, sigma, np.nan), initial=most)), _SMALLEST * most)
-    marks = [
-        line(flows.ts, np.where(sigma[:, k] >= least, sigma[:, k], np.nan), color, width=2, name=f"σ{k + 1}")
-        for k, color in enumerate(by_index(state.d))
-    ]
-    marks.append(rule(flows.ts[state.cursor]))
+    marks, place = [rule(flows.ts[state.cursor])], math.inf
+    for k, color in enumerate(by_index(state.d)):
+        one = np.where(sigma[:, k] >= least, sigma[:, k], np.nan)
+        end = math.log(one[-1]) if one[-1] > 0 else math.nan
+        # A label that would cover the one above it is left out.
+        label = {"label": f"σ{k + 1}".translate(SUBSCRIPTS)} if end < place - _APART * math.log(most / least) else {}
+        place = end if label else place
+        marks.append(line(flows.ts, one, color, width=2, **label))
     y = logarithmic("singular values σᵢ", least / 1.3, 1.3 * most)
     return drawing(
         f"Singular values of seed {state.seed}", _time(state), y, marks, click="cursor", times=flows.ts.tolist()
@@ -58,7 +65,8 @@ def matrix(flows: Flows, state: State) -> Drawing:
     written = [[f"{v:.2f}".replace("-", "−") if state.d <= _WRITTEN else "" for v in row] for row in x]
     seen = lambda i, j: f"wanted {labels[i, j]:g}" if mask[i, j] else "not seen"
     hints = [[f"X{i + 1},{j + 1} = {x[i, j]:.4g}, {seen(i, j)}" for j in range(state.d)] for i in range(state.d)]
-    mark = cells(signed(x, most), written, framed=mask.tolist(), hints=hints)
+    pale = (1 - np.abs(np.nan_to_num(x)) / most).tolist()
+    mark = cells(signed(x, most), written, framed=mask.tolist(), hints=hints, values=pale, light=0.4)
     return drawing(
         f"X at t = {flows.ts[state.cursor]:.3g}",
         linear("column", -0.5, state.d - 0.5, _indices(state.d)),
@@ -226,3 +234,48 @@ def summary(flows: Flows, state: State) -> dict[str, str]:
         "seed": f"seed {state.seed}: {flows.result[state.seed].replace('_', ' ') or '...'}",
         "numbers": f"effective rank {rank:.3f}, E = {energy:.3g} at t = {flows.ts[state.cursor]:.3g}",
     }
+
+
+def network(found: Network | None, flows: Flows, state: State) -> Drawing:
+    """The singular values of a trained network as dots, on those of the flow as lines."""
+    if not state.step:
+        return {}
+    below = singular_values(flows, state)
+    note = f"lines: the flow; dots: gradient descent of step h = {state.step:g}, at t = N n h"
+    marks = [mark for mark in below["marks"] if mark["kind"] == "line"]
+    if found is not None:
+        shown = found.ts <= state.t
+        for k, color in enumerate(by_index(state.d)):
+            marks.append(dots(found.ts[shown], found.sigma[shown, k], color, size=2.5))
+        if found.failed:
+            note = f"after {found.steps[-1]} steps of h = {state.step:g} training left the finite numbers: lower h"
+    elif not has_network(state):
+        note = f"a network has a whole number of layers, here up to {LAYERS}, and is trained without noise"
+    title = f"A network of {shown_depth(state.depth)} layers beside the flow"
+    return drawing(title, below["x"], below["y"], marks, note=note)
+
+
+def geodesic(line_found: Line | None, state: State) -> Drawing:
+    """At d = 2 the ellipses of a geodesic from the start to the cursor, those of (3.76), and both lengths."""
+    if not has_line(state):
+        return {}
+    marks, note = [], "..."
+    if line_found is not None:
+        size = 0.45 / max(np.linalg.norm(line_found.points, 2, axis=(1, 2)).max(), 1e-300)
+        for k in range(ELLIPSES):
+            marks += _ellipse(size * line_found.printed[k], k, GREY, 1.0)
+            marks += _ellipse(size * line_found.points[k], k, BLUE, 1.8)
+        note = f"blue: length {line_found.length:.5g}; grey: the line (3.76), {line_found.printed_length:.5g}"
+        if not line_found.arrived:
+            note = "the search did not arrive: the ends are too ill-conditioned"
+    ticks = [(0.0, "0"), ((ELLIPSES - 1) / 2, "1/2"), (ELLIPSES - 1.0, "1")]
+    x, y = linear("along the geodesic", -0.6, ELLIPSES - 0.4, ticks), linear("", -3.2, 3.2, [(0.0, "")])
+    return drawing("From the start to the cursor, positive factors", x, y, marks, note=note)
+
+
+def _ellipse(x: np.ndarray, at: int, color: str, width: float) -> list[Mark]:
+    """The image of the unit circle under a matrix, and that of the first axis."""
+    angle = np.linspace(0, 2 * np.pi, 60)
+    outline = x @ np.stack([np.cos(angle), np.sin(angle)])
+    axis = np.stack([np.zeros(2), x[:, 0]], axis=1)
+    return [line(at + part[0], part[1], color, width=width) for part in (outline, axis)]

@@ -4,6 +4,8 @@
 const WIDTH = 400, HEIGHT = 292, LEFT = 52, RIGHT = 14, TOP = 26, BOTTOM = 40;
 const SIXTIETHS = 60; // 1/N moves in sixtieths, so that N = 1, 2, 3, 4, 5, 6, 10 are exact.
 
+const PATIENCE = 60_000; // milliseconds
+
 const depthOf = (k) => (k === 0 ? "inf" : String(SIXTIETHS / k));
 const rounded = (x) => String(Number(x.toPrecision(3)));
 const power = (x) => rounded(10 ** x);
@@ -14,15 +16,18 @@ const SLIDERS = [
     read: (s) => (s.depth === "inf" ? 0 : SIXTIETHS / s.depth), write: depthOf, show: (s) => `N = ${shown(s.depth)}` },
   { name: "std", label: "log std", min: -3, max: 0.5, step: 0.1, title: "standard deviation of the entries of the starts",
     read: (s) => Math.log10(s.std), write: power, show: (s) => shown(s.std) },
-  { name: "t", label: "log T", min: 0, max: 6, step: 0.25, title: "the last time",
+  { name: "t", label: "log t end", min: 0, max: 6, step: 0.25, title: "the last time",
     read: (s) => Math.log10(s.t), write: power, show: (s) => shown(s.t) },
   { name: "cursor", label: "time", min: 0, max: 64, step: 1, title: "the time at which X is shown",
     read: (s) => Number(s.cursor), write: String, show: (s) => s.cursor },
   { name: "seed", label: "seed", min: 0, max: 99, step: 1, title: "the start that is followed",
     read: (s) => Number(s.seed), write: String, show: (s) => s.seed },
-  { name: "beta", label: "log T, noise", min: -4, max: 1, step: 0.25, title: "temperature 1/beta of Langevin noise; left is none",
+  { name: "beta", label: "log 1/β", min: -4, max: 1, step: 0.25, title: "temperature 1/beta of Langevin noise; left is none",
     read: (s) => (s.beta === "inf" ? -4 : -Math.log10(s.beta)), write: (x) => (x <= -4 ? "inf" : power(-x)),
     show: (s) => `β = ${shown(s.beta)}` },
+  { name: "step", label: "log step", min: -4, max: 0, step: 0.25, title: "step of a network trained beside the flow; left is none",
+    read: (s) => (Number(s.step) ? Math.log10(s.step) : -4), write: (x) => (x <= -4 ? "0" : power(x)),
+    show: (s) => (Number(s.step) ? `h = ${shown(s.step)}` : "none") },
   { name: "g", label: "imbalance g", min: -3, max: 3, step: 0.1, title: "W1 W1' - W2' W2 = g I, for two layers without noise",
     read: (s) => Number(s.g), write: rounded, show: (s) => shown(s.g), off: (s) => s.depth !== "2" || s.beta !== "inf" },
 ];
@@ -73,9 +78,8 @@ const MARKS = {
     if (m.dash) style["stroke-dasharray"] = m.dash;
     g.append(shape("path", { d: pathOf(m.x, m.y, px, py), ...style }));
     const last = m.y.findLastIndex((v) => v !== null);
-    if (m.label !== undefined) {
-      const at = Math.min(last, m.y.length - 1);
-      g.append(shape("text", { x: px(m.x[at]) - 4, y: py(m.y[at]) - 3, class: "small", "text-anchor": "end" }, m.label));
+    if (m.label !== undefined && last >= 0) {
+      g.append(shape("text", { x: px(m.x[last]) - 4, y: py(m.y[last]) - 3, class: "small", "text-anchor": "end" }, m.label));
     }
   },
   band(g, m, px, py) {
@@ -226,8 +230,9 @@ function render({ model, el }) {
     Object.assign(state, changes);
     window.history.replaceState(window.history.state, "", link());
     show();
-    wanted = { n: ++number, query: query(), at: performance.now(), moved: Object.keys(changes).join(" ") };
-    if (!waiting) ask();
+    wanted = { n: ++number, query: query(), at: performance.now(), moved: Object.keys(changes) };
+    // An answer that never came is no longer waited for.
+    if (!waiting || performance.now() - waiting.at > PATIENCE) ask();
   }
 
   function ask() {
@@ -246,18 +251,18 @@ function render({ model, el }) {
     doing.textContent = answer.what ?? "";
     root.dataset.compiling = String((answer.what ?? "").startsWith("compiling"));
     if (!waiting || answer.n !== waiting.n) return;
-    const { moved, at, n } = waiting;
-    if (moved) {
+    const { moved, at, n, more } = waiting;
+    if (!more) {
       // After the next frame the drawings are on the screen.
       requestAnimationFrame(() => setTimeout(() => {
         root.dataset.answer = JSON.stringify({ n, moved, ms: performance.now() - at });
         time.textContent = `answered in ${Math.round(performance.now() - at)} ms`;
       }));
     }
-    root.dataset.left = String(answer.of - answer.done);
+    root.dataset.left = String((answer.of ?? 0) - (answer.done ?? 0));
     if (wanted.n > waiting.n) ask();
     else if (answer.done < answer.of) {
-      wanted = { n: ++number, query: query(), at: performance.now(), moved: "" };
+      wanted = { n: ++number, query: query(), at: performance.now(), more: true };
       ask();
     } else waiting = null;
   }
