@@ -23,6 +23,8 @@ from dlnjax.explore._state import SEEDS, State, TIMES
 
 # Pictures need no more digits, and a looser tolerance halves the steps.
 RTOL, GRADIENT = 1e-4, 1e-4
+# A flow that takes more steps would hold up the page, and ends as `max_steps_reached`.
+MOST_STEPS = 2000
 # How many flows one piece of work has, for each size of the matrices: what 0.1 s allow on two cores.
 PIECE = {2: 50, 5: 25, 10: 10, 20: 4}
 NOISY_PIECE = {2: 25, 5: 10, 10: 4, 20: 2}
@@ -92,7 +94,7 @@ class Model:
 
     def __init__(self) -> None:
         self._flows: OrderedDict[State, Flows] = OrderedDict()
-        self._maps: OrderedDict[State, np.ndarray] = OrderedDict()
+        self._maps: OrderedDict[State, tuple[np.ndarray, set[int]]] = OrderedDict()
         self._networks: OrderedDict[State, list[Network]] = OrderedDict()
         self._lines: OrderedDict[State, list[Line]] = OrderedDict()
 
@@ -114,10 +116,14 @@ class Model:
     def map(self, state: State) -> np.ndarray:
         """The mean effective rank of the limits of the flows without noise, `depths stds`; NaN where it is not known.
 
-        It is that of `EACH` starts, at the time `MAP_TIME` or where the flow is at rest.
+        It is that of `EACH` starts, at the time `MAP_TIME` or where the flow ended before.
         """
+        return self._map(state)[0]
+
+    def _map(self, state: State) -> tuple[np.ndarray, set[int]]:
+        """The map, and the first pairs of the pieces that are done."""
         of = State(d=state.d, energy=state.energy, flips=state.flips, key=state.key)
-        return _kept(self._maps, of, lambda _: np.full((len(DEPTHS), len(STDS)), np.nan))
+        return _kept(self._maps, of, lambda _: (np.full((len(DEPTHS), len(STDS)), np.nan), set()))
 
     def network(self, state: State) -> Network | None:
         """The network that is trained beside the flow, if there is one and it is trained already."""
@@ -151,10 +157,10 @@ class Model:
                 yield Piece("more seeds", lambda first=first: _solve_seeds(state, flows, first, size))
             if first == firsts[own]:
                 yield from self._beside(state, flows)
-        found, count = self.map(state), _pairs(state.d)
+        (found, done), count = self._map(state), _pairs(state.d)
         for first in range(0, found.size, count):
-            if np.isnan(found.flat[first]):
-                yield Piece("the map", lambda first=first: _solve_pairs(state, found, first, count))
+            if first not in done:
+                yield Piece("the map", lambda first=first: _solve_pairs(state, found, done, first, count))
 
     def _beside(self, state: State, flows: Flows) -> Iterator[Piece]:
         """The work on the followed seed besides its flow."""
@@ -203,7 +209,7 @@ def _solve_seeds(state: State, flows: Flows, first: int, size: int) -> None:
     flows.result[rows] = sol.result.names
 
 
-def _solve_pairs(state: State, found: np.ndarray, first: int, count: int) -> None:
+def _solve_pairs(state: State, found: np.ndarray, done: set[int], first: int, count: int) -> None:
     """The limits of some pairs of the map. The last pair is repeated to fill up the piece."""
     size = PIECE[state.d]
     pairs = np.minimum(np.arange(size) // EACH + first, found.size - 1)
@@ -213,6 +219,7 @@ def _solve_pairs(state: State, found: np.ndarray, first: int, count: int) -> Non
     rank = effective_rank(np.asarray(sol.final.sigma))
     for pair in range(first, min(first + count, found.size)):
         found.flat[pair] = rank[pairs == pair].mean()
+    done.add(first)
 
 
 def _flows_of(state: State, seeds: np.ndarray) -> Any:
@@ -227,7 +234,7 @@ def _sweep(state: State, x0: np.ndarray, ts: np.ndarray, depth: Any) -> Any:
     """A sweep in which the numbers of the energy have the seeds in front, so that they are arguments of its program."""
     labels, mask, weight = (jnp.asarray(np.broadcast_to(a, (len(x0), *np.shape(a)))) for a in _seen(state))
     energy, stop = dln.MatrixCompletion(labels, mask, weight), dln.Steady(GRADIENT)
-    how: dict[str, Any] = {"depth": depth, "rtol": RTOL, "stop": stop, "progress": False}
+    how: dict[str, Any] = {"depth": depth, "rtol": RTOL, "stop": stop, "max_steps": MOST_STEPS, "progress": False}
     return dln.sweep(energy, jnp.asarray(x0), ts=jnp.asarray(ts), **how)
 
 

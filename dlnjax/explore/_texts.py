@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from dlnjax.explore._model import GRADIENT, RTOL
+from dlnjax.explore._model import GRADIENT, MOST_STEPS, RTOL
 from dlnjax.explore._problem import FIRST, target
 from dlnjax.explore._state import SEEDS, State, TIMES, written
 
@@ -13,7 +13,7 @@ def as_python(state: State) -> str:
     """A program that computes what the page shows."""
     kernel = f"dln.Imbalanced({written(state.imbalance)})" if state.imbalance else _number(state.depth)
     spread = f"[0.0, *jnp.geomspace({FIRST:g} * t, t, {TIMES - 1})]"
-    how = f"rtol={RTOL:g}, stop=dln.Steady({GRADIENT:g})"
+    how = f"rtol={RTOL:g}, stop=dln.Steady({GRADIENT:g}), max_steps={MOST_STEPS}"
     if state.noisy:
         spread, how = (
             f"jnp.linspace(0.0, t, {TIMES})",
