@@ -11,20 +11,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import dlnjax as dln
-from dlnjax._compile import compiled
+from dlnjax._sweeps.call import Call, check_call
 from dlnjax.explore._extras import has_network, join, Line, Network, train
-from dlnjax.explore._problem import noise_key, starts, Target, target, times, unit_starts
+from dlnjax.explore._problem import noise_key, starts, target, times, unit_starts
 from dlnjax.explore._state import SEEDS, State, TIMES
 
 # Pictures need no more digits, and a looser tolerance halves the steps.
 RTOL, GRADIENT = 1e-4, 1e-4
 # A flow that takes more steps would hold up the page, and ends as `max_steps_reached`.
-MOST_STEPS = 2000
+MOST_STEPS = 250
 # How many flows one piece of work has, for each size of the matrices: what 0.1 s allow on two cores.
 PIECE = {2: 50, 5: 25, 10: 10, 20: 4}
 NOISY_PIECE = {2: 25, 5: 10, 10: 4, 20: 2}
@@ -32,7 +31,7 @@ NOISY_PIECE = {2: 25, 5: 10, 10: 4, 20: 2}
 DEPTHS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, np.inf)
 STDS = tuple(float(f"{std:.3g}") for std in np.geomspace(1e-3, 1.0, 7))
 EACH = 4
-MAP_TIME = 1e6
+MAP_TIME = 1e4
 # The results of a few states are kept.
 _KEPT = 8
 # Two programs that decompose matrices can hang on a CPU if they run at once, as they would for two open pages.
@@ -189,7 +188,7 @@ def _kept(kept: OrderedDict[State, T], state: State, make: Callable[[State], T])
 def _no_flows(state: State) -> Flows:
     nothing = lambda *shape: np.full((SEEDS, TIMES, *shape), np.nan)
     d = state.d
-    return Flows(times(state), nothing(d, d), nothing(d), nothing(), nothing(), np.full(SEEDS, "", dtype="U16"))
+    return Flows(times(state), nothing(d, d), nothing(d), nothing(), nothing(), np.full(SEEDS, "", dtype="U20"))
 
 
 def _piece(state: State) -> int:
@@ -232,31 +231,30 @@ def _flows_of(state: State, seeds: np.ndarray) -> Any:
 
 def _sweep(state: State, x0: np.ndarray, ts: np.ndarray, depth: Any) -> Any:
     """A sweep in which the numbers of the energy have the seeds in front, so that they are arguments of its program."""
-    labels, mask, weight = (jnp.asarray(np.broadcast_to(a, (len(x0), *np.shape(a)))) for a in _seen(state))
-    energy, stop = dln.MatrixCompletion(labels, mask, weight), dln.Steady(GRADIENT)
+    energy, stop = _energy_of_each(state, len(x0)), dln.Steady(GRADIENT)
     how: dict[str, Any] = {"depth": depth, "rtol": RTOL, "stop": stop, "max_steps": MOST_STEPS, "progress": False}
     return dln.sweep(energy, jnp.asarray(x0), ts=jnp.asarray(ts), **how)
 
 
-def _seen(state: State) -> Target:
+def _energy_of_each(state: State, n: int) -> Any:
+    """The energy, with its numbers once for each of `n` seeds.
+
+    **Raises:** `ValueError` for a mask without entries.
+    """
     found = target(state)
     if not found.mask.any():
         raise ValueError("no entry is seen, and the energy is 0 everywhere. Click an entry of X to see it.")
-    return found
+    return dln.MatrixCompletion(*(jnp.asarray(np.broadcast_to(a, (n, *np.shape(a)))) for a in found))
 
 
 def _paths_of(state: State, seeds: np.ndarray) -> Any:
-    """The paths with noise of some seeds. Seed i has the same key as in a sweep of all seeds."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(noise_key(state), np.asarray(seeds, np.uint32))
-    numbers = (*_seen(state), state.depth, state.beta, state.dt)
-    return _paths(jnp.asarray(starts(state)[seeds]), keys, jnp.asarray(times(state)), *map(jnp.asarray, numbers))
-
-
-@compiled
-def _paths(x0: Any, keys: Any, ts: Any, labels: Any, mask: Any, weight: Any, depth: Any, beta: Any, dt: Any) -> Any:
-    energy = dln.MatrixCompletion(labels, mask, weight)
-    path = lambda x, key: dln.gradient_flow(energy, x, depth=depth, ts=ts, noise=dln.Noise(key, beta, dt), throw=False)
-    return jax.vmap(path)(x0, keys)
+    """The paths with noise of some seeds, as the part of a sweep of all seeds, in which each has a key of its own."""
+    noise = dln.Noise(noise_key(state), state.beta, state.dt)
+    sweep = {"energy": _energy_of_each(state, SEEDS), "starts": jnp.asarray(starts(state)), "depth": state.depth}
+    how = {"solver": None, "rtol": None, "atol": None, "coordinates": "svd", "stop": None, "observe": None}
+    checked = check_call(Call(**sweep, ts=jnp.asarray(times(state)), **how, noise=noise, max_steps=100_000, grid=None))
+    run = checked.run(checked.plan(None, len(seeds)))
+    return next(run.chunks({int(seeds[0]): len(seeds)}, None))
 
 
 def _first(state: State) -> None:
@@ -277,7 +275,8 @@ def _kinds(d: int) -> list[str]:
 KINDS: dict[str, Callable[[State], Any]] = {
     "flows": lambda state: _first(replace(state, t=1.0)),
     "imbalanced flows": lambda state: _first(replace(state, t=1.0, depth=2.0, g=1.0)),
-    "noise": lambda state: _first(replace(state, t=1.0, beta=10.0)),
+    "noise": lambda state: _first(replace(state, t=1.0, depth=3.0, beta=10.0)),
+    "noise of deep networks": lambda state: _first(replace(state, t=1.0, beta=10.0)),
     "networks": lambda state: train(replace(state, t=1.0, depth=2.0, step=0.1)),
     "geodesics": lambda state: join(state, np.diag([1.0, 2.0]), np.diag([2.0, 1.0])),
 }

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "claims": {"dlnjax", "closed_form"},
     "adapters": {"dlnjax"},
     "figures": {"dlnjax", "closed_form", "plot", "claims"},
-    "explore": {"dlnjax", "plot"},
+    "explore": {"dlnjax", "plot", "_sweeps"},
     "_commands": {"dlnjax", "_sweeps", "plot", "claims", "figures"},
     "_cli": {"dlnjax", "_commands", "figures"},
 }
