@@ -19,7 +19,7 @@ def _():
     from dlnjax.explore._texts import as_python, as_shell
 
     jax.config.update("jax_enable_x64", True)
-    dln.cache()
+    _ = dln.cache()
     return Model, Page, State, as_python, as_shell, mo, no_equilibrium, views
 
 
@@ -32,36 +32,26 @@ def _(Model, Page, mo):
 
 
 @app.cell
-def _(State, mo, page):
-    state, wrong = None, ""
+def _(State, page):
+    warnings = []
     try:
         state = State.of(page.asked["query"])
     except ValueError as error:
-        wrong = str(error)
-    if wrong:
-        page.answer = {"n": page.asked["n"], "warning": f"This link is no state of the page: {wrong}"}
-    mo.stop(bool(wrong))
-    return (state,)
+        state = State()
+        warnings.append(f"This link is no state of the page: {error}")
+    return state, warnings
 
 
 @app.cell
-def _(mo, model, page, state):
+def _(model, page, state, warnings):
     # The bar shows what is done next before it is done.
     page.answer = {**page.answer, **model.progress(state)._asdict(), "n": 0}
-    refused = ""
     try:
         model.work(state)
     except ValueError as error:
-        refused = str(error)
-    flows, depth_map = model.flows(state), model.map(state)
-    # While programs are compiled there is nothing to draw.
-    waits = not refused and not flows.known[state.seed]
-    if refused:
-        page.answer = {"n": page.asked["n"], "warning": refused}
-    elif waits:
-        page.answer = {"n": page.asked["n"], **model.progress(state)._asdict()}
-    mo.stop(bool(refused) or waits)
-    return depth_map, flows
+        warnings.append(str(error))
+    progress, flows = model.progress(state), model.flows(state)
+    return flows, progress
 
 
 @app.cell
@@ -83,8 +73,8 @@ def _(flows, page, state, views):
 
 
 @app.cell
-def _(depth_map, page, state, views):
-    page.depth_map = views.depth_map(depth_map, state)
+def _(flows, model, page, state, views):
+    page.depth_map = views.depth_map(model.map(state), flows, state)
     return
 
 
@@ -107,8 +97,8 @@ def _(flows, model, page, state, views):
 
 
 @app.cell
-def _(model, page, state, views):
-    page.geodesic = views.geodesic(model.line(state), state)
+def _(flows, model, page, state, views):
+    page.geodesic = views.geodesic(model.line(state), flows, state)
     return
 
 
@@ -119,14 +109,11 @@ def _(as_python, as_shell, page, state):
 
 
 @app.cell
-def _(flows, model, no_equilibrium, page, state, views):
+def _(flows, no_equilibrium, page, progress, state, views, warnings):
     # The last cell: when the browser has this answer, it has all drawings, and asks for the next piece of work.
-    page.answer = {
-        "n": page.asked["n"],
-        **model.progress(state)._asdict(),
-        "words": views.summary(flows, state),
-        "warning": no_equilibrium(state) if state.noisy else "",
-    }
+    said = [*warnings, no_equilibrium(state) if state.noisy else ""]
+    words, warning = views.summary(flows, state), " ".join(filter(None, said))
+    page.answer = {"n": page.asked["n"], **progress._asdict(), "words": words, "warning": warning}
     return
 
 

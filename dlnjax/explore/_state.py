@@ -9,6 +9,8 @@ from urllib.parse import parse_qsl, urlencode
 SIZES = (2, 5, 10, 20)
 SEEDS = 100
 TIMES = 65
+# In the first state, singular values move at this time.
+CURSOR = 36
 ENERGIES = ("diagonal", "rank-one", "random", "decay")
 
 
@@ -38,13 +40,13 @@ class State:
     std: float = 0.1
     energy: str = "diagonal"
     flips: tuple[int, ...] = ()
-    t: float = 1000.0
+    t: float = 100.0
     beta: float = math.inf
     g: float = 0.0
     step: float = 0.0
     key: int = 0
     seed: int = 0
-    cursor: int = TIMES - 1
+    cursor: int = CURSOR
 
     def __post_init__(self) -> None:
         self._require("d", self.d in SIZES, f"one of {', '.join(map(str, SIZES))}")
@@ -99,7 +101,7 @@ class State:
     @property
     def physics(self) -> "State":
         """What the flows depend on: the state without what is looked at or stands beside them."""
-        return replace(self, seed=0, cursor=TIMES - 1, step=0.0, g=self.imbalance)
+        return replace(self, seed=0, cursor=CURSOR, step=0.0, g=self.imbalance)
 
 
 def written(value: Any) -> str:

@@ -1,6 +1,9 @@
 """The views: each a function from arrays to a drawing."""
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +42,18 @@ _APART = 0.07
 _WRITTEN = 5
 
 
+def _once_known(view: Callable[..., Drawing]) -> Callable[..., Drawing]:
+    """The view, which is empty while the followed seed is not known. Its last arguments are flows and state."""
+
+    @functools.wraps(view)
+    def shown(*args: Any) -> Drawing:
+        *_, flows, state = args
+        return view(*args) if flows.known[state.seed] else {}
+
+    return shown
+
+
+@_once_known
 def singular_values(flows: Flows, state: State) -> Drawing:
     """The singular values of the followed seed in time. A click moves the cursor."""
     sigma = flows.sigma[state.seed]
@@ -61,8 +76,9 @@ def singular_values(flows: Flows, state: State) -> Drawing:
 def matrix(flows: Flows, state: State) -> Drawing:
     """X at the cursor. Framed entries are seen by the energy; a click switches one."""
     x, (labels, mask, _) = flows.x[state.seed, state.cursor], target(state)
-    most = max(1.0, float(np.nanmax(np.abs(x), initial=0.0)))
-    written = [[f"{v:.2f}".replace("-", "−") if state.d <= _WRITTEN else "" for v in row] for row in x]
+    most = max(1.0, float(np.max(np.nan_to_num(np.abs(x)))))
+    shown = lambda v: f"{v:.2f}".replace("-", "−") if state.d <= _WRITTEN and math.isfinite(v) else ""
+    written = [[shown(v) for v in row] for row in x]
     seen = lambda i, j: f"wanted {labels[i, j]:g}" if mask[i, j] else "not seen"
     hints = [[f"X{i + 1},{j + 1} = {x[i, j]:.4g}, {seen(i, j)}" for j in range(state.d)] for i in range(state.d)]
     pale = (1 - np.abs(np.nan_to_num(x)) / most).tolist()
@@ -81,6 +97,7 @@ def _indices(d: int) -> list[tuple[float, str]]:
     return [(float(k), str(k + 1)) for k in range(0, d, 1 if d <= 10 else 3)]
 
 
+@_once_known
 def effective_rank(flows: Flows, state: State) -> Drawing:
     """The effective rank of all seeds: their mean, the bands of 50 and 90 % of them, and each. A click follows one."""
     rank = flows.rank[flows.known]
@@ -107,6 +124,7 @@ def effective_rank(flows: Flows, state: State) -> Drawing:
     )
 
 
+@_once_known
 def plane(flows: Flows, state: State) -> Drawing:
     """At d = 2 the paths of all seeds in the plane of (X12, X21), with the hyperbola of rank one."""
     if state.d != 2:
@@ -132,7 +150,8 @@ def plane(flows: Flows, state: State) -> Drawing:
     )
 
 
-def depth_map(found: np.ndarray, state: State) -> Drawing:
+@_once_known
+def depth_map(found: np.ndarray, flows: Flows, state: State) -> Drawing:
     """The effective rank of the limits against the depth and the size of the start. A click chooses both."""
     low, high = (float(np.nanmin(found)), float(np.nanmax(found))) if np.isfinite(found).any() else (1.0, state.d)
     texts = [["" if math.isnan(v) else f"{v:.2f}" for v in row] for row in found]
@@ -145,7 +164,7 @@ def depth_map(found: np.ndarray, state: State) -> Drawing:
         "Effective rank of the limit",
         x,
         y | {"low": len(DEPTHS) - 0.5, "high": -0.5},
-        [mark, dots([column], [row], ORANGE, size=6, ring=True)],
+        [mark, dots([column], [row], ORANGE, size=15, ring=True)],
         click="map",
         values={"depth": [shown_depth(depth) for depth in DEPTHS], "std": [f"{std:g}" for std in STDS]},
         note="means of 4 starts without noise or imbalance; click to go there",
@@ -165,6 +184,7 @@ def shown_depth(depth: float) -> str:
     return "∞" if math.isinf(depth) else f"{depth:.4g}"
 
 
+@_once_known
 def speed_law(flows: Flows, state: State) -> Drawing:
     """The speed of a singular value over the force on it, lambda(s, s) = s^(2 - 2/N): the law, and the followed seed.
 
@@ -222,6 +242,8 @@ def _time(state: State) -> dict:
 
 def summary(flows: Flows, state: State) -> dict[str, str]:
     """What is said in words: the share of the seeds at rest, how the followed one ended, and its numbers."""
+    if not flows.known[state.seed]:
+        return {}
     known = int(flows.known.sum())
     at_rest = int((flows.result == "steady").sum())
     rank, energy = flows.rank[state.seed, state.cursor], flows.energy[state.seed, state.cursor]
@@ -236,6 +258,7 @@ def summary(flows: Flows, state: State) -> dict[str, str]:
     }
 
 
+@_once_known
 def network(found: Network | None, flows: Flows, state: State) -> Drawing:
     """The singular values of a trained network as dots, on those of the flow as lines."""
     if not state.step:
@@ -255,18 +278,19 @@ def network(found: Network | None, flows: Flows, state: State) -> Drawing:
     return drawing(title, below["x"], below["y"], marks, note=note)
 
 
-def geodesic(line_found: Line | None, state: State) -> Drawing:
+@_once_known
+def geodesic(found: Line | None, flows: Flows, state: State) -> Drawing:
     """At d = 2 the ellipses of a geodesic from the start to the cursor, those of (3.76), and both lengths."""
     if not has_line(state):
         return {}
     marks, note = [], "..."
-    if line_found is not None:
-        size = 0.45 / max(np.linalg.norm(line_found.points, 2, axis=(1, 2)).max(), 1e-300)
+    if found is not None:
+        size = 0.45 / max(np.linalg.norm(found.points, 2, axis=(1, 2)).max(), 1e-300)
         for k in range(ELLIPSES):
-            marks += _ellipse(size * line_found.printed[k], k, GREY, 1.0)
-            marks += _ellipse(size * line_found.points[k], k, BLUE, 1.8)
-        note = f"blue: length {line_found.length:.5g}; grey: the line (3.76), {line_found.printed_length:.5g}"
-        if not line_found.arrived:
+            marks += _ellipse(size * found.printed[k], k, GREY, 1.0)
+            marks += _ellipse(size * found.points[k], k, BLUE, 1.8)
+        note = f"blue: length {found.length:.5g}; grey: the line (3.76), {found.printed_length:.5g}"
+        if not found.arrived:
             note = "the search did not arrive: the ends are too ill-conditioned"
     ticks = [(0.0, "0"), ((ELLIPSES - 1) / 2, "1/2"), (ELLIPSES - 1.0, "1")]
     x, y = linear("along the geodesic", -0.6, ELLIPSES - 0.4, ticks), linear("", -3.2, 3.2, [(0.0, "")])

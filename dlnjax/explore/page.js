@@ -12,7 +12,7 @@ const power = (x) => rounded(10 ** x);
 const shown = (x) => (x === "inf" ? "∞" : String(Number(Number(x).toPrecision(4))));
 
 const SLIDERS = [
-  { name: "depth", label: "1/N", min: 0, max: SIXTIETHS, step: 1, title: "one over the depth; left is infinite depth",
+  { name: "depth", label: "depth, 1/N", min: 0, max: SIXTIETHS, step: 1, title: "one over the depth; left is infinite depth",
     read: (s) => (s.depth === "inf" ? 0 : SIXTIETHS / s.depth), write: depthOf, show: (s) => `N = ${shown(s.depth)}` },
   { name: "std", label: "log std", min: -3, max: 0.5, step: 0.1, title: "standard deviation of the entries of the starts",
     read: (s) => Math.log10(s.std), write: power, show: (s) => shown(s.std) },
@@ -248,6 +248,7 @@ function render({ model, el }) {
     warning.hidden = !answer.warning;
     bar.max = answer.of || 1;
     bar.value = answer.done ?? 0;
+    bar.style.visibility = answer.done < answer.of ? "visible" : "hidden";
     doing.textContent = answer.what ?? "";
     root.dataset.compiling = String((answer.what ?? "").startsWith("compiling"));
     if (!waiting || answer.n !== waiting.n) return;
@@ -256,7 +257,7 @@ function render({ model, el }) {
       // After the next frame the drawings are on the screen.
       requestAnimationFrame(() => setTimeout(() => {
         root.dataset.answer = JSON.stringify({ n, moved, ms: performance.now() - at });
-        time.textContent = `answered in ${Math.round(performance.now() - at)} ms`;
+        if (moved.length) time.textContent = `answered in ${Math.round(performance.now() - at)} ms`;
       }));
     }
     root.dataset.left = String((answer.of ?? 0) - (answer.done ?? 0));

@@ -8,17 +8,19 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from support.programs import lowered
+from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 
 import dlnjax as dln
 from dlnjax import _cli
-from dlnjax.explore import _model, _problem, _state, _texts, _views
+from dlnjax.explore import _extras, _model, _problem, _state, _texts, _views
 from dlnjax.explore._model import Model
 from dlnjax.explore._state import State
 
-# A state for each program, and a move of each control.
-FIRST = State(d=2, t=20.0, std=0.3)
+# A state for each kind of programs, and moves of each control.
+FIRST = State(t=20.0, std=0.3)
 IMBALANCED, NOISY = replace(FIRST, depth=2.0, g=0.7), replace(FIRST, depth=4.0, beta=5.0)
 MOVES = [
     replace(FIRST, depth=3.0),
@@ -30,6 +32,10 @@ MOVES = [
     replace(FIRST, t=1e5),
     replace(FIRST, key=3),
     replace(FIRST, seed=77, cursor=5),
+]
+OTHER_MOVES = [
+    replace(FIRST, depth=5.0, step=0.01),
+    replace(IMBALANCED, step=0.1),
     replace(IMBALANCED, g=-1.5),
     replace(NOISY, beta=100.0),
     replace(NOISY, depth=60.0),
@@ -45,9 +51,12 @@ def finished(model, state):
 
 @pytest.fixture(scope="module")
 def model():
-    model = Model()
-    finished(model, FIRST)
-    return model
+    """The model that knows the programs of the flows alone: a test of others compiles for longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_model, "KINDS", {"flows": _model.KINDS["flows"]})
+        model = Model()
+        finished(model, FIRST)
+        yield model
 
 
 def library(state, seed):
@@ -58,29 +67,86 @@ def library(state, seed):
         key = jax.random.fold_in(_problem.noise_key(state), seed)
         how = {"noise": dln.Noise(key, state.beta, state.dt)}
     depth = dln.Imbalanced(state.imbalance) if state.imbalance else state.depth
-    return dln.gradient_flow(energy, _problem.starts(state)[seed], depth=depth, ts=_problem.times(state), **how)
+    start = jnp.asarray(_problem.starts(state)[seed])
+    return dln.gradient_flow(energy, start, depth=depth, ts=jnp.asarray(_problem.times(state)), **how)
+
+
+LONG = [
+    pytest.param(IMBALANCED, marks=pytest.mark.long, id="imbalanced"),
+    pytest.param(NOISY, marks=pytest.mark.long, id="noise"),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("state", [FIRST, IMBALANCED, NOISY], ids=["flow", "imbalanced", "noise"])
+@pytest.mark.parametrize("state", [pytest.param(FIRST, id="flow"), *LONG])
 def test_numbers_are_those_of_the_library(model, state):
     flows, sol = finished(model, state), library(state, 7)
     # The programs round differently, and steps that are rounded differently stop elsewhere, within the tolerance.
-    np.testing.assert_allclose(flows.x[7], sol.x, rtol=0, atol=1e-9 if state.noisy else 20 * _model.RTOL)
-    np.testing.assert_allclose(flows.sigma[7], sol.sigma, rtol=0, atol=1e-9 if state.noisy else 20 * _model.RTOL)
-    np.testing.assert_allclose(flows.rank[7], sol.effective_rank, rtol=0, atol=20 * _model.RTOL)
+    within = 1e-9 if state.noisy else 20 * _model.RTOL
+    np.testing.assert_allclose(flows.x[7], sol.x, rtol=0, atol=within)
+    np.testing.assert_allclose(flows.sigma[7], sol.sigma, rtol=0, atol=within)
+    np.testing.assert_allclose(flows.rank[7], sol.effective_rank, rtol=0, atol=within)
+    np.testing.assert_allclose(flows.energy[7], sol.energy, rtol=0, atol=within)
     assert flows.result[7] == sol.result.names and flows.known.all() and np.isfinite(flows.x).all()
+
+
+def drawn(model, state):
+    """Every view of a state, when all of it is known."""
+    flows = finished(model, state)
+    own = (_views.singular_values, _views.matrix, _views.effective_rank, _views.plane, _views.speed_law)
+    found = {view.__name__: view(flows, state) for view in own}
+    found["depth_map"] = _views.depth_map(model.map(state), flows, state)
+    found["network"] = _views.network(model.network(state), flows, state)
+    return found | {"geodesic": _views.geodesic(model.line(state), flows, state)}
 
 
 @pytest.mark.slow
 def test_a_move_of_any_control_compiles_nothing(model):
     with lowered() as programs:
-        for state in MOVES:
-            finished(model, state)
-            for view in (_views.singular_values, _views.matrix, _views.effective_rank, _views.plane, _views.speed_law):
-                assert view(model.flows(state), state)["marks"]
-            _views.depth_map(model.map(state), state)
+        shown = [drawn(model, state) for state in MOVES]
     assert programs == []
+    for one in shown:
+        assert {name for name, drawing in one.items() if not drawing} == {"plane", "network", "geodesic"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("d", [2, 5])
+def test_a_move_of_any_control_compiles_nothing_beyond_the_programs_of_a_size(d):
+    model = Model()
+    model._compiled.clear()
+    finished(model, replace(FIRST, d=d))
+    with lowered() as programs:
+        for state in MOVES + OTHER_MOVES:
+            assert drawn(model, replace(state, d=d))["matrix"]
+    assert programs == []
+
+
+@pytest.mark.long
+def test_network_is_that_of_the_library():
+    for state in (replace(FIRST, depth=3.0, step=0.05), replace(IMBALANCED, step=0.02)):
+        found, n = _extras.train(state), int(state.depth)
+        x0 = jnp.asarray(_problem.starts(state)[state.seed])
+        weights = dln.imbalanced_factors(x0, state.g) if state.imbalance else dln.balanced_factors(x0, n)
+        energy = dln.MatrixCompletion(*_problem.target(state))
+        out = dln.train(energy, weights, optax.sgd(state.step), found.steps)
+        assert_close(found.sigma, np.linalg.svd(out.x, compute_uv=False), INTEGRATION)
+        np.testing.assert_allclose(found.ts, found.steps * n * state.step)
+    assert _extras.train(replace(FIRST, depth=3.0, step=100.0)).failed
+
+
+@pytest.mark.long
+def test_geodesic_and_printed_line_have_their_known_lengths():
+    """The pair of figure 3.1 at N = 2, whose lengths in the thesis's units are 1.374493 and 1.377145."""
+    a, b = np.diag([4.0, 1.0]), np.array([[2.5, 1.5], [1.5, 2.5]])
+    found = _extras.join(State(d=2, depth=2.0), a, b)
+    assert found.arrived and abs(found.length / 2**0.5 - 1.374493) < 1e-6
+    assert abs(found.printed_length / 2**0.5 - 1.377145) < 2e-5
+    for depth in (2.0, 3.0, np.inf):
+        line = dln.closed_form.printed_line(jnp.asarray(a), jnp.asarray(b), depth)
+        times = np.linspace(0.0, 1.0, _extras.ELLIPSES)
+        assert_close(_extras.printed_line(a, b, depth, times), jax.vmap(line)(times), ALGEBRA)
+        z = np.random.default_rng(0).normal(size=(2, 2))
+        assert_close(_extras.norms(b[None], z[None], depth), [dln.norm(jnp.asarray(b), jnp.asarray(z), depth)], 1e-11)
 
 
 @pytest.mark.slow
@@ -88,7 +154,7 @@ def test_followed_seed_is_in_the_first_piece_and_every_seed_in_the_last(model):
     state = replace(FIRST, std=0.123, seed=66)
     model.work(state)
     known = model.flows(state).known
-    assert known[66] and known.sum() == _model.PIECE[2]
+    assert known[66] and known.sum() == _model.PIECE[5]
     assert finished(model, state).known.all() and np.isfinite(model.map(state)).all()
 
 
@@ -110,11 +176,12 @@ def test_measured_speeds_follow_the_law(model):
         size, speed = _views.measured_speed(flows, replace(state, cursor=cursor))
         known = np.isfinite(speed)
         compared += known.sum()
-        np.testing.assert_allclose(speed[known], _views.law(size[known], state), rtol=0.05)
+        # Simpson's rule over two gaps of the saved times is right to some percent.
+        np.testing.assert_allclose(speed[known], _views.law(size[known], state), rtol=0.15)
     assert compared > 20
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "state",
     [FIRST, replace(FIRST, depth=3.0, flips=(0, 1)), IMBALANCED, NOISY, replace(FIRST, energy="rank-one", key=2)],
@@ -126,7 +193,7 @@ def test_texts_compute_the_numbers_of_the_page(model, state, capsys):
     exec(compile(_texts.as_python(state), "copied", "exec"), names)
     python = capsys.readouterr().out
     np.testing.assert_allclose(names["sol"].sigma, flows.sigma, rtol=0, atol=20 * _model.RTOL)
-    assert len(names["ax"].lines) == 2
+    assert len(names["ax"].lines) == state.d
     words = shlex.split(_texts.as_shell(state))
     assert words[0] == "dlnjax" and _cli.main(words[1:]) == 0
     shell = capsys.readouterr().out
@@ -180,9 +247,9 @@ def test_bad_link_says_what_was_expected(query, words):
 
 
 def test_nothing_seen_is_refused():
-    state = replace(FIRST, flips=(0, 3))
+    state = State(d=2, flips=(0, 3))
     with pytest.raises(ValueError, match="no entry is seen"):
-        _model._seen(state)
+        _model._energy_of_each(state, 5)
 
 
 def test_energies_have_the_masks_that_they_say():
@@ -207,4 +274,4 @@ def test_equilibrium_of_the_diagonal_exists_beyond_two_layers():
 def test_starts_are_those_of_the_command_line():
     start_key, _ = jax.random.split(jax.random.key(4))
     ensemble = dln.Ensemble(lambda key: dln.gaussian(key, 5, 0.03), start_key, 100)
-    np.testing.assert_array_equal(_problem.starts(State(std=0.03, key=4)), ensemble.take(jnp.arange(100)))
+    assert_close(_problem.starts(State(std=0.03, key=4)), ensemble.take(jnp.arange(100)), ALGEBRA)
