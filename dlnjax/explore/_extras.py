@@ -17,7 +17,9 @@ LAYERS = 10
 # So many steps are answered in time.
 MOST_STEPS = 1500
 # Points of a geodesic that are drawn as ellipses.
-ELLIPSES = 9
+ELLIPSES = 5
+# Gaps between two of them along which a length is summed.
+_FINE = 16
 
 
 class Network(NamedTuple):
@@ -87,9 +89,9 @@ def join(state: State, start: np.ndarray, end: np.ndarray) -> Line:
     a, b = (_positive_factor(x) for x in (start, end))
     found = dln.geodesic(jnp.asarray(a), jnp.asarray(b), state.depth, throw=False)
     points = np.asarray(found.evaluate(jnp.linspace(0.0, 1.0, ELLIPSES)))
-    fine = printed_line(a, b, state.depth, np.linspace(0.0, 1.0, 8 * ELLIPSES - 7))
+    fine = printed_line(a, b, state.depth, np.linspace(0.0, 1.0, _FINE * (ELLIPSES - 1) + 1))
     length = float(norms((fine[1:] + fine[:-1]) / 2, np.diff(fine, axis=0), state.depth).sum())
-    return Line(points, fine[::8], float(found.length), length, bool(found.result == "successful"))
+    return Line(points, fine[::_FINE], float(found.length), length, bool(found.result == "successful"))
 
 
 def _positive_factor(x: np.ndarray) -> np.ndarray:

@@ -38,6 +38,8 @@ from dlnjax.explore._state import SEEDS, State
 _SMALLEST = 1e-7
 # Labels are apart by this part of the axis.
 _APART = 0.07
+# The height of the row of ellipses above the middle, which keeps the ellipses round.
+ROW = 0.83
 # Up to this size the entries of X are written in their cells.
 _WRITTEN = 5
 
@@ -131,8 +133,11 @@ def plane(flows: Flows, state: State) -> Drawing:
         return {}
     x = flows.x[flows.known]
     own = flows.x[state.seed]
-    reach = 1.1 * max(1.5, min(4.0, float(np.nanmax(np.abs(x[:, :, [0, 1], [1, 0]]), initial=1.5))))
-    product = float(own[state.cursor, 0, 0] * own[state.cursor, 1, 1])
+    reach = 1.1 * max(1.7, min(4.0, float(np.nanmax(np.abs(x[:, :, [0, 1], [1, 0]]), initial=1.5))))
+    labels, mask, _ = target(state)
+    # On the solutions the diagonal is that of the labels.
+    diagonal = np.where(mask.diagonal(), labels.diagonal(), own[state.cursor].diagonal())
+    product = float(np.prod(diagonal))
     marks: list[Mark] = [line(one[:, 0, 1], one[:, 1, 0], BLUE, width=0.6, opacity=0.4) for one in x]
     if product and math.isfinite(product):
         away = np.geomspace(abs(product) / reach / 1.5, 1.5 * reach, 60)
@@ -145,7 +150,7 @@ def plane(flows: Flows, state: State) -> Drawing:
         linear("X₁₂", -reach, reach),
         linear("X₂₁", -reach, reach),
         marks,
-        note=f"dashed: rank one, X₁₂ X₂₁ = X₁₁ X₂₂ = {product:.3g} at the cursor",
+        note=f"dashed: rank one, X₁₂ X₂₁ = X₁₁ X₂₂ = {product:.3g}; dots: the ends",
         square=True,
     )
 
@@ -287,19 +292,19 @@ def geodesic(found: Line | None, flows: Flows, state: State) -> Drawing:
     if found is not None:
         size = 0.45 / max(np.linalg.norm(found.points, 2, axis=(1, 2)).max(), 1e-300)
         for k in range(ELLIPSES):
-            marks += _ellipse(size * found.printed[k], k, GREY, 1.0)
-            marks += _ellipse(size * found.points[k], k, BLUE, 1.8)
-        note = f"blue: length {found.length:.5g}; grey: the line (3.76), {found.printed_length:.5g}"
+            marks += _ellipse(size * found.points[k], k, ROW, BLUE) + _ellipse(size * found.printed[k], k, -ROW, GREY)
+        note = f"between positive factors; length {found.length:.5g}, that of (3.76) {found.printed_length:.5g}"
         if not found.arrived:
             note = "the search did not arrive: the ends are too ill-conditioned"
     ticks = [(0.0, "0"), ((ELLIPSES - 1) / 2, "1/2"), (ELLIPSES - 1.0, "1")]
-    x, y = linear("along the geodesic", -0.6, ELLIPSES - 0.4, ticks), linear("", -3.2, 3.2, [(0.0, "")])
-    return drawing("From the start to the cursor, positive factors", x, y, marks, note=note)
+    rows = [(ROW, "geodesic"), (-ROW, "(3.76)")]
+    x, y = linear("along the line", -0.6, ELLIPSES - 0.4, ticks), linear("", -2 * ROW, 2 * ROW, rows)
+    return drawing("Geodesic from the start to the cursor", x, y, marks, note=note)
 
 
-def _ellipse(x: np.ndarray, at: int, color: str, width: float) -> list[Mark]:
+def _ellipse(x: np.ndarray, at: int, row: float, color: str) -> list[Mark]:
     """The image of the unit circle under a matrix, and that of the first axis."""
     angle = np.linspace(0, 2 * np.pi, 60)
     outline = x @ np.stack([np.cos(angle), np.sin(angle)])
     axis = np.stack([np.zeros(2), x[:, 0]], axis=1)
-    return [line(at + part[0], part[1], color, width=width) for part in (outline, axis)]
+    return [line(at + part[0], row + part[1], color, width=1.8) for part in (outline, axis)]

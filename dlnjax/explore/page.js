@@ -79,7 +79,7 @@ const MARKS = {
     g.append(shape("path", { d: pathOf(m.x, m.y, px, py), ...style }));
     const last = m.y.findLastIndex((v) => v !== null);
     if (m.label !== undefined && last >= 0) {
-      g.append(shape("text", { x: px(m.x[last]) - 4, y: py(m.y[last]) - 3, class: "small", "text-anchor": "end" }, m.label));
+      g.append(shape("text", { x: px(m.x[last]) - 4, y: Math.max(py(m.y[last]) - 3, TOP + 10), class: "small", "text-anchor": "end" }, m.label));
     }
   },
   band(g, m, px, py) {
