@@ -109,7 +109,7 @@ def effective_rank(flows: Flows, state: State) -> Drawing:
         for low, high in ((5, 95), (25, 75)):
             marks.append(band(flows.ts, np.percentile(rank, low, axis=0), np.percentile(rank, high, axis=0), BLUE))
     marks += [
-        line(flows.ts, one, BLUE, width=0.5, opacity=0.45, seed=int(k)) for k, one in zip(seeds, rank, strict=True)
+        line(flows.ts, one, BLUE, width=0.5, opacity=0.3, seed=int(k)) for k, one in zip(seeds, rank, strict=True)
     ]
     if len(rank):
         marks.append(line(flows.ts, np.nanmean(rank, axis=0), INK, width=2))
@@ -253,7 +253,7 @@ def summary(flows: Flows, state: State) -> dict[str, str]:
     at_rest = int((flows.result == "steady").sum())
     rank, energy = flows.rank[state.seed, state.cursor], flows.energy[state.seed, state.cursor]
     failed = sorted(set(flows.result[flows.known]) - {"steady", "successful"})
-    said = [f"{int((flows.result == name).sum())} {name.replace('_', ' ')}" for name in failed]
+    said = [f"{int((flows.result == name).sum())} ended as {name.replace('_', ' ')}" for name in failed]
     rest = f"{at_rest} of {known} seeds at rest" if not state.noisy else f"{known} paths with noise"
     return {
         "rest": ", ".join([rest, *said]),
@@ -293,11 +293,12 @@ def geodesic(found: Line | None, flows: Flows, state: State) -> Drawing:
         size = 0.45 / max(np.linalg.norm(found.points, 2, axis=(1, 2)).max(), 1e-300)
         for k in range(ELLIPSES):
             marks += _ellipse(size * found.points[k], k, ROW, BLUE) + _ellipse(size * found.printed[k], k, -ROW, GREY)
-        note = f"between positive factors; length {found.length:.5g}, that of (3.76) {found.printed_length:.5g}"
+        lengths = f"length {found.length:.5g}; below: (3.76), {found.printed_length:.5g}"
+        note = f"above: geodesic between positive factors, {lengths}"
         if not found.arrived:
             note = "the search did not arrive: the ends are too ill-conditioned"
     ticks = [(0.0, "0"), ((ELLIPSES - 1) / 2, "1/2"), (ELLIPSES - 1.0, "1")]
-    rows = [(ROW, "geodesic"), (-ROW, "(3.76)")]
+    rows = [(ROW, ""), (-ROW, "")]
     x, y = linear("along the line", -0.6, ELLIPSES - 0.4, ticks), linear("", -2 * ROW, 2 * ROW, rows)
     return drawing("Geodesic from the start to the cursor", x, y, marks, note=note)
 
