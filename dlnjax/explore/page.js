@@ -4,7 +4,7 @@
 const WIDTH = 400, HEIGHT = 292, LEFT = 52, RIGHT = 14, TOP = 26, BOTTOM = 40;
 const SIXTIETHS = 60; // 1/N moves in sixtieths, so that N = 1, 2, 3, 4, 5, 6, 10 are exact.
 
-const PATIENCE = 60_000; // milliseconds
+const PATIENCE = 60_000, PAUSE = 150; // milliseconds
 
 const depthOf = (k) => (k === 0 ? "inf" : String(SIXTIETHS / k));
 const rounded = (x) => String(Number(x.toPrecision(3)));
@@ -201,7 +201,7 @@ function stateOf(search, defaults) {
 function render({ model, el }) {
   const defaults = model.get("defaults");
   let state = stateOf(window.location.search, defaults);
-  let number = 0, wanted = null, waiting = null;
+  let number = 0, wanted = null, waiting = null, pause = 0;
 
   const root = element("div", { class: "explorer" });
   const controls = element("div", { class: "controls" });
@@ -241,6 +241,12 @@ function render({ model, el }) {
     model.save_changes();
   }
 
+  function goOn() {
+    if (waiting) return;
+    wanted = { n: ++number, query: query(), at: performance.now(), more: true };
+    ask();
+  }
+
   function answered() {
     const answer = model.get("answer");
     words.replaceChildren(...Object.entries(answer.words ?? {}).map(([name, text]) => element("span", { class: name }, text)));
@@ -262,10 +268,12 @@ function render({ model, el }) {
     }
     root.dataset.left = String((answer.of ?? 0) - (answer.done ?? 0));
     if (wanted.n > waiting.n) ask();
-    else if (answer.done < answer.of) {
-      wanted = { n: ++number, query: query(), at: performance.now(), more: true };
-      ask();
-    } else waiting = null;
+    else {
+      waiting = null;
+      // While somebody drags a control, the next move comes within this pause, and does not wait for more work.
+      clearTimeout(pause);
+      if (answer.done < answer.of) pause = setTimeout(goOn, more ? 0 : PAUSE);
+    }
   }
 
   const inputs = [];

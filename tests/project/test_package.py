@@ -61,6 +61,7 @@ def test_wheel_holds_the_package_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dlnjax"}
     assert {"dlnjax/py.typed", "dlnjax/plot/dlnjax.mplstyle", "dlnjax/figures/report.html.jinja"} <= set(names)
+    assert {"dlnjax/explore/page.js", "dlnjax/explore/page.css"} <= set(names)
 
 
 @pytest.mark.long
