@@ -76,7 +76,7 @@ explore: install .venv-explore/installed
 	rm -rf dist/explore
 	$(BIN)/python -m hatchling build -t wheel -d dist/explore
 	.venv-explore/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/explore/*.whl
-	.venv-explore/bin/pytest tests/explore
+	.venv-explore/bin/pytest tests/explore/test_browser.py tests/explore/test_command.py
 
 .venv-explore/installed: pyproject.toml constraints-explore.txt
 	$(PYTHON) -m venv .venv-explore
