@@ -22,7 +22,7 @@ from dlnjax.explore._state import SEEDS, State, TIMES
 
 # Pictures need no more digits, and a looser tolerance halves the steps.
 RTOL, GRADIENT = 1e-4, 1e-4
-# A flow that takes more steps, or 200 times as many evaluations, would hold up the page: it ends as `max_steps_reached`.
+# A flow of more steps, or 200 times as many evaluations, would hold up the page. It ends as `max_steps_reached`.
 MOST_STEPS = 250
 # How many flows one piece of work has, for each size of the matrices: what 0.1 s allow on two cores.
 PIECE = {2: 50, 5: 25, 10: 10, 20: 4}
