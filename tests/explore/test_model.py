@@ -21,6 +21,7 @@ from dlnjax.explore._state import State
 
 # A state for each kind of programs, and moves of each control.
 FIRST = State(t=20.0, std=0.3)
+KINDS = _model.KINDS
 IMBALANCED, NOISY = replace(FIRST, depth=2.0, g=0.7), replace(FIRST, depth=4.0, beta=5.0)
 MOVES = [
     replace(FIRST, depth=3.0),
@@ -68,7 +69,7 @@ def library(state, seed):
         how = {"noise": dln.Noise(key, state.beta, state.dt)}
     depth = dln.Imbalanced(state.imbalance) if state.imbalance else state.depth
     start = jnp.asarray(_problem.starts(state)[seed])
-    return dln.gradient_flow(energy, start, depth=depth, ts=jnp.asarray(_problem.times(state)), **how)
+    return dln.gradient_flow(energy, start, depth=depth, ts=jnp.asarray(_problem.times(state)), throw=False, **how)
 
 
 LONG = [
@@ -111,7 +112,8 @@ def test_a_move_of_any_control_compiles_nothing(model):
 
 @pytest.mark.long
 @pytest.mark.parametrize("d", [2, 5])
-def test_a_move_of_any_control_compiles_nothing_beyond_the_programs_of_a_size(d):
+def test_a_move_of_any_control_compiles_nothing_beyond_the_programs_of_a_size(d, monkeypatch):
+    monkeypatch.setattr(_model, "KINDS", KINDS)
     model = Model()
     model._compiled.clear()
     finished(model, replace(FIRST, d=d))
@@ -199,8 +201,9 @@ def test_texts_compute_the_numbers_of_the_page(model, state, capsys):
     shell = capsys.readouterr().out
     ranks = [float(re.search(r"effective rank .* -> (\S+)", text)[1]) for text in (python, shell)]
     np.testing.assert_allclose(ranks, flows.rank[:, -1].mean(), atol=20 * _model.RTOL)
-    if not state.noisy:
-        assert f"steady {(flows.result == 'steady').sum()}" in shell
+    # A code that no seed has is not named.
+    at_rest = (flows.result == "steady").sum()
+    assert (f"steady {at_rest}" in shell) if at_rest else ("steady" not in shell)
 
 
 def test_link_holds_the_state():
