@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._flows.coordinates import Coordinates
-from dlnjax._geometry.kernel import Kernel, rotation_rates
+from dlnjax._geometry.kernel import Kernel, log_ratio
 from dlnjax._protocol import pullback, sides
 from dlnjax._svd import orthogonalise, orthogonalise_frame, SVD
 from dlnjax._tree import plain_norm, positive
@@ -61,6 +61,31 @@ def frame_velocity(
         pull = eigenvalues * (pullback[i, partner] + pullback[partner, i]) / 2
     left, right = left * g, right * g
     return left - left.T, -kernel.speed(sigma) * jnp.diagonal(pullback), (right - right.T) * sign * sign[:, None], pull
+
+
+def rotation_rates(
+    weights: Float[Array, "d d"], sigma: Float[Array, " d"], gap: Scalar, common: Array | float = 1.0
+) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+    """The rates at which (4.17) and (4.19) turn the frame, from the `rotation_weights` of a kernel.
+
+    With G = U^T dE V the first is P and the second is Q = -P^T of U^T dU/dt = P o G - (P o G)^T and
+    V^T dV/dt = Q o G - (Q o G)^T. They are P_ij = lambda_ij sigma_j / (sigma_i^2 - sigma_j^2) and
+    Q_ij = lambda_ij sigma_i / (sigma_i^2 - sigma_j^2). Their sum is the rate of the common rotation of U and V, and
+    Q - P that of the relative rotation.
+
+    The common rotation is singular where sigma_i = sigma_j, and there it does not move X. Therefore its factor 1/u,
+    u = log(sigma_i/sigma_j), is replaced by u/(u^2 + gap^2), which moves X by at most `gap`. It is multiplied by
+    `common`, 1 or 0 for each pair. The relative rotation has the factor m = (sigma_i - sigma_j)/u, the logarithmic
+    mean. It is m u^2/(u^2 + gap^2) + m gap^2/(u^2 + gap^2), and in the second part the arithmetic mean stands for m,
+    since they agree to u^2/12.
+    """
+    _, u = log_ratio(sigma)
+    total, difference = sigma[:, None] + sigma[None, :], sigma[:, None] - sigma[None, :]
+    # The weights may be as large as 1/sigma^2, so they are multiplied by sigma first.
+    total, difference = weights * total, weights * difference
+    inverse = 1 / (u * u + gap * gap)
+    half, share = 0.5 * u * inverse, 0.25 * gap * gap * inverse
+    return half * (common * total - difference) - share * total, half * (common * total + difference) + share * total
 
 
 def is_thin(point: SVD) -> bool:

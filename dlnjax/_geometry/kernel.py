@@ -117,7 +117,7 @@ class Kernel(eqx.Module):
     def rotation_weights(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
         """lambda_ij / ((sigma_i + sigma_j) m_ij), with m the logarithmic mean (sigma_i - sigma_j)/log(sigma_i/sigma_j).
 
-        From it `rotation_rates` makes the rates at which the frame turns. It is smooth and symmetric, and 0 for a pair
+        From it a flow makes the rates at which its frame turns. It is smooth and symmetric, and 0 for a pair
         of zeros, whose frame is arbitrary and is not turned.
         """
         log, u = log_ratio(sigma)
@@ -370,31 +370,6 @@ def log_or_tiny(sigma: Float[Array, "*s"]) -> Float[Array, "*s"]:
     The difference of two infinite logarithms would be NaN. Callers replace what is computed from this value.
     """
     return jnp.log(jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny))
-
-
-def rotation_rates(
-    weights: Float[Array, "d d"], sigma: Float[Array, " d"], gap: Scalar, common: Array | float = 1.0
-) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-    """The rates at which (4.17) and (4.19) turn the frame, from the `rotation_weights` of a kernel.
-
-    With G = U^T dE V the first is P and the second is Q = -P^T of U^T dU/dt = P o G - (P o G)^T and
-    V^T dV/dt = Q o G - (Q o G)^T. They are P_ij = lambda_ij sigma_j / (sigma_i^2 - sigma_j^2) and
-    Q_ij = lambda_ij sigma_i / (sigma_i^2 - sigma_j^2). Their sum is the rate of the common rotation of U and V, and
-    Q - P that of the relative rotation.
-
-    The common rotation is singular where sigma_i = sigma_j, and there it does not move X. Therefore its factor 1/u,
-    u = log(sigma_i/sigma_j), is replaced by u/(u^2 + gap^2), which moves X by at most `gap`. It is multiplied by
-    `common`, 1 or 0 for each pair. The relative rotation has the factor m = (sigma_i - sigma_j)/u, the logarithmic
-    mean. It is m u^2/(u^2 + gap^2) + m gap^2/(u^2 + gap^2), and in the second part the arithmetic mean stands for m,
-    since they agree to u^2/12.
-    """
-    _, u = log_ratio(sigma)
-    total, difference = sigma[:, None] + sigma[None, :], sigma[:, None] - sigma[None, :]
-    # The weights may be as large as 1/sigma^2, so they are multiplied by sigma first.
-    total, difference = weights * total, weights * difference
-    inverse = 1 / (u * u + gap * gap)
-    half, share = 0.5 * u * inverse, 0.25 * gap * gap * inverse
-    return half * (common * total - difference) - share * total, half * (common * total + difference) + share * total
 
 
 def log_ratio(sigma: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:

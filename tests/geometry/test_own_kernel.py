@@ -9,7 +9,7 @@ from support.kernels import AsBalanced
 from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 
 import dlnjax as dln
-from dlnjax._geometry.kernel import rotation_rates
+from dlnjax._flows.frame import rotation_rates
 from dlnjax._geometry.special import log_shc
 
 A, B = jnp.diag(jnp.array([4.0, 1.0])), jnp.array([[2.5, 1.5], [1.5, 2.5]])
