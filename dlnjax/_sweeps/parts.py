@@ -33,8 +33,9 @@ _NAMES = "names"
 def of_parts(parts: Mapping[int, int], what: str = "seeds") -> str:
     """What some parts consist of, in words: seeds 4 to 7, 12 to 15. `parts` has the size of each, by its first seed."""
     named = [f"{first} to {first + count - 1}" for first, count in sorted(parts.items())[:_NAMED]]
-    more = f" and those of {len(parts) - _NAMED} more parts" if len(parts) > _NAMED else ""
-    return f"{what} {', '.join(named)}{more}"
+    more = len(parts) - _NAMED
+    rest = f" and those of {more} more part{'s' if more > 1 else ''}" if more > 0 else ""
+    return f"{what} {', '.join(named)}{rest}"
 
 
 def make_room(data: Path, blank: "xarray.Dataset", grid: Grid, part: int) -> None:

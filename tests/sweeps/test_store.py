@@ -384,7 +384,7 @@ def test_damaged_part_is_not_loaded_and_is_computed_again(folder, finished, part
 def test_folder_that_lacks_a_piece_is_not_loaded_and_is_computed_again(folder, finished, lost):
     piece = folder / lost
     shutil.rmtree(piece) if piece.is_dir() else piece.unlink()
-    with pytest.raises(ValueError, match=r"damaged: seeds 0 to .* and of 1 more parts are not"):
+    with pytest.raises(ValueError, match=r"damaged: seeds 0 to .* and those of 1 more part are not"):
         dln.load(folder)
     with pytest.warns(UserWarning, match="computed again"):
         assert_same_data(sweep(folder), sweep(finished))
