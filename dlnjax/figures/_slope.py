@@ -257,8 +257,8 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     for law in (*LAWS, SMALL):
         for depth in DEPTHS if law in LAWS else DEPTHS[:1]:
             expected = derived(law, depth)
-            # The fluctuation of few starts may be small by chance.
-            expected = expected if np.isnan(expected) else float(f"{expected:.4f}")
+            # As a text it has four digits: the fluctuation of few starts may be small by chance.
+            expected = expected if np.isnan(expected) else f"{expected:.4f}"
             rows.append(measured(f"slope as d grows, {law}, N = {depth:g}", line(data, law, depth)[0], expected))
     for depth in DEPTHS:
         rows.append(measured(f"intercept, Gaussian, N = {depth:g}", line(data, LAWS[0], depth)[1]))
