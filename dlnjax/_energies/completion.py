@@ -146,8 +146,8 @@ class MatrixCompletion(eqx.Module):
         rows, columns, seen = self.entries
         u, v = point.u[rows], point.v[columns]
         labels = jnp.where(seen > 0, self.labels[rows, columns], 0.0)
-        residual = seen.astype(u.dtype) * ((u * point.sigma * v) @ jnp.ones_like(point.sigma) - labels)
-        return point.u.T[:, rows] * (2 * self.weight * residual) @ v
+        residual = seen.astype(u.dtype) * ((u * point.sigma[None, :] * v) @ jnp.ones_like(point.sigma) - labels)
+        return (point.u.T[:, rows] * (2 * self.weight * residual)[None, :]) @ v
 
 
 def _few_entries(mask: Any) -> Array | None:
