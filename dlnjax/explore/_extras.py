@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -62,7 +63,10 @@ def train(state: State) -> Network:
 
 
 def _factors(x: np.ndarray, n: int, g: float) -> np.ndarray:
-    """W_1, ..., W_N with the product X, and the identity after them: balanced, or two of imbalance g."""
+    """W_1, ..., W_N with the product X, and the identity after them: balanced, or two of imbalance g.
+
+    They are found in NumPy, since `balanced_factors` is compiled for each number of layers.
+    """
     u, sigma, vt = np.linalg.svd(x)
     if g:
         middle = np.sqrt(sigma**2 + g**2 / 4)
@@ -89,9 +93,8 @@ def join(state: State, start: np.ndarray, end: np.ndarray) -> Line:
     a, b = (_positive_factor(x) for x in (start, end))
     found = dln.geodesic(jnp.asarray(a), jnp.asarray(b), state.depth, throw=False)
     points = np.asarray(found.evaluate(jnp.linspace(0.0, 1.0, ELLIPSES)))
-    fine = printed_line(a, b, state.depth, np.linspace(0.0, 1.0, _FINE * (ELLIPSES - 1) + 1))
-    length = float(norms((fine[1:] + fine[:-1]) / 2, np.diff(fine, axis=0), state.depth).sum())
-    return Line(points, fine[::_FINE], float(found.length), length, bool(found.result == "successful"))
+    printed, length = _printed(jnp.asarray(a), jnp.asarray(b), jnp.asarray(state.depth))
+    return Line(points, np.asarray(printed), float(found.length), float(length), bool(found.result == "successful"))
 
 
 def _positive_factor(x: np.ndarray) -> np.ndarray:
@@ -99,27 +102,9 @@ def _positive_factor(x: np.ndarray) -> np.ndarray:
     return (u * sigma) @ u.T
 
 
-def printed_line(a: np.ndarray, b: np.ndarray, depth: float, ts: np.ndarray) -> np.ndarray:
-    """(3.76) between positive matrices, ((1-t) A^(1/N) + t B^(1/N))^N; at infinite depth exp((1-t) log A + t log B)."""
-    into = np.log if np.isinf(depth) else lambda s: s ** (1 / depth)
-    back = np.exp if np.isinf(depth) else lambda s: s**depth
-    mixed = (1 - ts)[:, None, None] * _of(a, into) + ts[:, None, None] * _of(b, into)
-    return _of(mixed, back)
-
-
-def _of(x: np.ndarray, f: Any) -> np.ndarray:
-    """A function of the eigenvalues of symmetric matrices."""
-    values, vectors = np.linalg.eigh(x)
-    return (vectors * f(values)[..., None, :]) @ np.swapaxes(vectors, -1, -2)
-
-
-def norms(x: np.ndarray, z: np.ndarray, depth: float) -> np.ndarray:
-    """The lengths of tangent vectors in the metric of depth N: |z_kl / sqrt(lambda_kl)| in the frame of X."""
-    u, s, vt = np.linalg.svd(x)
-    own, other = s[:, :, None], s[:, None, :]
-    # At equal values the quotient is its limit.
-    apart = np.abs(own - other) > 1e-6 * own
-    other = np.where(apart, other, 0.5 * own)
-    below = 2 * np.log(own / other) if np.isinf(depth) else depth * (own ** (2 / depth) - other ** (2 / depth))
-    eigenvalue = np.where(apart, (own**2 - other**2) / below, own ** (2 - 2 / depth))
-    return np.sqrt(((np.swapaxes(u, 1, 2) @ z @ np.swapaxes(vt, 1, 2)) ** 2 / eigenvalue).sum((1, 2)))
+@compiled
+def _printed(a: Any, b: Any, depth: Any) -> tuple[Any, Any]:
+    """(points of the line (3.76) between positive matrices, its length)."""
+    fine = jax.vmap(dln.closed_form.printed_line(a, b, depth))(jnp.linspace(0.0, 1.0, _FINE * (ELLIPSES - 1) + 1))
+    middle, step = (fine[1:] + fine[:-1]) / 2, jnp.diff(fine, axis=0)
+    return fine[::_FINE], jax.vmap(dln.norm, (0, 0, None))(middle, step, depth).sum()

@@ -204,7 +204,7 @@ def _solve_seeds(state: State, flows: Flows, first: int, size: int) -> None:
     rows = slice(first, first + size)
     sol = (_paths_of if state.noisy else _flows_of)(state, np.arange(SEEDS)[rows])
     flows.x[rows], flows.sigma[rows] = sol.x, sol.sigma
-    flows.rank[rows], flows.energy[rows] = effective_rank(np.asarray(sol.sigma)), sol.energy
+    flows.rank[rows], flows.energy[rows] = sol.effective_rank, sol.energy
     flows.result[rows] = sol.result.names
 
 
@@ -215,7 +215,7 @@ def _solve_pairs(state: State, found: np.ndarray, done: set[int], first: int, co
     depth, std = np.asarray(DEPTHS)[pairs // len(STDS)], np.asarray(STDS)[pairs % len(STDS)]
     x0 = std[:, None, None] * unit_starts(state.d, state.key)[np.arange(size) % EACH]
     sol = _sweep(state, x0, times(State(t=MAP_TIME)), depth)
-    rank = effective_rank(np.asarray(sol.final.sigma))
+    rank = np.asarray(dln.effective_rank(sol.final.sigma))
     for pair in range(first, min(first + count, found.size)):
         found.flat[pair] = rank[pairs == pair].mean()
     done.add(first)
@@ -281,9 +281,3 @@ KINDS: dict[str, Callable[[State], Any]] = {
     "networks": lambda state: train(replace(state, t=1.0, depth=2.0, step=0.1)),
     "geodesics": lambda state: join(state, np.diag([1.0, 2.0]), np.diag([2.0, 1.0])),
 }
-
-
-def effective_rank(sigma: np.ndarray) -> np.ndarray:
-    """The effective rank (4.23) of singular values, along the last axis."""
-    share = sigma / sigma.sum(-1, keepdims=True)
-    return np.exp(-np.sum(np.where(share > 0, share * np.log(np.where(share > 0, share, 1.0)), 0.0), -1))

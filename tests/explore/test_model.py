@@ -146,9 +146,7 @@ def test_geodesic_and_printed_line_have_their_known_lengths():
     for depth in (2.0, 3.0, np.inf):
         line = dln.closed_form.printed_line(jnp.asarray(a), jnp.asarray(b), depth)
         times = np.linspace(0.0, 1.0, _extras.ELLIPSES)
-        assert_close(_extras.printed_line(a, b, depth, times), jax.vmap(line)(times), ALGEBRA)
-        z = np.random.default_rng(0).normal(size=(2, 2))
-        assert_close(_extras.norms(b[None], z[None], depth), [dln.norm(jnp.asarray(b), jnp.asarray(z), depth)], 1e-11)
+        assert_close(_extras.join(State(d=2, depth=depth), a, b).printed, jax.vmap(line)(times), ALGEBRA)
 
 
 @pytest.mark.slow
