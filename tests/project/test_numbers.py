@@ -7,8 +7,8 @@ After a paragraph or a table of a page stands a comment that says where its numb
     -->
 
 What is before the colon stands in the paragraph, and begins with a number, such as 3.9 or "88 % of them". In
-`benchmarks/results/first-figure-cpu.md`, or `.csv`, there is one row with these cells, and its cell in this column
-rounds to the number. A fourth part, `least` or `most`, takes that of several rows; `over` stands between two sources
+`benchmarks/results/first-figure-cpu.md`, or `.csv`, there is one row with these cells, of which `d = 5` names the column
+too, and its cell in this column rounds to the number. A fourth part, `least` or `most`, takes that of several rows; `over` stands between two sources
 whose ratio is meant, and `column (2)` is the second number of a cell. The line `given: 0.25 20` names numbers that
 nothing measured.
 """
@@ -88,9 +88,14 @@ def value(source: str) -> float:
     place = re.fullmatch(r"(.*) \((\d)\)", column)
     column, number = (place[1], int(place[2])) if place else (column, 1)
     wanted = {cell.strip() for cell in cells.split(" & ")}
-    chosen = [number_of(row[column], number) for row in rows(name) if wanted <= set(row.values())]
+    chosen = [number_of(row[column], number) for row in rows(name) if wanted <= _cells(row)]
     assert chosen and (which or len(chosen) == 1), f"{len(chosen)} rows of {name} have the cells {cells}"
     return {"least": min, "most": max}[which[0]](chosen) if which else chosen[0]
+
+
+def _cells(row: dict[str, str]) -> set[str]:
+    """The cells of a row, alone and with their columns."""
+    return {*row.values(), *(f"{column} = {cell}" for column, cell in row.items())}
 
 
 def number_of(cell: str, number: int) -> float:
