@@ -5,8 +5,11 @@ programs of this library faster.
 """
 
 import functools
+import gc
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +51,10 @@ def compiled(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
         if not all(map(_is_value, jax.tree.leaves((args, kwargs)))) or _inside_of_jit():
-            return plain(*args, **kwargs)
+            with _little_garbage():
+                return plain(*args, **kwargs)
         # The call returns when the program is compiled and has started, so the line is shown during compilation only.
-        with waiting_for("compiling, once for these shapes"):
+        with waiting_for("compiling, once for these shapes"), _little_garbage():
             return (quick if _takes_options(jax.default_backend()) else plain)(*args, **kwargs)
 
     return call
@@ -128,6 +132,33 @@ def cache(folder: str | os.PathLike[str] | None = None) -> Path:
 def runs_at_once(*trees: Any) -> bool:
     """Whether a program of these arguments runs when it is called, so that Python can use the numbers it returns."""
     return all(map(is_concrete, jax.tree.leaves(trees))) and not _inside_of_jit()
+
+
+# How often Python looks for garbage while a program is traced, as arguments of `gc.set_threshold`.
+_SELDOM = (200_000, 20, 100)
+_tracing, _lock = [], threading.Lock()
+
+
+@contextmanager
+def _little_garbage() -> Iterator[None]:
+    """Let Python look for garbage seldom, as long as any thread is in here.
+
+    JAX makes so many objects while it traces that Python searches them for garbage again and again. This search takes a
+    sixth of the time of a first call whose programs are in the cache, and finds next to nothing.
+    """
+    with _lock:
+        before = gc.get_threshold()
+        _tracing.append(before)
+        if 0 < before[0] < _SELDOM[0]:  # 0 means never
+            gc.set_threshold(*_SELDOM)
+    try:
+        yield
+    finally:
+        with _lock:
+            first = _tracing[0]
+            _tracing.pop()
+            if not _tracing:
+                gc.set_threshold(*first)
 
 
 def _inside_of_jit() -> bool:

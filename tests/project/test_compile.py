@@ -1,5 +1,6 @@
 """What compiles again, and when: the page says it, and each of its rows is tried."""
 
+import gc
 from pathlib import Path
 
 import jax
@@ -179,3 +180,29 @@ def test_a_program_inside_of_jit_or_grad_has_no_options():
     np.testing.assert_array_equal(jax.grad(f)(jnp.ones(2)), [2, 2])
     np.testing.assert_array_equal(jax.vmap(jax.grad(f))(jnp.ones((2, 2))), 2 * np.ones((2, 2)))
     np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(jax.vmap(f)(x)))(jnp.ones((2, 2))), 2 * np.ones((2, 2)))
+
+
+def test_python_looks_for_garbage_seldom_while_a_program_is_traced_and_as_before_after_it():
+    inner = compiled(lambda x: seen.append(gc.get_threshold()) or x + 1)
+    outer = compiled(lambda x: 2 * inner(x))
+
+    def fails(x):
+        seen.append(gc.get_threshold())
+        raise ArithmeticError
+
+    before = gc.get_threshold()
+    try:
+        for mine, during in (
+            ((700, 10, 10), (200_000, 20, 100)),
+            ((300_000, 5, 5), (300_000, 5, 5)),
+            ((0, 7, 7),) * 2,
+        ):
+            seen = []
+            gc.set_threshold(*mine)
+            outer(jnp.ones(mine[1]))
+            with pytest.raises(ArithmeticError):
+                compiled(fails)(jnp.ones(2))
+            assert set(seen) == {during} and len(seen) >= 2
+            assert gc.get_threshold() == mine
+    finally:
+        gc.set_threshold(*before)

@@ -7,10 +7,10 @@ After a paragraph or a table of a page stands a comment that says where its numb
     -->
 
 What is before the colon stands in the paragraph, and begins with a number, such as 3.9 or "88 % of them". In
-`benchmarks/results/first-figure-cpu.md`, or `.csv`, there is one row with these cells, of which `d = 5` names the column
-too, and its cell in this column rounds to the number. A fourth part, `least` or `most`, takes that of several rows; `over` stands between two sources
-whose ratio is meant, and `column (2)` is the second number of a cell. The line `given: 0.25 20` names numbers that
-nothing measured.
+`benchmarks/results/first-figure-cpu.md`, or `.csv`, there is one row with these cells, and its cell in this column
+rounds to the number. A cell such as `d = 5` is one of the column d. A fourth part, `least` or `most`, takes that of
+several rows; `over` stands between two sources whose ratio is meant, and `column (2)` is the second number of a cell.
+The line `given: 0.25 20` names numbers that nothing measured.
 """
 
 import csv
