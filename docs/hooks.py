@@ -19,6 +19,8 @@ EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[\(\[](.*?)\\[\)\]]</\1
 EXAMPLE = re.compile(
     r'<div class="language-text highlight"><pre><span></span><code>(&gt;&gt;&gt; .*?)</code></pre></div>', re.S
 )
+# A notebook, from a page in the repository. Its own page on the site is one folder nearer.
+NOTEBOOK = re.compile(r"\]\(\.\./((?:\.\./)*notebooks/[\w-]+)\.ipynb\)")
 SIZE = 16
 # An equation in a line of text that is wider, in units of the text, is cut before its relations, and then before its
 # sums, so that a narrow page can break it. What is wider still scrolls.
@@ -39,6 +41,7 @@ def on_files(files, config, **_):
 
 
 def on_page_markdown(markdown: str, page, config, files) -> str:
+    markdown = NOTEBOOK.sub(r"](\1.md)", markdown)
     markdown, drawn = pictures.drawn(markdown, page.file.src_uri)
     for name, content in drawn.items():
         files.append(File.generated(config, name, content=content))

@@ -1,5 +1,6 @@
 """The site: a dead link ends its build, and what is wide does not widen a page."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -45,6 +46,33 @@ def test_a_dead_link_ends_the_build(text, fault, tmp_path, caplog):
             build(config)
         assert fault in caplog.text
     assert "mkdocs build --strict" in (ROOT / "Makefile").read_text()
+
+
+# A page of the site and a reader of the repository follow the same links: what only the build makes is dead for one.
+BLOCK = re.compile(r"^```.*?^```|`[^`\n]*`|\$[^$\n]*\$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?!\w+:|#)([^)\s#]+)")
+
+
+def dead(text, folder):
+    return [link for link in LINK.findall(BLOCK.sub("", text)) if not (folder / link).exists()]
+
+
+def test_links_of_pages_lead_somewhere_in_the_repository_too():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    links = {f"{page.relative_to(ROOT)}": dead(page.read_text(encoding="utf-8"), page.parent) for page in pages}
+    assert {page: found for page, found in links.items() if found} == {}
+    assert dead(
+        "[a](docs/index.md#install) [b](none.md) `[c](gone.md)` [d](https://jax.dev) [e](#here) $f[g](h)$", ROOT
+    ) == ["none.md"]
+
+
+@pytest.mark.filterwarnings("ignore:path is deprecated:DeprecationWarning")
+def test_a_link_to_a_notebook_leads_to_its_page_on_the_site():
+    pytest.importorskip("nbconvert", reason="needs nbconvert: pip install '.[docs]'")
+    notebook = documentation("hooks").NOTEBOOK
+    for source, site in (("../", ""), ("../../", "../")):
+        link = f"see [one]({source}notebooks/09-noise.ipynb)"
+        assert notebook.sub(r"](\1.md)", link) == f"see [one]({site}notebooks/09-noise.md)"
 
 
 # The package that draws equations reads its font by a function of the standard library that is to go.
