@@ -31,11 +31,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dlnjax._checks import is_concrete, known, require
 from dlnjax._compile import compiled
-from dlnjax._networks.chain import chain_product, layers_of, widths_of
+from dlnjax._networks.chain import layers_of, widths_of
 from dlnjax._noise import cut, Free, Noise, Path
-from dlnjax._protocol import gradient
+from dlnjax._protocol import pullback
 from dlnjax._results import code_of, RESULTS
-from dlnjax._svd import eigh, orthogonalise, svd
+from dlnjax._svd import eigh, orthogonalise, SVD, svd
 from dlnjax._tree import all_finite, norm, positive, power_of_two
 from dlnjax._types import Scalar, Square, Stack, Weights
 
@@ -72,24 +72,31 @@ class Diffusion(eqx.Module):
         """Whether there is a force."""
         return not isinstance(self.energy, Free)
 
-    def force(self, weights: Stack) -> Stack:
-        """-(1/N) dL/dW_p, which is tangent at balanced factors."""
-        x, pull = jax.vjp(chain_product, weights)
-        return -pull(gradient(self.energy, x))[0] / len(weights)
+    def force(self, state: Frames) -> Stack:
+        """-(1/N) dL/dW_p = -(1/N) Q_p diag(s)^(N-p) (Q_N^T dE Q_0) diag(s)^(p-1) Q_(p-1)^T.
+
+        It is tangent to the balanced factors.
+        The frames are those of X, whose values s^N keep their relative accuracy. A decomposition of X would lose those
+        below rounding, and many energies of singular values have no slope at 0.
+        """
+        depth = len(state.q) - 1
+        slope = pullback(self.energy, SVD(state.q[-1], state.s**depth, state.q[0]))
+        seen = jnp.stack([state.s[:, None] ** (depth - p) * slope * state.s ** (p - 1) for p in range(1, depth + 1)])
+        return -state.q[1:] @ seen @ _t(state.q[:-1]) / depth
 
     def step(self, state: Frames, h: Scalar, key: PRNGKeyArray) -> tuple[Frames, Bool[Array, ""], Bool[Array, ""]]:
         """(the state after a step, whether the determinant of X changed its sign, whether `h` is too long).
 
         The force acts by Heun's method.
         """
-        weights = state.weights
-        size = jnp.sqrt(2 * h / (len(weights) * self.beta))
-        noise = size * jax.random.normal(key, weights.shape, weights.dtype)
+        layers = state.q[1:]
+        size = jnp.sqrt(2 * h / (len(layers) * self.beta))
+        noise = size * jax.random.normal(key, layers.shape, layers.dtype)
         if not self.driven:
             return *moved(state, noise), jnp.asarray(False)
-        force = self.force(weights)
+        force = self.force(state)
         guess, _ = moved(state, noise + h * force)
-        there = self.force(guess.weights)
+        there = self.force(guess)
         # The rule of `dt_too_long` is that of the noise downstairs: h times the stiffness is above 1.
         far = jnp.maximum(norm(noise + h * force), size * noise.size**0.5)
         coarse = norm(h * (there - force)) > far + jnp.finfo(h.dtype).eps ** 0.5 * norm(state.s)

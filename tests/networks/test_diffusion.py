@@ -65,6 +65,23 @@ def test_tangent_part_is_orthogonal_to_the_normals(depth, values, key):
     assert_close(diffusion.tangent_part(one.s, one.seen(motion[:1])), one.seen(motion[:1]), 100 * ALGEBRA)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_force_is_the_gradient_at_the_factors_over_their_number(depth, key):
+    frames = frames_of(X0, depth, key)
+    slope = jax.grad(lambda w: ENERGY(dln.product(w)))(frames.weights)
+    assert_close(diffusion.Diffusion(ENERGY, jnp.asarray(BETA)).force(frames), -slope / depth, 100 * ALGEBRA)
+
+
+@pytest.mark.parametrize("least", [1e-2, 1e-9, 1e-60])
+def test_the_force_is_exact_where_a_value_of_x_is_below_rounding(least, key):
+    """The energy is a half sum of y^2 = N^2 sigma^(2/N), without a slope at 0. Its force on each factor is -W_p."""
+    weight_decay = dln.SpectralEnergy(lambda sigma: 4.5 * sigma ** (2 / 3))
+    frames = frames_of(X0, 3, key)
+    frames = diffusion.Frames(frames.q, jnp.array([0.7, least]))
+    force = frames.seen(diffusion.Diffusion(weight_decay, jnp.asarray(BETA)).force(frames))
+    assert_close(force, jnp.broadcast_to(-jnp.diag(frames.s), (3, 2, 2)), 100 * ALGEBRA)
+
+
 def test_a_step_goes_to_the_nearest_balanced_factors_and_its_second_order_is_normal(key):
     frames = frames_of(X0, 3, key)
     weights, motion = frames.weights, jax.random.normal(key, (3, 2, 2))
