@@ -44,8 +44,9 @@ DENSE = 8
 SMALL = 4
 # At a larger condition number of an end, the frames turn faster than a path of `SEGMENTS` pieces can resolve.
 CONDITION = 1e3
-# The condition numbers of the ends at which a continuation begins, one after the other until a geodesic arrives.
-_CONDITIONS = (CONDITION, 30.0)
+# The condition numbers of the ends at which a continuation begins, one after the other until a geodesic arrives. The
+# last is for the few pairs at depth 2 whose continuation from milder ends loses rank on its way.
+_CONDITIONS = (CONDITION, 30.0, 1e4)
 # An error of X moves a small singular value by as much. The tolerance is therefore lowered where the condition number
 # is large, but by no more than this factor: below it, rounding is larger than the tolerance.
 _TIGHTEST = 1e-2
@@ -246,7 +247,8 @@ def _shot(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]
     """The geodesics that the search of this module finds from both guesses.
 
     The action is minimised from each guess, and shooting starts from the path of least action. Where no geodesic
-    arrives, the search is repeated from ends of a smaller condition number, where the path is more accurate.
+    arrives, the search is repeated from ends of a smaller condition number, where the path is more accurate, and then of
+    a larger one, which leaves less to the continuation.
     """
     log = jnp.log(_condition(a, b) + 1)
 

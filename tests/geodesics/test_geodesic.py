@@ -233,6 +233,18 @@ def test_ill_conditioned_pairs_arrive():
 
 
 @pytest.mark.long
+def test_a_pair_arrives_from_ends_of_a_larger_condition_number():
+    # From the ends of the condition numbers 1000 and 30 the continuation of this pair loses rank on its way.
+    a = jnp.diag(jnp.array([1.0, 1e-6]))
+    b = rotation(np.radians(-1.2361627509)) @ a @ rotation(np.radians(-154.5046419975))
+    there, back = geodesic(a, b, 2.0), geodesic(b, a, 2.0)
+    assert there.endpoint_error < 1e-9
+    assert_close(there.length, back.length, INTEGRATION)
+    low, high = dln.distance_bounds(a, b, 2.0)
+    assert low <= there.length <= high
+
+
+@pytest.mark.long
 def test_all_pairs_are_one_call(key):
     x = jax.random.normal(key, (8, D, D))
     x = x.at[:, 0].multiply(jnp.sign(jnp.linalg.det(x))[:, None])
