@@ -167,7 +167,7 @@ def _add_sweep(commands: Any) -> None:
     energies = ("diagonal", "random-mask", "entries", "schatten")
     which = "completion of the diagonal (4.21), of a random mask or of the entries that --entry names (4.24), or a "
     add("--energy", choices=energies, default="diagonal", help=which + "Schatten norm (4.69); default diagonal")
-    positive = _number(0, above=True, finite=True)
+    positive = _number(0, above=True)
     add("--entry", type=_entry, action="append", metavar="I,J=V", help="X_IJ is to be V, from 0 on; again for more")
     add("--weight", type=positive, metavar="W", help="of the squares of --energy entries (default: 1/2)")
     add("--entries", type=_whole(1), metavar="K", help="of a random mask, drawn with its labels U[-2, 2] for each seed")
@@ -182,14 +182,13 @@ def _add_sweep(commands: Any) -> None:
     add("--d", type=_whole(1), default=10, metavar="D", help="size of the matrices (default: 10)")
     add(
         "--depth",
-        type=_number(1, above=False, finite=False),
+        type=_number(1, finite=False),
         action="append",
         metavar="N",
         help="1 to inf (default: inf); again for more, each from the same starts",
     )
-    add(
-        "--imbalance", type=_finite, metavar="G", help="of two layers, W_1 W_1^T - W_2^T W_2 = G I; in place of --depth"
-    )
+    what = "of two layers, W_1 W_1^T - W_2^T W_2 = G I; in place of --depth"
+    add("--imbalance", type=_number(), metavar="G", help=what)
     add("--noise", type=positive, metavar="B", help="Langevin noise of this inverse temperature, with --dt")
     add("--dt", type=positive, metavar="H", help="the longest step of the noise")
     add("--std", type=positive, metavar="STD", help="of the entries of the starts (default: 1/sqrt(D))")
@@ -206,6 +205,8 @@ def _add_sweep(commands: Any) -> None:
     )
     add("--rtol", type=positive, default=1e-6, metavar="R", help="relative tolerance (default: 1e-6)")
     add("--steady", type=positive, metavar="G", help="stop a flow once |dE| <= G (default: never)")
+    what = "give up a flow after so many steps (default: 100000)"
+    add("--max-steps", type=_whole(1), default=100_000, metavar="K", help=what)
     out = add("--out", type=Path, metavar="DIR", help="folder to write, or to go on with (default: a summary alone)")
     _complete(out, shtab.DIRECTORY)
     add("--workers", type=_whole(1), metavar="K", help="processes that share the work; with --out")
@@ -236,7 +237,7 @@ def _add_claims(commands: Any) -> None:
     add("--only", action="append", metavar="NAME", help="statements whose number or name begins so; again for more")
     add("--seed", type=_whole(0, 2**31 - 1), default=0, metavar="S", help="of the random instances (default: 0)")
     add("--draws", type=_whole(1), metavar="K", help="instances for each depth (default: of each statement its own)")
-    numbers = _number(1, above=False, finite=False)
+    numbers = _number(1, finite=False)
     add("--depth", type=numbers, action="append", metavar="N", help="in place of the usual depths; again for more")
     what = "measure nothing, and verify what is proven in exact and ball arithmetic; --out writes the certificates"
     add("--prove", action="store_true", help=what)
@@ -299,18 +300,7 @@ def _entry(text: str) -> tuple[int, int, float]:
     found = re.fullmatch(r"(\d+),(\d+)=(.+)", text)
     if not found:
         raise argparse.ArgumentTypeError(f"must be I,J=V such as 0,1=0.5, got {text!r}")
-    return int(found[1]), int(found[2]), _finite(found[3])
-
-
-def _finite(text: str) -> float:
-    """A finite number of either sign."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
-    return value
+    return int(found[1]), int(found[2]), _number()(found[3])
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -336,9 +326,11 @@ def _chapter(text: str) -> int | str:
     raise argparse.ArgumentTypeError(f"must be a whole number or beyond, got {text!r}")
 
 
-def _number(least: float, *, above: bool, finite: bool) -> Callable[[str], float]:
+def _number(least: float = -math.inf, *, above: bool = False, finite: bool = True) -> Callable[[str], float]:
     """The converter of an option whose value is a number of at least `least`, or above it."""
-    expected = f"{'above' if above else 'of at least'} {least}" + (" and finite" if finite else ", or inf")
+    expected = f"a number {'above' if above else 'of at least'} {least}" + (" and finite" if finite else ", or inf")
+    if math.isinf(least):
+        expected = "a finite number"
 
     def convert(text: str) -> float:
         try:
@@ -347,7 +339,7 @@ def _number(least: float, *, above: bool, finite: bool) -> Callable[[str], float
             value = math.nan
         large_enough = value > least if above else value >= least
         if not large_enough or (finite and math.isinf(value)):
-            raise argparse.ArgumentTypeError(f"must be a number {expected}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
         return value
 
     return convert

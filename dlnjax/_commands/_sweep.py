@@ -37,7 +37,7 @@ def sweep(args: argparse.Namespace) -> int:
     over: dict[str, Any] = {"depth": depths[0]} if len(depths) == 1 else {"grid": {"depth": depths}}
     if args.imbalance is not None:
         over = {"depth": dln.Imbalanced(args.imbalance)}
-    options = over | {"ts": _times(args)}
+    options = over | {"ts": _times(args), "max_steps": args.max_steps}
     if args.noise is None:
         options |= {"rtol": args.rtol, "stop": None if args.steady is None else dln.Steady(args.steady)}
     else:

@@ -47,7 +47,7 @@ def as_shell(state: State) -> str:
     words += [f"--imbalance {written(state.imbalance)}"] if state.imbalance else [f"--depth {written(state.depth)}"]
     words += [f"--seed {state.key}"] if state.key else []
     words += [f"--noise {written(state.beta)} --dt {written(state.dt)}"] if state.noisy else []
-    words += [] if state.noisy else [f"--rtol {RTOL:g} --steady {GRADIENT:g}"]
+    words += [] if state.noisy else [f"--rtol {RTOL:g} --steady {GRADIENT:g} --max-steps {MOST_STEPS}"]
     if state.energy == "decay" and not state.flips:
         words += ["--energy schatten --p 2"]
     elif state.energy != "diagonal" or state.flips:

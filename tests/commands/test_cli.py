@@ -104,6 +104,7 @@ WRONG = [
     (["sweep", "--std", "0"], ["--std", "above 0", "'0'"]),
     (["sweep", "--t-end", "inf"], ["--t-end", "finite", "'inf'"]),
     (["sweep", "--steady", "nan"], ["--steady", "above 0", "'nan'"]),
+    (["sweep", "--max-steps", "0"], ["--max-steps", "at least 1", "'0'"]),
     (["sweep", "--times", "1"], ["--times", "at least 2", "'1'"]),
     (["sweep", "--energy", "mask"], ["--energy", "'mask'", "random-mask"]),
     (["sweep", "--entries", "5"], ["--entries", "--energy random-mask", "diagonal"]),

@@ -22,6 +22,8 @@ from dlnjax.explore._state import State
 # A state for each kind of programs, and moves of each control.
 FIRST = State(t=20.0, std=0.3)
 KINDS = _model.KINDS
+# Of its flows some are given up after the most steps.
+GIVEN_UP = replace(FIRST, depth=2.0, std=1e-3, energy="rank-one", t=1e6)
 IMBALANCED, NOISY = replace(FIRST, depth=2.0, g=0.7), replace(FIRST, depth=4.0, beta=5.0)
 MOVES = [
     replace(FIRST, depth=3.0),
@@ -184,8 +186,15 @@ def test_measured_speeds_follow_the_law(model):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "state",
-    [FIRST, replace(FIRST, depth=3.0, flips=(0, 1)), IMBALANCED, NOISY, replace(FIRST, energy="rank-one", key=2)],
-    ids=["flow", "mask", "imbalanced", "noise", "rank-one"],
+    [
+        FIRST,
+        replace(FIRST, depth=3.0, flips=(0, 1)),
+        IMBALANCED,
+        NOISY,
+        replace(FIRST, energy="rank-one", key=2),
+        GIVEN_UP,
+    ],
+    ids=["flow", "mask", "imbalanced", "noise", "rank-one", "given up"],
 )
 def test_texts_compute_the_numbers_of_the_page(model, state, capsys):
     flows = finished(model, state)
@@ -199,9 +208,11 @@ def test_texts_compute_the_numbers_of_the_page(model, state, capsys):
     shell = capsys.readouterr().out
     ranks = [float(re.search(r"effective rank .* -> (\S+)", text)[1]) for text in (python, shell)]
     np.testing.assert_allclose(ranks, flows.rank[:, -1].mean(), atol=20 * _model.RTOL)
-    # A code that no seed has is not named.
-    at_rest = (flows.result == "steady").sum()
-    assert (f"steady {at_rest}" in shell) if at_rest else ("steady" not in shell)
+    for code in ("steady", "max_steps_reached"):
+        seeds = (flows.result == code).sum()
+        # A code that no seed has is not named.
+        assert (f"{code} {seeds}" in shell) if seeds else (code not in shell)
+    assert ("max_steps_reached" in shell) == (state is GIVEN_UP)
 
 
 def test_link_holds_the_state():
