@@ -16,7 +16,7 @@ DEPTHS = (1.0, 2.0, 3.0, np.inf)
 SIGMA = 0.01
 # The fractions of each mode at which the exact solution is marked.
 LEVELS = (0.1, 0.5, 0.9)
-TIMES = np.append(0.0, np.geomspace(0.02, 400.0, 80))
+TIMES = np.append(0.0, np.geomspace(0.02, 400.0, 240))
 
 
 def time_to(sigma: float, target: float, depth: float) -> float:
