@@ -247,8 +247,8 @@ def _shot(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]
     """The geodesics that the search of this module finds from both guesses.
 
     The action is minimised from each guess, and shooting starts from the path of least action. Where no geodesic
-    arrives, the search is repeated from ends of a smaller condition number, where the path is more accurate, and then of
-    a larger one, which leaves less to the continuation.
+    arrives, the search is repeated from ends of a smaller condition number, where the path is more accurate, and then
+    of a larger one, which leaves less to the continuation.
     """
     log = jnp.log(_condition(a, b) + 1)
 
