@@ -26,7 +26,7 @@ RTOL, GRADIENT = 1e-4, 1e-4
 MOST_STEPS = 250
 # How many flows one piece of work has, for each size of the matrices: what 0.1 s allow on two cores.
 PIECE = {2: 50, 5: 25, 10: 10, 20: 4}
-NOISY_PIECE = {2: 25, 5: 10, 10: 4, 20: 2}
+NOISY_PIECE = {2: 25, 5: 5, 10: 2, 20: 1}
 # The map: depths, sizes of starts, and how many starts for each of their pairs.
 DEPTHS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, np.inf)
 STDS = tuple(float(f"{std:.3g}") for std in np.geomspace(1e-3, 1.0, 7))
