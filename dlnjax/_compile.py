@@ -49,12 +49,12 @@ def compiled(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
     plain, quick = eqx.filter_jit(f), eqx.filter_jit(f, compiler_options=QUICK | more)  # pyright: ignore[reportCallIssue]
 
     @functools.wraps(f)
+    @_little_garbage()
     def call(*args: Any, **kwargs: Any) -> Any:
         if not all(map(_is_value, jax.tree.leaves((args, kwargs)))) or _inside_of_jit():
-            with _little_garbage():
-                return plain(*args, **kwargs)
+            return plain(*args, **kwargs)
         # The call returns when the program is compiled and has started, so the line is shown during compilation only.
-        with waiting_for("compiling, once for these shapes"), _little_garbage():
+        with waiting_for("compiling, once for these shapes"):
             return (quick if _takes_options(jax.default_backend()) else plain)(*args, **kwargs)
 
     return call
@@ -135,7 +135,7 @@ def runs_at_once(*trees: Any) -> bool:
 
 
 # How often Python looks for garbage while a program is traced, as arguments of `gc.set_threshold`.
-_SELDOM = (200_000, 20, 100)
+SELDOM = (200_000, 20, 100)
 _tracing, _lock = [], threading.Lock()
 
 
@@ -149,8 +149,8 @@ def _little_garbage() -> Iterator[None]:
     with _lock:
         before = gc.get_threshold()
         _tracing.append(before)
-        if 0 < before[0] < _SELDOM[0]:  # 0 means never
-            gc.set_threshold(*_SELDOM)
+        if 0 < before[0] < SELDOM[0]:  # 0 means never
+            gc.set_threshold(*SELDOM)
     try:
         yield
     finally:

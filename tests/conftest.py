@@ -15,6 +15,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 with install_import_hook("dlnjax", "beartype.beartype"):
     import dlnjax  # noqa: F401
+    from dlnjax._compile import SELDOM
 
 
 def pytest_collection_finish():
@@ -24,7 +25,7 @@ def pytest_collection_finish():
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(200_000, 20, 100)
+    gc.set_threshold(*SELDOM)
 
 
 # A compiled program takes up to some hundred maps of memory, and Linux gives 65,530 to a process. Beyond them JAX ends
