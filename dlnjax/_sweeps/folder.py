@@ -149,7 +149,7 @@ class Store:
             text = f"{self.folder}: {of_parts(damaged)} are not as they were written, and are computed again."
             warnings.warn(text, stacklevel=5)
         for first in damaged:
-            (self.folder / "parts" / f"{first}.json").unlink()
+            (self.folder / "parts" / f"{first}.json").unlink(missing_ok=True)
             del self.done[first]
 
     def _require_own(self) -> None:
@@ -191,7 +191,7 @@ class Store:
         """
         if not self.done:
             for path in (self.folder / "parts").iterdir():
-                path.unlink()
+                path.unlink(missing_ok=True)
             self._write_record(chunk, part)
         self.chunk, self.part = chunk, part
         return {first: count for first, count in self.grid.parts(part).items() if first not in self.done}

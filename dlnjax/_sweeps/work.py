@@ -10,8 +10,10 @@ import hashlib
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from dlnjax._terminal import silence
 _IMPORTED_IN = os.getpid()
 # Two programs with decompositions that run at once in one process can hang: see `calls_lapack` in `plan.py`.
 _ONE_AT_A_TIME = threading.Lock()
+# The seconds between two looks for a file. Clients of NFS keep for up to 60 s what they know of a folder.
+_PAUSES = [0.2 * 2**k for k in range(9)]
 
 
 def leave(folder: Path, call: Call, plan: Plan) -> dict[str, Any]:
@@ -92,6 +96,16 @@ def _require_same(theirs: dict[str, str]) -> None:
         )
 
 
+def _when_seen(read: Callable[[], Any]) -> Any:
+    """What `read` returns. On a network file system what the caller has written may be seen here only later, so that it
+    is looked for again, for up to 102 s."""
+    for pause in _PAUSES:
+        with suppress(FileNotFoundError):
+            return read()
+        time.sleep(pause)
+    return read()
+
+
 @functools.lru_cache(maxsize=1)
 def _worker(path: str, digest: str, chunk: int, part: int) -> "_Worker":
     """The worker of the last sweep is kept, so that its program is compiled once."""
@@ -102,7 +116,9 @@ class _Worker:
     def __init__(self, path: Path, digest: str, chunk: int, part: int):
         import cloudpickle
 
-        text = path.read_bytes()
+        if not path.parent.is_dir():
+            raise ValueError(f"{path.parent} is not seen by this worker. All workers must see the folder of the sweep.")
+        text = _when_seen(path.read_bytes)
         # Unpickling runs code. Only what the caller of this sweep has written is unpickled.
         if hashlib.sha256(text).hexdigest() != digest:
             raise ValueError(f"{path} is not what the caller of this sweep wrote.")
@@ -111,13 +127,12 @@ class _Worker:
         self.plan = self.checked.plan(None, chunk)._replace(part=part, workers=1)
         self.run = self.checked.run(self.plan)
         self.sizes = self.checked.grid.parts(part)
-        self.parts = Parts(self.folder / "data.zarr", self.checked.grid, "r+")
+        self.parts = _when_seen(lambda: Parts(self.folder / "data.zarr", self.checked.grid, "r+"))
 
     def compute(self, first: int) -> int:
+        # A receipt that is there already is no reason to leave the part out. It may be of an earlier sweep, and have
+        # been seen by others only after the caller had made new arrays.
         count = self.sizes[first]
-        # A worker that was taken for dead may have written the part in the meantime.
-        if (self.folder / "parts" / f"{first}.json").exists():
-            return count
         chunks = list(self.run.chunks({first: count}, None))
         part = dataset_of(type(chunks[0]).joined(chunks))
         try:

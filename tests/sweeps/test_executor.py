@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import pytest
 from test_store import assert_same_data, CHUNK, D, draw, MASK, N, receipts_of, sweep
 
 import dlnjax as dln
-from dlnjax._sweeps import parts, work
+from dlnjax._sweeps import folder as store, parts, work
 from dlnjax._sweeps.processes import Died, Processes
 
 PARTS = -(-N // CHUNK)
@@ -426,24 +427,56 @@ def test_full_disk_is_named_and_the_same_call_goes_on(tmp_path, one, monkeypatch
     assert_same_folder(folder, one)
 
 
-def test_slow_disk_whose_receipts_come_late_costs_time_alone(tmp_path, one, monkeypatch):
-    # On a network file system what a worker has written may be seen by others only later.
-    folder, write, late = tmp_path / "run", parts.write_whole, []
+def test_receipts_that_come_late_cost_time_alone(tmp_path, one, monkeypatch):
+    # On a network file system what a worker has written may be seen by others only later: here the receipts of the
+    # first call, when the second has found none and makes new arrays.
+    folder, write, make_room, late = tmp_path / "run", parts.write_whole, store.make_room, []
 
-    def slow(path, text):
-        time.sleep(0.02)
+    def hold(path, text):
         if path.parent.name != "parts":
             return write(path, text)
-        timer = threading.Timer(0.3, write, (path, text))
-        timer.start()
-        late.append(timer)
+        late.append((path, text))
 
-    with monkeypatch.context() as patch, concurrent.futures.ThreadPoolExecutor(2) as pool:
-        patch.setattr(parts, "write_whole", slow)
-        first = sweep(folder, executor=pool)
-        # The same call at once, before the receipts are there, computes some parts again.
-        again = sweep(folder, executor=pool)
-    for timer in late:
-        timer.join()
-    assert_same_data(first, again)
+    def release(*arguments):
+        make_room(*arguments)
+        for receipt in late:
+            write(*receipt)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "write_whole", hold)
+        sweep(folder, executor=Inline())
+    monkeypatch.setattr(store, "make_room", release)
+    assert len(late) == PARTS and not receipts_of(folder)
+    assert_same_data(sweep(folder, executor=Inline()), sweep(one))
     assert_same_folder(folder, one)
+
+
+@pytest.mark.parametrize("late", ["call.pickle", "data.zarr"])
+def test_worker_waits_for_what_its_caller_has_written(tmp_path, one, monkeypatch, late):
+    # A file that another machine has just made may be seen later (xarray's issue 6435).
+    folder, pauses = tmp_path / "run", []
+
+    class Hidden(Inline):
+        def submit(self, *task):
+            if not self.seen:
+                (folder / late).rename(tmp_path / "hidden")
+            return super().submit(*task)
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            (tmp_path / "hidden").rename(folder / late)
+
+    monkeypatch.setattr(work, "time", SimpleNamespace(sleep=pause))
+    sweep(folder, executor=Hidden())
+    assert pauses == work._PAUSES[:3] and sum(work._PAUSES) < 103
+    assert_same_folder(folder, one)
+
+
+def test_worker_that_does_not_see_the_folder_says_so(tmp_path):
+    class Elsewhere(Inline):
+        def submit(self, f, job, *task):
+            return super().submit(f, job | {"path": "/no/such/run/call.pickle"}, *task)
+
+    with pytest.raises(RuntimeError, match=r"/no/such/run is not seen by this worker\. All workers must"):
+        sweep(tmp_path / "run", executor=Elsewhere())
