@@ -103,7 +103,7 @@ class RESULTS(eqx.Module):
     rank_lost: ClassVar[_Code] = _Code(
         "A singular value reached zero, where the geometry of depth > 1 ends. "
         "The last good state and its time are in the solution. At depth 1, and with layers that are not balanced "
-        "(dlnjax.Imbalanced), a flow passes through."
+        "(dlnjax.Imbalanced), a flow passes through. The search for a geodesic ends so if its last shot does."
     )
     non_finite: ClassVar[_Code] = _Code(
         "The start, or the energy's gradient along the way, was NaN or infinite. Check both there: "
@@ -114,8 +114,16 @@ class RESULTS(eqx.Module):
         "The last good state and its time are in the solution."
     )
     not_arrived: ClassVar[_Code] = _Code(
-        "The search for a geodesic did not come within 1e-8 of the end: `endpoint_error` says how near. "
-        "Go through a matrix in between, or loosen what is asked of endpoints as ill-conditioned as these."
+        "The search for a geodesic stopped making progress before it came within 1e-8 of the end: `endpoint_error` and "
+        "stats['power'] say how near. Go through a matrix in between."
+    )
+    max_shots_reached: ClassVar[_Code] = _Code(
+        "The search for a geodesic used up its shots before it came within 1e-8 of the end: `endpoint_error` and "
+        "stats['power'] say how near. Go through a matrix in between."
+    )
+    shot_too_long: ClassVar[_Code] = _Code(
+        "The last shot of the search for a geodesic needed more steps than a shot may have, as happens near singular "
+        "matrices: `endpoint_error` and stats['power'] say how near it came. Go through a matrix in between."
     )
     not_converged: ClassVar[_Code] = _Code(
         "The search for a mean ended before its gradient fell to `tol`: `gradient_norm` says how small it is. "

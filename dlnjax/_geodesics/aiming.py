@@ -15,10 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 from dlnjax._geodesics import guesses
 from dlnjax._geodesics.charts import chart, point_of
 from dlnjax._geodesics.descent import descend, Descent
-from dlnjax._geodesics.hamiltonian import integrate
+from dlnjax._geodesics.hamiltonian import integrate, Path
 from dlnjax._geodesics.mesh import ELEMENTS, Mesh
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import operator_at
+from dlnjax._results import code_of, RESULTS
 from dlnjax._svd import SVD
 from dlnjax._tree import iterate, norm, where
 from dlnjax._types import Scalar, Square
@@ -46,21 +47,34 @@ class Shot(eqx.Module):
     """The result of a search: the orthonormal momentum at both ends, the point `x` that the geodesic reached, and more.
 
     `error` is the distance of `x` from B divided by |B|, `shots` the number of shots, `steps` the steps of all shots.
+    `power` is the largest for which a geodesic was found between the ends with their singular values to this power, and
+    1 where it was shot at B itself. `code` says why the search ended if it did not arrive.
     """
 
     start: Float[Array, "*n d d"]
     end: Float[Array, "*n d d"]
     x: Float[Array, "*n d d"]
     error: Float[Array, "*n"]
-    lost_rank: Bool[Array, "*n"]
+    power: Float[Array, "*n"]
+    code: RESULTS
     shots: Int[Array, "*n"]
     steps: Int[Array, "*n"]
 
     @classmethod
     def none(cls, x: Square) -> "Shot":
         """The result where nothing was searched for."""
-        none = jnp.asarray(0)
-        return cls(0 * x, 0 * x, x, jnp.asarray(jnp.inf, x.dtype), jnp.asarray(False), none, none)
+        none, zero = jnp.asarray(0), jnp.zeros((), x.dtype)
+        return cls(0 * x, 0 * x, x, zero + jnp.inf, zero, code_of((True, RESULTS.not_arrived)), none, none)
+
+
+def flaw(flight: Path, good: Bool[Array, ""]) -> RESULTS:
+    """Why a shot is not `good`, or `successful`."""
+    return code_of(
+        (good, RESULTS.successful),
+        (flight.lost_rank, RESULTS.rank_lost),
+        (flight.exhausted, RESULTS.shot_too_long),
+        (True, RESULTS.not_arrived),
+    )
 
 
 class Aiming(eqx.Module):
@@ -119,8 +133,11 @@ def _correct(a: SVD, b: SVD, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aimi
     error = jnp.where(good, norm(x - b.matrix) / norm(b.sigma), jnp.inf)
     shots, steps = old.shots + 1, old.steps + flight.steps
     better = (error < old.error) | (old.shots == 0)
-    shot = where(better, Shot(w, flight.w[-1], x, error, flight.lost_rank, shots, steps), old)
-    shot = eqx.tree_at(lambda s: (s.shots, s.steps), shot, (shots, steps))
+    code = code_of(
+        (~good, flaw(flight, good)), (shots >= _MOST_SHOTS, RESULTS.max_shots_reached), (True, RESULTS.not_arrived)
+    )
+    shot = where(better, Shot(w, flight.w[-1], x, error, jnp.ones_like(error), code, shots, steps), old)
+    shot = eqx.tree_at(lambda s: (s.code, s.shots, s.steps), shot, (code, shots, steps))
     aim = now.aim - jnp.where(good, miss, 0.0)
     return Aiming(
         path=path.again(_shifted(path, point_of(aim, b, kernel), mesh, kernel)),

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dlnjax._results import code_of, RESULTS
 from dlnjax._tree import norm, where
 from dlnjax._types import Scalar
 
@@ -24,10 +25,12 @@ _NO_VALUE = 1e3
 
 
 class Value(eqx.Module):
-    """The result of a call of f: f(w), whether f is defined at w (`good`), the cost of the call, and other results."""
+    """The result of a call of f: f(w), whether f is defined at w (`good`), and if not, why (`flaw`), the cost of the
+    call, and other results."""
 
     f: Float[Array, " n"]
     good: Bool[Array, ""]
+    flaw: RESULTS
     cost: Int[Array, ""]
     other: Any
 
@@ -36,7 +39,8 @@ class Search(eqx.Module):
     """The state of Broyden's method: the best `w` so far, f at that point, and the inverse of the Jacobian.
 
     `damping` multiplies the next step; `stuck` counts the calls since the last progress; `calls` and `cost` count all
-    of them. `fresh` says that f was not called yet, and `failed` that its first call had no value.
+    of them. `fresh` says that f was not called yet, `failed` that its first call had no value, and `flaw` why the last
+    call had none.
     """
 
     w: Float[Array, " n"]
@@ -48,13 +52,14 @@ class Search(eqx.Module):
     cost: Int[Array, ""]
     fresh: Bool[Array, ""]
     failed: Bool[Array, ""]
+    flaw: RESULTS
     other: Any
 
     @classmethod
     def at(cls, w: Float[Array, " n"], inverse: Float[Array, "n n"], other: Any) -> "Search":
         """The state before the first call. `other` gives the shapes of what a call returns beside f."""
-        none, true = jnp.asarray(0), jnp.asarray(True)
-        return cls(w, jnp.zeros_like(w), inverse, jnp.ones((), w.dtype), none, none, none, true, ~true, other)
+        none, true, no_flaw = jnp.asarray(0), jnp.asarray(True), code_of((True, RESULTS.successful))
+        return cls(w, jnp.zeros_like(w), inverse, jnp.ones((), w.dtype), none, none, none, true, ~true, no_flaw, other)
 
     def again(self, w: Float[Array, " n"]) -> "Search":
         """The state before the first call of another f, at `w`. The inverse of the Jacobian and the counts are kept."""
@@ -89,6 +94,7 @@ def improve(f: Callable[[Float[Array, " n"]], Value], now: Search) -> Search:
         cost=now.cost + value.cost,
         fresh=jnp.asarray(False),
         failed=now.fresh & ~value.good,
+        flaw=value.flaw,
         other=other,
     )
 

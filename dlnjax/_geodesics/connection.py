@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from dlnjax._compile import compiled
 from dlnjax._geodesics.aiming import Shot
@@ -93,7 +93,7 @@ class Connection(eqx.Module):
     error: Float[Array, "*n"]
     drift: Float[Array, "*n"]
     result: RESULTS
-    stats: dict[str, Int[Array, "*n"]]
+    stats: dict[str, Shaped[Array, "*n"]]
 
 
 class Ends(eqx.Module):
@@ -160,8 +160,7 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
         (~ends.finite, RESULTS.non_finite),
         (ends.apart, RESULTS.other_component),
         (ends.same | (shot.error <= _ARRIVED), RESULTS.successful),
-        (shot.lost_rank, RESULTS.rank_lost),
-        (True, RESULTS.not_arrived),
+        (True, shot.code),
     )
     return Connection(
         p=unless_same(frame.momentum(p)),
@@ -170,7 +169,7 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
         error=jnp.where(joined, unless_same(shot.error), jnp.inf),
         drift=unless_same(drift),
         result=result,
-        stats={"shots": shot.shots, "steps": shot.steps},
+        stats={"shots": shot.shots, "steps": shot.steps, "power": jnp.where(ends.same, 1.0, shot.power)},
     )
 
 
@@ -188,7 +187,9 @@ def _shortest(every: Connection) -> Connection:
     length = jnp.where(arrived, every.length, jnp.inf)
     # Where both guesses lead to the same path, the result of the first guess is taken.
     best = jnp.argmax(arrived & (length <= jnp.min(length) * (1 + _SAME_LENGTH)))
-    best = jnp.where(jnp.any(arrived), best, jnp.argmin(every.error))
+    power = every.stats["power"]
+    nearest = jnp.argmin(jnp.where(power == jnp.max(power), jnp.nan_to_num(every.error), jnp.inf))
+    best = jnp.where(jnp.any(arrived), best, nearest)
     one = jax.tree.map(lambda z: z[best], every)
     return eqx.tree_at(lambda c: c.stats, one, one.stats | {"guess": best})
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from dlnjax._checks import as_positive, as_real, is_concrete, known, require
 from dlnjax._compile import compiled
@@ -42,11 +42,12 @@ class GeodesicSolution(Solution):
     - `momentum`: the covector at `a` for which `exponential(a, momentum, depth)` is this geodesic.
     - `end_momentum`: the covector of the geodesic at `b`.
     - `length`: the length in the 1/N-normalised metric. The length in the thesis's metric is `length` / sqrt(N).
-    - `endpoint_error`: |X(1) - b| / |b|, Frobenius.
+    - `endpoint_error`: |X(1) - b| / |b|, Frobenius; inf where no geodesic was shot at `b` itself.
     - `hamiltonian_drift`: the relative change of H along the geodesic.
     - `result`: a code of `RESULTS`.
-    - `stats`: the number of `shots` (trial geodesics), the solver `steps` of all shots, and the `guess` that led here
-      (0: polar, 1: frames).
+    - `stats`: the number of `shots` (trial geodesics), the solver `steps` of all shots, the `guess` that led here (0:
+      polar, 1: frames), and the `power` p: the last geodesic found joins the ends with their singular values to the
+      power p, which the search raises to 1.
 
     **Example:**
 
@@ -65,7 +66,7 @@ class GeodesicSolution(Solution):
     endpoint_error: Float[Array, "*n"]
     hamiltonian_drift: Float[Array, "*n"]
     result: RESULTS
-    stats: dict[str, Int[Array, "*n"]]
+    stats: dict[str, Shaped[Array, "*n"]]
 
     layout: ClassVar[Layout] = Layout(
         format="dlnjax.GeodesicSolution/1",

@@ -10,7 +10,11 @@ from scipy.optimize import minimize
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRATION
 
 import dlnjax as dln
+from dlnjax._geodesics import shooting
+from dlnjax._geodesics.aiming import flaw
 from dlnjax._geodesics.connection import connect
+from dlnjax._geodesics.hamiltonian import Path
+from dlnjax._svd import SVD, svd
 
 D = 2
 DEPTHS = [1.0, 2.0, 3.0, 8.0, np.inf]
@@ -233,8 +237,8 @@ def test_ill_conditioned_pairs_arrive():
 
 
 @pytest.mark.long
-def test_a_pair_arrives_from_ends_of_a_larger_condition_number():
-    # From the ends of the condition numbers 1000 and 30 the continuation of this pair loses rank on its way.
+def test_a_pair_arrives_whose_targets_must_be_hit_well():
+    # Its ends are so near the singular matrices that targets hit to 1e-3 alone do not say where the next one is.
     a = jnp.diag(jnp.array([1.0, 1e-6]))
     b = rotation(np.radians(-1.2361627509)) @ a @ rotation(np.radians(-154.5046419975))
     there, back = geodesic(a, b, 2.0), geodesic(b, a, 2.0)
@@ -242,6 +246,49 @@ def test_a_pair_arrives_from_ends_of_a_larger_condition_number():
     assert_close(there.length, back.length, INTEGRATION)
     low, high = dln.distance_bounds(a, b, 2.0)
     assert low <= there.length <= high
+
+
+@pytest.mark.long
+def test_a_pair_arrives_by_the_way_on_which_the_powers_differ():
+    rng = np.random.default_rng([0, 1, 3, 333])
+    for _ in range(4):
+        a, b = ((u * [1.0, 1e-3, 1e-6]) @ vt for u, _, vt in map(np.linalg.svd, rng.standard_normal((2, 3, 3))))
+        b[0] *= np.sign(np.linalg.det(a) * np.linalg.det(b))
+    there, back = geodesic(a, b, 3.0), geodesic(b, a, 3.0)
+    assert there.endpoint_error < 1e-9
+    assert_close(there.length, back.length, INTEGRATION)
+
+
+def test_a_search_that_fails_says_why_and_how_far_it_came():
+    # At depth 2 and the condition number 1e10 the last shot of this pair reaches the singular matrices.
+    rng = np.random.default_rng(5)
+    for _ in range(3):
+        a, b = ((u * [1.0, 1e-10]) @ vt for u, _, vt in map(np.linalg.svd, rng.standard_normal((2, D, D))))
+    b[0] *= np.sign(np.linalg.det(a) * np.linalg.det(b))
+    lost = geodesic(a, b, 2.0, throw=False)
+    assert lost.result == "rank_lost" and jnp.isinf(lost.endpoint_error) and 0 < lost.stats["power"] < 1
+    with pytest.raises(RuntimeError, match="search for a geodesic ends so"):
+        geodesic(a, b, 2.0)
+    assert geodesic(EYE, 2 * EYE, 2.0).stats["power"] == 1
+
+
+@pytest.mark.parametrize("name", ["successful", "rank_lost", "shot_too_long", "not_arrived"])
+def test_flaw_of_a_shot(name):
+    no = jnp.asarray(False)
+    way = Path((), jnp.ones(()), no | (name == "rank_lost"), no, no | (name == "shot_too_long"), jnp.asarray(1))
+    assert flaw(way, no | (name == "successful")) == name
+
+
+@pytest.mark.long
+def test_a_shot_with_too_many_steps_and_a_search_with_too_many_shots_say_so(monkeypatch):
+    a, b = (SVD(z.u, jnp.array([1.0, 1e-6]), z.v) for z in map(svd, (rotation(1.0), SKEW[1])))
+    search = lambda: shooting._shot(a, b, dln.Balanced(jnp.asarray(np.inf)), jnp.asarray(1e-11), jnp.asarray(True))
+    for name, least in (("MOST_STEPS", 20), ("_MOST_SHOTS", 4)):
+        with monkeypatch.context() as patch:
+            patch.setattr(shooting, name, least)
+            found = search()
+        assert not jnp.any(found.error < 1e-8)
+        assert found.code[0] == {"MOST_STEPS": "shot_too_long", "_MOST_SHOTS": "max_shots_reached"}[name]
 
 
 @pytest.mark.long
