@@ -260,7 +260,7 @@ def _add_explore(commands: Any) -> None:
     add = parser.add_argument
     add("--port", type=_whole(1, 2**16 - 1), metavar="P", help="of the page (default: a free one)")
     add("--no-browser", action="store_true", help="print the address, and open no browser")
-    add("--edit", action="store_true", help="open the page as a notebook of marimo, with its code")
+    add("--edit", action="store_true", help="copy the page to explorer.py in this folder, and open it with its code")
     parser.set_defaults(run=_explore)
 
 
