@@ -13,6 +13,8 @@ Mark: TypeAlias = dict[str, Any]
 # Okabe and Ito's colours, as in the style of `dlnjax.plot`.
 BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#999999"
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+# An axis over less than this ratio would have one or two powers of ten.
+_FEW_DECADES = 50
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -25,11 +27,17 @@ def linear(label: str, low: float, high: float, ticks: list[tuple[float, str]] |
     """A linear axis, with about five ticks at round numbers."""
     if not high > low:
         low, high = low - 0.5, high + 0.5
-    return {"label": label, "kind": "linear", "low": low, "high": high, "ticks": ticks or _round_ticks(low, high)}
+    return {
+        "label": label,
+        "kind": "linear",
+        "low": low,
+        "high": high,
+        "ticks": _round_ticks(low, high) if ticks is None else ticks,
+    }
 
 
 def logarithmic(label: str, low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis, with ticks at powers of ten."""
+    """A logarithmic axis, with ticks at powers of ten, and at their double and fivefold where there is room."""
     return {"label": label, "kind": "log", "low": low, "high": high, "ticks": _powers(low, high)}
 
 
@@ -48,6 +56,9 @@ def _round_ticks(low: float, high: float) -> list[tuple[float, str]]:
 
 def _powers(low: float, high: float) -> list[tuple[float, str]]:
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    if high / low < _FEW_DECADES:
+        values = [m * 10.0**k for k in range(first - 1, last + 1) for m in (1, 2, 5)]
+        return [(value, f"{value:.6g}") for value in values if low <= value <= high]
     gap = max(1, -(-(last - first) // 5))
     return [(10.0**k, power_of_ten(k)) for k in range(first, last + 1, gap)]
 

@@ -111,7 +111,7 @@ def _(as_python, as_shell, page, state):
 @app.cell
 def _(flows, no_equilibrium, page, progress, state, views, warnings):
     # The last cell: when the browser has this answer, it has all drawings, and asks for the next piece of work.
-    said = [*warnings, no_equilibrium(state) if state.noisy else ""]
+    said = [*warnings, no_equilibrium(state) if state.noisy else "", views.stopped(flows, state)]
     words, warning = views.summary(flows, state), " ".join(filter(None, said))
     page.answer = {"n": page.asked["n"], **progress._asdict(), "words": words, "warning": warning}
     return

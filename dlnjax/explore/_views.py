@@ -38,8 +38,8 @@ from dlnjax.explore._state import SEEDS, State
 _SMALLEST = 1e-7
 # Labels are apart by this part of the axis.
 _APART = 0.07
-# The height of the row of ellipses above the middle, which keeps the ellipses round.
-ROW = 0.83
+# The height of the row of ellipses above the middle, which keeps the ellipses round in a frame of 266 x 198.
+ROW = 0.93
 # Up to this size the entries of X are written in their cells.
 _WRITTEN = 5
 
@@ -71,7 +71,13 @@ def singular_values(flows: Flows, state: State) -> Drawing:
         marks.append(line(flows.ts, one, color, width=2, **label))
     y = logarithmic("singular values σᵢ", least / 1.3, 1.3 * most)
     return drawing(
-        f"Singular values of seed {state.seed}", _time(state), y, marks, click="cursor", times=flows.ts.tolist()
+        f"Singular values of seed {state.seed}",
+        _time(state),
+        y,
+        marks,
+        click="cursor",
+        times=flows.ts.tolist(),
+        note="from dark to light by index; click to move the time",
     )
 
 
@@ -79,7 +85,9 @@ def matrix(flows: Flows, state: State) -> Drawing:
     """X at the cursor. Framed entries are seen by the energy; a click switches one."""
     x, (labels, mask, _) = flows.x[state.seed, state.cursor], target(state)
     most = max(1.0, float(np.max(np.nan_to_num(np.abs(x)))))
-    shown = lambda v: f"{v:.2f}".replace("-", "−") if state.d <= _WRITTEN and math.isfinite(v) else ""
+    # 0.0 is added to make 0 of -0.
+    two_digits = lambda v: f"{round(float(v), 2) + 0.0:.2f}".replace("-", "−")
+    shown = lambda v: two_digits(v) if state.d <= _WRITTEN and math.isfinite(v) else ""
     written = [[shown(v) for v in row] for row in x]
     seen = lambda i, j: f"wanted {labels[i, j]:g}" if mask[i, j] else "not seen"
     hints = [[f"X{i + 1},{j + 1} = {x[i, j]:.4g}, {seen(i, j)}" for j in range(state.d)] for i in range(state.d)]
@@ -91,7 +99,7 @@ def matrix(flows: Flows, state: State) -> Drawing:
         linear("row", -0.5, 0.5, _indices(state.d)) | {"low": state.d - 0.5, "high": -0.5},
         [mark],
         click="mask",
-        note="framed: seen by the energy; click to switch an entry",
+        note=f"blue: up to {most:.3g}, orange: to −{most:.3g}; framed: seen by the energy; click to switch an entry",
     )
 
 
@@ -196,7 +204,8 @@ def speed_law(flows: Flows, state: State) -> Drawing:
     The dots are measured: the change of a singular value over the two times around the cursor, over the integral of
     the force -u^T dE v on it by Simpson's rule.
     """
-    s = np.geomspace(1e-3, 10.0, 60)
+    low, high = 1e-3, 30.0
+    s = np.geomspace(low, high, 60)
     marks: list[Mark] = []
     for depth in (1.0, 2.0, 3.0, math.inf):
         marks.append(line(s, s ** (2 - 2 / depth), GREY, width=0.8, label=shown_depth(depth)))
@@ -205,13 +214,16 @@ def speed_law(flows: Flows, state: State) -> Drawing:
     colors = [color for color, v in zip(by_index(state.d), speed, strict=True) if math.isfinite(v)]
     shown = np.isfinite(speed)
     marks.append(dots(size[shown], speed[shown], colors, size=4))  # pyright: ignore[reportArgumentType]
+    measured = "dots: measured around the cursor, where a value moves"
+    if state.noisy:
+        measured = "nothing is measured on paths with noise"
     what = f"g = {state.imbalance:g}" if state.imbalance else f"N = {shown_depth(state.depth)}"
     return drawing(
         f"Speed law at {what}",
-        logarithmic("singular value σ", 1e-3, 10.0),
-        logarithmic("speed over force, λ(σ, σ)", 1e-5, 100.0),
+        logarithmic("singular value σ", low, high),
+        logarithmic("speed over force, λ(σ, σ)", 1e-5, high**2),
         marks,
-        note="grey: N = 1, 2, 3, ∞; dots: measured around the cursor, where a value moves",
+        note=f"grey: N = 1, 2, 3, ∞; {measured}",
     )
 
 
@@ -236,7 +248,9 @@ def measured_speed(flows: Flows, state: State) -> tuple[np.ndarray, np.ndarray]:
     moved = sigma[2] - sigma[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         speed = moved / (weights @ force)
-    return sigma[1], np.where((np.abs(moved) > 0.01 * sigma[1]) & (speed > 0), speed, np.nan)
+    # A value that turns back has passed through 0, or has changed places with another.
+    onward = (sigma[2] - sigma[1]) * (sigma[1] - sigma[0]) > 0
+    return sigma[1], np.where(onward & (np.abs(moved) > 0.01 * sigma[1]) & (speed > 0), speed, np.nan)
 
 
 def _time(state: State) -> dict:
@@ -261,6 +275,15 @@ def summary(flows: Flows, state: State) -> dict[str, str]:
         "seed": f"seed {state.seed}: {flows.result[state.seed].replace('_', ' ') or '...'}",
         "numbers": f"effective rank {rank:.3f}, E = {energy:.3g} at t = {flows.ts[state.cursor]:.3g}",
     }
+
+
+def stopped(flows: Flows, state: State) -> str:
+    """Why paths with noise stand still from some time on, and what to do; empty where none does."""
+    if not (flows.result == "dt_too_long").any():
+        return ""
+    return (
+        f"Some paths stop, as the step of the noise is too long for them: {state.dt:.3g}, a part of t end. Lower t end."
+    )
 
 
 @_once_known
@@ -298,8 +321,7 @@ def geodesic(found: Line | None, flows: Flows, state: State) -> Drawing:
         if not found.arrived:
             note = "the search did not arrive: the ends are too ill-conditioned"
     ticks = [(0.0, "0"), ((ELLIPSES - 1) / 2, "1/2"), (ELLIPSES - 1.0, "1")]
-    rows = [(ROW, ""), (-ROW, "")]
-    x, y = linear("along the line", -0.6, ELLIPSES - 0.4, ticks), linear("", -2 * ROW, 2 * ROW, rows)
+    x, y = linear("along the line", -0.6, ELLIPSES - 0.4, ticks), linear("", -2 * ROW, 2 * ROW, [])
     return drawing("Geodesic from the start to the cursor", x, y, marks, note=note)
 
 

@@ -1,7 +1,8 @@
 // The page of the explorer: controls, drawings and the link. It owns the state, which is the query of the link, and asks
 // Python for one piece of work at a time: the newest state first, and what is left of its work while nothing moves.
 
-const WIDTH = 400, HEIGHT = 292, LEFT = 52, RIGHT = 14, TOP = 26, BOTTOM = 40;
+// A panel is about as wide on the screen, so that its letters keep their size.
+const WIDTH = 344, HEIGHT = 264, LEFT = 50, RIGHT = 28, TOP = 26, BOTTOM = 40;
 const SIXTIETHS = 60; // 1/N moves in sixtieths, so that N = 1, 2, 3, 4, 5, 6, 10 are exact.
 
 const PATIENCE = 60_000, PAUSE = 150; // milliseconds
@@ -19,7 +20,7 @@ const SLIDERS = [
   { name: "t", label: "log t end", min: 0, max: 6, step: 0.25, title: "the last time",
     read: (s) => Math.log10(s.t), write: power, show: (s) => shown(s.t) },
   { name: "cursor", label: "time", min: 0, max: 64, step: 1, title: "the time at which X is shown",
-    read: (s) => Number(s.cursor), write: String, show: (s) => s.cursor },
+    read: (s) => Number(s.cursor), write: String, show: (s) => `${s.cursor} of 64` },
   { name: "seed", label: "seed", min: 0, max: 99, step: 1, title: "the start that is followed",
     read: (s) => Number(s.seed), write: String, show: (s) => s.seed },
   { name: "beta", label: "log 1/β", min: -4, max: 1, step: 0.25, title: "temperature 1/beta of Langevin noise; left is none",
@@ -73,13 +74,13 @@ function pathOf(xs, ys, px, py) {
 }
 
 const MARKS = {
-  line(g, m, px, py) {
+  line(g, m, px, py, label) {
     const style = { fill: "none", stroke: m.color, "stroke-width": m.width ?? 1.2, opacity: m.opacity ?? 1, "stroke-linejoin": "round" };
     if (m.dash) style["stroke-dasharray"] = m.dash;
     g.append(shape("path", { d: pathOf(m.x, m.y, px, py), ...style }));
     const last = m.y.findLastIndex((v) => v !== null);
     if (m.label !== undefined && last >= 0) {
-      g.append(shape("text", { x: px(m.x[last]) - 4, y: Math.max(py(m.y[last]) - 3, TOP + 10), class: "small", "text-anchor": "end" }, m.label));
+      label(py(m.y[last]), m.label);
     }
   },
   band(g, m, px, py) {
@@ -132,7 +133,9 @@ function draw(panel, drawing) {
   defs.append(shape("rect", { x: left, y: TOP, width: wide, height: high }));
   const marks = shape("g", { "clip-path": `url(#${clip})` });
   svg.append(defs, shape("text", { x: left, y: 15, class: "title" }, drawing.title));
-  for (const mark of drawing.marks) MARKS[mark.kind](marks, mark, px, py);
+  // The label of a line stands at the right of the frame, where it covers no line.
+  const label = (y, text) => svg.append(shape("text", { x: left + wide + 5, y: y + 4, class: "small" }, text));
+  for (const mark of drawing.marks) MARKS[mark.kind](marks, mark, px, py, label);
   svg.append(marks, shape("rect", { x: left, y: TOP, width: wide, height: high, class: "box" }));
   for (const [value, text] of drawing.x.ticks) {
     svg.append(shape("line", { x1: px(value), x2: px(value), y1: TOP + high, y2: TOP + high + 4, class: "tick" }));

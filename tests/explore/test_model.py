@@ -15,7 +15,7 @@ from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 
 import dlnjax as dln
 from dlnjax import _cli
-from dlnjax.explore import _extras, _model, _problem, _state, _texts, _views
+from dlnjax.explore import _drawing, _extras, _model, _problem, _state, _texts, _views
 from dlnjax.explore._model import Model
 from dlnjax.explore._state import State
 
@@ -181,6 +181,27 @@ def test_measured_speeds_follow_the_law(model):
         # Simpson's rule over two gaps of the saved times is right to some percent.
         np.testing.assert_allclose(speed[known], _views.law(size[known], state), rtol=0.15)
     assert compared > 20
+
+
+def test_no_speed_is_measured_where_a_value_turns_back():
+    state = replace(IMBALANCED, d=2, cursor=10)
+    flows = _model._no_flows(state)
+    for at, second in zip((9, 10, 11), (0.1, 0.01, 0.2), strict=True):
+        flows.x[0, at] = np.diag([0.5 + 0.01 * at, second])
+    assert np.isfinite(_views.measured_speed(flows, state)[1]).tolist() == [True, False]
+
+
+def test_axis_over_few_powers_of_ten_has_ticks_between_them():
+    texts = lambda *ends: [text for _, text in _drawing.logarithmic("", *ends)["ticks"]]
+    assert texts(0.3, 2.1) == ["0.5", "1", "2"]
+    assert texts(0.05, 200.0) == ["10⁻¹", "1", "10", "10²"]
+
+
+def test_paths_that_stopped_are_said():
+    flows = _model._no_flows(NOISY)
+    assert _views.stopped(flows, NOISY) == ""
+    flows.result[3] = "dt_too_long"
+    assert _views.stopped(flows, NOISY).endswith("0.0781, a part of t end. Lower t end.")
 
 
 @pytest.mark.long
