@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 import dlnjax.plot
 
+# Inches above and below a picture.
+MARGIN = 0.04
 PLACE = re.compile(r"^<!-- picture: (.*?) -->", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -49,12 +53,21 @@ def _run(code: str, name: str, namespace: dict[str, Any]) -> None:
             os.chdir(here)
 
 
+def _inked(figure: Figure) -> Bbox:
+    """The part of a figure that is shown, in inches: all of its width, and the height with something in it."""
+    figure.canvas.draw()  # which lays it out
+    inked = figure.get_tightbbox()
+    return Bbox.from_extents(0.0, inked.y0 - MARGIN, figure.get_figwidth(), inked.y1 + MARGIN)
+
+
 def _png(namespace: dict[str, Any], name: str) -> bytes:
     import matplotlib.pyplot as plt
 
     if "ax" not in namespace:
         raise ValueError(f"{name}: a picture needs axes that are called ax in the blocks before it.")
-    file = io.BytesIO()
-    namespace.pop("ax").figure.savefig(file, dpi=300, metadata={"Software": None})
+    figure, file = namespace.pop("ax").figure, io.BytesIO()
+    # Lines look their colours up when they are drawn.
+    with dlnjax.plot.style():
+        figure.savefig(file, dpi=300, metadata={"Software": None}, bbox_inches=_inked(figure))
     plt.close("all")
     return file.getvalue()

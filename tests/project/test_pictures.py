@@ -1,7 +1,10 @@
 """The pictures of the pages: every page of ideas and questions has one, and its code draws it."""
 
+import io
 from pathlib import Path
 
+import matplotlib.image
+import numpy as np
 import pytest
 from support.documentation import documentation
 
@@ -52,6 +55,25 @@ def test_blocks_are_run_in_turn_and_their_axes_become_files(pictures, tmp_path, 
     assert "![The *line* x_1 = 2 of plot](../ideas-line-1.png)\n\n*The *line* $x_1 = 2$ of `plot`*" in text
     assert text.startswith("Before, with") and text.endswith("After.\n") and text.count("<!--") == 1
     assert not list(tmp_path.iterdir())
+
+
+FLAT = """```python
+import dlnjax.plot
+ax = dlnjax.plot.new_axes(None)
+ax.plot([0, 4], [0, 0], color="C1", lw=3)
+ax.set_aspect("equal")
+```
+
+<!-- picture: A line -->
+"""
+
+
+def test_a_picture_has_the_colours_of_the_project_and_nothing_empty_above_it(pictures):
+    _, files = pictures.drawn(FLAT, "flat.md")
+    pixels = matplotlib.image.imread(io.BytesIO(files["flat-1.png"]))
+    assert (np.round(255 * pixels[..., :3]) == [0xD5, 0x5E, 0x00]).all(axis=-1).any()
+    height, width = pixels.shape[:2]
+    assert width == 1020 and height < width / 2
 
 
 def test_a_picture_without_axes_names_its_page(pictures):
