@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
+from scipy.interpolate import RectBivariateSpline
 
 from dlnjax import distance
 from dlnjax.figures._figure import Figure, Number, shown_depth, verdict
@@ -14,6 +15,8 @@ CENTRE, REACH = 1.0, 2.5
 DEPTHS = (1.0, 2.0, np.inf)
 # All panels show the same distances.
 LEVELS = np.arange(1.0, 11.0)
+# The points a side between which lines are drawn.
+FINE = 181
 
 
 def _point(x, y):
@@ -45,12 +48,27 @@ def compute(key, seeds: int) -> xarray.Dataset:
     )
 
 
+def _finer(data: xarray.Dataset) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(a finer grid, the distances on it at each depth, `y x`).
+
+    The square of a distance is smooth at the centre, where the distance itself has a cone. The grid stays as it is if
+    a distance is not known.
+    """
+    side = data["x"].values
+    if not np.isfinite(data["distance"]).all():
+        return side, [one.T for one in data["distance"].values]
+    fine = np.linspace(side[0], side[-1], FINE)
+    order = min(3, len(side) - 1)
+    squares = [RectBivariateSpline(side, side, one.T**2, kx=order, ky=order) for one in data["distance"].values]
+    return fine, [np.sqrt(np.maximum(square(fine, fine), 0.0)) for square in squares]
+
+
 def draw(data: xarray.Dataset) -> Drawing:
     figure = new_figure(6.8, 2.6)
     panels = figure.subplots(1, len(DEPTHS), sharey=True)
-    for ax, depth in zip(panels, data["depth"].values, strict=True):
-        values = data["distance"].sel(depth=depth).values.T
-        contours = ax.contour(data["x"], data["y"], values, levels=LEVELS, cmap="viridis", vmax=1.2 * LEVELS[-1])
+    fine, distances = _finer(data)
+    for ax, depth, values in zip(panels, data["depth"].values, distances, strict=True):
+        contours = ax.contour(fine, fine, values, levels=LEVELS, cmap="viridis", vmax=1.2 * LEVELS[-1])
         contours.set_linewidth(0.9)
         ax.clabel(contours, LEVELS[:4], fontsize=6, fmt="%g", inline_spacing=2)
         ax.plot(CENTRE, 0, "k+", markersize=4)

@@ -133,7 +133,7 @@ def exact_change(depth: float) -> float:
 
 
 def draw(data: xarray.Dataset) -> Drawing:
-    figure = new_figure(3.4, 3.9)
+    figure = new_figure(6.8, 3.9)
     axes = figure.subplots(2, 2)
     _draw_curves(axes[0, 0], data)
     _draw_changes(axes[0, 1], data)
@@ -194,7 +194,7 @@ def _draw_planes(ax, data: xarray.Dataset) -> None:
     ax.set(xlabel=r"$\sigma_1 / \sigma_d$", xlim=(-0.95, 2.6))
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.25 * (high - low))
-    ax.set_title(f"$d = {int(data['size'])}$, share of $K < 0$")
+    ax.set_title(f"$d = {int(data['size'])}$; in %: the share of $K < 0$")
 
 
 def numbers(data: xarray.Dataset) -> list[Number]:
