@@ -5,6 +5,7 @@ other pieces one by one, so that a new move never waits for more than one. Every
 the energy, the depth and the tolerances are numbers of the program, and nothing is compiled again.
 """
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -144,10 +145,12 @@ class Model:
         return len(_kinds(state.d)) + -(-SEEDS // _piece(state)) + beside + -(-pairs // _pairs(state.d))
 
     def _pieces(self, state: State) -> Iterator[Piece]:
-        """The work that is left, in its order: programs, the seeds from the followed one on, the map."""
-        for kind in _kinds(state.d):
-            if (state.d, kind) not in self._compiled:
-                yield Piece(f"compiling {kind}, d = {state.d}", lambda kind=kind: self._compile(state.d, kind))
+        """The work that is left, in its order: the seeds from the followed one on, the map, each after its programs.
+
+        What another move may need is compiled last, so that the first drawing does not wait for it.
+        """
+        programs = self._programs(state.d)
+        yield from programs.pop(_kind(state), [])
         flows, size = self.flows(state), _piece(state)
         firsts = list(range(0, SEEDS, size))
         own = state.seed // size
@@ -155,18 +158,28 @@ class Model:
             if not flows.known[first]:
                 yield Piece("more seeds", lambda first=first: _solve_seeds(state, flows, first, size))
             if first == firsts[own]:
-                yield from self._beside(state, flows)
+                yield from self._beside(state, flows, programs)
+        yield from programs.pop("flows", [])
         (found, done), count = self._map(state), _pairs(state.d)
         for first in range(0, found.size, count):
             if first not in done:
                 yield Piece("the map", lambda first=first: _solve_pairs(state, found, done, first, count))
+        for rest in programs.values():
+            yield from rest
 
-    def _beside(self, state: State, flows: Flows) -> Iterator[Piece]:
+    def _programs(self, d: int) -> dict[str, list[Piece]]:
+        """The programs that are not compiled yet: for each kind the piece of work that compiles it."""
+        what = lambda kind: Piece(f"compiling {kind}, d = {d}", lambda: self._compile(d, kind))
+        return {kind: [what(kind)] for kind in _kinds(d) if (d, kind) not in self._compiled}
+
+    def _beside(self, state: State, flows: Flows, programs: dict[str, list[Piece]]) -> Iterator[Piece]:
         """The work on the followed seed besides its flow."""
         network, line = self._network(state), self._line(state)
         if has_network(state) and not network:
+            yield from programs.pop("networks", [])
             yield Piece("the network", lambda: network.append(train(state)))
         if has_line(state) and not line:
+            yield from programs.pop("geodesics", [])
             own = flows.x[state.seed]
             yield Piece("the geodesic", lambda: line.append(join(state, own[0], own[state.cursor])))
 
@@ -266,6 +279,13 @@ def _first(state: State) -> None:
 def has_line(state: State) -> bool:
     """Whether a geodesic is drawn: at d = 2, and without an imbalance, for which (3.76) is no line."""
     return state.d == 2 and not state.imbalance and state.cursor > 0
+
+
+def _kind(state: State) -> str:
+    """The kind of the programs that compute the seeds of a state."""
+    if state.noisy:
+        return "noise of deep networks" if math.isinf(state.depth) else "noise"
+    return "imbalanced flows" if state.imbalance else "flows"
 
 
 def _kinds(d: int) -> list[str]:

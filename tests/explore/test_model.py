@@ -112,6 +112,39 @@ def test_a_move_of_any_control_compiles_nothing(model):
         assert {name for name, drawing in one.items() if not drawing} == {"plane", "network", "geodesic"}
 
 
+FLAT = State(d=2)
+
+
+@pytest.mark.parametrize(
+    ("state", "first"),
+    [
+        (FIRST, ["flows"]),
+        (FLAT, ["flows", "geodesics"]),
+        (replace(FLAT, depth=3.0, step=0.1), ["flows", "networks", "geodesics"]),
+        (IMBALANCED, ["imbalanced flows"]),
+        (NOISY, ["noise"]),
+        (replace(FIRST, beta=1.0), ["noise of deep networks"]),
+    ],
+    ids=["flow", "geodesic", "network", "imbalance", "noise", "noise, deep"],
+)
+def test_what_is_seen_first_is_compiled_first_and_every_program_once(state, first, monkeypatch):
+    monkeypatch.setattr(_model, "KINDS", KINDS)
+    monkeypatch.setattr(Model, "_compiled", set())
+    model = Model()
+    todo = [piece.what for piece in model._pieces(state)]
+    assert len(todo) == model.progress(state).of and model.progress(state).done == 0
+    kinds = [what.removeprefix("compiling ").removesuffix(f", d = {state.d}") for what in todo if "compiling" in what]
+    assert sorted(kinds) == sorted(kind for kind in KINDS if kind != "geodesics" or state.d == 2)
+    assert kinds[: len(first)] == first and "compiling" in todo[-1]
+    seeds, the_map = todo.index("more seeds"), todo.index("the map")
+    assert todo[:seeds] == [f"compiling {first[0]}, d = {state.d}"]
+    assert todo.index(f"compiling flows, d = {state.d}") < the_map
+    for kind, what in (("networks", "the network"), ("geodesics", "the geodesic")):
+        assert (what in todo) == (kind in first)
+        if what in todo:
+            assert todo[todo.index(what) - 1] == f"compiling {kind}, d = {state.d}"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("d", [2, 5])
 def test_a_move_of_any_control_compiles_nothing_beyond_the_programs_of_a_size(d, monkeypatch):
