@@ -129,6 +129,8 @@ def test_noise_without_equilibrium_is_said(explorer):
     explorer.move("beta", -1)
     assert "infinite depth" in explorer.text(".warning") and "paths with noise" in explorer.text(".words .rest")
     explorer.move("depth", 20)
+    assert "infinite" not in explorer.text(".warning") and "Lower t end." in explorer.text(".warning")
+    explorer.move("t", 0)
     assert explorer.text(".warning") == ""
 
 
