@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from stress import flows as stress
-from stress.section import write_section
+from stress.section import write_rows, write_section
 
 CASES = [
     *(("random mask", 2, rtol) for rtol in (1e-3, 1e-8)),
@@ -38,3 +38,14 @@ def test_a_table_replaces_its_own_section_and_no_other(tmp_path):
     for title, text in (("a", "first"), ("b", "second\n"), ("a", "third")):
         write_section(path, title, text)
     assert path.read_text("utf-8") == "# Stress\n\n**a**\n\nthird\n\n**b**\n\nsecond\n"
+
+
+def test_a_row_replaces_the_one_of_its_cell_and_no_other(tmp_path):
+    path = tmp_path / "cells.md"
+    table = lambda *rows: "\n".join(["| pairs | d | ms |", "|---|--:|--:|", *(f"| {row} |" for row in rows)])
+    write_rows(path, table("a | 2 | 1", "b | 2 | 5"), 2)
+    path.write_text(f"# Cells\n\n{path.read_text('utf-8')}\nTimes of 2020.\n", "utf-8")
+    write_rows(path, table("a | 3 | 7", "b | 2 | 6", "c | 2 | 4"), 2)
+    assert path.read_text("utf-8") == (
+        f"# Cells\n\n{table('a | 2 | 1', 'a | 3 | 7', 'b | 2 | 6', 'c | 2 | 4')}\n\nTimes of 2020.\n"
+    )

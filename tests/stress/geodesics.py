@@ -3,7 +3,7 @@
     python tests/stress/geodesics.py [--pairs 200] [--seed 0] [--d 2 3 5 8] [--depth 1 2 3 8 inf]
 
 Of every cell: how many pairs arrive to 1e-8, with which codes the others end, the processor's time of a pair, and how
-often the first guess led to a path that was not the shortest found. The table goes to
+often the first guess led to a path that was not the shortest found. Each cell replaces its row of
 benchmarks/results/stress_geodesic.md; the exit status is 1 if a random pair does not arrive, or any number is NaN.
 """
 
@@ -19,6 +19,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from stress.section import write_rows
 
 import dlnjax as dln
 
@@ -123,18 +127,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=out)
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    pairs, good = [], True
+    good = True
     for d in args.d:
         # Compiled once for every d: the depth is an array.
         eye = jnp.eye(d)
         jax.block_until_ready(dln.geodesic(eye, 2 * eye, jnp.asarray(2.0), throw=False))
         dln.distance_bounds(eye, 2 * eye, jnp.asarray(2.0))
         for kind, depth in itertools.product(args.kinds, args.depth):
-            cell = list(run_cell(kind, d, depth, args.pairs, args.seed))
-            pairs += cell
-            print(summary(cell)[0].splitlines()[-1], flush=True)
-            table, good = summary(pairs)
-            args.out.write_text(f"# Stress: geodesics\n\n{args.pairs} pairs a cell, `--seed {args.seed}`.\n\n{table}\n")
+            table, fine = summary(list(run_cell(kind, d, depth, args.pairs, args.seed)))
+            print(table.splitlines()[-1], flush=True)
+            write_rows(args.out, table, keys=3)
+            good &= fine
     return 0 if good else 1
 
 
