@@ -6,11 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlnjax._checks import as_real, as_square, is_concrete, require
+from dlnjax._svd import SVD
 from dlnjax._types import Square
+
+_AT_RANK_R = "Between ends of rank r with the same column and row spaces, join the r x r matrices U^T X V."
 
 
 def as_ends(a: Any, b: Any) -> tuple[Square, Square]:
     """Two ends that a path can join."""
+    for name, z in (("a", a), ("b", b)):
+        if isinstance(z, SVD):
+            raise TypeError(
+                f"{name} must be a square matrix, got an SVD. At full rank pass its matrix, {name}.matrix. {_AT_RANK_R}"
+            )
     a, b = as_square("a", a), as_square("b", b)
     if a.shape != b.shape:
         raise ValueError(f"a and b must have one shape, got {a.shape} and {b.shape}.")
@@ -40,7 +48,7 @@ def as_stack(name: str, z: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{name} must hold matrices of one shape, got {' and '.join(shapes)}.")
     z = as_real(name, z)
     if z.ndim != 3 or z.shape[1] != z.shape[2] or 0 in z.shape:
-        raise ValueError(f"{name} must be a stack of square matrices (n, d, d), got shape {z.shape}.")
+        raise ValueError(f"{name} must be a stack of square matrices (n, d, d), got shape {z.shape}. {_AT_RANK_R}")
     return np.asarray(z), np.array([sign_at_the_door(f"{name}[{i}]", matrix) for i, matrix in enumerate(np.asarray(z))])
 
 
@@ -53,6 +61,6 @@ def sign_at_the_door(name: str, z: Any) -> int:
         raise ValueError(
             f"{name} is singular: its smallest singular value is {sigma[-1]:.1e}, its largest {sigma[0]:.1e}. "
             "Geodesics join matrices of full rank: add a multiple of the identity, or leave out what has no rank. "
-            "Between ends of rank r with the same column and row spaces, join the r x r matrices U^T X V."
+            f"{_AT_RANK_R}"
         )
     return int(np.linalg.slogdet(x)[0])

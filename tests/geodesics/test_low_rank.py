@@ -185,3 +185,12 @@ def test_what_is_no_start_is_refused():
         dln.exponential(dln.SVD(point.u, jnp.array([1.0, 0.0]), point.v), p, 2.0)
     with pytest.raises(ValueError, match="full rank"):
         dln.exponential(point.matrix, p, 2.0)
+
+
+@pytest.mark.parametrize("depth", [1.0, 2.0, 3.0, jnp.inf])
+def test_ends_with_the_same_spaces_are_joined_inside_of_them(depth):
+    start, _ = draw(M, N, R)
+    a, b = jnp.diag(start.sigma), jnp.array([[0.9, 0.6], [-0.3, 1.2]])
+    inside = dln.geodesic(a, b, depth)
+    out = dln.exponential(start, start.u @ inside.momentum @ start.v.T, depth, ts=TS)
+    assert_close(out.x[-1], start.u @ b @ start.v.T, INTEGRATION)

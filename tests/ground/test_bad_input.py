@@ -20,6 +20,8 @@ ENERGY = dln.MatrixCompletion.diagonal(3)
 NAN = float("nan")
 SINGULAR = np.diag([1.0, 1.0, 0.0])
 KEY = jax.random.key(0)
+# What a geodesic between matrices of rank r is refused with.
+INSIDE = ["with the same column and row spaces", "U^T X V"]
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +132,19 @@ WRONG = [
     ),
     (lambda: dln.closed_form.bures_wasserstein(np.ones((3, 5)), np.ones((3, 5))), ValueError, ["square", "any"]),
     (lambda: dln.distance(dln.svd(EYE), EYE, 2.0), TypeError, ["a must be", "SVD", "a.matrix"]),
+    *(
+        (lambda f=f, ends=ends, depth=depth: f(*ends, depth), kind, [*words, *INSIDE])
+        for f in (dln.geodesic, dln.geodesics, dln.distance, dln.distance_bounds, dln.logarithm)
+        for depth in (1, 2, 3, np.inf)
+        for ends, kind, words in (
+            ((SINGULAR, EYE), ValueError, ["a is singular"]),
+            ((EYE, SINGULAR), ValueError, ["b is singular"]),
+            ((thin(3, 3), thin(3, 3)), TypeError, ["a must be a square matrix, got an SVD"]),
+            ((np.ones((3, 5)), np.ones((3, 5))), ValueError, ["a must be a square matrix of shape (d, d)"]),
+        )
+    ),
+    (lambda: dln.distances(np.ones((2, 3, 5)), None, 2), ValueError, ["a must be a stack of square", *INSIDE]),
+    (lambda: dln.frechet_mean(np.ones((2, 3, 5)), 2), ValueError, ["points must be a stack of square", *INSIDE]),
     # imbalance
     (flow(depth=dln.Imbalanced(jnp.array([0.5, 0.3]))), ValueError, ["one kernel", "(2,)", "tuple", "sweep"]),
     (sweep(depth=dln.Imbalanced(jnp.array([0.5, 0.3]))), ValueError, ["depth", "1 starts", "(2,)"]),
