@@ -61,14 +61,15 @@ lowest: .venv-lowest/installed
 		-e ".[io]" pytest pytest-xdist beartype
 	touch $@
 
-# The adapters, with the libraries that they adapt. The old NumPy of geomstats stays out of .venv.
+# The adapters, with the libraries that they adapt, and what benchmarks/neighbours.py compares them with. The old NumPy of
+# geomstats stays out of .venv.
 neighbours: .venv-neighbours/installed
 	.venv-neighbours/bin/pytest tests/neighbours
 
 .venv-neighbours/installed: pyproject.toml constraints-neighbours.txt
 	$(PYTHON) -m venv .venv-neighbours
 	.venv-neighbours/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-neighbours.txt \
-		-e ".[geomstats,pymanopt]" pytest beartype
+		-e ".[geomstats,pymanopt]" pytest beartype autograd POT
 	touch $@
 
 # The explorer in Chromium, from a wheel in an environment that holds nothing of this folder.
@@ -99,7 +100,7 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install .venv-geomstats/installed
+bench: install .venv-geomstats/installed .venv-neighbours/installed
 	$(BIN)/python benchmarks/flow.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/limit.py
@@ -107,6 +108,7 @@ bench: install .venv-geomstats/installed
 	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/geodesic.py
+	.venv-neighbours/bin/python benchmarks/neighbours.py
 	$(BIN)/python benchmarks/ratings.py
 	$(BIN)/python benchmarks/reproduce.py
 	$(BIN)/python benchmarks/first_figure.py

@@ -66,6 +66,20 @@ def test_k_means_parts_two_groups():
     assert len(set(found.labels_[:4])) == len(set(found.labels_[4:])) == 1
 
 
+def test_what_its_own_metric_is_reported_to_miss_holds_here():
+    """Of equal matrices its distance is the root of a rounding error. At I its derivatives are NaN.
+
+    There the curvature is 3/64 |ZW - WZ|^2 over the area of the plane, in its units.
+    """
+    metric, (x, z, w) = space_of(2.0).metric, positive_definite(3)
+    assert metric.dist(x, x) == 0
+    eye, turn = np.eye(D), z @ w - w @ z
+    area = (np.sum(z * z) * np.sum(w * w) - np.sum(z * w) ** 2) / 16
+    assert_close(4 * metric.sectional_curvature(z, w, eye), 3 / 64 * np.sum(turn * turn) / area, ALGEBRA)
+    apart = np.array([np.diag([np.e**2, 1.0]), eye])
+    assert_close(dln.frechet_mean(apart, 2.0).x, np.diag([((np.e + 1) / 2) ** 2, 1.0]), INTEGRATION)
+
+
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"square matrices"):
         DeepLinearMetric(Matrices(2, 3, equip=False), depth=2.0)
