@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -68,6 +69,12 @@ def answer(f: Callable, draw: dict[str, Any], patience: float) -> tuple[Any, flo
     return out, time.process_time() - began, ended
 
 
+def rows_of(path: Path) -> list[list[str]]:
+    """The rows of a table that is there."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+
+
 def again(f: Callable, draws: list[dict[str, Any]]) -> float:
     """The mean of the seconds of calls that are quick, all draws in turns for long enough: the clock is coarse."""
     began, calls = time.process_time(), 0
@@ -79,7 +86,13 @@ def again(f: Callable, draws: list[dict[str, Any]]) -> float:
 
 
 def compete(report: Report, cells: list[str], task: Task, patience: float) -> None:
-    """A row for each contender. A slow one gets few of the draws, and one that runs out of patience no more."""
+    """A row for each contender, in place of those of the same task.
+
+    A slow one gets few of the draws, and one that runs out of patience no more.
+    """
+    old = [i for i, row in enumerate(report.rows) if row[:4] == [*cells, task.name] and row[4] in task.contenders]
+    place = old[0] if old else len(report.rows)
+    report.rows, later = report.rows[:place], [row for i, row in enumerate(report.rows) if i >= place and i not in old]
     truths = [task.exact(draw) for draw in task.draws]
     for name, f in task.contenders.items():
         _, first, ended = answer(f, task.draws[0], patience)
@@ -96,3 +109,4 @@ def compete(report: Report, cells: list[str], task: Task, patience: float) -> No
         report.add(
             *cells, task.name, name, f"{len(errors)}", *shares, np.median(errors), max(errors), first, 1e3 * mean
         )
+    report.rows += later

@@ -11,8 +11,14 @@ import dlnjax as dln
 
 
 def draw_one(rng, d: int) -> dict[str, Any]:
-    """A random pair, a pair with the same frames, and two vectors in the frame of A."""
-    a, b, z, w = rng.standard_normal((4, d, d))
+    """A random pair, a pair with the same frames, and two vectors in the frame of A.
+
+    The judge follows no geodesic to 1e-8 from matrices of condition above 1e3.
+    """
+    condition = np.inf
+    while condition > 1e3:
+        a, b, z, w = rng.standard_normal((4, d, d))
+        condition = max(np.linalg.cond(a), np.linalg.cond(b))
     b[0] *= np.sign(np.linalg.det(a) * np.linalg.det(b))
     u, s, vt = np.linalg.svd(a)
     t = np.linalg.svd(b, compute_uv=False)

@@ -171,7 +171,7 @@ def sectional(frame: Callable, x: np.ndarray, a: np.ndarray, b: np.ndarray, symm
 
 
 def deep_end(x: np.ndarray, v: np.ndarray, depth: float) -> np.ndarray:
-    """Where the geodesic from X with the velocity V ends: Hamilton's equations with differences of fourth order.
+    """Where the geodesic from X with the velocity V ends: Hamilton's equations with differences of sixth order.
 
     The differences leave an error near 1e-11. NaN where it takes too long, as for one that runs into singular matrices.
     """
@@ -181,7 +181,7 @@ def deep_end(x: np.ndarray, v: np.ndarray, depth: float) -> np.ndarray:
     def half_squares(xs, p):
         u, s, vt = np.linalg.svd(xs)
         inside = np.swapaxes(u, 1, 2) @ p @ np.swapaxes(vt, 1, 2)
-        return np.sum(inside**2 * weights(s, depth), axis=(1, 2)) / 2, (u, s, vt)
+        return np.sum(inside**2 * weights(s, depth), axis=(1, 2)) / 2
 
     evaluations = iter(range(5000))
 
@@ -189,9 +189,10 @@ def deep_end(x: np.ndarray, v: np.ndarray, depth: float) -> np.ndarray:
         if next(evaluations, None) is None or not np.all(np.isfinite(y)):
             raise ArithmeticError
         x, p = y.reshape(2, d, d)
-        h = 1e-3 * np.linalg.svd(x, compute_uv=False)[-1]
-        moved = [half_squares(x + k * h * units, p)[0] for k in (-2, -1, 1, 2)]
-        slope = (moved[0] - 8 * moved[1] + 8 * moved[2] - moved[3]) / (12 * h)
+        # Of sixth order, with a step that grows with the least singular value.
+        h = 1e-2 * np.linalg.svd(x, compute_uv=False)[-1]
+        moved = [half_squares(x + k * h * units, p) - half_squares(x - k * h * units, p) for k in (1, 2, 3)]
+        slope = (45 * moved[0] - 9 * moved[1] + moved[2]) / (60 * h)
         u, s, vt = np.linalg.svd(x)
         return np.concatenate([(u @ (weights(s[None], depth)[0] * (u.T @ p @ vt.T)) @ vt).ravel(), -slope])
 
