@@ -28,6 +28,8 @@ from dlnjax._types import Number, Numbers, Scalar, Square
 
 # The default of `rtol`, a thousandth of the 1e-8 to which a geodesic must arrive.
 _RTOL = 1e-11
+# The Morse index is counted on two meshes, of so many times `SEGMENTS` pieces.
+_MESHES = 2, 8
 # Momenta with a smaller relative difference than this belong to one path. This is far more than the error of a
 # momentum, and far less than the difference between two paths.
 _SAME_MOMENTUM = 1e-6
@@ -106,7 +108,10 @@ class GeodesicSolution(Solution):
 
     @property
     def index(self) -> Int[Array, "*n"]:
-        """The Morse index, the number of conjugate times before 1: 0 for a local minimum of length."""
+        """The Morse index, the number of conjugate times before 1: 0 for a local minimum of length.
+
+        It is -1 where it could not be found: the geodesic has conjugate times, and two meshes count different numbers.
+        """
         return self._each(_index)
 
     def _each(self, f: Callable[..., Array]) -> Array:
@@ -153,16 +158,25 @@ def _index(a: Square, b: Square, p: Square, kernel: Kernel) -> Int[Array, ""]:
     """The number of negative eigenvalues of the Hessian of the discrete action, counted on its pivots (Sylvester's
     law).
 
-    By Morse's theorem this is the number of conjugate times. Conjugate times themselves are not counted, since two that
-    coincide would count as one.
+    By Morse's theorem this is the number of conjugate times. These themselves are not counted, since two that coincide
+    would count as one. They say whether there are any at all, as between ill-conditioned ends the frames turn too fast
+    for a mesh.
     """
     frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
-    ts = guesses.times(frame.first, frame.last, kernel, 2 * SEGMENTS)
-    path = integrate(x, orthonormal(x, frame.momentum_into(p), kernel), kernel, ts, _rtol(x))
-    h = jnp.diff(ts)
-    part, _ = segments(path.x[:-1], h, kernel)
-    return jnp.sum(respond(hessian(part, h))[1])
+    p = frame.momentum_into(p)
+    ts = guesses.times(frame.first, frame.last, kernel, _MESHES[1] * SEGMENTS)
+    path = integrate(x, orthonormal(x, p, kernel), kernel, ts, _rtol(x))
+
+    def count(skip: int) -> Int[Array, ""]:
+        h = jnp.diff(ts[::skip])
+        part, _ = segments(path.x[:-1:skip], h, kernel)
+        return jnp.sum(respond(hessian(part, h))[1])
+
+    first = conjugate_time(x, p, kernel, 10 * _rtol(x))
+    coarse, fine = count(_MESHES[1] // _MESHES[0]), count(1)
+    sure = (coarse == fine) & (fine > 0) & (first < 1)
+    return jnp.where(first >= 1, 0, jnp.where(sure, fine, -1))
 
 
 def _rtol(x: Array) -> Scalar:

@@ -8,6 +8,7 @@ powers of small and of large singular values differ.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -45,19 +46,15 @@ DENSE = 8
 SMALL = 4
 # At a larger condition number of an end, the frames turn faster than a path of `SEGMENTS` pieces can resolve.
 CONDITION = 1e3
-# The attempts, one after the other until a geodesic arrives: the condition number of the ends at which the continuation
-# begins, and the bend of its way. The last is for the few pairs whose geodesics end in a fold where all singular values
-# have the same power.
-_ATTEMPTS = ((CONDITION, 0.0), (30.0, 0.0), (30.0, 1.0))
 # An error of X moves a small singular value by as much. The tolerance is therefore lowered where the condition number
 # is large, but by no more than this factor: below it, rounding is larger than the tolerance.
 _TIGHTEST = 1e-2
 # A shot at a power below 1 only shows where to aim next, so that its tolerance is larger by this factor.
 _COARSE = 100.0
 
-# A target at a power below 1 counts as hit if the miss is at most _HIT times the momentum plus _HIT_ROUNDINGS eps. The
-# second term is for ends that are equal up to rounding, whose momentum is itself rounding.
-_HIT, _HIT_ROUNDINGS = 1e-4, 1e3
+# A target at a power below 1 counts as hit if the miss is at most `Way.hit` times the momentum plus _HIT_ROUNDINGS eps.
+# The second term is for ends that are equal up to rounding, whose momentum is itself rounding.
+_HIT_ROUNDINGS = 1e3
 # The target at the power 1 is reached if the miss is at most _ROUNDINGS eps times the momentum. It is also reached if
 # the error is at most _NO_DIGITS and the last _NO_HELP shots made no progress.
 _ROUNDINGS = 8
@@ -67,8 +64,24 @@ _NO_DIGITS, _NO_HELP = 1e-11, 2
 _LOST_DAMPING, _LOST_STUCK = 1e-2, 6
 # A search ends without success at these two numbers, if there is no nearer target.
 _HOPELESS_DAMPING, _HOPELESS_STUCK = 1e-4, 12
+# Lengths are compared with their bound up to this part, and this number for ends that are equal to rounding.
+_LONGER = 1e-9
 # The steps of the power: the first step, the factors by which a step grows and shrinks, and the smallest step.
 _FIRST_STRIDE, _GROW, _SHRINK, _SMALLEST_STRIDE = 0.1, 1.5, 3.0, 1e-3
+
+
+class Way(NamedTuple):
+    """How a continuation goes: the condition number of the ends at which it begins, the bend of `flattened`, and the
+    miss with which a target counts as hit, over the momentum."""
+
+    condition: Scalar | float
+    bend: Scalar | float
+    hit: Scalar | float
+
+
+# The ways are tried one after the other until a geodesic arrives. The second is for the few pairs whose first target
+# cannot be hit better. The last is for those whose geodesics end in a fold where all singular values have one power.
+_WAYS = (Way(CONDITION, 0.0, 1e-4), Way(CONDITION, 0.0, 1e-3), Way(30.0, 0.0, 1e-4), Way(30.0, 1.0, 1e-4))
 
 
 class Landing(eqx.Module):
@@ -123,12 +136,12 @@ def _condition(a: SVD, b: SVD) -> Scalar:
     return jnp.maximum(a.sigma[0] / a.sigma[-1], b.sigma[0] / b.sigma[-1])
 
 
-def shoot(a: SVD, b: SVD, guess: Minimum, power: Scalar, bend: Scalar, kernel: Kernel, rtol: Scalar) -> Shot:
+def shoot(a: SVD, b: SVD, guess: Minimum, power: Scalar, way: Way, kernel: Kernel, rtol: Scalar) -> Shot:
     """The geodesic from A to B, by a continuation.
 
     It begins with the momentum `guess` of the discrete path between A and B with their singular values to the `power`.
     """
-    first, last = flattened(a, power, bend), flattened(b, power, bend)
+    first, last = flattened(a, power, way.bend), flattened(b, power, way.bend)
     left, right = _orthonormal(first, kernel), _orthonormal(last, kernel)
     zero, d = jnp.zeros((), a.sigma.dtype), a.sigma.shape[0]
     w, nothing = left @ guess.p.ravel(), jnp.zeros(d * d, a.sigma.dtype)
@@ -143,7 +156,7 @@ def shoot(a: SVD, b: SVD, guess: Minimum, power: Scalar, bend: Scalar, kernel: K
         search=Search.at(w, left @ guess.by_end @ right.T, landing),
         more=jnp.asarray(True),
     )
-    done = iterate(partial(_next_target, a, b, bend, kernel, rtol), _goes_on, start)
+    done = iterate(partial(_next_target, a, b, way, kernel, rtol), _goes_on, start)
     landed, at_last = done.search.other, (done.power == 1) & ~done.more
     return Shot(
         start=from_frame(a, done.w),
@@ -161,21 +174,22 @@ def shoot(a: SVD, b: SVD, guess: Minimum, power: Scalar, bend: Scalar, kernel: K
     )
 
 
-def _next_target(a: SVD, b: SVD, bend: Scalar, kernel: Kernel, rtol: Scalar, now: Continuation) -> Continuation:
+def _next_target(a: SVD, b: SVD, way: Way, kernel: Kernel, rtol: Scalar, now: Continuation) -> Continuation:
     """Search for one target by Broyden's method, and choose the next target.
 
     The next target has a larger power if this one was hit, and a smaller power if this one was lost.
     """
 
     def f(w: Float[Array, " n"]) -> Value:
-        return _fire(flattened(a, now.power, bend), flattened(b, now.power, bend), w, kernel, rtol, now.power)
+        start, target = (flattened(end, now.power, way.bend) for end in (a, b))
+        return _fire(start, target, w, kernel, rtol, now.power)
 
     def go_on(search: Search) -> Bool[Array, ""]:
-        ends = _hit(search, now.power) | _lost(search, now) | _arrived(search, now.power)
+        ends = _hit(search, now.power, way) | _lost(search, now, way) | _arrived(search, now.power)
         return search.fresh | (_hopeful(search) & ~ends)
 
     search = iterate(partial(improve, f), go_on, now.search.again(now.w))
-    hit, lost = _hit(search, now.power), _lost(search, now)
+    hit, lost = _hit(search, now.power, way), _lost(search, now, way)
     gap = now.power - now.reached
     rate = (search.w - now.hit) / jnp.where(gap > 0, gap, 1.0)
     rate = jnp.where(hit & (now.reached > 0), rate, now.rate)
@@ -205,17 +219,17 @@ def _fire(start: SVD, target: SVD, w: Float[Array, " n"], kernel: Kernel, rtol: 
     return Value(miss, good, flaw(path, good), path.steps, Landing(x, path.w[-1], error))
 
 
-def _hit(search: Search, power: Scalar) -> Bool[Array, ""]:
+def _hit(search: Search, power: Scalar, way: Way) -> Bool[Array, ""]:
     """Whether a target at a power below 1 is hit."""
     rounding = _HIT_ROUNDINGS * jnp.finfo(search.w.dtype).eps
-    return (power < 1) & (norm(search.f) <= _HIT * norm(search.w) + rounding)
+    return (power < 1) & (norm(search.f) <= way.hit * norm(search.w) + rounding)
 
 
-def _lost(search: Search, now: Continuation) -> Bool[Array, ""]:
+def _lost(search: Search, now: Continuation, way: Way) -> Bool[Array, ""]:
     """Whether the target is out of reach, and there is a target of smaller power that was hit."""
     out_of_reach = (search.damping < _LOST_DAMPING) | (search.stuck >= _LOST_STUCK) | search.failed
     far = (now.power < 1) | (search.other.error > NEAR)
-    return ~_hit(search, now.power) & (now.reached > 0) & out_of_reach & far
+    return ~_hit(search, now.power, way) & (now.reached > 0) & out_of_reach & far
 
 
 def _arrived(search: Search, power: Scalar) -> Bool[Array, ""]:
@@ -259,27 +273,34 @@ def _shot(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]
 
     The action is minimised from each guess, and shooting starts from the path of least action. Where no geodesic
     arrives, the search is repeated from ends of a smaller condition number, where the path is more accurate, and then
-    on another way. The result is that of the search that came nearest.
+    on another way. The result is that of the search that came nearest, and the shortest of those that arrive.
     """
     log = jnp.log(_condition(a, b) + 1)
+    # A geodesic longer than a path in closed form is not the shortest.
+    longest = (1 + _LONGER) * guesses.bounds(a, b, kernel)[1] + _LONGER
 
     def attempt(now: tuple[Int[Array, ""], Shot]) -> tuple[Int[Array, ""], Shot]:
-        condition, bend = jnp.asarray(_ATTEMPTS, log.dtype)[now[0]]
-        power = jnp.minimum(1.0, jnp.log(condition) / log)
-        first, last = flattened(a, power, bend), flattened(b, power, bend)
+        way = Way(*jnp.asarray(_WAYS, log.dtype)[now[0]])
+        power = jnp.minimum(1.0, jnp.log(way.condition) / log)
+        first, last = flattened(a, power, way.bend), flattened(b, power, way.bend)
         ts = guesses.times(first, last, kernel, SEGMENTS)
 
         def follow(xs: Float[Array, "nodes d d"]) -> Shot:
             xs = jnp.where(descend, guesses.bend(xs, ts), xs).at[0].set(first.matrix).at[-1].set(last.matrix)
             low = minimise(xs, jnp.diff(ts), kernel, most=jnp.where(descend, _DESCENT, 1))
-            return shoot(a, b, low, power, bend, kernel, rtol)
+            return shoot(a, b, low, power, way, kernel, rtol)
 
         old, new = now[1], jax.lax.map(follow, guesses.first_guesses(first, last, kernel, ts))
+        # A way that arrives later may lead to a shorter geodesic.
+        both = (old.error <= NEAR) & (new.error <= NEAR)
+        shorter = jax.vmap(norm)(new.start) < jax.vmap(norm)(old.start)
         nearer = (new.error < old.error) | (jnp.isinf(old.error) & (new.power >= old.power))
+        nearer = jnp.where(both, shorter, nearer)
         return now[0] + 1, where(nearer, new, old)
 
     def go_on(now: tuple[Int[Array, ""], Shot]) -> Bool[Array, ""]:
-        return (now[0] == 0) | (descend & (now[0] < len(_ATTEMPTS)) & ~jnp.any(now[1].error <= NEAR))
+        arrived = (now[1].error <= NEAR) & (jax.vmap(norm)(now[1].start) <= longest)
+        return (now[0] == 0) | (descend & (now[0] < len(_WAYS)) & ~jnp.any(arrived))
 
     nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(b.matrix))
     return iterate(attempt, go_on, (jnp.asarray(0), nothing))[1]
