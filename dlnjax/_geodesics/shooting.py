@@ -74,14 +74,15 @@ class Way(NamedTuple):
     """How a continuation goes: the condition number of the ends at which it begins, the bend of `flattened`, and the
     miss with which a target counts as hit, over the momentum."""
 
-    condition: Scalar | float
-    bend: Scalar | float
-    hit: Scalar | float
+    condition: Scalar
+    bend: Scalar
+    hit: Scalar
 
 
-# The ways are tried one after the other until a geodesic arrives. The second is for the few pairs whose first target
-# cannot be hit better. The last is for those whose geodesics end in a fold where all singular values have one power.
-_WAYS = (Way(CONDITION, 0.0, 1e-4), Way(CONDITION, 0.0, 1e-3), Way(30.0, 0.0, 1e-4), Way(30.0, 1.0, 1e-4))
+# The ways, (condition, bend, hit) of each, are tried one after the other until a geodesic arrives. The second is for
+# the few pairs whose first target cannot be hit better. The last is for those whose geodesics end in a fold where all
+# singular values have one power.
+_WAYS = ((CONDITION, 0.0, 1e-4), (CONDITION, 0.0, 1e-3), (30.0, 0.0, 1e-4), (30.0, 1.0, 1e-4))
 
 
 class Landing(eqx.Module):
