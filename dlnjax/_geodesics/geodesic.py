@@ -174,8 +174,12 @@ def _index(a: Square, b: Square, p: Square, kernel: Kernel) -> Int[Array, ""]:
         return jnp.sum(respond(hessian(part, h))[1])
 
     first = conjugate_time(x, p, kernel, 10 * _rtol(x))
-    coarse, fine = count(_MESHES[1] // _MESHES[0]), count(1)
-    sure = (coarse == fine) & (fine > 0) & (first < 1)
+    return index_of(first, count(_MESHES[1] // _MESHES[0]), count(1))
+
+
+def index_of(first: Scalar, coarse: Int[Array, ""], fine: Int[Array, ""]) -> Int[Array, ""]:
+    """The Morse index from the first conjugate time and what two meshes count, or -1 if these contradict each other."""
+    sure = (first < 1) & (coarse == fine) & (fine > 0)
     return jnp.where(first >= 1, 0, jnp.where(sure, fine, -1))
 
 

@@ -13,6 +13,7 @@ import dlnjax as dln
 from dlnjax._geodesics import shooting
 from dlnjax._geodesics.aiming import flaw
 from dlnjax._geodesics.connection import connect
+from dlnjax._geodesics.geodesic import index_of
 from dlnjax._geodesics.hamiltonian import Path
 from dlnjax._svd import SVD, svd
 
@@ -330,6 +331,14 @@ def test_geodesic_that_cannot_be_followed_has_no_conjugate_time(pair):
     line = geodesic(*pair, np.inf)
     assert jnp.isinf(line.conjugate_time) or line.conjugate_time > 0
     assert jnp.isnan(eqx.tree_at(lambda g: g.momentum, line, 1e6 * line.momentum).conjugate_time)
+
+
+@pytest.mark.parametrize(
+    ("first", "coarse", "fine", "index"),
+    [(np.inf, 0, 0, 0), (np.inf, 42, 25, 0), (0.5, 1, 1, 1), (0.5, 2, 1, -1), (0.5, 0, 0, -1), (np.nan, 1, 1, -1)],
+)
+def test_index_is_that_of_the_conjugate_times_or_unknown(first, coarse, fine, index):
+    assert index_of(*map(jnp.asarray, (first, coarse, fine))) == index
 
 
 def test_ends_that_cannot_be_joined_have_a_code(pair):
