@@ -43,10 +43,14 @@ class Shown(eqx.Module):
     @abc.abstractmethod
     def _curves(self) -> Curves: ...
 
+    def _title(self) -> str:
+        """The depth, or nothing where the solution does not know it."""
+        return str(getattr(self, "depth", "")).replace("inf", r"$\infty$")
+
     def plot(self, *, ax: Any = None) -> Any:
         """The first figure of a solution: the singular values of one solution, or the effective ranks of many.
 
-        **Arguments:** `ax`, matplotlib's axes to draw in; by default new ones.
+        **Arguments:** `ax`, matplotlib's axes to draw in; by default new ones, whose title is the depth.
 
         **Returns:** the axes. What else there is to draw is in `dlnjax.plot`.
 
@@ -55,7 +59,10 @@ class Shown(eqx.Module):
         from dlnjax import plot
 
         many = self._curves().sigma.ndim == 3
-        return plot.effective_rank(self, ax=ax) if many else plot.singular_values(self, ax=ax)
+        drawn = plot.effective_rank(self, ax=ax) if many else plot.singular_values(self, ax=ax)
+        if ax is None:
+            drawn.set_title(self._title())
+        return drawn
 
     def __repr__(self) -> str:
         if not all(is_concrete(leaf) for leaf in jax.tree.leaves(self)):

@@ -98,6 +98,9 @@ class NetworkSolution(Solution):
         """The end-to-end matrices."""
         return products(self.weights)
 
+    def _title(self) -> str:
+        return described(self.weights)
+
     def _curves(self) -> Curves:
         return Curves.of(self.ts, singular_values_of(self.x), FLOW_TIME)
 

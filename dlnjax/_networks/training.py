@@ -75,6 +75,9 @@ class Training(Solution):
         """The end-to-end matrices."""
         return products(self.weights)
 
+    def _title(self) -> str:
+        return described(self.weights)
+
     def _curves(self) -> Curves:
         if self.steps.ndim == 0:
             raise ValueError("train kept the last state alone: pass several numbers of steps to draw how it got there.")

@@ -93,6 +93,10 @@ def test_a_solution_shows_what_it_is_and_the_course_of_its_singular_values(sol, 
     assert ax.get_xlabel() and ax.get_ylabel() == (
         "effective rank" if "seeds" in text else r"singular values $\sigma_i$"
     )
+    # Axes that are given keep the title that they have.
+    names = {dln.FlowSolution: r"depth $\infty$", dln.ExponentialSolution: ""}
+    assert ax.get_title() == names.get(type(sol), ", ".join(re.findall(r"N = 2|d = 3|widths 2, 4, 3", text)))
+    assert sol.plot(ax=ax.figure.add_subplot()).get_title() == ""
 
 
 def test_lines_of_the_picture_are_the_logarithms():
