@@ -25,14 +25,18 @@ _NO_VALUE = 1e3
 
 
 class Value(eqx.Module):
-    """The result of a call of f: f(w), whether f is defined at w (`good`), and if not, why (`flaw`), the cost of the
-    call, and other results."""
+    """The result of a call of f: f(w), `successful` or why f is not defined at w (`flaw`), the cost of the call, and
+    other results."""
 
     f: Float[Array, " n"]
-    good: Bool[Array, ""]
     flaw: RESULTS
     cost: Int[Array, ""]
     other: Any
+
+    @property
+    def good(self) -> Bool[Array, ""]:
+        """Whether f is defined at w."""
+        return self.flaw == RESULTS.successful
 
 
 class Search(eqx.Module):

@@ -217,7 +217,7 @@ def _fire(start: SVD, target: SVD, w: Float[Array, " n"], kernel: Kernel, rtol: 
     miss = chart(x, target, kernel)
     good = path.finished & jnp.all(jnp.isfinite(miss))
     error = jnp.where(good, norm(x - target.matrix) / norm(target.sigma), jnp.inf)
-    return Value(miss, good, flaw(path, good), path.steps, Landing(x, path.w[-1], error))
+    return Value(miss, flaw(path, good), path.steps, Landing(x, path.w[-1], error))
 
 
 def _hit(search: Search, power: Scalar, way: Way) -> Bool[Array, ""]:
