@@ -279,14 +279,15 @@ def geodesics(
             "geodesics does not run under jit, vmap or grad: how many paths it returns depends on the numbers. "
             "There use dlnjax.geodesic, the shortest of them."
         )
-    found = [one for one in _critical(a, b, kernel, rtol) if bool(one.result == RESULTS.successful)]
+    tried = list(_critical(a, b, kernel, rtol))
+    found = [one for one in tried if bool(one.result == RESULTS.successful)]
     different: list[GeodesicSolution] = []
     for one in sorted(found, key=lambda one: float(one.length)):
         size = _SAME_MOMENTUM * jnp.linalg.norm(one.momentum)
         if not any(jnp.linalg.norm(one.momentum - other.momentum) <= size for other in different):
             different.append(one)
     if throw and not different:
-        raise RuntimeError(RESULTS[RESULTS.not_arrived])
+        raise RuntimeError(RESULTS[tried[0].result])
     return different
 
 

@@ -281,8 +281,9 @@ def test_a_search_that_fails_says_why_and_how_far_it_came():
     b[0] *= np.sign(np.linalg.det(a) * np.linalg.det(b))
     lost = geodesic(a, b, 2.0, throw=False)
     assert lost.result == "rank_lost" and jnp.isinf(lost.endpoint_error) and 0 < lost.stats["power"] < 1
-    with pytest.raises(RuntimeError, match="search for a geodesic ends so"):
-        geodesic(a, b, 2.0)
+    for search in (geodesic, dln.geodesics):
+        with pytest.raises(RuntimeError, match="search for a geodesic ends so"):
+            search(jnp.asarray(a), jnp.asarray(b), 2.0)
     assert geodesic(EYE, 2 * EYE, 2.0).stats["power"] == 1
 
 
