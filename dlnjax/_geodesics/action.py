@@ -58,10 +58,11 @@ class Minimum(eqx.Module):
 class Descent(eqx.Module):
     """The state of the minimiser.
 
-    `eased` says that the last step was accepted, and `settled` that the search may end.
+    `ys` are the positions, which are the nodes less the `origin`. `eased` says that the last step was accepted, and
+    `settled` that the search may end.
     """
 
-    xs: Float[Array, "nodes d d"]
+    ys: Float[Array, "nodes d d"]
     part: Segment
     action: Scalar
     damping: Scalar
@@ -94,13 +95,16 @@ def segment(x: Square, v: Square, kernel: Kernel) -> Segment:
     return Segment(force.ravel(), p.ravel(), minus_hxx + hpx.T @ vv @ hpx, -vv @ hpx, vv)
 
 
-def segments(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kernel) -> tuple[Segment, Scalar]:
-    """The derivatives of the Lagrangian at each midpoint, and the action.
+def segments(
+    ys: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kernel, origin: Square | float = 0.0
+) -> tuple[Segment, Scalar]:
+    """The derivatives of the Lagrangian at each midpoint, and the action. The nodes are `ys` plus the `origin`.
 
     The action of a path that crosses the singular matrices is set to infinity. In discrete time a path could jump over
     them at a finite cost. A kernel that does not vanish at singular matrices lets paths cross them.
     """
-    x, v = (xs[1:] + xs[:-1]) / 2, (xs[1:] - xs[:-1]) / h[:, None, None]
+    xs = ys + jnp.broadcast_to(origin, ys.shape)
+    x, v = (xs[1:] + xs[:-1]) / 2, (ys[1:] - ys[:-1]) / h[:, None, None]
     part = jax.vmap(partial(segment, kernel=kernel))(x, v)
     action = jnp.sum(h * jnp.sum(part.by_v * v.reshape(part.by_v.shape), axis=1)) / 2
     # JAX gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. The
@@ -137,13 +141,15 @@ def kinetic(part: Segment, h: Float[Array, " k"]) -> Blocks:
     return Blocks(vv[:-1] + vv[1:], -vv)
 
 
-def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kernel, most: Int[Array, ""]) -> Minimum:
-    """The path of least action that damped Newton's method finds from `xs`, with fixed ends, in at most `most` steps.
+def minimise(
+    ys: Float[Array, "nodes d d"], origin: Square, h: Float[Array, " k"], kernel: Kernel, most: Int[Array, ""]
+) -> Minimum:
+    """The path of least action that damped Newton's method finds from `ys`, with fixed ends, in at most `most` steps.
 
     The first step evaluates the path and does not move it, so that the start and all steps share one compiled function.
-    With `most` = 1 the result is that of the path `xs` itself.
+    With `most` = 1 the result is that of the path `ys` itself.
     """
-    d = xs.shape[-1]
+    d = ys.shape[-1]
 
     def go_on(now: Descent) -> Bool[Array, ""]:
         started = now.step > 0
@@ -151,19 +157,20 @@ def minimise(xs: Float[Array, "nodes d d"], h: Float[Array, " k"], kernel: Kerne
             ~now.settled & (now.step < most) & (now.damping < _LARGEST_DAMPING) & (~started | jnp.isfinite(now.action))
         )
 
-    part = iterate(partial(_newton_step, h=h, kernel=kernel), go_on, _before_the_first_step(xs)).part
+    step = partial(_newton_step, origin=origin, h=h, kernel=kernel)
+    part = iterate(step, go_on, _before_the_first_step(ys)).part
     blocks = hessian(part, h)
     response, _ = respond(blocks)
     p = (part.by_v[0] - h[0] * part.by_x[0] / 2).reshape(d, d)
     return Minimum(p, -blocks.upper[0] @ response)
 
 
-def _before_the_first_step(xs: Float[Array, "nodes d d"]) -> Descent:
-    nodes, d, _ = xs.shape
-    k, n, dtype = nodes - 1, d * d, xs.dtype
+def _before_the_first_step(ys: Float[Array, "nodes d d"]) -> Descent:
+    nodes, d, _ = ys.shape
+    k, n, dtype = nodes - 1, d * d, ys.dtype
     nothing = Segment(*(jnp.zeros((k, n), dtype),) * 2, *(jnp.zeros((k, n, n), dtype),) * 3)
     return Descent(
-        xs=xs,
+        ys=ys,
         part=nothing,
         action=jnp.asarray(jnp.inf, dtype),
         damping=jnp.asarray(_FIRST_DAMPING, dtype),
@@ -173,7 +180,7 @@ def _before_the_first_step(xs: Float[Array, "nodes d d"]) -> Descent:
     )
 
 
-def _newton_step(now: Descent, h: Float[Array, " k"], kernel: Kernel) -> Descent:
+def _newton_step(now: Descent, origin: Square, h: Float[Array, " k"], kernel: Kernel) -> Descent:
     first, mu = now.step == 0, now.damping
     damped = jax.tree.map(lambda a, b: a + mu * b, hessian(now.part, h), kinetic(now.part, h))
     slope = gradient(now.part, h)
@@ -181,16 +188,16 @@ def _newton_step(now: Descent, h: Float[Array, " k"], kernel: Kernel) -> Descent
     decrement = -jnp.sum(slope * move)
     definite &= jnp.all(jnp.isfinite(move))
     move = jnp.where(first | ~definite, 0.0, move)
-    xs = now.xs.at[1:-1].add(move.reshape(now.xs[1:-1].shape))
-    part, action = segments(xs, h, kernel)
+    ys = now.ys.at[1:-1].add(move.reshape(now.ys[1:-1].shape))
+    part, action = segments(ys, h, kernel, origin)
     better = first | (definite & (action <= now.action * (1 + _SAME_ACTION)))
     # A step that is accepted right after a refused step keeps the damping, since a smaller damping has just failed.
     eased = jnp.where(now.eased, mu / _EASE, mu)
     braked = jnp.maximum(_BRAKE * mu, _FIRST_DAMPING)
     settled = ~first & better & (decrement <= _SETTLED * action) & (mu <= _FIRST_DAMPING)
-    xs, part, action = where(better, (xs, part, action), (now.xs, now.part, now.action))
+    ys, part, action = where(better, (ys, part, action), (now.ys, now.part, now.action))
     return Descent(
-        xs=xs,
+        ys=ys,
         part=part,
         action=action,
         damping=jnp.where(first, mu, jnp.where(better, eased, braked)),

@@ -13,14 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geodesics import guesses
-from dlnjax._geodesics.charts import chart, point_of
+from dlnjax._geodesics.charts import Pair
 from dlnjax._geodesics.descent import descend, Descent
 from dlnjax._geodesics.hamiltonian import integrate, Path
 from dlnjax._geodesics.mesh import ELEMENTS, Mesh
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import operator_at
 from dlnjax._results import code_of, RESULTS
-from dlnjax._svd import SVD
 from dlnjax._tree import iterate, norm, where
 from dlnjax._types import Scalar, Square
 
@@ -29,12 +28,10 @@ from dlnjax._types import Scalar, Square
 _ROUGH, _FINE = 1e-8, 1e-24
 # Paths whose actions differ by less than this fraction are one path.
 _SAME_ACTION = 1e-6
-# The largest number of evaluations of a path, over all shots.
-_MOST_EVALUATIONS = 400
 # The largest number of shots. Each one but the first corrects the aim, and most pairs need two in all.
 _MOST_SHOTS = 8
-# The search ends where the error is below this fraction of the tolerance of a step, or where a shot did not shrink it
-# by the second factor.
+# The search ends where the error of the position is below this fraction of the tolerance of a step, or where a shot did
+# not shrink it by the second factor.
 _ENOUGH, _PROGRESS = 0.1, 0.5
 # A shot with an error below this number has arrived. The other guess is then not followed, and a continuation does not
 # go back to milder ends.
@@ -86,23 +83,24 @@ class Aiming(eqx.Module):
     ended: Bool[Array, ""]
 
 
-def aimed(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""]) -> Shot:
+def aimed(ends: Pair, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""]) -> Shot:
     """The geodesics from the two first guesses. The leading axis of the result is that of the guesses.
 
     Both guesses are led to paths of least action. The path of less action is followed first. The other is followed if
     that does not arrive, or with `every`.
     """
+    a, b = ends.first, ends.last
     mesh = Mesh.of(guesses.times(a, b, kernel, ELEMENTS))
 
     def rough(xs: Float[Array, "nodes d d"]) -> Descent:
-        start = Descent.at(guesses.bend(xs, mesh.ts).at[0].set(a.matrix).at[-1].set(b.matrix))
-        return descend(start, mesh, kernel, _ROUGH, jnp.asarray(_MOST_EVALUATIONS))
+        start = Descent.at(ends.straight(guesses.bend(xs, mesh.ts), mesh.ts))
+        return descend(start, ends.origin, mesh, kernel, _ROUGH)
 
     paths = jax.lax.map(rough, guesses.first_guesses(a, b, kernel, mesh.ts))
     action = paths.course.action
     same = jnp.abs(action[0] - action[1]) <= _SAME_ACTION * action[0]
     best = jnp.where(same, 0, jnp.argmin(action))
-    follow = partial(_follow, a, b, mesh, kernel, rtol)
+    follow = partial(_follow, ends, mesh, kernel, rtol)
 
     def one(before: Shot, guess: Int[Array, ""]) -> tuple[Shot, Shot]:
         wanted = every | ~(before.error <= NEAR)
@@ -116,41 +114,43 @@ def aimed(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""]) 
     return jax.tree.map(lambda z: z[jnp.argsort(order)], shots)
 
 
-def _follow(a: SVD, b: SVD, mesh: Mesh, kernel: Kernel, rtol: Scalar, path: Descent) -> Shot:
-    start = Aiming(path, jnp.zeros(b.matrix.size, b.sigma.dtype), Shot.none(b.matrix), jnp.asarray(False))
-    step = partial(_correct, a, b, mesh, kernel, rtol)
+def _follow(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, path: Descent) -> Shot:
+    b = ends.goal
+    start = Aiming(path, jnp.zeros(b.size, b.dtype), Shot.none(b), jnp.asarray(False))
+    step = partial(_correct, ends, mesh, kernel, rtol)
     return iterate(step, lambda now: ~now.ended & (now.best.shots < _MOST_SHOTS), start).best
 
 
-def _correct(a: SVD, b: SVD, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aiming) -> Aiming:
+def _correct(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aiming) -> Aiming:
     """Finish the path to the present aim, shoot with its momentum, and aim anew."""
-    path = descend(now.path.on(), mesh, kernel, _FINE, jnp.asarray(_MOST_EVALUATIONS))
-    w = operator_at(a, -path.course.slope[0], kernel, power=0.5)
-    flight = integrate(a.matrix, w, kernel, jnp.array([0.0, 1.0], w.dtype), rtol, max_steps=MOST_STEPS)
-    x, old = flight.x[-1], now.best
-    miss = chart(x, b, kernel)
+    path, old = descend(now.path.on(), ends.origin, mesh, kernel, _FINE), now.best
+    w = operator_at(ends.first, -path.course.slope[0], kernel, power=0.5)
+    ts = jnp.array([0.0, 1.0], w.dtype)
+    flight = integrate(ends.start, w, kernel, ts, rtol, max_steps=MOST_STEPS, origin=ends.origin)
+    y, size = flight.x[-1], norm(ends.last.sigma)
+    miss, off = ends.miss(y, kernel), norm(y - ends.goal)
     good = flight.finished & jnp.all(jnp.isfinite(miss))
-    error = jnp.where(good, norm(x - b.matrix) / norm(b.sigma), jnp.inf)
+    error = jnp.where(good, off / size, jnp.inf)
     shots, steps = old.shots + 1, old.steps + flight.steps
     better = (error < old.error) | (old.shots == 0)
     code = code_of(
         (~good, flaw(flight, good)), (shots >= _MOST_SHOTS, RESULTS.max_shots_reached), (True, RESULTS.not_arrived)
     )
-    shot = where(better, Shot(w, flight.w[-1], x, error, jnp.ones_like(error), code, shots, steps), old)
+    shot = where(better, Shot(w, flight.w[-1], ends.origin + y, error, jnp.ones_like(error), code, shots, steps), old)
     shot = eqx.tree_at(lambda s: (s.code, s.shots, s.steps), shot, (code, shots, steps))
     aim = now.aim - jnp.where(good, miss, 0.0)
     return Aiming(
-        path=path.again(_shifted(path, point_of(aim, b, kernel), mesh, kernel)),
+        path=path.again(_shifted(path, ends.beside(aim, kernel), mesh, kernel)),
         aim=aim,
         best=shot,
-        ended=(error <= _ENOUGH * rtol) | ~(error <= _PROGRESS * old.error) | ~good,
+        ended=(off <= _ENOUGH * rtol * norm(ends.goal)) | ~(error <= _PROGRESS * old.error) | ~good,
     )
 
 
 def _shifted(path: Descent, end: Square, mesh: Mesh, kernel: Kernel) -> Float[Array, "nodes d d"]:
     """The path with another end, to which all nodes move in proportion to the time, in orthonormal coordinates."""
-    xs, points = path.course.xs, path.course.points
+    ys, points = path.course.ys, path.course.points
     last = jax.tree.map(lambda z: z[-1], points)
-    z = operator_at(last, end - xs[-1], kernel, power=-0.5)
+    z = operator_at(last, end - ys[-1], kernel, power=-0.5)
     moves = jax.vmap(lambda t, point: t * operator_at(point, z, kernel, power=0.5))(mesh.ts, points)
-    return (xs + moves).at[0].set(xs[0]).at[-1].set(end)
+    return (ys + moves).at[0].set(ys[0]).at[-1].set(end)

@@ -1,19 +1,80 @@
 """Coordinates of the matrices around an end of a geodesic, in which a miss is measured."""
 
+import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import into, out_of
 from dlnjax._svd import SVD
+from dlnjax._tree import norm
 from dlnjax._types import Square
 
+# Ends are near if |B - A| is at most this number times their least singular value. The metric hardly changes between
+# them, and the entries of X - B are coordinates as good as those of `chart`.
+_NEAR = 0.1
 
-def chart(x: Square, point: SVD, kernel: Kernel) -> Float[Array, " n"]:
-    """Coordinates of X around B: the triangular factors of U^T X V = L D R. They are orthonormal at B to first order.
 
-    When the frame turns by delta, the entry of a small singular value in U^T X V changes by delta^2 times the largest
-    singular value. In these coordinates it does not change at all.
+class Pair(eqx.Module):
+    """Two ends A and B, and the miss of a shot from A at B.
+
+    A position is the matrix X - A where the ends are near. It starts at 0 and is to end at B - A, and both have all
+    their digits. Rounding of X would be a large part of B - A. Between other ends a position is X itself, since X - A
+    loses the digits of an X that is much smaller than A.
+
+    **Attributes:** `first`, A; `last`, B; `between`, B - A.
+    """
+
+    first: SVD
+    last: SVD
+    between: Square
+
+    @property
+    def near(self) -> Bool[Array, ""]:
+        """Whether the ends are near."""
+        return norm(self.between) <= _NEAR * jnp.minimum(self.first.sigma[-1], self.last.sigma[-1])
+
+    @property
+    def origin(self) -> Square:
+        """The matrix that is taken off X: A where the ends are near, and 0 elsewhere."""
+        return jnp.where(self.near, self.first.matrix, 0.0)
+
+    @property
+    def start(self) -> Square:
+        """The position of A."""
+        return jnp.where(self.near, 0.0, self.first.matrix)
+
+    @property
+    def goal(self) -> Square:
+        """The position of B."""
+        return jnp.where(self.near, self.between, self.last.matrix)
+
+    def straight(self, path: Float[Array, "nodes d d"], ts: Float[Array, " nodes"]) -> Float[Array, "nodes d d"]:
+        """The positions of a path from A to B, or of the straight line where the ends are near."""
+        inner = jnp.where(self.near, jnp.multiply.outer(ts, self.between), path)
+        return inner.at[0].set(self.start).at[-1].set(self.goal)
+
+    def miss(self, y: Square, kernel: Kernel) -> Float[Array, " n"]:
+        """The coordinates of a position around B: those of `chart`, or the entries of X - B where the ends are near.
+
+        Both are orthonormal at B to first order. The entries also replace a chart that does not reach as far as X.
+        """
+        coordinates, good = chart(self.origin + y, self.last, kernel)
+        entries = into(self.last, y - self.goal) / jnp.sqrt(kernel.eigenvalues(self.last.sigma))
+        return jnp.where(good & ~self.near, coordinates, entries.ravel())
+
+    def beside(self, coordinates: Float[Array, " n"], kernel: Kernel) -> Square:
+        """The position with these coordinates around B, which is the inverse of `miss`."""
+        entries = jnp.sqrt(kernel.eigenvalues(self.last.sigma)) * coordinates.reshape(self.between.shape)
+        return jnp.where(self.near, self.between + out_of(self.last, entries), point_of(coordinates, self.last, kernel))
+
+
+def chart(x: Square, point: SVD, kernel: Kernel) -> tuple[Float[Array, " n"], Bool[Array, ""]]:
+    """(coordinates of X around B, whether X has any): the triangular factors of U^T X V = L D R.
+
+    They are orthonormal at B to first order. When the frame turns by delta, the entry of a small singular value in
+    U^T X V changes by delta^2 times the largest singular value. In these coordinates it does not change at all. An X
+    too far from B does not have these factors.
     """
     sigma, d = point.sigma, point.sigma.shape[0]
     y, pivots, left, right = into(point, x), [], [], []
@@ -27,11 +88,9 @@ def chart(x: Square, point: SVD, kernel: Kernel) -> Float[Array, " n"]:
     good = jnp.all(pivot > 0)
     lower = jnp.tril(jnp.stack(left, 1), -1) * sigma[None, :]
     upper = jnp.triu(jnp.stack(right, 0), 1) * sigma[:, None]
-    root = jnp.sqrt(kernel.eigenvalues(sigma))
     diagonal = kernel.straighten(jnp.where(good, pivot, sigma)) - kernel.straighten(sigma)
-    # Where X is too far from B to have these factors, the difference of the entries is used instead.
-    plain = (into(point, x) - jnp.diag(sigma)) / root
-    return jnp.where(good, (lower + upper) / root + jnp.diag(diagonal), plain).ravel()
+    root = jnp.sqrt(kernel.eigenvalues(sigma))
+    return ((lower + upper) / root + jnp.diag(diagonal)).ravel(), good
 
 
 def point_of(coordinates: Float[Array, " n"], point: SVD, kernel: Kernel) -> Square:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from dlnjax._compile import compiled
 from dlnjax._geodesics.aiming import Shot
+from dlnjax._geodesics.charts import Pair
 from dlnjax._geodesics.exponential import covector, orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
@@ -64,6 +65,9 @@ class Frame(eqx.Module):
         first = SVD(eye, a.sigma / scale, eye)
         return cls(a.u, a.v, scale, kernel, first, SVD(a.u.T @ b.u, b.sigma / scale, a.v.T @ b.v))
 
+    def into(self, x: Square) -> Square:
+        return self.u.T @ (x / self.scale) @ self.v
+
     def out_of(self, x: Square) -> Square:
         return self.scale * (self.u @ x @ self.v.T)
 
@@ -101,11 +105,13 @@ class Ends(eqx.Module):
 
     Ends that no path joins are replaced by the identity, so that the search ends at once. `finite`: all entries are
     finite. `apart`: the entries are finite, and the determinants have opposite signs, or one is 0 to rounding. `same`:
-    A equals B, or no path joins them, so that there is nothing to search for.
+    A equals B, or no path joins them, so that there is nothing to search for. `between`: B - A, which has all its
+    digits, while A and B have lost some of them once they are decomposed.
     """
 
     first: SVD
     last: SVD
+    between: Square
     finite: Bool[Array, ""]
     apart: Bool[Array, ""]
     same: Bool[Array, ""]
@@ -120,7 +126,7 @@ class Ends(eqx.Module):
         instead = SVD(eye, jnp.ones_like(first.sigma), eye)
         joined = finite & ~apart
         first, last = where(joined, first, instead), where(joined, last, instead)
-        return cls(first, last, finite, apart, jnp.all(a == b) | ~joined)
+        return cls(first, last, jnp.where(joined, b - a, 0.0), finite, apart, jnp.all(a == b) | ~joined)
 
 
 def sign_of(point: SVD) -> Scalar:
@@ -142,7 +148,8 @@ def connect_all(
     """
     ends = Ends.of(a, b)
     frame = Frame.of(ends.first, ends.last, kernel)
-    shots = candidates(frame.first, frame.last, kernel, rtol, descend, every)
+    pair = Pair(frame.first, frame.last, frame.into(ends.between))
+    shots = candidates(pair, kernel, rtol, descend, every)
     return jax.vmap(partial(_connection, ends=ends, frame=frame))(shots)
 
 

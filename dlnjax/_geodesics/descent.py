@@ -20,7 +20,7 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import operator_at
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import iterate, where
-from dlnjax._types import Scalar
+from dlnjax._types import Scalar, Square
 
 # The number of moves that are kept. A search of an ordinary pair takes fewer steps.
 _MEMORY = 32
@@ -37,15 +37,18 @@ _SAME_ACTION = 1e-14
 # The search ends where for as many steps the promise of a step has not fallen by a half, and the action has not fallen
 # by the second fraction of itself.
 _STUCK, _ROUNDING = 10, 1e-12
+# The largest number of evaluations of a path, over all shots.
+MOST_EVALUATIONS = 400
 
 
 class Course(eqx.Module):
     """A path with its decomposed nodes, its action, and the derivative of the action in all nodes.
 
-    The derivative in the first node is the negative momentum there, and that in the last node is the momentum.
+    `ys` are the positions, which are the nodes less the `origin` of `Pair`. The derivative in the first node is the
+    negative momentum there, and that in the last node is the momentum.
     """
 
-    xs: Float[Array, "nodes d d"]
+    ys: Float[Array, "nodes d d"]
     points: SVD
     action: Scalar
     slope: Float[Array, "nodes d d"]
@@ -71,17 +74,17 @@ class Descent(eqx.Module):
     step: Int[Array, ""]
 
     @classmethod
-    def at(cls, xs: Float[Array, "nodes d d"]) -> "Descent":
+    def at(cls, ys: Float[Array, "nodes d d"]) -> "Descent":
         """The state before the first evaluation."""
-        zero, none, false = jnp.zeros((), xs.dtype), jnp.asarray(0), jnp.asarray(False)
-        nothing = jnp.zeros((_MEMORY, xs[1:-1].size), xs.dtype)
-        points = SVD(jnp.zeros_like(xs), jnp.zeros_like(xs[..., 0]), jnp.zeros_like(xs))
-        unknown = Course(xs, points, zero + jnp.inf, jnp.zeros_like(xs))
+        zero, none, false = jnp.zeros((), ys.dtype), jnp.asarray(0), jnp.asarray(False)
+        nothing = jnp.zeros((_MEMORY, ys[1:-1].size), ys.dtype)
+        points = SVD(jnp.zeros_like(ys), jnp.zeros_like(ys[..., 0]), jnp.zeros_like(ys))
+        unknown = Course(ys, points, zero + jnp.inf, jnp.zeros_like(ys))
         return cls(unknown, nothing, nothing, none, zero + 1, zero + jnp.inf, none, false, ~false, none)
 
-    def again(self, xs: Float[Array, "nodes d d"]) -> "Descent":
+    def again(self, ys: Float[Array, "nodes d d"]) -> "Descent":
         """The state before the evaluation of another path, with what was learnt of the Hessian."""
-        start = Descent.at(xs)
+        start = Descent.at(ys)
         return eqx.tree_at(
             lambda s: (s.moves, s.changes, s.kept, s.step), start, (self.moves, self.changes, self.kept, self.step)
         )
@@ -91,13 +94,14 @@ class Descent(eqx.Module):
         return eqx.tree_at(lambda s: (s.ended, s.stuck), self, (jnp.asarray(False), jnp.asarray(0)))
 
 
-def course(xs: Float[Array, "nodes d d"], mesh: Mesh, kernel: Kernel) -> Course:
+def course(ys: Float[Array, "nodes d d"], origin: Square, mesh: Mesh, kernel: Kernel) -> Course:
     """The path with its action and gradient. The action of a path across the singular matrices is infinite.
 
     In discrete time a path could jump over them at a finite cost. A kernel that does not vanish there lets paths cross.
     """
-    points, at = jax.vmap(svd)(xs), Mesh.at(ELEMENTS)
-    v = jnp.tensordot(mesh.rates, xs, 1)
+    xs, at = ys + jnp.broadcast_to(origin, ys.shape), Mesh.at(ELEMENTS)
+    points = jax.vmap(svd)(xs)
+    v = jnp.tensordot(mesh.rates, ys, 1)
     here = jax.tree.map(lambda z: z[at], points)
     by_v, by_x = jax.vmap(partial(momentum_and_force, kernel=kernel))(here, v)
     weights = mesh.weights[:, None, None]
@@ -108,7 +112,7 @@ def course(xs: Float[Array, "nodes d d"], mesh: Mesh, kernel: Kernel) -> Course:
     signs = jnp.linalg.slogdet(xs)[0]
     inside = jnp.all(signs == signs[-1]) | (jnp.asarray(kernel.order) <= 0)
     slope = jnp.tensordot(mesh.rates.T, by_v, 1).at[at].add(by_x)
-    return Course(xs, points, jnp.where(inside & jnp.isfinite(action), action, jnp.inf), slope)
+    return Course(ys, points, jnp.where(inside & jnp.isfinite(action), action, jnp.inf), slope)
 
 
 def _kinetic_step(inner: SVD, green: Float[Array, "m m"], z: Float[Array, "m d d"], kernel: Kernel) -> Array:
@@ -133,25 +137,25 @@ def _direction(now: Descent, mesh: Mesh, kernel: Kernel) -> Float[Array, "m d d"
     return -(z + second @ now.moves).reshape(slope.shape)
 
 
-def descend(start: Descent, mesh: Mesh, kernel: Kernel, settled: float, most: Int[Array, ""]) -> Descent:
+def descend(start: Descent, origin: Square, mesh: Mesh, kernel: Kernel, settled: float) -> Descent:
     """The path of least action that is found from a state of the search, with fixed ends.
 
-    The search ends where a step promises to lower the action by less than the fraction `settled`, or after `most`
-    evaluations.
+    The search ends where a step promises to lower the action by less than the fraction `settled`, or after
+    `MOST_EVALUATIONS`.
     """
 
     def go_on(now: Descent) -> Bool[Array, ""]:
-        return ~now.ended & (now.step < most) & (now.fresh | jnp.isfinite(now.course.action))
+        return ~now.ended & (now.step < MOST_EVALUATIONS) & (now.fresh | jnp.isfinite(now.course.action))
 
-    return iterate(partial(_step, mesh=mesh, kernel=kernel, settled=settled), go_on, start)
+    return iterate(partial(_step, origin=origin, mesh=mesh, kernel=kernel, settled=settled), go_on, start)
 
 
-def _step(now: Descent, mesh: Mesh, kernel: Kernel, settled: float) -> Descent:
+def _step(now: Descent, origin: Square, mesh: Mesh, kernel: Kernel, settled: float) -> Descent:
     # The first step evaluates the path and does not move it, so that the gradient is compiled once.
     fresh, old = now.fresh, now.course
     move = jnp.where(fresh, 0.0, _direction(now, mesh, kernel))
     promise = -jnp.sum(old.slope[1:-1] * move)
-    new = course(old.xs.at[1:-1].add(now.size * move), mesh, kernel)
+    new = course(old.ys.at[1:-1].add(now.size * move), origin, mesh, kernel)
     better = fresh | (new.action <= old.action * (1 + _SAME_ACTION) - _ENOUGH * now.size * promise)
     moved, changed = (now.size * move).ravel(), (new.slope - old.slope)[1:-1].ravel()
     curved = ~fresh & better & (moved @ changed > _CURVED * jnp.sqrt((moved @ moved) * (changed @ changed)))

@@ -116,16 +116,18 @@ def integrate(
     rtol: Scalar,
     *,
     max_steps: int | Int[Array, ""] = 4096,
+    origin: Square | float = 0.0,
 ) -> Path:
     """The flow from (X, W) at the first of `ts`: its states at each of `ts`, followed by the state at its end.
 
-    States at times that the flow does not reach are infinite.
+    States at times that the flow does not reach are infinite. The matrix `origin` is taken off each X, in the argument
+    and in the states.
     """
 
     def moved(state: tuple[Square, Square]) -> tuple[Square, Square]:
-        return orthonormal_velocity(*state, kernel)
+        return orthonormal_velocity(origin + state[0], state[1], kernel)
 
-    return follow(moved, (x, w), lambda state: state[0], kernel, ts, rtol, max_steps=max_steps)
+    return follow(moved, (x, w), lambda state: origin + state[0], kernel, ts, rtol, max_steps=max_steps)
 
 
 def follow(

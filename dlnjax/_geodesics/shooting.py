@@ -19,7 +19,7 @@ from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import minimise, Minimum
 from dlnjax._geodesics.aiming import aimed, flaw, MOST_STEPS, NEAR, Shot
 from dlnjax._geodesics.broyden import improve, Search, Value
-from dlnjax._geodesics.charts import chart
+from dlnjax._geodesics.charts import Pair
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import out_of
@@ -86,9 +86,10 @@ _WAYS = ((CONDITION, 0.0, 1e-4), (CONDITION, 0.0, 1e-3), (30.0, 0.0, 1e-4), (30.
 
 
 class Landing(eqx.Module):
-    """The end of a shot, at time 1: X, the orthonormal momentum, and the distance to the target over |target|."""
+    """The end of a shot, at time 1: the position, the orthonormal momentum, and the distance to the target over
+    |target|."""
 
-    x: Square
+    y: Square
     w: Square
     error: Scalar
 
@@ -112,14 +113,15 @@ class Continuation(eqx.Module):
     more: Bool[Array, ""]
 
 
-def flattened(point: SVD, power: Scalar, bend: Scalar) -> SVD:
-    """The point with its singular values to a power; below 1, it is better conditioned.
+def flattened(ends: Pair, power: Scalar, bend: Scalar) -> Pair:
+    """The ends with their singular values to a power; below 1, they are better conditioned.
 
     With a `bend` above 0, small singular values have a smaller power than large ones: p^(1 + bend/2) for the least and
     p^(1 - bend/2) for the largest.
     """
-    k = jnp.linspace(-0.5, 0.5, len(point.sigma), dtype=point.sigma.dtype)
-    return SVD(point.u, point.sigma ** (power ** (1 + bend * k)), point.v)
+    k = jnp.linspace(-0.5, 0.5, len(ends.between), dtype=ends.between.dtype)
+    first, last = (SVD(x.u, x.sigma ** (power ** (1 + bend * k)), x.v) for x in (ends.first, ends.last))
+    return Pair(first, last, jnp.where(power < 1, last.matrix - first.matrix, ends.between))
 
 
 def from_frame(a: SVD, w: Float[Array, " n"]) -> Square:
@@ -133,20 +135,21 @@ def _orthonormal(point: SVD, kernel: Kernel) -> Float[Array, "n n"]:
     return root[:, None] * jnp.kron(point.u, point.v).T
 
 
-def _condition(a: SVD, b: SVD) -> Scalar:
-    return jnp.maximum(a.sigma[0] / a.sigma[-1], b.sigma[0] / b.sigma[-1])
+def _condition(ends: Pair) -> Scalar:
+    a, b = ends.first.sigma, ends.last.sigma
+    return jnp.maximum(a[0] / a[-1], b[0] / b[-1])
 
 
-def shoot(a: SVD, b: SVD, guess: Minimum, power: Scalar, way: Way, kernel: Kernel, rtol: Scalar) -> Shot:
+def shoot(ends: Pair, guess: Minimum, power: Scalar, way: Way, kernel: Kernel, rtol: Scalar) -> Shot:
     """The geodesic from A to B, by a continuation.
 
     It begins with the momentum `guess` of the discrete path between A and B with their singular values to the `power`.
     """
-    first, last = flattened(a, power, way.bend), flattened(b, power, way.bend)
-    left, right = _orthonormal(first, kernel), _orthonormal(last, kernel)
-    zero, d = jnp.zeros((), a.sigma.dtype), a.sigma.shape[0]
-    w, nothing = left @ guess.p.ravel(), jnp.zeros(d * d, a.sigma.dtype)
-    landing = Landing(first.matrix, first.matrix, zero + jnp.inf)
+    at = flattened(ends, power, way.bend)
+    left, right = _orthonormal(at.first, kernel), _orthonormal(at.last, kernel)
+    w = left @ guess.p.ravel()
+    zero, nothing = jnp.zeros((), w.dtype), jnp.zeros_like(w)
+    landing = Landing(at.start, at.start, zero + jnp.inf)
     start = Continuation(
         power=zero + power,
         w=w,
@@ -157,12 +160,12 @@ def shoot(a: SVD, b: SVD, guess: Minimum, power: Scalar, way: Way, kernel: Kerne
         search=Search.at(w, left @ guess.by_end @ right.T, landing),
         more=jnp.asarray(True),
     )
-    done = iterate(partial(_next_target, a, b, way, kernel, rtol), _goes_on, start)
+    done = iterate(partial(_next_target, ends, way, kernel, rtol), _goes_on, start)
     landed, at_last = done.search.other, (done.power == 1) & ~done.more
     return Shot(
-        start=from_frame(a, done.w),
+        start=from_frame(ends.first, done.w),
         end=landed.w,
-        x=landed.x,
+        x=ends.origin + landed.y,
         error=jnp.where(at_last, landed.error, jnp.inf),
         power=jnp.where(at_last, 1.0, done.reached),
         code=code_of(
@@ -175,15 +178,14 @@ def shoot(a: SVD, b: SVD, guess: Minimum, power: Scalar, way: Way, kernel: Kerne
     )
 
 
-def _next_target(a: SVD, b: SVD, way: Way, kernel: Kernel, rtol: Scalar, now: Continuation) -> Continuation:
+def _next_target(ends: Pair, way: Way, kernel: Kernel, rtol: Scalar, now: Continuation) -> Continuation:
     """Search for one target by Broyden's method, and choose the next target.
 
     The next target has a larger power if this one was hit, and a smaller power if this one was lost.
     """
 
     def f(w: Float[Array, " n"]) -> Value:
-        start, target = (flattened(end, now.power, way.bend) for end in (a, b))
-        return _fire(start, target, w, kernel, rtol, now.power)
+        return _fire(flattened(ends, now.power, way.bend), w, kernel, rtol, now.power)
 
     def go_on(search: Search) -> Bool[Array, ""]:
         ends = _hit(search, now.power, way) | _lost(search, now, way) | _arrived(search, now.power)
@@ -207,17 +209,18 @@ def _goes_on(now: Continuation) -> Bool[Array, ""]:
     return now.more & (now.stride > _SMALLEST_STRIDE) & _hopeful(now.search)
 
 
-def _fire(start: SVD, target: SVD, w: Float[Array, " n"], kernel: Kernel, rtol: Scalar, power: Scalar) -> Value:
-    """One shot from A with the momentum `w`. Its value is the miss: the end of the geodesic in the target's `chart`."""
+def _fire(ends: Pair, w: Float[Array, " n"], kernel: Kernel, rtol: Scalar, power: Scalar) -> Value:
+    """One shot from A with the momentum `w`. Its value is the miss: the end of the geodesic in coordinates around B."""
     ts = jnp.array([0.0, 1.0], w.dtype)
-    tight = rtol * jnp.clip(CONDITION / _condition(start, target), _TIGHTEST, 1.0)
+    tight = rtol * jnp.clip(CONDITION / _condition(ends), _TIGHTEST, 1.0)
     accuracy, most = jnp.where(power < 1, _COARSE * rtol, tight), jnp.where(power < 1, MOST_STEPS, _MOST_STEPS_AT_LAST)
-    path = integrate(start.matrix, from_frame(start, w), kernel, ts, accuracy, max_steps=most)
-    x = path.x[-1]
-    miss = chart(x, target, kernel)
+    w = from_frame(ends.first, w)
+    path = integrate(ends.start, w, kernel, ts, accuracy, max_steps=most, origin=ends.origin)
+    y = path.x[-1]
+    miss = ends.miss(y, kernel)
     good = path.finished & jnp.all(jnp.isfinite(miss))
-    error = jnp.where(good, norm(x - target.matrix) / norm(target.sigma), jnp.inf)
-    return Value(miss, flaw(path, good), path.steps, Landing(x, path.w[-1], error))
+    error = jnp.where(good, norm(y - ends.goal) / norm(ends.last.sigma), jnp.inf)
+    return Value(miss, flaw(path, good), path.steps, Landing(y, path.w[-1], error))
 
 
 def _hit(search: Search, power: Scalar, way: Way) -> Bool[Array, ""]:
@@ -246,7 +249,7 @@ def _hopeful(search: Search) -> Bool[Array, ""]:
 
 
 @jax.custom_batching.sequential_vmap
-def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]) -> Shot:
+def candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]) -> Shot:
     """The geodesics that are found from the two first guesses. The leading axis of the result is that of the guesses.
 
     Above `SMALL` rows the search of `aiming.py` comes first. It follows both guesses if `every` holds, and else only
@@ -257,41 +260,41 @@ def candidates(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array
     Under `vmap` the pairs are searched one after the other. Searches differ much in length, and side by side all would
     last as long as the longest.
     """
-    if len(a.sigma) <= SMALL:
-        return _shot(a, b, kernel, rtol, descend)
-    nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(b.matrix))
-    dense = len(a.sigma) <= DENSE
-    easy = descend & (~jnp.asarray(dense) | (_condition(a, b) <= CONDITION))
-    found = jax.lax.cond(easy, lambda: aimed(a, b, kernel, rtol, every), lambda: nothing)
+    d = len(ends.between)
+    if d <= SMALL:
+        return _shot(ends, kernel, rtol, descend)
+    nothing, dense = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(ends.between)), d <= DENSE
+    easy = descend & (~jnp.asarray(dense) | (_condition(ends) <= CONDITION) | ends.near)
+    found = jax.lax.cond(easy, lambda: aimed(ends, kernel, rtol, every), lambda: nothing)
     if not dense:
         return found
     arrived = jnp.any(found.error <= NEAR)
-    return jax.lax.cond(arrived, lambda: found, lambda: _shot(a, b, kernel, rtol, descend))
+    return jax.lax.cond(arrived, lambda: found, lambda: _shot(ends, kernel, rtol, descend))
 
 
-def _shot(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
+def _shot(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
     """The geodesics that the search of this module finds from both guesses.
 
     The action is minimised from each guess, and shooting starts from the path of least action. Where no geodesic
     arrives, the search is repeated from ends of a smaller condition number, where the path is more accurate, and then
     on another way. The result is that of the search that came nearest, and the shortest of those that arrive.
     """
-    log = jnp.log(_condition(a, b) + 1)
+    log = jnp.log(_condition(ends) + 1)
     # A geodesic longer than a path in closed form is not the shortest.
-    longest = (1 + _LONGER) * guesses.bounds(a, b, kernel)[1] + _LONGER
+    longest = (1 + _LONGER) * guesses.bounds(ends.first, ends.last, kernel)[1] + _LONGER
 
     def attempt(now: tuple[Int[Array, ""], Shot]) -> tuple[Int[Array, ""], Shot]:
         way = Way(*jnp.asarray(_WAYS, log.dtype)[now[0]])
-        power = jnp.minimum(1.0, jnp.log(way.condition) / log)
-        first, last = flattened(a, power, way.bend), flattened(b, power, way.bend)
-        ts = guesses.times(first, last, kernel, SEGMENTS)
+        power = jnp.where(ends.near, 1.0, jnp.minimum(1.0, jnp.log(way.condition) / log))
+        at = flattened(ends, power, way.bend)
+        ts = guesses.times(at.first, at.last, kernel, SEGMENTS)
 
         def follow(xs: Float[Array, "nodes d d"]) -> Shot:
-            xs = jnp.where(descend, guesses.bend(xs, ts), xs).at[0].set(first.matrix).at[-1].set(last.matrix)
-            low = minimise(xs, jnp.diff(ts), kernel, most=jnp.where(descend, _DESCENT, 1))
-            return shoot(a, b, low, power, way, kernel, rtol)
+            ys = at.straight(jnp.where(descend, guesses.bend(xs, ts), xs), ts)
+            low = minimise(ys, at.origin, jnp.diff(ts), kernel, most=jnp.where(descend, _DESCENT, 1))
+            return shoot(ends, low, power, way, kernel, rtol)
 
-        old, new = now[1], jax.lax.map(follow, guesses.first_guesses(first, last, kernel, ts))
+        old, new = now[1], jax.lax.map(follow, guesses.first_guesses(at.first, at.last, kernel, ts))
         # A way that arrives later may lead to a shorter geodesic.
         both = (old.error <= NEAR) & (new.error <= NEAR)
         shorter = jax.vmap(norm)(new.start) < jax.vmap(norm)(old.start)
@@ -303,5 +306,5 @@ def _shot(a: SVD, b: SVD, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]
         arrived = (now[1].error <= NEAR) & (jax.vmap(norm)(now[1].start) <= longest)
         return (now[0] == 0) | (descend & (now[0] < len(_WAYS)) & ~jnp.any(arrived))
 
-    nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(b.matrix))
+    nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(ends.between))
     return iterate(attempt, go_on, (jnp.asarray(0), nothing))[1]

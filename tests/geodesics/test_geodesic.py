@@ -1,5 +1,7 @@
 """Geodesics and distances against closed forms, independent code, and the symmetries of the metric."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRA
 import dlnjax as dln
 from dlnjax._geodesics import shooting
 from dlnjax._geodesics.aiming import flaw
+from dlnjax._geodesics.charts import Pair
 from dlnjax._geodesics.connection import connect
 from dlnjax._geodesics.geodesic import index_of
 from dlnjax._geodesics.hamiltonian import Path
@@ -207,6 +210,20 @@ def test_ends_that_are_equal_to_rounding_arrive(key):
         assert line.endpoint_error < 1e-12 and line.length < 1e-10
 
 
+@pytest.mark.parametrize("d", [D, pytest.param(5, marks=pytest.mark.long)])
+def test_distance_of_near_ends_has_all_its_digits(key, d):
+    x, z = jax.random.normal(key, (2, d, d))
+    for scale, size in itertools.product((-500, 0, 500), (1e-7, 1e-10, 1e-13)):
+        a, b = jnp.ldexp(x, scale), jnp.ldexp(x + size * z, scale)
+        # Their difference is exact in floating point. The metric at the midpoint is that of the path, but for size^2.
+        middle, between = a + (b - a) / 2, b - a
+        line = geodesic(a, b, 3.0)
+        assert_close(line.length / dln.norm(middle, between, 3.0), 1.0, ALGEBRA)
+        p = dln.metric_operator_inverse(middle, between, 3.0)
+        size = jnp.max(jnp.abs(p))
+        assert_close((line.momentum + line.end_momentum) / 2 / size, p / size, ALGEBRA)
+
+
 def test_distance_has_the_gradient_of_the_first_variation(pair):
     a, b = pair
     point = (a, b, jnp.asarray(3.0))
@@ -297,7 +314,8 @@ def test_flaw_of_a_shot(name):
 @pytest.mark.long
 def test_a_shot_with_too_many_steps_and_a_search_with_too_many_shots_say_so(monkeypatch):
     a, b = (SVD(z.u, jnp.array([1.0, 1e-6]), z.v) for z in map(svd, (rotation(1.0), SKEW[1])))
-    search = lambda: shooting._shot(a, b, dln.Balanced(jnp.asarray(np.inf)), jnp.asarray(1e-11), jnp.asarray(True))
+    ends = Pair(a, b, b.matrix - a.matrix)
+    search = lambda: shooting._shot(ends, dln.Balanced(jnp.asarray(np.inf)), jnp.asarray(1e-11), jnp.asarray(True))
     for name, least in (("MOST_STEPS", 20), ("_MOST_SHOTS", 4)):
         with monkeypatch.context() as patch:
             patch.setattr(shooting, name, least)
