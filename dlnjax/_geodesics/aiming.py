@@ -20,7 +20,7 @@ from dlnjax._geodesics.mesh import ELEMENTS, Mesh
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import operator_at
 from dlnjax._results import code_of, RESULTS
-from dlnjax._tree import iterate, norm, where
+from dlnjax._tree import iterate, norm, positive, where
 from dlnjax._types import Scalar, Square
 
 # The search of a path ends where its action would fall by less than these fractions: the first tells the paths from the
@@ -30,9 +30,13 @@ _ROUGH, _FINE = 1e-8, 1e-24
 _SAME_ACTION = 1e-6
 # The largest number of shots. Each one but the first corrects the aim, and most pairs need two in all.
 _MOST_SHOTS = 8
-# The search ends where the error of the position is below this fraction of the tolerance of a step, or where a shot did
-# not shrink it by the second factor.
+# The search ends where the error of the position is below this fraction of the tolerance of a step. A shot that does
+# not shrink the error by the second factor makes no progress. The first such shot is answered by `_FAR`, and the search
+# ends at the next.
 _ENOUGH, _PROGRESS = 0.1, 0.5
+# After a shot that was no better, the aim is moved this far, a length in the metric. The momentum is nearly linear in
+# an aim so near, and rounding in it is small beside what it changes by.
+_FAR = 1e-3
 # A shot with an error below this number has arrived. The other guess is then not followed, and a continuation does not
 # go back to milder ends.
 NEAR = 1e-9
@@ -75,10 +79,17 @@ def flaw(flight: Path, good: Bool[Array, ""]) -> RESULTS:
 
 
 class Aiming(eqx.Module):
-    """The state of a search: the path to the present aim, the aim in the chart of B, and the best shot so far."""
+    """The state of a search: the path to the present aim, the aim in the chart of B, and the best shot so far.
+
+    `momentum` is that of the path to the aim before, `miss` that of the best shot, and `factor` the number of times
+    this miss by which the aim has moved.
+    """
 
     path: Descent
     aim: Float[Array, " n"]
+    momentum: Square
+    miss: Float[Array, " n"]
+    factor: Scalar
     best: Shot
     ended: Bool[Array, ""]
 
@@ -116,15 +127,22 @@ def aimed(ends: Pair, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""]) -> S
 
 def _follow(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, path: Descent) -> Shot:
     b = ends.goal
-    start = Aiming(path, jnp.zeros(b.size, b.dtype), Shot.none(b), jnp.asarray(False))
+    nothing, one = jnp.zeros(b.size, b.dtype), jnp.ones((), b.dtype)
+    start = Aiming(path, nothing, jnp.zeros_like(b), nothing, one, Shot.none(b), jnp.asarray(False))
     step = partial(_correct, ends, mesh, kernel, rtol)
     return iterate(step, lambda now: ~now.ended & (now.best.shots < _MOST_SHOTS), start).best
 
 
 def _correct(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aiming) -> Aiming:
-    """Finish the path to the present aim, shoot with its momentum, and aim anew."""
+    """Finish the path to the present aim, shoot with its momentum, and aim anew.
+
+    Between ill-conditioned ends a path of least action is found only up to rounding, and its momentum may be wrong in
+    the eighth digit. After a shot that was no better, the aim is therefore moved by many times the miss. The momentum
+    changes by as many times what the next shot needs, so that rounding counts for as much less.
+    """
     path, old = descend(now.path.on(), ends.origin, mesh, kernel, _FINE), now.best
-    w = operator_at(ends.first, -path.course.slope[0], kernel, power=0.5)
+    momentum = operator_at(ends.first, -path.course.slope[0], kernel, power=0.5)
+    w = old.start + (momentum - now.momentum) / now.factor
     ts = jnp.array([0.0, 1.0], w.dtype)
     flight = integrate(ends.start, w, kernel, ts, rtol, max_steps=MOST_STEPS, origin=ends.origin)
     y, size = flight.x[-1], norm(ends.last.sigma)
@@ -132,18 +150,24 @@ def _correct(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aiming) 
     good = flight.finished & jnp.all(jnp.isfinite(miss))
     error = jnp.where(good, off / size, jnp.inf)
     shots, steps = old.shots + 1, old.steps + flight.steps
-    better = (error < old.error) | (old.shots == 0)
+    better, progress = (error < old.error) | (old.shots == 0), error <= _PROGRESS * old.error
     code = code_of(
         (~good, flaw(flight, good)), (shots >= _MOST_SHOTS, RESULTS.max_shots_reached), (True, RESULTS.not_arrived)
     )
     shot = where(better, Shot(w, flight.w[-1], ends.origin + y, error, jnp.ones_like(error), code, shots, steps), old)
     shot = eqx.tree_at(lambda s: (s.code, s.shots, s.steps), shot, (code, shots, steps))
-    aim = now.aim - jnp.where(good, miss, 0.0)
+    miss = jnp.where(better & good, miss, now.miss)
+    far = (now.factor > 1) | ~progress
+    factor = jnp.where(far, jnp.maximum(_FAR / positive(norm(miss)), 1.0), 1.0)
+    aim = now.aim - factor * miss
     return Aiming(
         path=path.again(_shifted(path, ends.beside(aim, kernel), mesh, kernel)),
         aim=aim,
+        momentum=momentum,
+        miss=miss,
+        factor=factor,
         best=shot,
-        ended=(off <= _ENOUGH * rtol * norm(ends.goal)) | ~(error <= _PROGRESS * old.error) | ~good,
+        ended=(off <= _ENOUGH * rtol * norm(ends.goal)) | ((now.factor > 1) & ~progress) | ~good,
     )
 
 

@@ -88,3 +88,15 @@ def test_large_matrices_have_the_closed_forms(key):
     assert_close(there.end_momentum, -back.momentum, INTEGRATION)
     low, high = dln.distance_bounds(x, y, infinite)
     assert low <= there.length <= high
+
+
+@pytest.mark.long
+def test_geodesic_arrives_where_rounding_moves_the_path_of_least_action():
+    rng, spectrum = np.random.default_rng(7), np.logspace(0, -2.75, LARGE)
+    for _ in range(2):
+        a, b = (
+            jnp.asarray((u * spectrum) @ vt) for u, _, vt in map(np.linalg.svd, rng.standard_normal((2, LARGE, LARGE)))
+        )
+        b = b.at[0].multiply(jnp.sign(jnp.linalg.det(a) * jnp.linalg.det(b)))
+        line = dln.geodesic(a, b, jnp.asarray(jnp.inf))
+        assert line.endpoint_error < 1e-9 and line.hamiltonian_drift < 1e-9
