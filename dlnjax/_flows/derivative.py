@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from dlnjax._checks import known, require
-from dlnjax._compile import compiled, runs_at_once
+from dlnjax._checks import is_concrete, known, require
+from dlnjax._compile import compiled
 from dlnjax._flows.factored import Factored
 from dlnjax._flows.problem import Options, Problem, rounding
-from dlnjax._flows.replay import find_steps, MOST_STEPS, replay
+from dlnjax._flows.replay import find_steps, MOST_STEPS, replay, Steps
 from dlnjax._flows.trajectory import Trajectory, trajectory_of
 from dlnjax._protocol import value
 from dlnjax._svd import frame_tangent, motion_of_frame, SVD, svd
@@ -47,24 +47,32 @@ def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[T
         "Start at full rank, nearby, or from a thin dlnjax.SVD of the r values that are not 0."
     )
     states = require(states, singular & (known(problem.kernel.order) > 0), message)
-    moving = _flow_in_x(problem, dproblem, states.t_end, options)
+    steps = _steps_in_x(problem, states.t_end, options)
     out = states
     if options.observe is not None:
         observed = jax.vmap(options.observe)(states.svd)
         out = replace(states, svd=None, energy=None, observed=observed)
-    moved = _tangents(problem, dproblem, (states.svd, states.final, states.t_end), moving, options)
+    # Where nothing moves the times, the program is half as large.
+    times_move = dproblem.ts is not None or not is_concrete(problem.ts)
+    moved = _tangents(problem, dproblem, (states.svd, states.final, states.t_end), steps, options, times_move)
     return out, tangent_at(lambda t: (t.svd, t.sigma, t.energy, t.observed, t.final, t.t_end), out, moved)
 
 
 @compiled
+# Without a checkpoint, the part of the derivative that does not depend on the tangents would be a program of its own.
+@eqx.filter_checkpoint
 def _tangents(
-    problem: Problem, dproblem: PyTree, states: tuple[SVD, SVD, Scalar], moving: tuple[State, State], options: Options
+    problem: Problem,
+    dproblem: PyTree,
+    states: tuple[SVD, SVD, Scalar],
+    steps: Steps,
+    options: Options,
+    times_move: bool,
 ) -> tuple[Any, ...]:
-    """The tangents of all that is saved, from the tangents of X and of the problem.
-
-    `states` is (the states at `ts`, the last state, its time). `moving` is (X or its factors at `ts`, their tangents).
-    """
+    """The tangents of all that is saved. `states` is (the states at `ts`, the last state, its time)."""
     points, final, t_end = states
+    fixed = jax.lax.stop_gradient(t_end)
+    moving = eqx.filter_jvp(lambda problem: replay(problem, fixed, steps, times_move), (problem,), (dproblem,))
     last = jax.tree.map(lambda x: x[-1], moving)
     dsvd, dend = _frame_tangent(points, moving), _frame_tangent(final, last)
     # A flow that ends before the last of `ts` does so a fixed time after its start.
@@ -107,16 +115,12 @@ def _frame_tangent(points: SVD, moving: tuple[State, State]) -> SVD:
     return SVD(*motion_of_frame(points, by_v, by_u))
 
 
-def _flow_in_x(problem: Problem, dproblem: PyTree, t_end: Scalar, options: Options) -> tuple[State, State]:
-    """(X or its factors at the times min(ts, t_end), their tangents)."""
-    fixed = jax.lax.stop_gradient((eqx.filter(problem, eqx.is_array), t_end))
-    still = eqx.combine(fixed[0], problem)
-    steps = find_steps(still, fixed[1], options)
-    if runs_at_once(steps):
-        steps = steps.shortest()
+def _steps_in_x(problem: Problem, t_end: Scalar, options: Options) -> Steps:
+    """The steps of the flow of X, or of its factors, up to the time `t_end`, or an error if they are too many."""
+    arrays, t_end = jax.lax.stop_gradient((eqx.filter(problem, eqx.is_array), t_end))
+    steps = find_steps(eqx.combine(arrays, problem), t_end, options)
     message = (
         f"the derivative of the flow, which is taken in X, needs more than {MOST_STEPS} steps: end the flow earlier, "
         "at rest with stop=dlnjax.Steady(...), or loosen rtol."
     )
-    steps = require(steps, ~known(steps.enough), message)
-    return eqx.filter_jvp(lambda problem: replay(problem, fixed[1], steps), (problem,), (dproblem,))
+    return require(steps, ~known(steps.enough), message)

@@ -7,6 +7,7 @@ too, and the loop would have to be compiled for the largest number of steps, wit
 For a thin frame, both passes take the flow of P, S and Q in X = P S Q^T (`factored`) in place of the flow in X.
 """
 
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -14,49 +15,42 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from dlnjax._compile import compiled
+from dlnjax._compile import compiled, power_of_two_from, runs_at_once
 from dlnjax._flows.coordinates import Coordinates, MatrixCoordinates
 from dlnjax._flows.explicit import Explicit
 from dlnjax._flows.factored import Factored, factored, FactoredCoordinates
 from dlnjax._flows.frame import is_thin
 from dlnjax._flows.problem import Options, Problem
-from dlnjax._flows.step import Rules, start_flow
+from dlnjax._flows.step import Flow, Rules, start_flow
+from dlnjax._flows.trajectory import of_own_type
 from dlnjax._results import RESULTS
 from dlnjax._runge_kutta import square_tableau
 from dlnjax._svd import SVD
-from dlnjax._tree import any_of_batch, iterate, norm
+from dlnjax._tree import any_of_batch, instantiate, norm, put, where, while_any
 from dlnjax._types import Matrix, Scalar, State
 
 # The largest number of steps. The reverse mode keeps the state at the start of each step in memory.
 MOST_STEPS = 4096
+# The first pass finds this many steps by one call of its program.
+_TOGETHER = 256
 # The second pass takes, or skips, this many steps together.
 _CHUNK = 64
 _DOPRI5 = diffrax.Dopri5()
+_METHOD = Explicit(_DOPRI5)
 
 
 class Steps(eqx.Module):
-    """The steps of a flow. `times` has 0 and the times at which steps end; after the last step, that time is repeated.
+    """The steps of a flow. `times` has 0 and the times at which steps end, and `states` has X, or its factors, there.
 
-    `index` has the positions in `times` of the times that the user asked for, and `reached` says which of these the
-    flow has reached. `count` is the number of steps. `enough` says that the flow did not need more than `MOST_STEPS`.
+    After the last step, its time and its state are repeated. `enough` says that the flow did not need more than
+    `MOST_STEPS`.
     """
 
     times: Float[Array, " ends"]
-    index: Int[Array, " ts"]
-    count: Int[Array, ""]
-    reached: Bool[Array, " ts"]
+    states: State
     enough: Bool[Array, ""]
-
-    def shortest(self) -> "Steps":
-        """The same steps with `times` cut to the shortest of a few lengths. It needs a concrete `count`.
-
-        There are few lengths, so that `replay` is compiled for few shapes.
-        """
-        chunks = -(-int(self.count) // _CHUNK)
-        length = _CHUNK * 2 ** int(np.ceil(np.log2(max(chunks, 1))))
-        return eqx.tree_at(lambda s: s.times, self, self.times[: length + 1])
 
 
 class _Probed(Coordinates):
@@ -99,28 +93,81 @@ def reached(problem: Problem, t_end: Scalar) -> Float[Array, " ts"]:
     return jnp.where(problem.ts <= t_end, problem.ts - start, jax.lax.stop_gradient(t_end - start))
 
 
-@compiled
 def find_steps(problem: Problem, t_end: Scalar, options: Options) -> Steps:
-    """The steps of Dopri5 that end at each of the times that the flow reaches."""
-    y0, ts = start_of(problem), reached(problem, t_end)
+    """The steps of Dopri5 that end at each of the times that the flow reaches.
+
+    Inside of `jit` there is room for `MOST_STEPS`. Outside of it, a program finds a few steps and is called again until
+    the flow has ended, so that few steps need little memory.
+    """
+    size, state = _begin_steps(problem, t_end, options)
+    if not runs_at_once(state):
+        return _some_steps(problem, t_end, options, size, state, most=MOST_STEPS)[1]
+    parts = []
+    while not parts or (state[0].active and len(parts) < MOST_STEPS // _TOGETHER):
+        state, steps = _some_steps(problem, t_end, options, size, state, most=_TOGETHER)
+        parts.append(steps)
+    # The number of parts is a power of two, so that the derivative is compiled for few lengths.
+    return _joined(parts, power_of_two_from(len(parts)))
+
+
+def _joined(parts: list[Steps], count: int) -> Steps:
+    """The steps of all parts as one. The end of the last part is repeated, as if there were `count` parts."""
+    if count == 1:
+        return parts[0]
+
+    def join(*xs: Array) -> Array:
+        first, rest = np.asarray(xs[0]), [np.asarray(x)[1:] for x in xs[1:]]
+        last = np.repeat(np.asarray(xs[-1])[-1:], (count - len(xs)) * _TOGETHER, axis=0)
+        return jax.device_put(np.concatenate([first, *rest, last]))
+
+    times, states = jax.tree.map(join, *((part.times, part.states) for part in parts))
+    return Steps(times, states, parts[-1].enough)
+
+
+def _ways(problem: Problem, t_end: Scalar, options: Options, size: Scalar, thin: bool) -> tuple[_Probed, Rules]:
+    """(the coordinates in which steps are found, their rules). `size` is that of X at the start."""
+    atol = options.absolute(size)
+    coordinates = _Probed(problem.energy, problem.kernel, options.rtol, atol, None, thin)
+    return coordinates, Rules(reached(problem, t_end), None, jnp.asarray(2 * MOST_STEPS))
+
+
+@compiled
+def _begin_steps(problem: Problem, t_end: Scalar, options: Options) -> tuple[Scalar, tuple[Flow, Any]]:
+    """(the size of X at the start, the flow before its first step and the start of this step)."""
+    y0 = start_of(problem)
     thin = isinstance(y0, Factored)
     size = norm(y0.s if thin else y0)
-    coordinates = _Probed(problem.energy, problem.kernel, options.rtol, options.absolute(size), None, thin)
-    rules, method = Rules(ts, None, jnp.asarray(2 * MOST_STEPS)), Explicit(_DOPRI5)
-    flow = start_flow(coordinates, (y0, _probe(y0)), rules, method.order, method.memory(coordinates))
-    times = jnp.zeros(MOST_STEPS + 1, ts.dtype)
+    coordinates, rules = _ways(problem, t_end, options, size, thin)
+    flow = start_flow(coordinates, (y0, _probe(y0)), rules, _METHOD.order, _METHOD.memory(coordinates))
+    return of_own_type((size, (flow, _METHOD.begin(coordinates, flow))))
 
-    def step(state: Any) -> Any:
-        flow, start, times = state
-        flow, start, _ = method.step(coordinates, rules, flow, start)
-        return flow, start, times.at[flow.accepted].set(flow.t)
 
-    go_on = lambda state: state[0].active & (state[0].accepted < MOST_STEPS)
-    flow, _, times = iterate(step, go_on, (flow, method.begin(coordinates, flow), times))
-    # After the last step its time is repeated. This also holds for a flow that failed.
-    times = jnp.where(jnp.arange(len(times)) > flow.accepted, flow.t, times)
+@compiled
+def _some_steps(
+    problem: Problem, t_end: Scalar, options: Options, size: Scalar, state: tuple[Flow, Any], *, most: int
+) -> tuple[tuple[Flow, Any], Steps]:
+    """The next `most` steps, or fewer if the flow ends: (the flow after them and the start of the next, the steps)."""
+    coordinates, rules = _ways(problem, t_end, options, size, isinstance(state[0].y[0], Factored))
+    begun = state[0]
+    count = lambda flow: flow.accepted - begun.accepted
+    go_on = lambda state: state[0].active & (count(state[0]) < most)
+
+    def step(carry: Any) -> Any:
+        state, ends = carry
+        flow, start, _ = _METHOD.step(coordinates, rules, *state)
+        # Under `vmap` a flow that has ended stays as it is. A select over `ends` would read all of it at each step.
+        state = where(go_on(state), (flow, start), state)
+        flow = state[0]
+        return state, jax.tree.map(lambda all, x: put(all, x, count(flow)), ends, (flow.t, flow.y[0]))
+
+    ends = jax.tree.map(lambda x: jnp.zeros((most + 1, *x.shape), x.dtype).at[0].set(x), (begun.t, begun.y[0]))
+    state, ends = while_any(lambda carry: go_on(carry[0]), step, (state, ends))
+    flow = state[0]
+    # After the last step its time and its state are repeated. This also holds for a flow that failed.
+    over = jnp.arange(most + 1) > count(flow)
+    times, states = jax.tree.map(lambda all, x: where(over, x[None], all), ends, (flow.t, flow.y[0]))
     enough = ~flow.active & (flow.code != RESULTS.max_steps_reached)
-    return Steps(times, jnp.searchsorted(times, jnp.minimum(ts, flow.t)), flow.accepted, ts <= flow.t, enough)
+    return of_own_type(state), Steps(times, states, enough)
 
 
 def _probe(y0: State) -> State:
@@ -133,41 +180,65 @@ def _probe(y0: State) -> State:
     return jax.tree.map(one, y0)
 
 
-@compiled
-def replay(problem: Problem, t_end: Scalar, steps: Steps) -> State:
-    """X, or its factors, at each of the times that the flow reaches, differentiable in both modes."""
-    y0, ts = start_of(problem), reached(problem, t_end)
-    kind = FactoredCoordinates if isinstance(y0, Factored) else MatrixCoordinates
-    # `replay` chooses no steps, so the two tolerances are never used: `t_end` only fills their places.
-    coordinates = kind(problem.energy, problem.kernel, t_end, t_end, None)
+def replay(problem: Problem, t_end: Scalar, steps: Steps, times_move: bool) -> State:
+    """X, or its factors, at each of the times that the flow reaches, differentiable in both modes.
 
-    def velocity(y: State) -> State:
-        return coordinates.velocity(y)[0]
-
-    @jax.checkpoint
-    def step(y: State, h: Scalar) -> tuple[State, State]:
-        y = _step(velocity, y, h)
-        return y, y
-
-    def chunk(y: State, h: Float[Array, " chunk"]) -> tuple[State, State]:
-        walk = lambda y: jax.lax.scan(step, y, h)
-        stay = lambda y: (y, jax.tree.map(lambda x: jnp.broadcast_to(x, (len(h), *x.shape)), y))
-        return jax.lax.cond(any_of_batch(jnp.any(h > 0)), walk, stay, y)
-
-    def saved(x0: Array, xs: Array) -> Array:
-        return jnp.concatenate([x0[None], xs.reshape(-1, *x0.shape)])[steps.index]
-
-    _, ys = jax.lax.scan(chunk, y0, jnp.diff(steps.times).reshape(-1, _CHUNK))
-    # `later` is 0, but its derivative is that of `ts`. A last step of this length gives X its derivative in `ts`.
-    later = ts - jax.lax.stop_gradient(ts)
-    ys = jax.vmap(lambda y, h: _step(velocity, y, h))(jax.tree.map(saved, y0, ys), later)
+    Without `times_move` it is not differentiable in `ts`, which halves the program.
+    """
+    ts = reached(problem, t_end)
+    fixed = jax.lax.stop_gradient(ts)
+    end = steps.times[-1]
+    index = jnp.searchsorted(steps.times, jnp.minimum(fixed, end))
+    ys = jax.tree.map(lambda ys: ys[index], _at_ends(problem, steps=steps))
+    if times_move:
+        # `later` is 0, but its derivative is that of `ts`. A last step of this length gives X its derivative in `ts`.
+        later = ts - fixed
+        ys = jax.vmap(lambda y, h: _step(problem, y, h))(ys, later)
     # A flow that fails on the way has no derivative beyond.
-    valid = jnp.where(steps.reached, 1.0, jnp.nan).astype(ts.dtype)[:, None, None]
+    valid = jnp.where(fixed <= end, 1.0, jnp.nan).astype(ts.dtype)[:, None, None]
     return jax.tree.map(lambda x: x * valid, ys)
 
 
-def _step(velocity: Any, y: State, h: Scalar) -> State:
+@eqx.filter_custom_jvp
+def _at_ends(problem: Problem, *, steps: Steps) -> State:
+    """X, or its factors, at the start and at the ends of the steps. They are known, and this gives them a derivative.
+
+    The values are those that the steps of Dopri5 of these lengths would have, and so is the derivative.
+    """
+    return steps.states
+
+
+@_at_ends.def_jvp
+def _at_ends_jvp(primals: tuple[Problem], tangents: tuple[Any], *, steps: Steps) -> tuple[State, State]:
+    (problem,), (dproblem,) = primals, tangents
+    ys = _at_ends(problem, steps=steps)
+    y0, dy0 = eqx.filter_jvp(start_of, (problem,), (dproblem,))
+    dy0 = instantiate(dy0, y0)
+
+    # The adjoint keeps X at the start of each step, and no more.
+    @partial(jax.checkpoint, prevent_cse=False)
+    def step(dy: State, start: tuple[State, Scalar]) -> tuple[State, State]:
+        y, h = start
+        _, dy = eqx.filter_jvp(lambda problem, y: _step(problem, y, h), (problem, y), (dproblem, dy))
+        return dy, dy
+
+    def chunk(dy: State, starts: tuple[State, Float[Array, " chunk"]]) -> tuple[State, State]:
+        walk = lambda dy: jax.lax.scan(step, dy, starts)
+        stay = lambda dy: (dy, jax.tree.map(lambda x: jnp.broadcast_to(x, (_CHUNK, *x.shape)), dy))
+        return jax.lax.cond(any_of_batch(jnp.any(starts[1] > 0)), walk, stay, dy)
+
+    in_chunks = lambda x: x.reshape(-1, _CHUNK, *x.shape[1:])
+    starts = jax.tree.map(lambda y: y[:-1], ys), jnp.diff(steps.times)
+    _, dys = jax.lax.scan(chunk, dy0, jax.tree.map(in_chunks, starts))
+    after = lambda dy0, dys: jnp.concatenate([dy0[None], dys.reshape(-1, *dy0.shape)])
+    return ys, jax.tree.map(after, dy0, dys)
+
+
+def _step(problem: Problem, y: State, h: Scalar) -> State:
     """A step of Dopri5. The last stage of Dopri5 is the state at the end of the step."""
+    kind = FactoredCoordinates if isinstance(y, Factored) else MatrixCoordinates
+    # No step is chosen here, so the two tolerances are never used: `h` only fills their places.
+    velocity = lambda y: kind(problem.energy, problem.kernel, h, h, None).velocity(y)[0]
     rows = jnp.asarray(square_tableau(_DOPRI5.tableau), h.dtype)
     stages = len(rows)
 

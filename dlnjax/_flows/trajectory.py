@@ -106,12 +106,12 @@ def _as_one_program(problem: Problem, options: Options) -> Trajectory:
 @compiled
 def _begin(problem: Problem, options: Options) -> tuple[State, PyTree]:
     y0 = _one(start_of(problem, options))
-    return y0, _of_own_type(_flow_of(problem, options, y0).begin())
+    return y0, of_own_type(_flow_of(problem, options, y0).begin())
 
 
 @compiled
 def _turn(problem: Problem, options: Options, y0: State, state: PyTree, number: int) -> PyTree:
-    return _of_own_type(_flow_of(problem, options, y0).turns[number](*state, lanes=1))
+    return of_own_type(_flow_of(problem, options, y0).turns[number](*state, lanes=1))
 
 
 @compiled
@@ -128,9 +128,9 @@ def _one(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[None], tree)
 
 
-def _of_own_type(tree: PyTree) -> PyTree:
+def of_own_type(tree: PyTree) -> PyTree:
     """The tree without weak types. A weak type, left by a Python number, would make the next program compile again."""
-    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree)
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), tree)
 
 
 def _alone(tree: PyTree) -> PyTree:

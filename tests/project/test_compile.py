@@ -13,8 +13,8 @@ import dlnjax as dln
 from dlnjax._compile import compiled, unless_named
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/compile.md"
-OURS = {"_begin", "_turn", "_conclude", "_draw", "_solve_chunk", "connect_all", "_solve", "find_steps", "replay"}
-OURS |= {"_network_flow", "_diffuse"}
+OURS = {"_begin", "_turn", "_conclude", "_draw", "_solve_chunk", "connect_all", "_solve"}
+OURS |= {"_network_flow", "_diffuse", "_begin_steps", "_some_steps", "_tangents"}
 # No other test has matrices of this size, of which something would be compiled already.
 D = 6
 X0 = 0.5 * np.eye(D) + 0.1 * np.cos(np.arange(D * D)).reshape(D, D)
