@@ -92,7 +92,8 @@ def as_array(name: str, x: Any, hint: str = "") -> Array:
             if isinstance(x, (np.ndarray, np.generic)):
                 # `jnp.asarray` would compile a program for each new shape, only to copy the array.
                 return jax.device_put(_known_to_jax(name, np.asarray(x), hint))
-            return jnp.asarray(x)
+            # The same holds for a number of Python.
+            return jax.device_put(x) if isinstance(x, (int, float, complex)) else jnp.asarray(x)
     except (TypeError, ValueError, OverflowError) as error:
         if str(error).startswith(name):
             raise
@@ -196,7 +197,9 @@ def as_square(name: str, x: Any, leading: bool = False) -> Array:
 
 
 def require_finite(name: str, x: Array) -> Array:
-    return require(x, ~(abs(known(x)) < np.inf).all(), f"{name} must be finite, got NaN or infinity.")
+    # Inside of `jax.grad` the value is known, and only the tangent is traced.
+    value = known(x if is_concrete(x) else jax.lax.stop_gradient(x))
+    return require(x, ~(abs(value) < np.inf).all(), f"{name} must be finite, got NaN or infinity.")
 
 
 def require_full_rank(name: str, x: Array, message: str) -> Array:

@@ -74,6 +74,7 @@ def with_more_times(ts: Float[Array, " ts"], size: int) -> Float[Array, " more"]
 
 def repeated(ts: Float[Array, " ts"], length: int) -> Float[Array, " length"]:
     """`ts` with the last time repeated, up to this length."""
+    ts = np.asarray(ts)
     return jax.device_put(np.append(ts, np.full(length - len(ts), ts[-1])))
 
 

@@ -38,14 +38,14 @@ class SVD(eqx.Module):
 
 
 def _of_finite(decompose: Callable[[Array], Any], x: Float[Array, "*seeds m n"] | Complex[Array, "*seeds m n"]) -> Any:
-    """decompose(x), and NaN for each matrix with an entry that is not finite. LAPACK gets the identity in its place.
+    """decompose(x), and NaN for each matrix with an entry that is not finite. LAPACK gets 0 in place of such an entry.
 
     The SVD of LAPACK never returns where an entry of a matrix of three rows or more is infinite:
     Reference-LAPACK/lapack#1409, seen with jaxlib 0.10.2. NumPy has the same fault, numpy/numpy#32591. LAPACK's solver
     for Hermitian eigenvalues returns for such a matrix, but with numbers that mean nothing.
     """
     good = jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True)
-    out = decompose(jnp.where(good, x, jnp.eye(*x.shape[-2:], dtype=x.dtype)))
+    out = decompose(jnp.where(jnp.isfinite(x), x, 0.0))
     trim = lambda z: good[..., 0] if z.ndim < x.ndim else good
     return jax.tree.map(lambda z: jnp.where(trim(z), z, jnp.nan), out)
 

@@ -156,4 +156,4 @@ def _few_entries(mask: Any) -> Array | None:
         return None
     rows, columns = np.nonzero(np.asarray(mask))
     # They are padded to min(m, n), so that masks with fewer entries are not compiled again.
-    return jnp.asarray(np.pad([rows, columns, np.ones_like(rows)], ((0, 0), (0, min(mask.shape) - len(rows)))))
+    return as_array("mask", np.pad([rows, columns, np.ones_like(rows)], ((0, 0), (0, min(mask.shape) - len(rows)))))

@@ -46,7 +46,8 @@ def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[T
         "the flow from a start of rank r < d has no derivative here: it is taken in X, which leaves that rank. "
         "Start at full rank, nearby, or from a thin dlnjax.SVD of the r values that are not 0."
     )
-    states = require(states, singular & (known(problem.kernel.order) > 0), message)
+    if not is_concrete(singular) or singular:
+        states = require(states, singular & (known(problem.kernel.order) > 0), message)
     steps = _steps_in_x(problem, states.t_end, options)
     out = states
     if options.observe is not None:

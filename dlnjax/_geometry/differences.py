@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from dlnjax._geometry.kernel import Kernel
+from dlnjax._tree import any_of_batch
 
 # A function of two squared singular values, elementwise, and a function of one.
 Elementwise: TypeAlias = Callable[[Float[Array, "..."], Float[Array, "..."]], Float[Array, "..."]]
@@ -27,6 +28,8 @@ _CLOSE = 1e-2
 # Below this gap a second difference is replaced by the derivative at the mean of its arguments. The error is of the
 # second order in the gap, and at this gap about as large as that of a quotient of first differences.
 _CLOSE_TWICE = 1e-3
+# From this number of values on, slopes at all nodes take so long that they are left out where no two values are close.
+_MANY = 6
 
 
 def squares(sigma: Float[Array, " d"]) -> Float[Array, " d"]:
@@ -98,10 +101,20 @@ def first_difference(s: Float[Array, " d"], kernel: Kernel, power: int | float) 
     f, slope = values(s, kernel, power), _derivative((0,), kernel, power)
     gap, far = _gaps(s, _CLOSE)
     quotient = _quotient(f[:, None, :] - f[None, :, :], gap[:, :, None], far[:, :, None])
-    # Hermite-Genocchi: the divided difference is the mean of the slope over the segment from s_i to s_k.
-    along = s[:, None, None, None] - gap[:, :, None, None] * jnp.asarray(_NODES, s.dtype)[None, None, None, :]
-    mean = slope(along, s[:, None]) @ jnp.asarray(_WEIGHTS, s.dtype)
-    return jnp.where(far[:, :, None], quotient, mean)
+
+    def mean(s: Float[Array, " d"]) -> Float[Array, "d d d"]:
+        # Hermite-Genocchi: the divided difference is the mean of the slope over the segment from s_i to s_k.
+        along = s[:, None, None, None] - gap[:, :, None, None] * jnp.asarray(_NODES, s.dtype)[None, None, None, :]
+        return slope(along, s[:, None]) @ jnp.asarray(_WEIGHTS, s.dtype)
+
+    def mean_on_diagonal(s: Float[Array, " d"]) -> Float[Array, "d d d"]:
+        return jnp.broadcast_to(slope(s[:, None], s)[:, None, :], quotient.shape)
+
+    if len(s) < _MANY:
+        return jnp.where(far[:, :, None], quotient, mean(s))
+    # Mostly no two values are close, so that only the entries on the diagonal need a slope.
+    close = any_of_batch(jnp.any(jnp.triu(~far, 1)))
+    return jnp.where(far[:, :, None], quotient, jax.lax.cond(close, mean, mean_on_diagonal, s))
 
 
 def second_differences(

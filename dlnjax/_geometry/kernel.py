@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from dlnjax._checks import as_depth, is_concrete
+from dlnjax._checks import as_array, as_depth, is_concrete, known
 from dlnjax._geometry.special import (
     log_balanced,
     log_balanced_slope,
@@ -200,7 +200,8 @@ class Balanced(Kernel):
     per_seed: ClassVar[bool] = True
 
     def __init__(self, depth: Numbers):
-        self.inverse_depth = 1 / as_depth(depth)
+        # NumPy divides, since JAX would compile a program for it.
+        self.inverse_depth = as_array("depth", 1 / known(as_depth(depth)))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # All methods of this class use one formula of lambda. A subclass would have to replace all of them.

@@ -7,6 +7,7 @@ import pytest
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
+from dlnjax._geometry.differences import _MANY, first_difference
 
 D = 3
 SPECTRA = {
@@ -82,3 +83,16 @@ def test_operator_turns_with_the_matrix(points, key):
     q1, q2 = (jnp.linalg.qr(jax.random.normal(k, (D, D)))[0] for k in jax.random.split(key))
     turned = operator(q1 @ x @ q2.T, q1 @ p @ q2.T, depth)
     assert_close(turned, q1 @ operator(x, p, depth) @ q2.T, ALGEBRA)
+
+
+def test_divided_differences_do_not_depend_on_whether_others_are_close():
+    s = 2.0 ** -jnp.arange(_MANY + 1.0)
+    difference = jax.jit(lambda s: first_difference(s, dln.Balanced(3), 0.5))
+    apart, few = difference(s), difference(s[: _MANY - 1])
+    close = difference(s.at[-1].set(0.999 * s[-2]))
+    for other in (few, close):
+        n = min(len(other), len(s) - 1)
+        assert_close(other[:n, :n, :n], apart[:n, :n, :n], ALGEBRA)
+    # The divided difference of two close values is the slope between them, and those of the diagonal are its limits.
+    between = (close[-1, -1] + close[-2, -2]) / 2
+    np.testing.assert_allclose(close[-1, -2], between, rtol=1e-5)
