@@ -40,13 +40,14 @@ _LENGTHS = (32, 256, 2048)
 _MOST_ENTRIES = 8_000_000
 
 
-def compiled(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
-    """`f` as a program of its own, compiled with the options `QUICK` and `more`.
+def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callable[..., Any]:
+    """`f` as a program of its own, compiled with the options `QUICK` and `more`. `donate` is that of `eqx.filter_jit`.
 
     Inside of `jax.jit` and `jax.grad`, `f` becomes a part of the caller's program. JAX refuses options there, so that
     they are left out.
     """
-    plain, quick = eqx.filter_jit(f), eqx.filter_jit(f, compiler_options=QUICK | more)  # pyright: ignore[reportCallIssue]
+    plain = eqx.filter_jit(f, donate=donate)
+    quick = eqx.filter_jit(f, donate=donate, compiler_options=QUICK | more)  # pyright: ignore[reportCallIssue]
 
     @functools.wraps(f)
     @_little_garbage()
@@ -74,8 +75,8 @@ def with_more_times(ts: Float[Array, " ts"], size: int) -> Float[Array, " more"]
 
 def repeated(ts: Float[Array, " ts"], length: int) -> Float[Array, " length"]:
     """`ts` with the last time repeated, up to this length."""
-    ts = np.asarray(ts)
-    return jax.device_put(np.append(ts, np.full(length - len(ts), ts[-1])))
+    # NumPy looks the last time up, as JAX would compile a program for it.
+    return jax.device_put(np.append(ts, np.full(length - len(ts), np.asarray(ts)[-1])))
 
 
 def power_of_two_from(n: int) -> int:

@@ -90,8 +90,8 @@ class Solution(Shown):
 
         def join(path: Any, first: Any, *rest):
             if not parts[0]._carries_lead(_name(path), first):
-                return jnp.asarray(first)
-            return jnp.asarray(np.concatenate((first, *rest)))
+                return jax.device_put(first)
+            return jax.device_put(np.concatenate((first, *rest)))
 
         return jax.tree_util.tree_map_with_path(join, *parts)
 

@@ -7,14 +7,14 @@ from typing import Any, Literal
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from dlnjax._compile import first_times, with_more_times
 from dlnjax._flows.derivative import trajectory
-from dlnjax._flows.paths import path, paths, start_of_path
+from dlnjax._flows.paths import path, start_of_path
 from dlnjax._flows.problem import Options, prepare, Problem, saved_entries, shape_of_point, Steady
 from dlnjax._flows.solution import FlowSolution
-from dlnjax._flows.trajectory import start_of, trajectories, Trajectory
+from dlnjax._flows.trajectory import start_of, Trajectory
 from dlnjax._geometry.kernel import Depth
 from dlnjax._noise import most_steps, Noise, with_noise
 from dlnjax._protocol import name_of
@@ -134,28 +134,6 @@ def start_many(of_row: Callable[[Any], Problem], rows: PyTree, options: Options)
     start = start_of_path if options.steps is not None else lambda problem: start_of(problem, options)
     with own_arithmetic():
         return jax.vmap(lambda row: start(of_row(row)))(rows)
-
-
-def solve_many(
-    of_row: Callable[[Any], Problem],
-    rows: PyTree,
-    y0: State,
-    ts: Float[Array, " ts"],
-    options: Options,
-    *,
-    lanes: int,
-    wanted: Bool[Array, " n"],
-    count: Int[Array, ""],
-) -> Trajectory:
-    """Integrate the problem `of_row(row)` of each row from `y0`, `lanes` of them at a time. A row that is not `wanted`
-    is not integrated. `count` is the number of `ts` that are asked for; what is returned for later times means nothing.
-
-    The caller compiles this function, and makes a solution of its result by `solution_of`.
-    """
-    with own_arithmetic():
-        if options.steps is not None:
-            return paths(of_row, (rows, y0), ts, options, wanted=wanted)
-        return trajectories(of_row, (rows, y0), ts, options, lanes=lanes, wanted=wanted, count=count)
 
 
 def solution_of(problem: Problem, options: Options, out: Trajectory) -> FlowSolution:

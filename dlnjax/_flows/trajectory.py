@@ -60,27 +60,6 @@ def start_of(problem: Problem, options: Options) -> State:
     return problem.x0
 
 
-def trajectories(
-    of_row: Callable[[Any], Problem],
-    starts: tuple[PyTree, State],
-    ts: Float[Array, " ts"],
-    options: Options,
-    *,
-    lanes: int,
-    wanted: Bool[Array, " n"] | bool = True,
-    count: Int[Array, ""] | int,
-) -> Trajectory:
-    """The flows of many problems, `lanes` of them at a time. `of_row(row)` makes the problem of one row.
-
-    **Arguments:** `starts` is (the rows, the states y0 from which their flows begin); `wanted` says which flows run;
-    `count` is the number of `ts` that are asked for. What is returned for later times means nothing.
-    """
-    flows = _Flows(of_row, *starts, ts, options)
-    state = flows.begin()
-    state = eqx.tree_at(lambda s: s[0].active, state, state[0].active & wanted)
-    return flows.conclude(_to_the_end(flows, state, lanes), count)
-
-
 def trajectory_of(problem: Problem, options: Options) -> Trajectory:
     """The flow of one problem. Outside of `jit` each turn of a method is a program of its own.
 
@@ -119,9 +98,9 @@ def _conclude(problem: Problem, options: Options, y0: State, state: PyTree) -> T
     return _alone(_flow_of(problem, options, y0).conclude(state, len(problem.ts)))
 
 
-def _flow_of(problem: Problem, options: Options, y0: State) -> "_Flows":
+def _flow_of(problem: Problem, options: Options, y0: State) -> "Flows":
     arrays, rest = eqx.partition(problem, eqx.is_array)
-    return _Flows(lambda row: eqx.combine(row, rest), _one(arrays), y0, problem.ts, options)
+    return Flows(lambda row: eqx.combine(row, rest), _one(arrays), y0, problem.ts, options)
 
 
 def _one(tree: PyTree) -> PyTree:
@@ -137,7 +116,7 @@ def _alone(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def _to_the_end(flows: "_Flows", state: PyTree, lanes: int) -> PyTree:
+def _to_the_end(flows: "Flows", state: PyTree, lanes: int) -> PyTree:
     """(the flows after their end, the buffers). The turns of all methods are repeated until no flow is active."""
 
     def round(state: PyTree) -> PyTree:
@@ -148,8 +127,11 @@ def _to_the_end(flows: "_Flows", state: PyTree, lanes: int) -> PyTree:
     return while_any(lambda state: jnp.any(state[0].active), round, state)
 
 
-class _Flows:
-    """The flows of many problems from the states `y0`, one for each row: their begin, their turns and their end."""
+class Flows:
+    """The flows of many problems from the states `y0`, one for each row: their begin, their turns and their end.
+
+    `of_row(row)` makes the problem of one row.
+    """
 
     def __init__(
         self,
@@ -170,12 +152,15 @@ class _Flows:
         )
         self.turns = [Turn(self.task, self.own, number, method) for number, method in enumerate(_methods(options))]
 
-    def begin(self) -> tuple[Flow, PyTree]:
-        """(the flows before their first step, empty buffers)."""
+    def begin(self, wanted: Bool[Array, " n"] | bool = True) -> tuple[Flow, PyTree]:
+        """(the flows before their first step, empty buffers). A flow that is not `wanted` has ended already."""
         flows = begin(self.task.coordinates, (self.own, self.y0), self.task.rules, self.turns[0].method)
-        return flows, empty(self.task, self.y0)
+        return eqx.tree_at(lambda f: f.active, flows, flows.active & wanted), empty(self.task, self.y0)
 
     def conclude(self, state: tuple[Flow, PyTree], count: Int[Array, ""] | int) -> Trajectory:
+        """The trajectories. `count` is the number of `ts` that are asked for. What is returned for later times means
+        nothing.
+        """
         flows, saved = state
         ends = Ends.of(self.task, self.y0, flows)
         svd, observed, energy = None, None, None

@@ -34,14 +34,23 @@ class Chunk(eqx.Module):
 
 
 @runtime_checkable
+class Program(Protocol):
+    """How a part of the work on a chunk is compiled and run."""
+
+    def __call__(self, step: Callable[..., PyTree], common: Any, chunk: Chunk, state: PyTree, *static: Any) -> PyTree:
+        """step(common, chunk, state, *static). The arrays of `state` have the rows in front, and are used up."""
+        ...
+
+
+@runtime_checkable
 class Common(Protocol):
-    """What all flows of a sweep share, a tree of arrays, and the code that is compiled for a chunk."""
+    """What all flows of a sweep share, a tree of arrays, and the code that solves a chunk."""
 
     def start(self, rows: PyTree) -> PyTree:
         """The states from which the flows of some rows begin."""
         ...
 
-    def solve(self, chunk: Chunk, lanes: int) -> PyTree:
+    def solve(self, chunk: Chunk, lanes: int, program: "Program") -> PyTree:
         """What is known of the flows of a chunk when they have ended. Each array has the rows in front."""
         ...
 

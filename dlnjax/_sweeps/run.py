@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
+from threading import Lock
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -30,23 +31,45 @@ def start_chunk(rows: PyTree, common: Common) -> PyTree:
     return common.start(rows)
 
 
-def _solve_chunk(chunk: Chunk, common: Common, devices: tuple[Any, ...], lanes: int):
-    """The trajectories of a chunk. Each device integrates an equal share of the rows."""
+def _solve_chunk(kept: tuple[Callable, Chunk, Common, tuple[Any, ...], tuple[Any, ...]], state: PyTree) -> PyTree:
+    """A step of the work on a chunk, (step, chunk, common, devices, static). Each device does an equal share of the
+    rows.
+    """
+    step, chunk, common, devices, static = kept
 
-    def solve(own: PyTree, shared: PyTree):
-        chunk, common = eqx.combine(own, own_static), eqx.combine(shared, shared_static)
-        return common.solve(chunk, lanes)
+    def on_device(own: PyTree, shared: PyTree):
+        chunk, state = eqx.combine(own, own_static)
+        return step(eqx.combine(shared, shared_static), chunk, state, *static)
 
-    own, own_static = eqx.partition(chunk, eqx.is_array)
+    own, own_static = eqx.partition((chunk, state), eqx.is_array)
     shared, shared_static = eqx.partition(common, eqx.is_array)
     mesh, seeds, whole = Mesh(np.asarray(devices), ("seeds",)), PartitionSpec("seeds"), PartitionSpec()
-    return jax.shard_map(solve, mesh=mesh, in_specs=(seeds, whole), out_specs=seeds, check_vma=False)(own, shared)
+    return jax.shard_map(on_device, mesh=mesh, in_specs=(seeds, whole), out_specs=seeds, check_vma=False)(own, shared)
 
 
 # The products of matrices of a flow are too small to be shared between cores. Each core has a chunk of its own.
 _ONE_CORE = {"xla_cpu_multi_thread_eigen": False}
-solve_quickly_compiled = compiled(_solve_chunk, **_ONE_CORE)
-solve_fully_compiled = eqx.filter_jit(_solve_chunk, compiler_options=_ONE_CORE)  # pyright: ignore[reportCallIssue]
+# The state is used up, so that the memory holds the saved states once.
+_USED_UP = "all-except-first"
+solve_quickly_compiled = compiled(_solve_chunk, donate=_USED_UP, **_ONE_CORE)
+solve_fully_compiled = eqx.filter_jit(_solve_chunk, donate=_USED_UP, compiler_options=_ONE_CORE)  # pyright: ignore[reportCallIssue]
+
+
+class Programs:
+    """The programs of one sweep. Each is compiled once, by the first worker that needs it."""
+
+    def __init__(self, plan: Plan):
+        self.devices, self.run = plan.devices, solve_quickly_compiled if plan.quick else solve_fully_compiled
+        self.compiled, self.lock = set(), Lock()
+
+    def __call__(self, step: Callable[..., PyTree], common: Any, chunk: Chunk, state: PyTree, *static: Any) -> PyTree:
+        kept = step, chunk, common, self.devices, static
+        if (step, static) in self.compiled:
+            return self.run(kept, state)
+        with self.lock:
+            out = self.run(kept, state)
+            self.compiled.add((step, static))
+        return out
 
 
 class ByPoint(NamedTuple):
@@ -77,8 +100,10 @@ class Run(eqx.Module):
         `running` is called when all is compiled. Without it the program is compiled by the first chunk.
         """
         counts = self.plan.chunks(parts)
+        programs = Programs(self.plan)
         begin = lambda first: self._begin(first, counts[first])
-        for first, chunk in in_order(begin, self._solve, list(counts), self.plan.workers, running):
+        solve = lambda first, chunk: self._solve(first, chunk, programs)
+        for first, chunk in in_order(begin, solve, list(counts), self.plan.workers, running):
             yield chunk[: counts[first]]
 
     def blank(self) -> Solution:
@@ -86,8 +111,12 @@ class Run(eqx.Module):
         for it."""
         rows, common, plan = self._rows(self._seeds(0)), self._common(), self.plan
         y0 = eqx.filter_eval_shape(start_chunk, rows, common)
-        solve = lambda chunk, common: _solve_chunk(chunk, common, plan.devices, plan.lanes)
-        out = eqx.filter_eval_shape(solve, Chunk(rows, y0, np.ones(plan.rows, bool)), common)
+
+        def program(step: Callable[..., PyTree], common: Any, chunk: Chunk, state: PyTree, *static: Any) -> PyTree:
+            shapes = lambda chunk, common, state: _solve_chunk((step, chunk, common, plan.devices, static), state)
+            return eqx.filter_eval_shape(shapes, chunk, common, state)
+
+        out = common.solve(Chunk(rows, y0, np.ones(plan.rows, bool)), plan.lanes, program)
         return self._solution(0, jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), out))
 
     def _common(self) -> Common:
@@ -115,10 +144,8 @@ class Run(eqx.Module):
         wanted = np.arange(self.plan.rows) < count
         return Chunk(rows, start_chunk(rows, self._common()), wanted)
 
-    def _solve(self, first: int, chunk: Chunk) -> Solution:
-        plan = self.plan
-        solve_chunk = solve_quickly_compiled if plan.quick else solve_fully_compiled
-        return self._solution(first, solve_chunk(chunk, self._common(), plan.devices, plan.lanes))
+    def _solve(self, first: int, chunk: Chunk, programs: Programs) -> Solution:
+        return self._solution(first, self._common().solve(chunk, self.plan.lanes, programs))
 
     def _solution(self, first: int, out: Any) -> Solution:
         kernel = self.flow.kernel

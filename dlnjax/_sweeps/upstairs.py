@@ -20,7 +20,7 @@ from dlnjax._protocol import gradient
 from dlnjax._results import RESULTS
 from dlnjax._sweeps.downstairs import seeded_noise
 from dlnjax._sweeps.fingerprint import described_energies, described_noise, digest
-from dlnjax._sweeps.flow import Chunk
+from dlnjax._sweeps.flow import Chunk, Program
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import divided, Plan, time_count, uses_lapack
 from dlnjax._sweeps.seeds import Energies
@@ -46,7 +46,10 @@ class Networks(eqx.Module):
         """Nothing, since a flow of factors begins from the factors themselves."""
         return ()
 
-    def solve(self, chunk: Chunk, lanes: int) -> PyTree:
+    def solve(self, chunk: Chunk, lanes: int, program: Program) -> PyTree:
+        return program(Networks.side_by_side, self, chunk, ())
+
+    def side_by_side(self, chunk: Chunk, state: tuple[()]) -> PyTree:
         """All flows of the chunk take their steps side by side. A chunk without a wanted flow takes none."""
         run = lambda rows: jax.vmap(self._one)(rows)
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, chunk.rows))
