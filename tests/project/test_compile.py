@@ -48,8 +48,8 @@ def shot(n):
     return dln.exponential(jnp.eye(D), jnp.asarray(0.1 * X0), 2, ts=times(n)).x
 
 
-def slope(depth):
-    return jax.grad(lambda x: dln.gradient_flow(ENERGY, x, depth=depth, ts=[0.0, 1.0]).energy[-1])(jnp.asarray(X0))
+def slope(depth, end=1.0):
+    return jax.grad(lambda x: dln.gradient_flow(ENERGY, x, depth=depth, ts=[0.0, end]).energy[-1])(jnp.asarray(X0))
 
 
 def network(n, noise=None):
@@ -101,6 +101,8 @@ ROWS = {
         lambda: many(64, times(101)),
     ),
     "in a sweep, a stop where there was none": (lambda: many(64), lambda: many(64, stop=dln.Steady(1e-3))),
+    "in a sweep, flows that become stiff": (lambda: many(64), lambda: many(64, (0.0, 300.0))),
+    "a derivative of a flow with more steps, both up to 256": (lambda: slope(2.0), lambda: slope(2.0, 3.0)),
     "another number of times of a `network_flow`, or of a sweep of networks": (
         lambda: (network(3), networks(9).weights, network(2, NOISE)),
         lambda: (network(20), networks(15).weights, network(9, NOISE)),
@@ -135,9 +137,28 @@ def test_compiles_what_the_page_says(change):
         "nothing": lambda: made == [],
         "again": lambda: len(made) > 0,
         "the beginning alone": lambda: made == ["jit(_begin)"],
-        "the stabilised method alone": lambda: made == ["jit(_turn)"],
+        "the stabilised method alone": lambda: made in (["jit(_turn)"], ["jit(_solve_chunk)"]),
     }
     assert expected[rows()[change]](), made
+
+
+@pytest.mark.long
+def test_first_calls_make_few_programs():
+    # No other test has matrices of this size.
+    energy, x0 = dln.MatrixCompletion.diagonal(9), dln.gaussian(jax.random.key(0), 9, 0.1)
+    with lowered() as programs:
+        jax.grad(lambda x: dln.gradient_flow(energy, x, ts=[0.0, 1.0]).energy[-1])(x0)
+    # The first pass has a beginning and its steps. The last two are the derivative, of which JAX makes an empty one
+    # first.
+    found = [name for name in programs if name.removeprefix("jit(").removesuffix(")") in OURS]
+    flow, passes = ["jit(_begin)", "jit(_turn)", "jit(_conclude)"], ["jit(_begin_steps)", "jit(_some_steps)"]
+    assert found == [*flow, *passes, "jit(_tangents)", "jit(_tangents)"]
+    assert len(programs) <= 20
+    with lowered() as programs:
+        dln.sweep(energy, jnp.stack([x0, 2 * x0]), ts=[0.0, 1.0], progress=False)
+    # The beginning, the turn of the explicit method, and the conclusion.
+    assert programs.count("jit(_solve_chunk)") == 3
+    assert len(programs) <= 10
 
 
 def test_padded_times_change_nothing():
