@@ -1,9 +1,9 @@
 """The flow in X in two passes, for its derivative: `find_steps` takes the steps, and `replay` differentiates them.
 
-The first pass is not differentiated. It keeps X at the end of each step. The second pass is a scan of the derivatives of
-steps of Dopri5 of known lengths from known states, in either mode. If the first pass were differentiated, the choice of
-the steps would be differentiated too, and the loop would have to be compiled for the largest number of steps, with the
-rejected steps among them.
+The first pass is not differentiated. It keeps X at the end of each step. The second pass is a scan of the derivatives
+of steps of Dopri5 of known lengths from known states, in either mode. If the first pass were differentiated, the choice
+of the steps would be differentiated too, and the loop would have to be compiled for the largest number of steps, with
+the rejected steps among them.
 
 For a thin frame, both passes take the flow of P, S and Q in X = P S Q^T (`factored`) in place of the flow in X.
 """
