@@ -40,43 +40,29 @@ class Factored(eqx.Module):
 
 
 def factored(start: SVD | Matrix) -> Factored:
-    """P, S and Q of a start. Their tangents are those for which P^T dP and Q^T dQ are zero."""
-    if isinstance(start, SVD):
-        return Factored(*_of_svd(start.u, start.sigma, start.v))
-    return Factored(*_of_matrix(start))
+    """P, S and Q of a start."""
+    point = start if isinstance(start, SVD) else svd(start)
+    return Factored(point.u, jnp.diag(point.sigma), point.v)
 
 
-@jax.custom_jvp
-def _of_svd(u: Left, sigma: Float[Array, " r"], v: Right) -> tuple[Left, Square, Right]:
-    return u, jnp.diag(sigma), v
+def lifted(y: Factored, start: SVD | Matrix, dstart: SVD | Matrix) -> Factored:
+    """The tangent of P, S and Q at the start X = P S Q^T for which P^T dP and Q^T dQ are zero, from that of X.
 
+    S is diagonal, but its derivative is not. S is therefore inverted as a whole, so that this tangent has the right
+    derivative in its turn.
+    """
 
-@_of_svd.defjvp
-def _of_svd_jvp(primals: tuple[Left, Float[Array, " r"], Right], tangents: tuple[Left, Float[Array, " r"], Right]):
-    (u, sigma, v), (du, dsigma, dv) = primals, tangents
-    by_v = du * sigma + u * dsigma + (u * sigma) @ (dv.T @ v)
-    by_u = dv * sigma + v * dsigma + (v * sigma) @ (du.T @ u)
-    return _of_svd(u, sigma, v), _lifted((u, sigma, v), by_v, by_u)
+    def products(x: SVD | Matrix) -> tuple[Left, Right]:
+        """(X Q, X^T P), where P and Q are held."""
+        if isinstance(x, SVD):
+            return (x.u * x.sigma) @ (x.v.T @ y.q), (x.v * x.sigma) @ (x.u.T @ y.p)
+        return x @ y.q, x.T @ y.p
 
-
-@jax.custom_jvp
-def _of_matrix(x: Matrix) -> tuple[Left, Square, Right]:
-    point = svd(x)
-    return point.u, jnp.diag(point.sigma), point.v
-
-
-@_of_matrix.defjvp
-def _of_matrix_jvp(primals: tuple[Matrix], tangents: tuple[Matrix]):
-    (x,), (dx,) = primals, tangents
-    p, s, q = _of_matrix(x)
-    return (p, s, q), _lifted((p, jnp.diagonal(s), q), dx @ q, dx.T @ p)
-
-
-def _lifted(point: tuple[Left, Float[Array, " r"], Right], by_v: Left, by_u: Right) -> tuple[Left, Square, Right]:
-    """(dP, dS, dQ) from dX V and dX^T U."""
-    u, sigma, v = point
-    ds = u.T @ by_v
-    return (by_v - u @ ds) / sigma, ds, (by_u - v @ ds.T) / sigma
+    _, (by_q, by_p) = jax.jvp(products, (start,), (dstart,))
+    ds = y.p.T @ by_q
+    dp = jnp.linalg.solve(y.s.T, (by_q - y.p @ ds).T).T
+    dq = jnp.linalg.solve(y.s, (by_p - y.q @ ds.T).T).T
+    return Factored(dp, ds, dq)
 
 
 class FactoredCoordinates(Coordinates):

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float
 from dlnjax._compile import compiled, power_of_two_from, runs_at_once
 from dlnjax._flows.coordinates import Coordinates, MatrixCoordinates
 from dlnjax._flows.explicit import Explicit
-from dlnjax._flows.factored import Factored, factored, FactoredCoordinates
+from dlnjax._flows.factored import Factored, factored, FactoredCoordinates, lifted
 from dlnjax._flows.frame import is_thin
 from dlnjax._flows.problem import Options, Problem
 from dlnjax._flows.step import Flow, Rules, start_flow
@@ -213,8 +213,7 @@ def _at_ends(problem: Problem, *, steps: Steps) -> State:
 def _at_ends_jvp(primals: tuple[Problem], tangents: tuple[Any], *, steps: Steps) -> tuple[State, State]:
     (problem,), (dproblem,) = primals, tangents
     ys = _at_ends(problem, steps=steps)
-    y0, dy0 = eqx.filter_jvp(start_of, (problem,), (dproblem,))
-    dy0 = instantiate(dy0, y0)
+    dy0 = _tangent_of_start(problem, dproblem, jax.tree.map(lambda y: y[0], ys))
 
     # The adjoint keeps X at the start of each step, and no more.
     @partial(jax.checkpoint, prevent_cse=False)
@@ -233,6 +232,14 @@ def _at_ends_jvp(primals: tuple[Problem], tangents: tuple[Any], *, steps: Steps)
     _, dys = jax.lax.scan(chunk, dy0, jax.tree.map(in_chunks, starts))
     after = lambda dy0, dys: jnp.concatenate([dy0[None], dys.reshape(-1, *dy0.shape)])
     return ys, jax.tree.map(after, dy0, dys)
+
+
+def _tangent_of_start(problem: Problem, dproblem: Any, y0: State) -> State:
+    """The tangent of X at the start, or that of the factors `y0`, in which the steps have been found."""
+    if isinstance(y0, Factored):
+        return lifted(y0, problem.start, instantiate(dproblem.start, problem.start))
+    x0, dx0 = eqx.filter_jvp(lambda problem: problem.x0, (problem,), (dproblem,))
+    return instantiate(dx0, x0)
 
 
 def _step(problem: Problem, y: State, h: Scalar) -> State:

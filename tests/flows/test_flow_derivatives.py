@@ -130,6 +130,27 @@ def test_second_derivative_in_the_times():
     assert_close(jax.jacfwd(jax.jacfwd(end))(t), jax.grad(velocity)(x) * velocity(x), INTEGRATION)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("as_start", [lambda point: point.matrix, lambda point: point], ids=["matrix", "frame"])
+def test_second_derivative_of_a_matrix_that_is_not_square(as_start):
+    # With one layer the flow of |X - L|^2/2 is X(t) = L + exp(-t) (X(0) - L).
+    labels, ts = jnp.arange(6.0).reshape(2, 3) / 6, jnp.array([0.0, 0.5])
+
+    def start(a):
+        turn = jnp.array([[jnp.cos(a), -jnp.sin(a)], [jnp.sin(a), jnp.cos(a)]])
+        plane = jnp.array([[jnp.cos(a), 0.0], [0.0, 1.0], [jnp.sin(a), 0.0]])
+        return dln.SVD(turn @ turn, jnp.array([1.0, 0.6]) * (1 + a), plane @ turn)
+
+    def flow(a):
+        return dln.gradient_flow(
+            lambda x: jnp.sum((x - labels) ** 2) / 2, as_start(start(a)), depth=1, ts=ts, rtol=1e-10, atol=1e-12
+        ).x
+
+    exact = lambda a: labels + jnp.exp(-ts)[:, None, None] * (start(a).matrix - labels)
+    twice = lambda f: jax.jacfwd(jax.jacfwd(f))(0.3)
+    assert_close(twice(flow), twice(exact), INTEGRATION)
+
+
 def test_too_many_steps_for_a_derivative_are_said():
     weight, x0 = jnp.array([[1.0, 1e4], [1e4, 1e4]]), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
     energy = lambda x: jnp.sum(weight * (x - jnp.eye(2)) ** 2) / 2
