@@ -16,7 +16,7 @@ from _timing import Report, use_device
 import dlnjax as dln
 from dlnjax._flows.method import Lanes
 from dlnjax._flows.problem import Options, Problem
-from dlnjax._flows.trajectory import _Flows, start_of
+from dlnjax._flows.trajectory import Flows, start_of
 from dlnjax._geometry.kernel import as_kernel
 
 # The data sheet of the card; and 3 microseconds for a launch inside of a compiled loop, where 2 to 5 are usual.
@@ -75,13 +75,13 @@ def _compiled(d: int, number: int, lanes: int):
 
     def begin(starts):
         y0 = jax.vmap(lambda x0: start_of(problem(x0), options))(starts)
-        flows = _Flows(problem, starts, y0, ts, options)
+        flows = Flows(problem, starts, y0, ts, options)
         (state, saved), method = flows.begin(), flows.turns[number].method
         stage = jax.vmap(lambda own, flow: method.begin(flows.task.coordinates(own), flow))(flows.own, state)
         return Lanes(jnp.arange(lanes), state, flows.own, stage), saved, y0
 
     def advance(work, saved, y0):
-        flows = _Flows(problem, starts, y0, ts, options)
+        flows = Flows(problem, starts, y0, ts, options)
         return flows.turns[number].method.advance(flows.task, work, saved)
 
     return jax.jit(advance).lower(*jax.eval_shape(begin, starts)).compile()
