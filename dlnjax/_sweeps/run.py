@@ -1,5 +1,6 @@
 """The run of a sweep: its flows are integrated chunk by chunk, by the workers and devices of the plan."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
@@ -50,7 +51,7 @@ def _solve_chunk(kept: tuple[Callable, Chunk, Common, tuple[Any, ...], tuple[Any
 # The products of matrices of a flow are too small to be shared between cores. Each core has a chunk of its own.
 _ONE_CORE = {"xla_cpu_multi_thread_eigen": False}
 # The state is used up, so that the memory holds the saved states once.
-_USED_UP = "all-except-first"
+_USED_UP = "warn-except-first"
 solve_quickly_compiled = compiled(_solve_chunk, donate=_USED_UP, **_ONE_CORE)
 solve_fully_compiled = eqx.filter_jit(_solve_chunk, donate=_USED_UP, compiler_options=_ONE_CORE)  # pyright: ignore[reportCallIssue]
 
@@ -66,7 +67,10 @@ class Programs:
         kept = step, chunk, common, self.devices, static
         if (step, static) in self.compiled:
             return self.run(kept, state)
-        with self.lock:
+        with self.lock, warnings.catch_warnings():
+            # Not all of the state has a place in what the last program returns. JAX says so when it compiles. Workers
+            # that run at once must not change the filters of warnings, since some changes would then stay.
+            warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
             out = self.run(kept, state)
             self.compiled.add((step, static))
         return out

@@ -1,5 +1,7 @@
 """Many flows at once: the same numbers as one by one, and nothing lost."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +64,14 @@ def test_chunks_do_not_change_the_results(solution, arrays, starts, chunk):
     for name in FIELDS:
         assert_close(getattr(chunked, name), getattr(solution, name), INTEGRATION)
     np.testing.assert_array_equal(chunked.ts, TS)
+
+
+def test_workers_leave_the_filters_of_warnings_alone(arrays, starts):
+    many = lambda x: jnp.tile(x, (20, *[1] * (x.ndim - 1)))
+    before = list(warnings.filters)
+    for _ in range(5):
+        sweep(dln.MatrixCompletion(*map(many, arrays)), many(starts), depth=many(DEPTHS), chunk=2)
+    assert warnings.filters == before
 
 
 def test_shared_energy_and_depth_serve_every_seed(arrays, starts):
