@@ -114,11 +114,11 @@ class RESULTS(eqx.Module):
         "The last good state and its time are in the solution."
     )
     not_arrived: ClassVar[_Code] = _Code(
-        "The search for a geodesic stopped making progress before it came within 1e-8 of the end: `endpoint_error` and "
+        "The search for a geodesic stopped making progress before it came near enough to the end: `endpoint_error` and "
         "stats['power'] say how near. Go through a matrix in between."
     )
     max_shots_reached: ClassVar[_Code] = _Code(
-        "The search for a geodesic used up its shots before it came within 1e-8 of the end: `endpoint_error` and "
+        "The search for a geodesic used up its shots before it came near enough to the end: `endpoint_error` and "
         "stats['power'] say how near. Go through a matrix in between."
     )
     shot_too_long: ClassVar[_Code] = _Code(

@@ -31,8 +31,8 @@ _SAME_ACTION = 1e-6
 # The largest number of shots. Each one but the first corrects the aim, and most pairs need two in all.
 _MOST_SHOTS = 8
 # The search ends where the error of the position is below this fraction of the tolerance of a step. A shot that does
-# not shrink the error by the second factor makes no progress. The first such shot is answered by `_FAR`, and the search
-# ends at the next.
+# not shrink the error by the second factor makes no progress. The first such shot is answered by `_FAR`, unless the miss
+# is larger, and the search ends at the next.
 _ENOUGH, _PROGRESS = 0.1, 0.5
 # After a shot that was no better, the aim is moved this far, a length in the metric. The momentum is nearly linear in
 # an aim so near, and rounding in it is small beside what it changes by.
@@ -47,7 +47,7 @@ MOST_STEPS = 1024
 class Shot(eqx.Module):
     """The result of a search: the orthonormal momentum at both ends, the point `x` that the geodesic reached, and more.
 
-    `error` is the distance of `x` from B divided by |B|, `shots` the number of shots, `steps` the steps of all shots.
+    `error` is that of `Pair.error`, `shots` the number of shots, `steps` the steps of all shots.
     `power` is the largest for which a geodesic was found between the ends with their singular values to this power, and
     1 where it was shot at B itself. `code` says why the search ended if it did not arrive.
     """
@@ -145,10 +145,10 @@ def _correct(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aiming) 
     w = old.start + (momentum - now.momentum) / now.factor
     ts = jnp.array([0.0, 1.0], w.dtype)
     flight = integrate(ends.start, w, kernel, ts, rtol, max_steps=MOST_STEPS, origin=ends.origin)
-    y, size = flight.x[-1], norm(ends.last.sigma)
+    y = flight.x[-1]
     miss, off = ends.miss(y, kernel), norm(y - ends.goal)
     good = flight.finished & jnp.all(jnp.isfinite(miss))
-    error = jnp.where(good, off / size, jnp.inf)
+    error = jnp.where(good, ends.error(y, miss, w, kernel), jnp.inf)
     shots, steps = old.shots + 1, old.steps + flight.steps
     better, progress = (error < old.error) | (old.shots == 0), error <= _PROGRESS * old.error
     code = code_of(
@@ -159,6 +159,7 @@ def _correct(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aiming) 
     miss = jnp.where(better & good, miss, now.miss)
     far = (now.factor > 1) | ~progress
     factor = jnp.where(far, jnp.maximum(_FAR / positive(norm(miss)), 1.0), 1.0)
+    hopeless = (now.factor > 1) | (norm(miss) >= _FAR)
     aim = now.aim - factor * miss
     return Aiming(
         path=path.again(_shifted(path, ends.beside(aim, kernel), mesh, kernel)),
@@ -167,7 +168,7 @@ def _correct(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aiming) 
         miss=miss,
         factor=factor,
         best=shot,
-        ended=(off <= _ENOUGH * rtol * norm(ends.goal)) | ((now.factor > 1) & ~progress) | ~good,
+        ended=(off <= _ENOUGH * rtol * norm(ends.goal)) | (hopeless & ~progress) | ~good,
     )
 
 

@@ -7,12 +7,16 @@ from jaxtyping import Array, Bool, Float
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import into, out_of
 from dlnjax._svd import SVD
-from dlnjax._tree import norm
-from dlnjax._types import Square
+from dlnjax._tree import norm, positive
+from dlnjax._types import Scalar, Square
 
 # Ends are near if |B - A| is at most this number times their least singular value. The metric hardly changes between
 # them, and the entries of X - B are coordinates as good as those of `chart`.
 _NEAR = 0.1
+# A relative error of the length counts as much as one of X that is smaller by this factor.
+_SHARE = 100.0
+# Rounding moves an entry of X by at most this many eps times |X|.
+_ROUNDINGS = 10
 
 
 class Pair(eqx.Module):
@@ -62,6 +66,18 @@ class Pair(eqx.Module):
         coordinates, good = chart(self.origin + y, self.last, kernel)
         entries = into(self.last, y - self.goal) / jnp.sqrt(kernel.eigenvalues(self.last.sigma))
         return jnp.where(good & ~self.near, coordinates, entries.ravel())
+
+    def error(self, y: Square, miss: Float[Array, " n"], w: Array, kernel: Kernel) -> Scalar:
+        """The error of a geodesic of momentum W whose end has this position: the larger of two.
+
+        One is |X - B| / |B|. It says nothing of singular values that are small beside |B|. The other is the distance of
+        X from B over the length, in units of `_SHARE`, without what rounding of X makes of it.
+        """
+        eigenvalues = kernel.eigenvalues(self.last.sigma)
+        size = norm(self.last.sigma)
+        rounding = _ROUNDINGS * jnp.finfo(size.dtype).eps * size / jnp.sqrt(jnp.min(eigenvalues))
+        off = jnp.maximum(norm(miss) - rounding, 0.0) / positive(norm(w))
+        return jnp.maximum(norm(y - self.goal) / size, off / _SHARE)
 
     def beside(self, coordinates: Float[Array, " n"], kernel: Kernel) -> Square:
         """The position with these coordinates around B, which is the inverse of `miss`."""

@@ -27,7 +27,7 @@ from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate, is_perturbed, norm, ravel, tangent_at, where
 from dlnjax._types import Scalar, Square
 
-# A geodesic from A arrives if the distance of its end from B is at most this number times |B|.
+# A geodesic from A arrives if its `Pair.error` is at most this number.
 _ARRIVED = 1e-8
 # Lengths with a smaller relative difference than this belong to one path, which was found from both guesses.
 _SAME_LENGTH = 1e-9
@@ -162,6 +162,7 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
 
     p = operator_at(frame.first, shot.start, frame.kernel, power=-0.5)
     p_end = covector(shot.x, shot.end, frame.kernel)
+    error = norm(shot.x - frame.last.matrix) / norm(frame.last.sigma)
     drift = jnp.where(speed > 0, jnp.abs(end**2 - speed**2) / jnp.where(speed > 0, speed, 1.0) ** 2, 0.0)
     result = code_of(
         (~ends.finite, RESULTS.non_finite),
@@ -173,7 +174,7 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
         p=unless_same(frame.momentum(p)),
         p_end=unless_same(frame.momentum(p_end)),
         length=jnp.where(joined, unless_same(frame.length(speed)), jnp.inf),
-        error=jnp.where(joined, unless_same(shot.error), jnp.inf),
+        error=jnp.where(joined & jnp.isfinite(shot.error), unless_same(error), jnp.inf),
         drift=unless_same(drift),
         result=result,
         stats={"shots": shot.shots, "steps": shot.steps, "power": jnp.where(ends.same, 1.0, shot.power)},

@@ -222,8 +222,9 @@ def geodesic(
     **Main arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf], a number or a traced
     array.
 
-    **Other arguments:** `rtol`, the error of a step of the solver; `throw`, raise if the geodesic does not arrive to
-    1e-8: otherwise see `result`; `all` is no longer taken: see `geodesics`.
+    **Other arguments:** `rtol`, the error of a step of the solver; `throw`, raise if the geodesic does not arrive, to
+    1e-8 |b| in the norm and to 1e-6 of its length in the metric: otherwise see `result`; `all` is no longer taken: see
+    `geodesics`.
 
     **Returns:** a `GeodesicSolution`.
 

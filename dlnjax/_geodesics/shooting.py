@@ -219,7 +219,7 @@ def _fire(ends: Pair, w: Float[Array, " n"], kernel: Kernel, rtol: Scalar, power
     y = path.x[-1]
     miss = ends.miss(y, kernel)
     good = path.finished & jnp.all(jnp.isfinite(miss))
-    error = jnp.where(good, norm(y - ends.goal) / norm(ends.last.sigma), jnp.inf)
+    error = jnp.where(good, ends.error(y, miss, w, kernel), jnp.inf)
     return Value(miss, flaw(path, good), path.steps, Landing(y, path.w[-1], error))
 
 

@@ -224,6 +224,28 @@ def test_distance_of_near_ends_has_all_its_digits(key, d):
         assert_close((line.momentum + line.end_momentum) / 2 / size, p / size, ALGEBRA)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("number, depth, size", [(37, 3.0, 1e-12), (53, 2.0, 1e-10)])
+def test_end_is_reached_in_the_metric_and_not_only_in_its_large_entries(number, depth, size):
+    a, b = np.random.default_rng(3).standard_normal((60, 2, D, D))[number]
+    b[0] *= np.sign(np.linalg.det(a) * np.linalg.det(b))
+    beside_one = lambda x: np.block([[np.ones((1, 1)), np.zeros((1, D))], [np.zeros((D, 1)), size * x]])
+    # Matrices of one block form are totally geodesic, as fixed points of an isometry. Lengths have the degree 1/N.
+    line = geodesic(beside_one(a), beside_one(b), depth)
+    assert_close(line.length / size ** (1 / depth), distance(a, b, depth), INTEGRATION)
+
+
+def test_error_counts_small_singular_values_but_not_rounding():
+    kernel, eye = dln.Balanced(jnp.asarray(3.0)), jnp.eye(D)
+    first, last = (SVD(eye, jnp.array([1.0, small]), eye) for small in (1e-9, 2e-9))
+    pair = Pair(first, last, last.matrix - first.matrix)
+    errors = []
+    for wrong in (1e-9, 1e-17):
+        y = pair.goal.at[1, 1].add(wrong)
+        errors.append(pair.error(y, pair.miss(y, kernel), jnp.asarray(1e-3), kernel))
+    assert errors[0] > 1e-3 and errors[1] < 1e-16
+
+
 def test_distance_has_the_gradient_of_the_first_variation(pair):
     a, b = pair
     point = (a, b, jnp.asarray(3.0))
