@@ -54,7 +54,8 @@ def gradient_flow(
     the arrays of `energy`, `depth` and `ts`. The derivative is that of the flow of X, which is smooth where singular
     values repeat: the derivative of `x` is exact there. The frame has no derivative there, and counts as not turning
     within the block of equal values. The derivative needs a start whose singular values are not 0, and at most 4096
-    steps. For a thin start it is the derivative on the matrices of rank r, in the directions that keep the rank.
+    steps. For a thin start it is the derivative on the matrices of rank r, in the directions that keep the rank. A flow
+    that fails has a derivative up to its end in forward mode; in reverse mode it may be NaN.
 
     **Main arguments:**
 

@@ -195,7 +195,8 @@ def replay(problem: Problem, t_end: Scalar, steps: Steps, times_move: bool) -> S
         # `later` is 0, but its derivative is that of `ts`. A last step of this length gives X its derivative in `ts`.
         later = ts - fixed
         ys = jax.vmap(lambda y, h: _step(problem, y, h))(ys, later)
-    # A flow that fails on the way has no derivative beyond.
+    # A flow that fails on the way has no derivative beyond. In reverse mode a cotangent 0 there becomes NaN, and the
+    # whole derivative with it. JAX's `linear_call` could keep the 0, but has no rule for `vmap` (jax 0.10.2).
     valid = jnp.where(fixed <= end, 1.0, jnp.nan).astype(ts.dtype)[:, None, None]
     return jax.tree.map(lambda x: x * valid, ys)
 

@@ -31,8 +31,8 @@ _SAME_ACTION = 1e-6
 # The largest number of shots. Each one but the first corrects the aim, and most pairs need two in all.
 _MOST_SHOTS = 8
 # The search ends where the error of the position is below this fraction of the tolerance of a step. A shot that does
-# not shrink the error by the second factor makes no progress. The first such shot is answered by `_FAR`, unless the miss
-# is larger, and the search ends at the next.
+# not shrink the error by the second factor makes no progress. The first such shot is answered by `_FAR`, unless the
+# miss is larger, and the search ends at the next.
 _ENOUGH, _PROGRESS = 0.1, 0.5
 # After a shot that was no better, the aim is moved this far, a length in the metric. The momentum is nearly linear in
 # an aim so near, and rounding in it is small beside what it changes by.
