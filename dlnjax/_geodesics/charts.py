@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import into, out_of
 from dlnjax._svd import SVD
-from dlnjax._tree import norm, positive
+from dlnjax._tree import norm, plain_norm, positive
 from dlnjax._types import Scalar, Square
 
 # Ends are near if |B - A| is at most this number times their least singular value. The metric hardly changes between
@@ -76,7 +76,7 @@ class Pair(eqx.Module):
         eigenvalues = kernel.eigenvalues(self.last.sigma)
         size = norm(self.last.sigma)
         rounding = _ROUNDINGS * jnp.finfo(size.dtype).eps * size / jnp.sqrt(jnp.min(eigenvalues))
-        off = jnp.maximum(norm(miss) - rounding, 0.0) / positive(norm(w))
+        off = jnp.maximum(plain_norm(miss) - rounding, 0.0) / positive(plain_norm(w))
         return jnp.maximum(norm(y - self.goal) / size, off / _SHARE)
 
     def beside(self, coordinates: Float[Array, " n"], kernel: Kernel) -> Square:

@@ -3,10 +3,10 @@
 After a paragraph or a table of a page stands a comment that says where its numbers come from, one in a line:
 
     <!-- numbers
-    3.9: first-figure-cpu | one flow & cold | all s
+    4.1: first-figure-cpu | one flow & cold | all s
     -->
 
-What is before the colon stands in the paragraph, and begins with a number, such as 3.9 or "88 % of them". In
+What is before the colon stands in the paragraph, and begins with a number, such as 4.1 or "88 % of them". In
 `benchmarks/results/first-figure-cpu.md`, or `.csv`, there is one row with these cells, and its cell in this column
 rounds to the number. A cell such as `d = 5` is one of the column d. A fourth part, `least` or `most`, takes that of
 several rows; `over` stands between two sources whose ratio is meant, and `column (2)` is the second number of a cell.
@@ -186,11 +186,11 @@ def test_a_table_without_a_source_is_found():
 
 
 def test_a_number_that_is_not_that_of_its_table_is_found():
-    page = "It takes 3.9 s, and 12 % of {}.\n\n<!-- numbers\n3.9: first-figure-cpu | one flow & cold | all s\n{}-->\n"
+    page = "It takes 4.1 s, and 12 % of {}.\n\n<!-- numbers\n4.1: first-figure-cpu | one flow & cold | all s\n{}-->\n"
     assert wrong(page.format("1.5", "given: 12 1.5\n")) == []
-    assert wrong(page.format("1.5", "given: 1.5\n")) == ["12 has no source in: It takes 3.9 s, and 12 % of 1.5."]
-    assert "3.9 is 2.43 in" in wrong(page.format("1", "given: 12\n").replace("& cold", "& warm"))[0]
-    assert "stands no more in" in wrong(page.format("1", "given: 12\n").replace("takes 3.9", "takes 4"))[0]
+    assert wrong(page.format("1.5", "given: 1.5\n")) == ["12 has no source in: It takes 4.1 s, and 12 % of 1.5."]
+    assert "4.1 is 2.53 in" in wrong(page.format("1", "given: 12\n").replace("& cold", "& warm"))[0]
+    assert "stands no more in" in wrong(page.format("1", "given: 12\n").replace("takes 4.1", "takes 4"))[0]
     with pytest.raises(AssertionError, match="2 rows"):
         wrong(page.format("1", "given: 12\n").replace(" & cold", ""))
 
