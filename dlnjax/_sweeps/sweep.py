@@ -162,7 +162,7 @@ def sweep(
 
     **Reproducible:** the order of the seeds, the other seeds, the progress bar and a restart change no bit of a seed's
     result. Another chunk or number of devices is another compilation, which may round differently. The difference is
-    far within the tolerance, and below 1e-9 at the default tolerance as long as no stop ends a flow.
+    far within the tolerance, and was 1e-8 at the default one where it was measured and no stop ended a flow.
 
     **Raises:** `ValueError` or `TypeError` for bad input, before anything runs, and under `jax.jit`, `grad` and `vmap`,
     where a sweep cannot run; `ValueError` for a folder that belongs to another call, cannot be written, or is being
