@@ -157,9 +157,8 @@ def _correct(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aiming) 
     shot = where(better, Shot(w, flight.w[-1], ends.origin + y, error, jnp.ones_like(error), code, shots, steps), old)
     shot = eqx.tree_at(lambda s: (s.code, s.shots, s.steps), shot, (code, shots, steps))
     miss = jnp.where(better & good, miss, now.miss)
-    far = (now.factor > 1) | ~progress
-    factor = jnp.where(far, jnp.maximum(_FAR / positive(norm(miss)), 1.0), 1.0)
-    hopeless = (now.factor > 1) | (norm(miss) >= _FAR)
+    short, far = norm(miss), now.factor > 1
+    factor = jnp.where(far | ~progress, jnp.maximum(_FAR / positive(short), 1.0), 1.0)
     aim = now.aim - factor * miss
     return Aiming(
         path=path.again(_shifted(path, ends.beside(aim, kernel), mesh, kernel)),
@@ -168,7 +167,7 @@ def _correct(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aiming) 
         miss=miss,
         factor=factor,
         best=shot,
-        ended=(off <= _ENOUGH * rtol * norm(ends.goal)) | (hopeless & ~progress) | ~good,
+        ended=(off <= _ENOUGH * rtol * norm(ends.goal)) | ((far | (short >= _FAR)) & ~progress) | ~good,
     )
 
 

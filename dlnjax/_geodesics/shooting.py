@@ -86,8 +86,7 @@ _WAYS = ((CONDITION, 0.0, 1e-4), (CONDITION, 0.0, 1e-3), (30.0, 0.0, 1e-4), (30.
 
 
 class Landing(eqx.Module):
-    """The end of a shot, at time 1: the position, the orthonormal momentum, and the distance to the target over
-    |target|."""
+    """The end of a shot, at time 1: the position, the orthonormal momentum, and the error, that of `Pair.error`."""
 
     y: Square
     w: Square
