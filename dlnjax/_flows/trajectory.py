@@ -70,9 +70,17 @@ def trajectory_of(problem: Problem, options: Options) -> Trajectory:
     y0, state = _begin(problem, options)
     # The start is removed, so that the programs below are the same for a start given as a matrix and as an `SVD`.
     problem = eqx.tree_at(lambda p: p.start, problem, None)
-    while np.asarray(state[0].active).item():
-        state = _turn(problem, options, y0, state, np.asarray(state[0].choice.method).item())
+    while (number := next_turn(state[0])) is not None:
+        state = _turn(problem, options, y0, state, number)
     return _conclude(problem, options, y0, state)
+
+
+def next_turn(flows: Flow) -> int | None:
+    """The number of a method that some flow needs, or None if all have ended, or if shapes alone are known."""
+    if isinstance(flows.active, jax.ShapeDtypeStruct):
+        return None
+    methods = np.asarray(flows.choice.method)[np.asarray(flows.active)]
+    return int(methods[0]) if len(methods) else None
 
 
 @compiled

@@ -13,7 +13,7 @@ from dlnjax._flows.gradient_flow import solution_of, start_many
 from dlnjax._flows.paths import paths
 from dlnjax._flows.problem import Options, Problem
 from dlnjax._flows.solution import FlowSolution
-from dlnjax._flows.trajectory import Flows, of_own_type, Trajectory
+from dlnjax._flows.trajectory import Flows, next_turn, of_own_type, Trajectory
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._noise import Noise
 from dlnjax._svd import SVD
@@ -22,7 +22,6 @@ from dlnjax._sweeps.flow import Chunk, Program
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import make_plan, Plan
 from dlnjax._sweeps.seeds import Energies
-from dlnjax._tree import own_arithmetic
 from dlnjax._types import State
 
 
@@ -52,10 +51,9 @@ class Matrices(eqx.Module):
         """Each turn of a method is a program of its own. A method that no flow needs is then not compiled."""
         if self.noise is not None:
             return program(_walk, self, chunk, ())
-        state, number = program(_begin, self, chunk, ()), 0
-        while number is not None:
+        state = program(_begin, self, chunk, ())
+        while (number := next_turn(state[0])) is not None:
             state = program(_turn, self, chunk, state, number, lanes)
-            number = _next_turn(state[0])
         return program(_conclude, self, chunk, state)
 
     def flows(self, chunk: Chunk) -> Flows:
@@ -64,35 +62,23 @@ class Matrices(eqx.Module):
 
 def _walk(common: Matrices, chunk: Chunk, state: tuple[()]) -> Trajectory:
     """The paths of a chunk, with noise."""
-    with own_arithmetic():
-        wanted: Any = chunk.wanted
-        return paths(common.problem, (chunk.rows, chunk.y0), common.ts, common.options, wanted=wanted)
+    wanted: Any = chunk.wanted
+    return paths(common.problem, (chunk.rows, chunk.y0), common.ts, common.options, wanted=wanted)
 
 
 def _begin(common: Matrices, chunk: Chunk, state: tuple[()]) -> PyTree:
     """The flows of a chunk before their first step, and empty buffers."""
-    with own_arithmetic():
-        wanted: Any = chunk.wanted
-        return of_own_type(common.flows(chunk).begin(wanted))
+    wanted: Any = chunk.wanted
+    return of_own_type(common.flows(chunk).begin(wanted))
 
 
 def _turn(common: Matrices, chunk: Chunk, state: PyTree, number: int, lanes: int) -> PyTree:
     """The flows after the turn of the method with this number, and the buffers."""
-    with own_arithmetic():
-        return of_own_type(common.flows(chunk).turns[number](*state, lanes=lanes))
+    return of_own_type(common.flows(chunk).turns[number](*state, lanes=lanes))
 
 
 def _conclude(common: Matrices, chunk: Chunk, state: PyTree) -> Trajectory:
-    with own_arithmetic():
-        return common.flows(chunk).conclude(state, common.count)
-
-
-def _next_turn(flows: Any) -> int | None:
-    """The number of a method that some flow needs, or None if all have ended, or if shapes alone are known."""
-    if isinstance(flows.active, jax.ShapeDtypeStruct):
-        return None
-    methods = np.asarray(flows.choice.method)[np.asarray(flows.active)]
-    return int(methods[0]) if len(methods) else None
+    return common.flows(chunk).conclude(state, common.count)
 
 
 def seeded_noise(noise: Noise | None, seed: Any) -> Noise | None:

@@ -21,6 +21,7 @@ from dlnjax._sweeps.flow import Chunk, Common, Flow
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import Plan
 from dlnjax._sweeps.seeds import Energies
+from dlnjax._tree import own_arithmetic
 
 
 @compiled
@@ -40,7 +41,8 @@ def _solve_chunk(kept: tuple[Callable, Chunk, Common, tuple[Any, ...], tuple[Any
 
     def on_device(own: PyTree, shared: PyTree):
         chunk, state = eqx.combine(own, own_static)
-        return step(eqx.combine(shared, shared_static), chunk, state, *static)
+        with own_arithmetic():
+            return step(eqx.combine(shared, shared_static), chunk, state, *static)
 
     own, own_static = eqx.partition((chunk, state), eqx.is_array)
     shared, shared_static = eqx.partition(common, eqx.is_array)

@@ -25,7 +25,7 @@ from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import divided, Plan, time_count, uses_lapack
 from dlnjax._sweeps.seeds import Energies
 from dlnjax._sweeps.starts import Ensemble
-from dlnjax._tree import all_finite, own_arithmetic
+from dlnjax._tree import all_finite
 from dlnjax._types import Number, Scalar, Weights
 
 # By default the tolerance of `network_flow`.
@@ -59,14 +59,13 @@ class Networks(eqx.Module):
         """What is known of one flow when it has ended."""
         own, weights, _, seed = row
         energy = eqx.combine(own, self.energy)
-        with own_arithmetic():
-            noise = seeded_noise(self.noise, seed)
-            if noise is not None:
-                chain = isinstance(weights, tuple)
-                stack = jnp.stack(weights) if chain else weights
-                sol = diffused(energy, stack, self.ts, noise, chain=chain)
-            else:
-                sol = self._without_noise(energy, weights)
+        noise = seeded_noise(self.noise, seed)
+        if noise is not None:
+            chain = isinstance(weights, tuple)
+            stack = jnp.stack(weights) if chain else weights
+            sol = diffused(energy, stack, self.ts, noise, chain=chain)
+        else:
+            sol = self._without_noise(energy, weights)
         return sol.weights, sol.t_end, sol.result, sol.stats
 
     def _without_noise(self, energy: Callable, weights: Weights) -> NetworkSolution:
