@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._runge_kutta import clip, square_tableau
-from dlnjax._tree import all_finite, iterate, where
+from dlnjax._tree import all_finite, any_of_batch, iterate, where
 from dlnjax._types import Scalar
 
 _TABLEAU: Any = diffrax.Dopri8.tableau
@@ -40,6 +40,9 @@ class Walk(eqx.Module):
     `h` is the length of the next step. `index` is the index of the first time that is not reached yet. Saved states at
     times that are not reached are infinite. `stuck` says that the next step would be too short, and `left` that the
     flow has left its domain.
+
+    The first step, to the first of the times, has the length 0. It finds the velocity there and the length of the next
+    step. A call of the velocity before the loop would be compiled a second time.
     """
 
     t: Scalar
@@ -78,18 +81,12 @@ def solve(
     ts, times = ts - ts[0], len(ts)
     rtol = jnp.maximum(rtol, _FINEST * jnp.finfo(ts.dtype).eps)
     shortest = _SHORTEST * ts[-1]
-    f0 = velocity(y0)
-    fastest = _largest(jax.tree.map(lambda f, y: _norms(f) / _nonzero(_norms(y), jnp.inf), f0, y0))
-    h0 = jnp.where(fastest > 0, _FIRST_MOVE / _nonzero(fastest, 1.0), ts[-1])
-    h0 = jnp.where(jnp.isfinite(h0), jnp.minimum(h0, ts[-1]), ts[-1])
-    none, false = jnp.asarray(0), jnp.asarray(False)
-    saved = jax.tree.map(lambda y: jnp.full((times, *y.shape), jnp.inf, y.dtype).at[0].set(y), y0)
 
     def go_on(now: Walk) -> Bool[Array, ""]:
         return (now.index < times) & (now.steps < max_steps) & ~now.stuck & ~now.left
 
     def step(now: Walk) -> Walk:
-        end = ts[jnp.minimum(now.index, times - 1)]
+        first, end = now.index == 0, ts[jnp.minimum(now.index, times - 1)]
         h, last = clip(now.h, end - now.t)
         y1, f1, ratio = _attempt(velocity, now.y, now.f, h, rtol)
         good = all_finite((y1, ratio)) & ~jnp.asarray(refuses(y1))
@@ -99,6 +96,7 @@ def solve(
         # A step that was cut short, to end on a time, says little about how long the next step may be. The next step is
         # then not made shorter than this one was before the cut.
         proposed = jnp.where(keep & (h < now.h), jnp.maximum(proposed, now.h), proposed)
+        proposed = jnp.where(first, _first_length(y1, f1, ts[-1]), proposed)
         saves, i = keep & last, jnp.minimum(now.index, times - 1)
         return Walk(
             t=jnp.where(keep, jnp.where(last, end, now.t + h), now.t),
@@ -108,20 +106,33 @@ def solve(
             saved=jax.tree.map(lambda s, y: s.at[i].set(jnp.where(saves, y, s[i])), now.saved, y1),
             # Of equal times only the first is saved here. It is copied to the others at the end of `solve`.
             index=jnp.where(saves, jnp.searchsorted(ts, end, side="right"), now.index),
-            steps=now.steps + 1,
-            stuck=~keep & (proposed < shortest),
+            steps=jnp.where(first, now.steps, now.steps + 1),
+            # A state at which the velocity is not finite leads nowhere.
+            stuck=~keep & (first | (proposed < shortest)),
             left=keep & jnp.asarray(leaves(y1)),
         )
 
-    start = Walk(jnp.zeros_like(h0), h0, y0, f0, saved, none + 1, none, false, false)
+    zero, none, false = jnp.zeros_like(ts[0]), jnp.asarray(0), jnp.asarray(False)
+    saved = jax.tree.map(lambda y: jnp.full((times, *y.shape), jnp.inf, y.dtype).at[0].set(y), y0)
+    start = Walk(zero, zero, y0, jax.tree.map(jnp.zeros_like, y0), saved, none, none, false, false)
     walk, first = iterate(step, go_on, start), jnp.searchsorted(ts, ts)
     return replace(walk, saved=jax.tree.map(lambda z: z[first], walk.saved))
+
+
+def _first_length(y: PyTree, f: PyTree, longest: Scalar) -> Scalar:
+    """The length of the first step, from the state and its velocity."""
+    fastest = _largest(jax.tree.map(lambda f, y: _norms(f) / _nonzero(_norms(y), jnp.inf), f, y))
+    h = jnp.where(fastest > 0, _FIRST_MOVE / _nonzero(fastest, 1.0), longest)
+    return jnp.where(jnp.isfinite(h), jnp.minimum(h, longest), longest)
 
 
 def _attempt(
     velocity: Callable[[PyTree], PyTree], y0: PyTree, f0: PyTree, h: Scalar, rtol: Scalar
 ) -> tuple[PyTree, PyTree, Scalar]:
-    """(the state after a step, its velocity there, the estimate of the error in units of the tolerance)."""
+    """(the state after a step, its velocity there, the estimate of the error in units of the tolerance).
+
+    A step of length 0 needs one stage, which finds the velocity.
+    """
     rows, error_weights = jnp.asarray(_ROWS, h.dtype), jnp.asarray(_TABLEAU.b_error, h.dtype)
 
     def moved(weights: Float[Array, " stages"], ks: PyTree) -> PyTree:
@@ -136,7 +147,8 @@ def _attempt(
         return jax.tree.map(lambda k, v: k.at[i].set(v), ks, f), y, f
 
     ks = jax.tree.map(lambda f: jnp.zeros((_STAGES, *f.shape), f.dtype).at[0].set(f), f0)
-    ks, y1, f1 = jax.lax.fori_loop(1, _STAGES, stage, (ks, y0, f0))
+    stages = jnp.where(any_of_batch(h > 0), _STAGES, 2)
+    ks, y1, f1 = jax.lax.fori_loop(1, stages, stage, (ks, y0, f0))
     sizes = jax.tree.map(lambda a, b: _above_rounding(jnp.maximum(_norms(a), _norms(b)), rtol), y0, y1)
     relative = jax.tree.map(lambda e, size: _norms(e) / _nonzero(size, 1.0), moved(error_weights, ks), sizes)
     # The length of a step only decides the accuracy, so no derivative is taken of it.
