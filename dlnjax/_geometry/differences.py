@@ -6,6 +6,7 @@ derivative over the segment between them (the formula of Hermite and Genocchi), 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -16,8 +17,7 @@ from jaxtyping import Array, Bool, Float
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._tree import any_of_batch
 
-# A function of two squared singular values, elementwise, and a function of one.
-Elementwise: TypeAlias = Callable[[Float[Array, "..."], Float[Array, "..."]], Float[Array, "..."]]
+# A function of a squared singular value, elementwise.
 OfOne: TypeAlias = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 # Gauss-Legendre quadrature on [0, 1] with three nodes has an error of the sixth order in the relative gap. For gaps
@@ -44,37 +44,33 @@ def power_of_eigenvalue(
     return jnp.exp(power * kernel.log_eigenvalue(jnp.log(s) / 2, jnp.log(t) / 2))
 
 
-def _derivative(order: tuple[int, ...], kernel: Kernel, power: int | float) -> Elementwise:
-    """The partial derivative of lambda^power in the arguments that `order` lists: 0 stands for s, and 1 for t."""
-
-    def in_s(s: Float[Array, "*s"], t: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        # The slope of log lambda in log s needs no limit where s = t.
-        value, rate = kernel.log_eigenvalue_and_slope(jnp.log(s) / 2, jnp.log(t) / 2)
-        return jnp.exp(power * value) * (power / 2) * rate / s
-
-    def in_t(s: Float[Array, "*s"], t: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        # The kernel is symmetric. Its slope in t is the slope in s with the arguments exchanged.
-        return in_s(t, s)
-
-    f = in_t if order[0] else in_s
-    for argument in order[1:]:
-        f = _along(f, argument)
-
-    def of_any_shapes(s: Float[Array, "*#s"], t: Float[Array, "*#s"]) -> Float[Array, "..."]:
-        # The tangents in `_along` must have the shape of f. Broadcasting the arguments first gives them this shape.
-        return f(*jnp.broadcast_arrays(s, t))
-
-    return of_any_shapes
+def _slope(s: Float[Array, "*#s"], t: Float[Array, "*#s"], kernel: Kernel, power: int | float) -> Float[Array, "..."]:
+    """The partial derivative of lambda^power in s, elementwise."""
+    s, t = jnp.broadcast_arrays(s, t)
+    # The slope of log lambda in log s needs no limit where s = t.
+    value, rate = kernel.log_eigenvalue_and_slope(jnp.log(s) / 2, jnp.log(t) / 2)
+    return jnp.exp(power * value) * (power / 2) * rate / s
 
 
-def _along(f: Elementwise, argument: int) -> Elementwise:
-    """The partial derivative of f in its first (0) or second (1) argument, by forward mode."""
+def _slopes(
+    s: Float[Array, " k"], t: Float[Array, " k"], kernel: Kernel, power: int | float
+) -> tuple[Float[Array, " k"], Float[Array, " k"], Float[Array, " k"]]:
+    """The partial derivatives of f = lambda^power in t, twice in s, and in s and t, elementwise.
 
-    def derivative(s: Float[Array, "*s"], t: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        one, none = jnp.ones_like(s), jnp.zeros_like(s)
-        return jax.jvp(f, (s, t), (none, one) if argument else (one, none))[1]
-
-    return derivative
+    With L = log f, x = log(s)/2 and y = log(t)/2, they are f L_y/(2t), f (L_x^2 + L_xx - 2 L_x)/(4s^2) and
+    f (L_x L_y + L_xy)/(4st).
+    """
+    x, y = jnp.log(s) / 2, jnp.log(t) / 2
+    # The kernel is symmetric, so that its slopes at (y, x) are those at (x, y) exchanged. Both are found at once.
+    first, second = jnp.stack([x, y]), jnp.stack([y, x])
+    one, none = jnp.ones_like(x), jnp.zeros_like(x)
+    (value, (by_x, by_y)), (_, (by_xx, by_xy)) = jax.jvp(
+        kernel.log_eigenvalue_and_slope, (first, second), (jnp.stack([one, none]), jnp.stack([none, one]))
+    )
+    by_x, by_y, by_xx, by_xy = (power * z for z in (by_x, by_y, by_xx, by_xy))
+    f = jnp.exp(power * value[0])
+    twice, mixed = by_x * by_x + by_xx - 2 * by_x, by_x * by_y + by_xy
+    return f * by_y / (2 * t), f * (twice / s / s / 4), f * (mixed / s / t / 4)
 
 
 def _quotient(above: Float[Array, "*#s"], gap: Float[Array, "*#s"], far: Bool[Array, "*#s"]) -> Float[Array, "..."]:
@@ -98,7 +94,7 @@ def values(s: Float[Array, " d"], kernel: Kernel, power: int | float) -> Float[A
 
 def first_difference(s: Float[Array, " d"], kernel: Kernel, power: int | float) -> Float[Array, "d d d"]:
     """At [i, k, j], the divided difference of the function lambda^power(., s_j) between s_i and s_k."""
-    f, slope = values(s, kernel, power), _derivative((0,), kernel, power)
+    f, slope = values(s, kernel, power), partial(_slope, kernel=kernel, power=power)
     gap, far = _gaps(s, _CLOSE)
     quotient = _quotient(f[:, None, :] - f[None, :, :], gap[:, :, None], far[:, :, None])
 
@@ -129,25 +125,42 @@ def second_differences(
     between s_j and s_m in the other.
     """
     d = len(s)
-    bend, mixed = _derivative((0, 0), kernel, power), _derivative((0, 1), kernel, power)
-    other = _derivative((1,), kernel, power)
-    # As s descends, the first and the last of the sorted indices are the farthest apart.
-    i, j, k = np.sort(np.indices((d, d, d)), axis=0)
+    # The differences are symmetric, so that each set of indices is computed once. As s descends, the first and the last
+    # of sorted indices are the farthest apart.
+    (i, k), pair = _sorted_indices(d, 2)
+    (first_of, second_of, third_of), triple = _sorted_indices(d, 3)
     gap, far = _gaps(s, _CLOSE_TWICE)
-    wide = far[i, k][..., None]
-    quotient = _quotient(first[i, j] - first[j, k], gap[i, k][..., None], wide)
+    pair_gap, pair_far, pair_mean = gap[i, k], far[i, k], (s[i] + s[k]) / 2
+    triple_mean = (s[first_of] + s[second_of] + s[third_of]) / 3
+    # The derivatives at all points that are needed are found by one call, which is compiled once.
+    points = (triple_mean, s), (pair_mean, pair_mean), (s, pair_mean)
+    points = [jnp.broadcast_arrays(one[:, None], other[None, :]) for one, other in points]
+    left, right = (jnp.concatenate([point[side].ravel() for point in points]) for side in (0, 1))
+    by_t, by_ss, by_st = _slopes(left, right, kernel, power)
+    ends = np.cumsum([point[0].size for point in points])
+    bend = by_ss[: ends[0]].reshape(-1, d)
+    mixed = by_st[ends[0] : ends[1]].reshape(len(i), len(i))
+    slope = by_t[ends[1] :].reshape(d, len(i))
+
+    wide = far[first_of, third_of][:, None]
+    above = first[first_of, second_of] - first[second_of, third_of]
     # Where three arguments meet, the second divided difference is half of the second derivative.
-    three = jnp.where(wide, quotient, bend(((s[i] + s[j] + s[k]) / 3)[..., None], s) / 2)
+    three = jnp.where(wide, _quotient(above, gap[first_of, third_of][:, None], wide), bend / 2)
 
     # The mixed difference is a quotient over a pair that is apart, and the mixed derivative if both pairs meet. If the
     # left pair alone is apart, it is a quotient of slopes at the mean of the right pair.
-    mean = (s[:, None] + s[None, :]) / 2
-    slope = other(s[:, None, None], mean)
-    left_far, right_far = far[:, :, None, None], far[None, None, :, :]
-    by_left = _quotient(slope[:, None] - slope[None, :], gap[:, :, None, None], left_far)
-    by_right = _quotient(first[:, :, :, None] - first[:, :, None, :], gap[None, None], right_far)
-    near = jnp.where(left_far, by_left, mixed(mean[:, :, None, None], mean))
-    return three, jnp.where(right_far, by_right, near)
+    left_far, right_far = pair_far[:, None], pair_far[None, :]
+    by_left = _quotient(slope[i] - slope[k], pair_gap[:, None], left_far)
+    by_right = _quotient(first[i, k][:, i] - first[i, k][:, k], pair_gap[None, :], right_far)
+    both = jnp.where(right_far, by_right, jnp.where(left_far, by_left, mixed))
+    return three[triple], both[pair][:, :, pair]
+
+
+def _sorted_indices(d: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(all sorted lists of `count` indices below d, the number in them of each list that is not sorted)."""
+    lists = np.sort(np.indices((d,) * count), axis=0).reshape(count, -1)
+    different, number = np.unique(lists, axis=1, return_inverse=True)
+    return different, number.reshape((d,) * count)
 
 
 def leaving_power(kernel: Kernel, power: int | float, side: int) -> OfOne:
@@ -159,7 +172,7 @@ def leaving_power(kernel: Kernel, power: int | float, side: int) -> OfOne:
     return weight
 
 
-def _slope(f: OfOne) -> OfOne:
+def _slope_of_one(f: OfOne) -> OfOne:
     return lambda s: jax.jvp(f, (s,), (jnp.ones_like(s),))[1]
 
 
@@ -168,13 +181,13 @@ def first_of_one(f: OfOne, s: Float[Array, " d"]) -> Float[Array, "d d"]:
     value = f(s)
     gap, far = _gaps(s, _CLOSE)
     along = s[:, None, None] - gap[:, :, None] * jnp.asarray(_NODES, s.dtype)
-    mean = _slope(f)(along) @ jnp.asarray(_WEIGHTS, s.dtype)
+    mean = _slope_of_one(f)(along) @ jnp.asarray(_WEIGHTS, s.dtype)
     return jnp.where(far, _quotient(value[:, None] - value[None, :], gap, far), mean)
 
 
 def second_of_one(f: OfOne, s: Float[Array, " d"], first: Float[Array, "d d"]) -> Float[Array, "d d d"]:
     """The second divided differences of a function of one argument, over s_i, s_j and s_k, from the first."""
-    i, j, k = np.sort(np.indices((len(s),) * 3), axis=0)
+    (i, j, k), triple = _sorted_indices(len(s), 3)
     gap, far = _gaps(s, _CLOSE_TWICE)
     quotient = _quotient(first[i, j] - first[j, k], gap[i, k], far[i, k])
-    return jnp.where(far[i, k], quotient, _slope(_slope(f))((s[i] + s[j] + s[k]) / 3) / 2)
+    return jnp.where(far[i, k], quotient, _slope_of_one(_slope_of_one(f))((s[i] + s[j] + s[k]) / 3) / 2)[triple]
