@@ -107,7 +107,7 @@ def aimed(ends: Pair, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""]) -> S
         start = Descent.at(ends.straight(guesses.bend(xs, mesh.ts), mesh.ts))
         return descend(start, ends.origin, mesh, kernel, _ROUGH)
 
-    paths = jax.lax.map(rough, guesses.first_guesses(a, b, kernel, mesh.ts))
+    paths = jax.lax.map(rough, guesses.first_guesses(a, b, guesses.turns_between(a, b), kernel, mesh.ts))
     action = paths.course.action
     same = jnp.abs(action[0] - action[1]) <= _SAME_ACTION * action[0]
     best = jnp.where(same, 0, jnp.argmin(action))

@@ -385,5 +385,5 @@ def distance_bounds(a: Square, b: Square, depth: Depth) -> tuple[Float[Array, ""
 @compiled
 def _bounds(a: Square, b: Square, kernel: Kernel) -> tuple[Scalar, Scalar]:
     first, last = svd(a), svd(b)
-    lower, upper = guesses.bounds(first, last, kernel)
+    lower, upper = guesses.bounds(first, last, guesses.turns_between(first, last), kernel)
     return lower, jnp.where(sign_of(first) * sign_of(last) > 0, upper, jnp.inf)

@@ -75,16 +75,27 @@ class Rotation(eqx.Module):
         return ((self.vectors * _imaginary(self.angles)[None, :]) @ self.vectors.conj().T).real
 
 
-def first_guesses(a: SVD, b: SVD, kernel: Kernel, ts: Float[Array, " nodes"]) -> Float[Array, "2 nodes d d"]:
+def turns_between(a: SVD, b: SVD) -> Rotation:
+    """Three rotations: from the orthogonal factor O_A = U_A V_A^T to O_B, from U_A to U_B, and from V_A to V_B.
+
+    The columns of U_B and V_B have the signs for which the last two are small. None depends on the singular values.
+    """
+    left, right = a.u.T @ b.u, a.v.T @ b.v
+    sign = _signs(left, right)
+    polar = a.v @ left @ b.v.T
+    return jax.vmap(Rotation.to)(jnp.stack([polar, left * sign[None, :], right * sign[None, :]]))
+
+
+def first_guesses(
+    a: SVD, b: SVD, turns: Rotation, kernel: Kernel, ts: Float[Array, " nodes"]
+) -> Float[Array, "2 nodes d d"]:
     """Two paths, at the times `ts`. Each of them is a geodesic where A and B have the same singular vectors.
 
     The polar path is (3.76) between the positive factors of A = S_A O_A and B = S_B O_B, times the rotation from O_A to
-    O_B. The frames path turns the singular vectors of A into those of B, in the order of the singular values.
+    O_B. The frames path turns the singular vectors of A into those of B, in the order of the singular values. `turns`
+    are those of `turns_between`.
     """
-    oa, ob = a.u @ a.v.T, b.u @ b.v.T
-    left, right = a.u.T @ b.u, a.v.T @ b.v
-    sign = _signs(left, right)
-    turns = jax.vmap(Rotation.to)(jnp.stack([oa.T @ ob, left * sign[None, :], right * sign[None, :]]))
+    oa = a.u @ a.v.T
 
     def at(t: Scalar) -> tuple[Square, Square]:
         turn, turn_left, turn_right = jax.vmap(lambda turn: turn(t))(turns)
@@ -131,7 +142,7 @@ def times(a: SVD, b: SVD, kernel: Kernel, segments: int) -> Float[Array, " nodes
     return nodes.at[0].set(0.0).at[-1].set(1.0)
 
 
-def bounds(a: SVD, b: SVD, kernel: Kernel) -> tuple[Scalar, Scalar]:
+def bounds(a: SVD, b: SVD, turns: Rotation, kernel: Kernel) -> tuple[Scalar, Scalar]:
     """(lower, upper) bounds of the distance, with y = `straighten`.
 
     The lower bound is |y(sigma_A) - y(sigma_B)|. The upper bound is that of the length of a path in two parts. The
@@ -140,7 +151,7 @@ def bounds(a: SVD, b: SVD, kernel: Kernel) -> tuple[Scalar, Scalar]:
     """
     ya, yb = kernel.straighten(a.sigma), kernel.straighten(b.sigma)
     sa, sb = symmetric(ya, a.u), symmetric(yb, b.u)
-    turn = Rotation.to(a.v @ a.u.T @ b.u @ b.v.T)
+    turn = jax.tree.map(lambda z: z[0], turns)
 
     def speed(x: Square, k: Square) -> Scalar:
         return jnp.sqrt(form(x, x @ k, x @ k, kernel, power=-1))
