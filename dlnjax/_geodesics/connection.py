@@ -3,6 +3,7 @@
 Each end is decomposed once, in `Ends.of`. The search works with the decompositions.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
@@ -12,13 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-from dlnjax._compile import compiled
+from dlnjax._compile import compiled, runs_at_once
 from dlnjax._geodesics.aiming import Shot
 from dlnjax._geodesics.charts import Pair
 from dlnjax._geodesics.exponential import covector, orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
-from dlnjax._geodesics.shooting import candidates
+from dlnjax._geodesics.shooting import (
+    any_arrives,
+    candidates,
+    DENSE,
+    first_candidates,
+    last_candidates,
+    SMALL,
+)
 from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._geometry.operator import form_by_kernel, operator_at
 from dlnjax._results import code_of, RESULTS
@@ -138,7 +146,6 @@ def sign_of(point: SVD) -> Scalar:
     return jnp.where(sigma[-1] > rounding, jnp.linalg.slogdet(point.u @ point.v.T)[0], 0.0)
 
 
-@compiled
 def connect_all(
     a: Square, b: Square, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]
 ) -> Connection:
@@ -146,11 +153,30 @@ def connect_all(
 
     Without `every`, a guess that can not lead to the shortest path is not followed to its end.
     """
+    arguments = a, b, kernel, rtol, descend, every
+    if not SMALL < len(a) <= DENSE or not runs_at_once(*arguments):
+        return _connections(candidates, *arguments)[0]
+    # Two searches may be needed. The second takes longer to compile than the first, and most pairs do not need it.
+    found, arrived = _connections(first_candidates, *arguments)
+    return found if arrived else _connections(last_candidates, *arguments)[0]
+
+
+@compiled
+def _connections(
+    search: Callable[..., Shot],
+    a: Square,
+    b: Square,
+    kernel: Kernel,
+    rtol: Scalar,
+    descend: Bool[Array, ""],
+    every: Bool[Array, ""],
+) -> tuple[Connection, Bool[Array, ""]]:
+    """(`connect_all` by this search, whether any geodesic arrives)."""
     ends = Ends.of(a, b)
     frame = Frame.of(ends.first, ends.last, kernel)
     pair = Pair(frame.first, frame.last, frame.into(ends.between))
-    shots = candidates(pair, kernel, rtol, descend, every)
-    return jax.vmap(partial(_connection, ends=ends, frame=frame))(shots)
+    shots = search(pair, kernel, rtol, descend, every)
+    return jax.vmap(partial(_connection, ends=ends, frame=frame))(shots), any_arrives(shots)
 
 
 def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
@@ -181,8 +207,8 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
     )
 
 
-# `connect` is not compiled as a whole. The long compilation is that of `connect_all`, which `distance`, `geodesics` and
-# the derivatives share. Compiled as a whole, each of these would compile `connect_all` once more.
+# `connect` is not compiled as a whole. The long compilation is that of `_connections`, which `distance`, `geodesics`
+# and the derivatives share. Compiled as a whole, each of these would compile `_connections` once more.
 @eqx.filter_custom_jvp
 def connect(a: Square, b: Square, kernel: Kernel, *, rtol: Scalar) -> Connection:
     """The shortest of the geodesics that arrive at B or, if none arrives, the one that comes nearest to B."""

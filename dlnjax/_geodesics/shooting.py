@@ -259,16 +259,31 @@ def candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""
     Under `vmap` the pairs are searched one after the other. Searches differ much in length, and side by side all would
     last as long as the longest.
     """
-    d = len(ends.between)
-    if d <= SMALL:
+    if len(ends.between) <= SMALL:
         return _shot(ends, kernel, rtol, descend)
-    nothing, dense = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(ends.between)), d <= DENSE
-    easy = descend & (~jnp.asarray(dense) | (_condition(ends) <= CONDITION) | ends.near)
-    found = jax.lax.cond(easy, lambda: aimed(ends, kernel, rtol, every), lambda: nothing)
-    if not dense:
+    found = first_candidates(ends, kernel, rtol, descend, every)
+    if len(ends.between) > DENSE:
         return found
-    arrived = jnp.any(found.error <= NEAR)
-    return jax.lax.cond(arrived, lambda: found, lambda: _shot(ends, kernel, rtol, descend))
+    return jax.lax.cond(any_arrives(found), lambda: found, lambda: _shot(ends, kernel, rtol, descend))
+
+
+def first_candidates(
+    ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]
+) -> Shot:
+    """What the search of `aiming.py` finds. Up to `DENSE` rows, it is not tried where another has to follow anyway."""
+    nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(ends.between))
+    easy = descend & ((len(ends.between) > DENSE) | (_condition(ends) <= CONDITION) | ends.near)
+    return jax.lax.cond(easy, lambda: aimed(ends, kernel, rtol, every), lambda: nothing)
+
+
+def last_candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]) -> Shot:
+    """What the search of this module finds."""
+    return _shot(ends, kernel, rtol, descend)
+
+
+def any_arrives(found: Shot) -> Bool[Array, ""]:
+    """Whether any of the geodesics arrives, so that no other search follows."""
+    return jnp.any(found.error <= NEAR)
 
 
 def _shot(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
@@ -279,8 +294,9 @@ def _shot(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) ->
     on another way. The result is that of the search that came nearest, and the shortest of those that arrive.
     """
     log = jnp.log(_condition(ends) + 1)
+    turns = guesses.turns_between(ends.first, ends.last)
     # A geodesic longer than a path in closed form is not the shortest.
-    longest = (1 + _LONGER) * guesses.bounds(ends.first, ends.last, kernel)[1] + _LONGER
+    longest = (1 + _LONGER) * guesses.bounds(ends.first, ends.last, turns, kernel)[1] + _LONGER
 
     def attempt(now: tuple[Int[Array, ""], Shot]) -> tuple[Int[Array, ""], Shot]:
         way = Way(*jnp.asarray(_WAYS, log.dtype)[now[0]])
@@ -293,7 +309,7 @@ def _shot(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) ->
             low = minimise(ys, at.origin, jnp.diff(ts), kernel, most=jnp.where(descend, _DESCENT, 1))
             return shoot(ends, low, power, way, kernel, rtol)
 
-        old, new = now[1], jax.lax.map(follow, guesses.first_guesses(at.first, at.last, kernel, ts))
+        old, new = now[1], jax.lax.map(follow, guesses.first_guesses(at.first, at.last, turns, kernel, ts))
         # A way that arrives later may lead to a shorter geodesic.
         both = (old.error <= NEAR) & (new.error <= NEAR)
         shorter = jax.vmap(norm)(new.start) < jax.vmap(norm)(old.start)

@@ -13,7 +13,7 @@ import dlnjax as dln
 from dlnjax._compile import compiled, unless_named
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/compile.md"
-OURS = {"_begin", "_turn", "_conclude", "_draw", "_solve_chunk", "connect_all", "_solve"}
+OURS = {"_begin", "_turn", "_conclude", "_draw", "_solve_chunk", "_connections", "_solve"}
 OURS |= {"_network_flow", "_diffuse", "_begin_steps", "_some_steps", "_tangents"}
 # No other test has matrices of this size, of which something would be compiled already.
 D = 6
