@@ -44,6 +44,10 @@ def ends(depth):
     return dln.distance(jnp.eye(3), jnp.diag(jnp.array([1.0, 2.0, 3.0])), depth)
 
 
+def hard_ends(condition):
+    return dln.distance(jnp.eye(5), jnp.diag(jnp.geomspace(1.0, condition, 5)), jnp.inf)
+
+
 def shot(n):
     return dln.exponential(jnp.eye(D), jnp.asarray(0.1 * X0), 2, ts=times(n)).x
 
@@ -111,6 +115,10 @@ ROWS = {
         lambda: ends(2),
         lambda: (ends(jnp.inf), dln.geodesic(jnp.eye(3), 2 * jnp.eye(3), 3).length),
     ),
+    "at d = 5 to 8, ends of a condition number above 1000 after ends below it": (
+        lambda: hard_ends(10.0),
+        lambda: hard_ends(1e4),
+    ),
     "an `exponential` with another number of times up to 32": (lambda: shot(2), lambda: shot(9)),
     "a derivative at another depth": (lambda: slope(2.0), lambda: slope(3.0)),
 }
@@ -159,6 +167,20 @@ def test_first_calls_make_few_programs():
     # The beginning, the turn of the explicit method, and the conclusion.
     assert programs.count("jit(_solve_chunk)") == 3
     assert len(programs) <= 10
+
+
+@pytest.mark.long
+def test_each_search_for_a_geodesic_is_compiled_once():
+    def check(condition):
+        length = np.linalg.norm(np.log(np.geomspace(1, condition, 5)))
+        np.testing.assert_allclose(hard_ends(condition), length, rtol=1e-9)
+
+    check(10.0)
+    check(1e4)
+    with lowered() as programs:
+        check(100.0)
+        check(1e5)
+    assert programs == []
 
 
 def test_padded_times_change_nothing():

@@ -1,0 +1,30 @@
+"""The norm, whose squares neither overflow nor vanish, and the power of two by which it divides."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlnjax._tree import norm, power_of_two
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_power_of_two_is_the_one_below(dtype):
+    kind = np.finfo(dtype)
+    sizes = np.exp(np.random.default_rng(0).uniform(np.log(kind.tiny), np.log(kind.max), 200)).astype(dtype)
+    sizes = np.concatenate([sizes, np.exp2(np.arange(-60, 60.0)).astype(dtype), [kind.tiny, kind.max]])
+    expected = np.array([math.ldexp(0.5, math.frexp(float(x))[1]) for x in sizes], dtype)
+    np.testing.assert_array_equal(jax.jit(power_of_two)(-sizes), expected)
+    np.testing.assert_array_equal(power_of_two(jnp.asarray([0, np.inf, np.nan], dtype)), 1)
+    # Division by the power of a subnormal number, which is below all normal ones, must not give infinity or NaN.
+    assert power_of_two(jnp.asarray(kind.tiny / 4, dtype)) in (1, kind.tiny)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1.0, 1e150, 1e300])
+def test_norm_at_any_scale(scale):
+    x = scale * jnp.array([[3.0, 0.0], [0.0, -4.0]])
+    assert norm((x, jnp.zeros(2))) == pytest.approx(5 * scale, rel=1e-15)
+    np.testing.assert_allclose(jax.grad(norm)(x), [[0.6, 0.0], [0.0, -0.8]], atol=1e-15)
+    assert norm(jnp.zeros(3)) == 0
