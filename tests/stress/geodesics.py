@@ -129,9 +129,10 @@ def main() -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     good = True
     for d in args.d:
-        # Compiled once for every d: the depth is an array.
+        # Compiled once for every d: the depth is an array, and the second pair needs the second search.
         eye = jnp.eye(d)
-        jax.block_until_ready(dln.geodesic(eye, 2 * eye, jnp.asarray(2.0), throw=False))
+        for other in (2 * eye, jnp.diag(jnp.geomspace(1.0, 1e4, d))):
+            jax.block_until_ready(dln.geodesic(eye, other, jnp.asarray(2.0), throw=False))
         dln.distance_bounds(eye, 2 * eye, jnp.asarray(2.0))
         for kind, depth in itertools.product(args.kinds, args.depth):
             table, fine = summary(list(run_cell(kind, d, depth, args.pairs, args.seed)))
