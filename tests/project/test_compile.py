@@ -170,6 +170,18 @@ def test_first_calls_make_few_programs():
 
 
 @pytest.mark.long
+def test_numbers_of_any_type_share_a_program():
+    # A number of Python has a weak type in JAX, which is a type of its own to `jit`: jax-ml/jax#3163.
+    jax.block_until_ready((flow(), ends(2)))
+    with lowered() as programs:
+        for depth in (2, 2.0, np.int64(2), np.float32(2), jnp.asarray(2)):
+            jax.block_until_ready((flow(depth=depth, ts=[0, 1]), ends(depth)))
+        for rtol in (1e-7, np.float32(1e-7), jnp.asarray(1e-7)):
+            jax.block_until_ready(flow(rtol=rtol, ts=np.float32([0, 1])))
+    assert not {name.removeprefix("jit(").removesuffix(")") for name in programs} & OURS
+
+
+@pytest.mark.long
 def test_each_search_for_a_geodesic_is_compiled_once():
     def check(condition):
         length = np.linalg.norm(np.log(np.geomspace(1, condition, 5)))
