@@ -38,7 +38,7 @@ def main() -> None:
     cores = time.process_time()
     for name in args.figure or FIGURES:
         figure = FIGURES[name]
-        seeds = max(10, figure.seeds // 10) if args.quick else figure.seeds
+        seeds = figure.size(args.quick)
         began, busy = time.perf_counter(), time.process_time()
         data = figure.compute(key_of(name, args.seed), seeds)
         computed = time.perf_counter()

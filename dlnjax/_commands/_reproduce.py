@@ -60,7 +60,7 @@ def reproduce(args: argparse.Namespace) -> int:
 def _make(name: str, runs: dict[str, Run], args: argparse.Namespace) -> bool:
     """Add one figure to the runs and write the files that depend on it. Returns whether its data were there already."""
     path = args.out / f"{name}.nc"
-    seeds = args.seeds or _usual_seeds(FIGURES[name].seeds, args.quick)
+    seeds = args.seeds or FIGURES[name].size(args.quick)
     wanted = _run.identity(name, seed=args.seed, seeds=seeds, quick=args.quick)
     kept = args.resume and _run.is_kept(path, wanted)
     if not kept:
@@ -79,10 +79,6 @@ def write_report(folder: Path, runs: list[Run]) -> None:
     data = folder / "claims.json"
     statements = _claims_page.count(json.loads(data.read_text(encoding="utf-8"))) if data.exists() else []
     _report.write_report(folder / "report.html", runs, statements)
-
-
-def _usual_seeds(seeds: int, quick: bool) -> int:
-    return min(seeds, max(10, seeds // 10)) if quick else seeds
 
 
 def already_there(folder: Path) -> dict[str, Run]:

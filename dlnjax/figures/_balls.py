@@ -1,13 +1,11 @@
 """Figure 3.2: balls of the distance in a slice of two parameters, at several depths."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 from scipy.interpolate import RectBivariateSpline
 
-from dlnjax import distance
+from dlnjax import distances
 from dlnjax.figures._figure import Figure, Number, shown_depth, verdict
 from dlnjax.plot import new_figure
 
@@ -19,17 +17,12 @@ LEVELS = np.arange(1.0, 11.0)
 FINE = 181
 
 
-def _point(x, y):
+def _points(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """exp([[x, y], [y, -x]]). All symmetric positive definite matrices of determinant 1 have this form."""
-    r = jnp.sqrt(x**2 + y**2)
-    shc = jnp.where(r > 0, jnp.sinh(r) / jnp.where(r > 0, r, 1.0), 1.0)
-    return jnp.cosh(r) * jnp.eye(2) + shc * jnp.array([[x, y], [y, -x]])
-
-
-@jax.jit
-def _distances(x, y, depth):
-    centre = _point(jnp.asarray(CENTRE), jnp.asarray(0.0))
-    return jax.lax.map(lambda p: distance(centre, _point(*p), depth, throw=False), (x, y))
+    r = np.hypot(x, y)[:, None, None]
+    # The quotient of sinh(r) and r, which is 1 at r = 0.
+    quotient = np.divide(np.sinh(r), r, out=np.ones_like(r), where=r > 0)
+    return np.cosh(r) * np.eye(2) + quotient * np.stack([x, y, y, -x], axis=1).reshape(-1, 2, 2)
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
@@ -39,7 +32,10 @@ def compute(key, seeds: int) -> xarray.Dataset:
     # therefore enough.
     half = side[: (seeds + 1) // 2]
     x, y = (a.ravel() for a in np.meshgrid(side, half, indexing="ij"))
-    found = [np.asarray(_distances(x, y, jnp.asarray(depth))).reshape(seeds, -1) for depth in DEPTHS]
+    centre, points = _points(np.array([CENTRE]), np.array([0.0])), _points(x, y)
+    # One process computes them all. The programs are those of figure 3.1, and other processes would compile them again.
+    how = {"executor": 1, "progress": False}
+    found = [distances(centre, points, depth, **how).reshape(seeds, -1) for depth in DEPTHS]
     found = [np.concatenate([a, a[:, : seeds // 2][:, ::-1]], axis=1) for a in found]
     return xarray.Dataset(
         {"distance": (("depth", "x", "y"), np.asarray(found), {"long_name": "distance, 1/N-normalised"})},

@@ -1,12 +1,12 @@
 """Figure 6.3, beyond the thesis: when depth couples blocks of which only the blocks themselves are seen."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import MatrixCompletion, RESULTS, Steady, sweep
+from dlnjax.figures._draws import normal
 from dlnjax.figures._figure import Figure, lettered, measured, median, Number, share, shown_depth, verdict
 from dlnjax.plot import new_figure
 
@@ -36,14 +36,14 @@ def seen() -> np.ndarray:
 
 def limits(case: str, starts, depth):
     """(the limits of the flows, whether they are at rest)."""
-    energy = MatrixCompletion(jnp.asarray(blocks(CASES[case])), seen())
+    energy = MatrixCompletion(jax.device_put(blocks(CASES[case])), seen())
     options = {"ts": [0.0, HORIZON], "stop": Steady(REST), "progress": False}
     sol = sweep(energy, starts, depth=np.broadcast_to(depth, len(starts)), **options)
     return np.asarray(sol.x)[:, -1], np.asarray(sol.result == RESULTS.steady)
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    draws = np.asarray(jax.random.normal(key, (seeds, D, D)))
+    draws = normal(key, (seeds, D, D))
     rows = [(depth, size) for depth in DEPTHS for size in SIZES[depth]]
     starts = np.concatenate([size * draws for _, size in rows])
     depth = np.repeat([depth for depth, _ in rows], seeds)
@@ -132,4 +132,5 @@ FIGURE = Figure(
     "the starts.",
     parameters="singular values (1, 0) or (1, 0.7), and (0.8, 0); N = 2, 2.5, 3, infinity; X_ij ~ N(0, size^2), to "
     "|dE| <= 1e-6 or t = 1e7, 16 starts of each size",
+    look=4,
 )

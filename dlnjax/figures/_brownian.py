@@ -1,12 +1,12 @@
 """Figure 5.7, beyond the thesis: Brownian motion of the metric at several depths, against the exact laws."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import Noise, SVD, sweep
+from dlnjax.figures._draws import normal, split
 from dlnjax.figures._figure import Figure, mean, measured, Number, share, shown_depth, verdict
 from dlnjax.plot import new_figure
 
@@ -46,15 +46,15 @@ def exact(rng: np.random.Generator, depth: float, t: float, n: int):
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    frame_key, noise_key, exact_key = jax.random.split(key, 3)
-    u, v = np.linalg.qr(jax.random.normal(frame_key, (2, D, D)))[0]
+    frame_key, noise_key, exact_key = split(key, 3)
+    u, v = np.linalg.qr(normal(frame_key, (2, D, D)))[0]
     x0 = (u * np.array(SIGMA)) @ v.T
     finite, infinite = DEPTHS[:-1], DEPTHS[-1:]
     paths = []
     # The steps at infinite depth are another program than those at small depth.
-    for depths, one in zip((finite, infinite), jax.random.split(noise_key), strict=True):
+    for depths, one in zip((finite, infinite), split(noise_key), strict=True):
         rows = len(depths) * seeds
-        start = SVD(*(jnp.asarray(np.tile(part, (rows,) + (1,) * part.ndim)) for part in (u, np.array(SIGMA), v)))
+        start = SVD(*(jax.device_put(np.tile(part, (rows,) + (1,) * part.ndim)) for part in (u, np.array(SIGMA), v)))
         options = {"ts": TIMES, "noise": Noise(one, BETA, DT), "progress": False}
         sol = sweep(None, start, depth=np.repeat(depths, seeds), **options)
         of = lambda values, k=len(depths): np.asarray(values).reshape(k, seeds, *np.shape(values)[1:])

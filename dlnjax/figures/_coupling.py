@@ -1,23 +1,22 @@
 """Figure 4.1a: where small 2 x 2 starts end on the set of minimisers of the diagonal completion."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import gaussian, MatrixCompletion, RESULTS
+from dlnjax import MatrixCompletion, RESULTS
+from dlnjax.figures._draws import normal_of_each
 from dlnjax.figures._figure import Figure, measured, Number, share, verdict
-from dlnjax.figures._shapes import ENERGY, small_flows, times
+from dlnjax.figures._shapes import ENERGY, rank_of, small_flows, times
 from dlnjax.plot import new_figure
 
 STDS, STD, HORIZON = (0.003, 0.01, 0.1), 0.01, 1e6
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    entries = jax.vmap(gaussian, (0, None, None))(jax.random.split(key, seeds), 2, 1.0)
-    starts = (jnp.asarray(STDS)[:, None, None, None] * entries).reshape(-1, 2, 2)
+    entries = normal_of_each(key, seeds, (2, 2))
+    starts = (np.array(STDS)[:, None, None, None] * entries).reshape(-1, 2, 2)
     sol = small_flows(MatrixCompletion.diagonal(2), starts, times(1.0, HORIZON), gradient=1e-6)
     of_start = lambda values: (("std", "seed"), np.asarray(values).reshape(len(STDS), seeds))
     x = sol.final.matrix
@@ -25,8 +24,8 @@ def compute(key, seeds: int) -> xarray.Dataset:
         {
             "x12": (*of_start(x[:, 0, 1]), {"long_name": "X_12 at the end"}),
             "x21": (*of_start(x[:, 1, 0]), {"long_name": "X_21 at the end"}),
-            "effective_rank": of_start(sol.effective_rank[:, -1]),
-            "determinant": (*of_start(jnp.linalg.det(starts)), {"long_name": "det X(0), whose sign the flow keeps"}),
+            "effective_rank": of_start(rank_of(sol.sigma)[:, -1]),
+            "determinant": (*of_start(np.linalg.det(starts)), {"long_name": "det X(0), whose sign the flow keeps"}),
             "converged": (*of_start(sol.result == RESULTS.steady), {"long_name": "|dE| <= 1e-6"}),
             "t_end": (*of_start(sol.t_end), {"long_name": "time of rest"}),
         },

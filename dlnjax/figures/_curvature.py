@@ -1,6 +1,5 @@
 """Figure 3.3: the sign of the sectional curvature, against depth and condition number, and over random planes."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +9,8 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import metric_eigenvalues, scalar_curvature, sectional_curvature
+from dlnjax._compile import compiled
+from dlnjax.figures._draws import normal, split
 from dlnjax.figures._figure import Figure, mean, measured, Number, share, shown_depth, vanishing, verdict
 from dlnjax.plot import new_figure
 
@@ -28,17 +29,27 @@ TOGETHER, AGAINST = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([[0.0, 1.0], [-
 VALUES = ("larger", "smaller")
 
 
-@jax.jit
 def _of_a_pair(log, depth):
     """K of the planes of each singular value and the relative turn of its frames, at determinant 1."""
     x = jnp.diag(jnp.exp(jnp.stack([log, -log]) / 2))
     return jax.vmap(lambda unit: sectional_curvature(x, unit, jnp.asarray(AGAINST), depth))(jnp.asarray(UNITS))
 
 
-_of_pairs = jax.jit(jax.vmap(_of_a_pair))
+_of_batch = compiled(jax.vmap(_of_a_pair))
 
 
-@partial(jax.jit, static_argnames="deep")
+def _of_pairs(log: np.ndarray, depth: np.ndarray | float) -> np.ndarray:
+    """`_of_a_pair` of each, `n value`."""
+    return np.asarray(_of_batch(*_filled(log, np.broadcast_to(depth, len(log)))))[: len(log)]
+
+
+def _filled(*arrays: np.ndarray) -> list[jax.Array]:
+    """The arrays with their last row repeated, so that all have as many rows as the curves, and share a program."""
+    rows = np.minimum(np.arange(len(LOGS)), len(arrays[0]) - 1)
+    return [jax.device_put(a[rows]) for a in arrays]
+
+
+@compiled
 def _closed_form(y, depth, deep: bool):
     """-f''/f in each coordinate of y, with f the length of the relative turn."""
 
@@ -53,23 +64,23 @@ def closed_form(log: np.ndarray, depth: float) -> np.ndarray:
     """The curvature of `_of_a_pair` in closed form, `n value`, from the length of a turn as a function of y."""
     half = np.stack([log, -log], 1) / 2
     y = half if np.isinf(depth) else depth * np.exp(half / depth)
-    return np.asarray(_closed_form(jnp.asarray(y), jnp.asarray(depth), bool(np.isinf(depth))))
+    return np.asarray(_closed_form(*_filled(y), jnp.asarray(depth), bool(np.isinf(depth))))[: len(log)]
 
 
 def _sign_changes() -> np.ndarray:
     """The log(sigma_1/sigma_2) from which K is positive, by bisection, or NaN if it is not found. It is the same for
     both values, since f is homogeneous in y: y_1^2 K_1 = y_2^2 K_2.
     """
-    depth = jnp.asarray(np.divide(1.0, INVERSE, out=np.full(len(INVERSE), np.inf), where=INVERSE > 0))
+    depth = np.divide(1.0, INVERSE, out=np.full(len(INVERSE), np.inf), where=INVERSE > 0)
     low, high = (np.full(len(INVERSE), end) for end in BRACKET)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        positive = np.asarray(_of_pairs(jnp.asarray(middle), depth))[:, 1] > 0
+        positive = _of_pairs(middle, depth)[:, 1] > 0
         low, high = np.where(positive, low, middle), np.where(positive, middle, high)
     return np.where(high < BRACKET[1], high, np.nan)
 
 
-@jax.jit
+@compiled
 def _of_planes(sigma, depth, first, second):
     """K of the planes of two matrices, whose entries are those in an orthonormal frame at diag(sigma)."""
     root = jnp.sqrt(metric_eigenvalues(sigma, depth))
@@ -86,8 +97,8 @@ def _random_planes(key, planes: int) -> tuple[np.ndarray, np.ndarray]:
     """(K of random planes, and its mean over all planes, by the scalar curvature), `size depth condition [plane]`."""
     shape = (len(SIZES), len(PLANE_DEPTHS), len(CONDITIONS))
     found, means = np.empty((*shape, planes)), np.empty(shape)
-    for i, (d, one) in enumerate(zip(SIZES, jax.random.split(key, len(SIZES)), strict=True)):
-        entries = jax.random.normal(one, (2, planes, d, d))
+    for i, (d, one) in enumerate(zip(SIZES, split(key, len(SIZES)), strict=True)):
+        entries = normal(one, (2, planes, d, d))
         pairs = d * d * (d * d - 1)
         for j, depth in enumerate(PLANE_DEPTHS):
             for k, condition in enumerate(CONDITIONS):
@@ -98,7 +109,7 @@ def _random_planes(key, planes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    pairs = [np.asarray(_of_pairs(jnp.asarray(LOGS), jnp.full(len(LOGS), depth))) for depth in DEPTHS]
+    pairs = [_of_pairs(LOGS, depth) for depth in DEPTHS]
     exact = [closed_form(LOGS[1:], depth) for depth in DEPTHS]
     planes, means = _random_planes(key, seeds)
     cells = ("size", "plane_depth", "condition")

@@ -1,14 +1,14 @@
 """Figure 5.2, beyond the thesis: networks of N layers, trained in discrete time, against the flow."""
 
-import functools
-
 import jax
 import numpy as np
 import optax
 import xarray
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import balanced_factors, gaussian, MatrixCompletion, train
+from dlnjax import balanced_factors, MatrixCompletion, train
+from dlnjax._compile import compiled
+from dlnjax.figures._draws import normal_of_each
 from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, two_errors, verdict
 from dlnjax.figures._shapes import completion_flows, ENERGY, many_diagonal
 from dlnjax.plot import new_figure
@@ -20,7 +20,7 @@ DEPTHS, FLOW_DEPTHS = (2, 3, 10, 50), (2.0, 3.0, 10.0, 50.0, 200.0, 1000.0)
 ENERGY_OF = MatrixCompletion.diagonal(D)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@compiled
 def _trained(starts, depth: int, steps):
     """X after gradient descent on balanced factors of `starts`, at the time TIME of the 1/N-normalised flow."""
     optimizer = optax.sgd(TIME / (depth * steps))
@@ -29,7 +29,7 @@ def _trained(starts, depth: int, steps):
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    starts = jax.vmap(gaussian, (0, None, None))(jax.random.split(key, seeds), D, D**-0.5)
+    starts = D**-0.5 * normal_of_each(key, seeds, (D, D))
     depths = np.array([*FLOW_DEPTHS, np.inf])
     sol = completion_flows(
         many_diagonal(len(depths) * seeds, D),
@@ -40,7 +40,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
         rtol=1e-10,
     )
     flows = np.asarray(sol.final.matrix).reshape(len(depths), seeds, D, D)
-    networks = np.stack([[_trained(starts, depth, steps) for steps in STEPS] for depth in DEPTHS])
+    networks = np.stack([[_trained(starts, depth, jax.device_put(steps)) for steps in STEPS] for depth in DEPTHS])
     distance = lambda a, b: np.linalg.norm(a - b, axis=(-2, -1)) / np.linalg.norm(b, axis=(-2, -1))
     return xarray.Dataset(
         {

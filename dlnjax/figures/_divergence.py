@@ -1,12 +1,12 @@
 """Figure 6.2, beyond the thesis: the completion of Razin and Cohen (2020), where norms diverge, at every depth."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import Imbalanced, MatrixCompletion, RESULTS, Steady, sweep
+from dlnjax.figures._draws import normal
 from dlnjax.figures._figure import Figure, lettered, measured, median, Number, share, shown_depth, verdict
 from dlnjax.plot import new_figure
 
@@ -34,7 +34,7 @@ def law(depth, t):
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    starts = SIZE * np.array(jax.random.normal(key, (seeds, 2, 2)))
+    starts = SIZE * normal(key, (seeds, 2, 2))
     # Exchanging the columns of those of negative determinant makes all determinants positive.
     starts = np.where(np.linalg.det(starts)[:, None, None] < 0, starts[:, :, ::-1], starts)
     flows = [

@@ -2,14 +2,13 @@
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import Noise, sweep
 from dlnjax.figures._brownian import lost_paths
+from dlnjax.figures._draws import normal, split
 from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, shown_depth, verdict
 from dlnjax.figures._temperature import energy, Grid, rank_of
 from dlnjax.figures._two_by_two import limits
@@ -85,13 +84,13 @@ def rank_of_matrix(x: np.ndarray) -> np.ndarray:
 def paths(key, starts):
     """(X at the times of `TRACE`, whether each path has reached the last one), at `DEPTH` and `BETA`."""
     options = {"depth": DEPTH, "ts": TRACE, "noise": Noise(key, BETA, DT), "progress": False}
-    sol = sweep(energy(HELD / BETA), jnp.asarray(starts), **options)
+    sol = sweep(energy(HELD / BETA), starts, **options)
     return np.asarray(sol.x), np.asarray(sol.result == "successful")
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    first, second = jax.random.split(key)
-    draws = np.asarray(jax.random.normal(first, (seeds, 2, 2)))
+    first, second = split(key)
+    draws = normal(first, (seeds, 2, 2))
     starts = (np.array(SIZES)[:, None, None, None] * draws).reshape(-1, 2, 2)
     ends = limits(np.tile(starts, (len(DEPTHS), 1, 1)), np.repeat(DEPTHS, len(starts)))[0]
     ends = ends.reshape(len(DEPTHS), len(SIZES), seeds, 2, 2)

@@ -1,13 +1,13 @@
 """Figure 4.1b: from a small start the largest singular value alone moves."""
 
-import jax
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import RESULTS
+from dlnjax.figures._draws import normal_of_each
 from dlnjax.figures._figure import Figure, measured, median, Number, verdict
-from dlnjax.figures._shapes import diagonal_flows, ENERGY, TIMES, times
+from dlnjax.figures._shapes import diagonal_flows, ENERGY, SIZE, TIMES, times
 from dlnjax.plot import new_figure, singular_values
 
 D, STD, HORIZON = 5, 1e-3, 1e5
@@ -21,14 +21,14 @@ EXPECTED = (
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    keys = jax.random.split(key, seeds)
-    many = diagonal_flows(keys, D, STD, times(1.0, HORIZON))
+    entries = normal_of_each(key, seeds, (SIZE, SIZE))
+    many = diagonal_flows(entries, D, STD, times(1.0, HORIZON))
     # The example is the seed that takes the median time to come to rest. It is saved at more times than one sweep of
     # this shape has, so that several sweeps save different times.
     example = int(np.argsort(np.asarray(many.t_end))[seeds // 2])
     fine = np.linspace(0.0, 1.25 * float(many.t_end[example]), 3 * (TIMES - 1) + 1)
     parts = [np.append(0.0, fine[k::3]) for k in range(1, 4)]
-    one = [diagonal_flows(keys[example][None], D, STD, ts).sigma[0, :, :D] for ts in parts]
+    one = [np.asarray(diagonal_flows(entries[[example]], D, STD, ts).sigma)[0, :, :D] for ts in parts]
     sigma = np.concatenate([one[0][:1], np.stack([part[1:] for part in one], axis=1).reshape(-1, D)])
     ends = np.asarray(many.sigma)[..., :D]
     return xarray.Dataset(

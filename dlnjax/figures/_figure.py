@@ -52,7 +52,8 @@ class Figure(NamedTuple):
     off.
 
     `text` says in two or three sentences what the figure shows. `parameters` says in one line how the data were made,
-    `counted` says what `seeds` counts, and `source` says where the expected values come from.
+    `counted` says what `seeds` counts, and `source` says where the expected values come from. `look` is the number of
+    seeds for a quick look, where a tenth of them, and at least ten, would take long or show little.
     """
 
     name: str
@@ -65,6 +66,12 @@ class Figure(NamedTuple):
     parameters: str = ""
     counted: str = "random starts for each ensemble"
     source: str = "an independent computation with other draws"
+    look: int | None = None
+
+    def size(self, quick: bool) -> int:
+        """The usual number of seeds, of a quick look or of the whole figure."""
+        fewer = max(10, self.seeds // 10) if self.look is None else self.look
+        return min(self.seeds, fewer) if quick else self.seeds
 
 
 def mean(values) -> tuple[float, float]:

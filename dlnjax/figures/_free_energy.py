@@ -8,6 +8,7 @@ from matplotlib.figure import Figure as Drawing
 from scipy.optimize import minimize
 
 from dlnjax import FreeEnergy, MatrixCompletion, Steady, sweep
+from dlnjax._compile import compiled
 from dlnjax.figures._figure import Figure, lettered, measured, Number, share, shown_depth, verdict
 from dlnjax.figures._free_energy_laws import (
     best_solution,
@@ -24,13 +25,13 @@ from dlnjax.figures._free_energy_laws import (
     summit,
     three_entries,
 )
-from dlnjax.figures._slope import rank_of
+from dlnjax.figures._shapes import rank_of
 from dlnjax.plot import new_figure
 
 # The diagonal completion. At N = d = 2 the equilibria are no points but segments.
 SEARCHED = {2: (3.0, np.inf), 3: (2.0, 3.0, np.inf), 5: (2.0, 3.0, np.inf)}
 DEPTHS, BETAS = (2.0, 3.0, np.inf), (0.1, 1.0, 10.0)
-NEWTON_STEPS, SHARES = 60, 4.0 ** -np.arange(6)
+NEWTON_STEPS, BATCH, SHARES = 60, 128, 4.0 ** -np.arange(6)
 FOUND, FAR = 1e-9, 100.0
 # The rate at which the flow leaves the isotropic saddle is measured at this size, from this far.
 RATE_SIZE, NEAR = 3, 1e-6
@@ -45,14 +46,23 @@ DEEPER = (3.0, 10.0, np.inf)
 COLORS, MARKERS = {2.0: "C3", 3.0: "C4", 10.0: "C2", np.inf: "C0"}, ("s", "^", "D")
 
 
-@jax.jit
-def newton(x, labels, seen, depth, beta):
+def newton(*completions) -> tuple[np.ndarray, ...]:
     """(the end of Newton's method for dF = 0, |dF| there, the eigenvalues of the Hessian), of n completions.
 
     Of some parts of each step the one with the least |dF| is taken. |dF| may end at a minimum of its own.
 
     **Arguments:** `x`, `labels` and `seen`, `n d d`; `depth` and `beta`, `n`.
     """
+    n, found = len(completions[0]), []
+    for first in range(0, n, BATCH):
+        # The last batch is filled up with the last completion, so that all have one shape.
+        rows = np.minimum(np.arange(first, first + BATCH), n - 1)
+        found.append(_newton(*(jax.device_put(np.asarray(part)[rows]) for part in completions)))
+    return tuple(np.concatenate(parts)[:n] for parts in zip(*found, strict=True))
+
+
+@compiled
+def _newton(x, labels, seen, depth, beta):
     d = x.shape[-1]
 
     def one(x, labels, seen, depth, beta):
@@ -94,7 +104,7 @@ def searches(rng: np.random.Generator, seeds: int) -> dict:
         x0 = starts(rng, seeds, d)
         depth, beta, which = (one.ravel() for one in np.meshgrid(depths, BETAS, np.arange(len(x0)), indexing="ij"))
         eye = np.broadcast_to(np.eye(d), (len(which), d, d))
-        x, slope, spectrum = map(np.asarray, newton(*map(jnp.asarray, (x0[which], eye, eye == 1, depth, beta))))
+        x, slope, spectrum = newton(x0[which], eye, eye == 1, depth, beta)
         diagonal = np.diagonal(x, axis1=1, axis2=2)
         k = (diagonal < 0).sum(1)
         exact = np.full_like(diagonal, np.nan)
@@ -128,10 +138,10 @@ def rates() -> np.ndarray:
     s = np.array([equilibrium(d, 0, *one)[0] for one in zip(depth, beta, strict=True)])
     turn = np.zeros((d, d))
     turn[0, 1], turn[1, 0] = 1.0, -1.0
-    energy = FreeEnergy(MatrixCompletion.diagonal(d), jnp.asarray(beta), jnp.asarray(depth))
+    energy = FreeEnergy(MatrixCompletion.diagonal(d), beta, depth)
     x0 = s[:, None, None] * (np.eye(d) + NEAR * turn)
     options = {"ts": [0.0, 1.0], "rtol": 1e-10, "atol": 1e-14, "progress": False}
-    x = np.asarray(sweep(energy, jnp.asarray(x0), depth=jnp.asarray(depth), **options).x)[:, -1]
+    x = np.asarray(sweep(energy, x0, depth=depth, **options).x)[:, -1]
     growth = np.log((x[:, 0, 1] - x[:, 1, 0]) / (2 * NEAR * s))
     exact = (d - 1) * (1 - 1 / depth) / (2 * beta * s ** (2 / depth))
     return (growth / exact).reshape(len(DEPTHS), len(BETAS))
@@ -158,14 +168,14 @@ def cooled() -> dict:
     there = np.isfinite(x[..., 0, 0])
     depth, a, beta = (one[there] for one in np.meshgrid(DEEPER, ENTRIES, COOLED, indexing="ij"))
     labels, seen = (np.stack(one) for one in zip(*map(three_entries, a), strict=True))
-    ends = newton(*map(jnp.asarray, (x[there], labels, seen, depth, beta)))
-    least[there] = np.asarray(ends[2])[:, 0]
+    ends = newton(x[there], labels, seen, depth, beta)
+    least[there] = ends[2][:, 0]
     cells = ("deeper", "entry", "cooled")
     return {
         "x": ((*cells, "row", "column"), x, {"long_name": "minimiser of three entries"}),
         "least": (cells, least, {"long_name": "least eigenvalue of its Hessian"}),
         "last": (cells[:2], last, {"long_name": "least beta at which it exists"}),
-        "moved": ((), float(np.abs(np.asarray(ends[0]) - x[there]).max()), {"long_name": "how far Newton moves it"}),
+        "moved": ((), float(np.abs(ends[0] - x[there]).max()), {"long_name": "how far Newton moves it"}),
     }
 
 
@@ -174,15 +184,13 @@ def flows(rng: np.random.Generator, seeds: int) -> np.ndarray:
     labels, seen = three_entries(FLOW_ENTRY)
     x0 = FLOW_SIZE * rng.standard_normal((seeds, 2, 2))
     x0 = np.where(np.linalg.det(x0)[:, None, None] > 0, x0[:, ::-1], x0)
-    off = np.empty((len(DEEPER), seeds))
-    for k, depth in enumerate(DEEPER):
-        goal = minimiser(FLOW_ENTRY, depth, FLOW_BETA, best_solution(FLOW_ENTRY, depth))
-        energy = FreeEnergy(MatrixCompletion(labels, seen, weight=1.0), FLOW_BETA, depth)
-        # A flow that runs away gets stiff, and does not need to arrive.
-        options = {"ts": [0.0, HORIZON], "stop": Steady(REST), "max_steps": 2000, "progress": False}
-        x = np.asarray(sweep(energy, jnp.asarray(x0), depth=depth, **options).x)[:, -1]
-        off[k] = np.linalg.norm(x - goal, axis=(1, 2))
-    return off
+    goals = np.stack([minimiser(FLOW_ENTRY, depth, FLOW_BETA, best_solution(FLOW_ENTRY, depth)) for depth in DEEPER])
+    depth, x0 = np.repeat(DEEPER, seeds), np.tile(x0, (len(DEEPER), 1, 1))
+    energy = FreeEnergy(MatrixCompletion(labels, seen, weight=1.0), np.full(len(depth), FLOW_BETA), depth)
+    # A flow that runs away gets stiff, and does not need to arrive.
+    options = {"ts": [0.0, HORIZON], "stop": Steady(REST), "max_steps": 2000, "progress": False}
+    x = np.asarray(sweep(energy, x0, depth=depth, **options).x)[:, -1]
+    return np.linalg.norm(x.reshape(len(DEEPER), seeds, 2, 2) - goals[:, None], axis=(2, 3))
 
 
 def compute(key, seeds: int) -> xarray.Dataset:

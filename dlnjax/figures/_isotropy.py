@@ -1,13 +1,12 @@
 """Figure 4.5a: an energy of the singular values, less the entropy, has one equilibrium: the isotropic one."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import FreeEnergy, gaussian, RESULTS, Schatten, Steady, sweep
+from dlnjax import FreeEnergy, RESULTS, Schatten, Steady, sweep
+from dlnjax.figures._draws import normal_of_each
 from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, share, shown_depth, verdict
 from dlnjax.figures._shapes import sigma_of, times
 from dlnjax.plot import new_figure
@@ -26,12 +25,12 @@ def compute(key, seeds: int) -> xarray.Dataset:
     p, depth = (
         np.broadcast_to(a, shape).ravel() for a in (np.reshape(POWERS, (-1, 1, 1)), np.reshape(DEPTHS, (-1, 1)))
     )
-    starts = jax.vmap(gaussian, (0, None, None))(jax.random.split(key, seeds), D, D**-0.5)
-    starts = jnp.broadcast_to(starts, (*shape, D, D)).reshape(-1, D, D)
-    energy = FreeEnergy(Schatten(jnp.asarray(p)), jnp.full(len(p), BETA), jnp.asarray(depth))
+    starts = D**-0.5 * normal_of_each(key, seeds, (D, D))
+    starts = np.broadcast_to(starts, (*shape, D, D)).reshape(-1, D, D)
+    energy = FreeEnergy(Schatten(p), np.full(len(p), BETA), depth)
     # The limit is known exactly, so that the flow is computed to high accuracy.
     options = {"rtol": 1e-8, "atol": 1e-10, "stop": Steady(1e-9), "observe": sigma_of}
-    sol = sweep(energy, starts, depth=jnp.asarray(depth), ts=times(1e-2, 100.0), **options)
+    sol = sweep(energy, starts, depth=depth, ts=times(1e-2, 100.0), **options)
     of_run = lambda values: np.asarray(values).reshape(*shape, *np.shape(values)[1:])
     runs = ("p", "depth", "seed")
     return xarray.Dataset(

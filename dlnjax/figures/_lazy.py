@@ -3,13 +3,14 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import effective_rank, Imbalanced, MatrixCompletion, RESULTS, Steady, sweep
+from dlnjax import Imbalanced, MatrixCompletion, RESULTS, Steady, sweep
+from dlnjax.figures._draws import normal, split, uniform
 from dlnjax.figures._figure import Figure, mean, measured, Number, two_errors, vanishing, verdict
+from dlnjax.figures._shapes import rank_of
 from dlnjax.plot import new_figure
 
 M, N, STD = 8, 6, 0.004
@@ -61,22 +62,22 @@ def exact(x0: Any, teacher: Any, g: float, t: Any):
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    left_key, right_key, start_key, mask_key = jax.random.split(key, 4)
+    left_key, right_key, start_key, mask_key = split(key, 4)
     left, right = (
-        np.linalg.qr(np.asarray(jax.random.normal(frame_key, (seeds, size, len(MODES)))))[0]
+        np.linalg.qr(normal(frame_key, (seeds, size, len(MODES))))[0]
         for frame_key, size in ((left_key, M), (right_key, N))
     )
     teacher = (left * np.array(MODES)) @ right.mT
-    x0 = STD * np.asarray(jax.random.normal(start_key, (seeds, M, N)))
-    order = np.argsort(jax.random.uniform(mask_key, (seeds, M * N)), axis=1).reshape(seeds, M, N)
+    x0 = STD * normal(start_key, (seeds, M, N))
+    order = np.argsort(uniform(mask_key, (seeds, M * N)), axis=1).reshape(seeds, M, N)
     mask = np.stack([np.ones_like(order, bool), order < SHARE * M * N])
     shape = (len(TASKS), len(IMBALANCES), seeds)
     flat = lambda a: np.ascontiguousarray(np.broadcast_to(a, (*shape, *a.shape[3:]))).reshape(-1, *a.shape[3:])
     g = np.broadcast_to(np.reshape(IMBALANCES, (1, -1, 1)), shape)
     sol = sweep(
-        MatrixCompletion(jnp.asarray(flat(teacher[None, None])), jnp.asarray(flat(mask[:, None]))),
-        jnp.asarray(flat(x0[None, None])),
-        depth=Imbalanced(jnp.asarray(g.ravel())),
+        MatrixCompletion(jax.device_put(flat(teacher[None, None])), flat(mask[:, None])),
+        flat(x0[None, None]),
+        depth=Imbalanced(g.ravel()),
         ts=TIMES,
         rtol=1e-7,
         stop=Steady(1e-5),
@@ -96,7 +97,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
             for i, g in enumerate(IMBALANCES)
         ]
     )
-    rank = lambda a: np.asarray(effective_rank(jnp.asarray(np.linalg.svd(a, compute_uv=False))))
+    rank = lambda a: rank_of(np.linalg.svd(a, compute_uv=False))
     cells, task_cells = ("imbalance", "seed"), ("task", "imbalance", "seed")
     lazy = np.where(mask[1], teacher, x0)
     return xarray.Dataset(
@@ -203,4 +204,5 @@ FIGURE = Figure(
     "0.004^2) at the start, to |dE| <= 1e-5 or t = 1e6, 10 draws for each g; bars: 2 s.e.",
     counted="draws for each imbalance",
     source="the exact solution of two layers, or the limit of large g",
+    look=4,
 )

@@ -1,13 +1,12 @@
 """Figure 5.11, beyond the thesis: how much longer the path of a flow is than the geodesic between its ends."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import gaussian, geodesic, MatrixCompletion, RESULTS, Steady, sweep
+from dlnjax import geodesic, MatrixCompletion, RESULTS, Steady, sweep
+from dlnjax.figures._draws import normal_of_each
 from dlnjax.figures._figure import Figure, measured, median, Number, share, shown_depth, verdict
 from dlnjax.figures._shapes import ENERGY
 from dlnjax.plot import new_figure
@@ -25,32 +24,32 @@ EXPECTED = {
 LEAST = 0.995
 
 
-def distance(a: Float[Array, "d d"], b: Float[Array, "d d"], depth: float) -> float:
+def distance(a: Float[np.ndarray, "d d"], b: Float[np.ndarray, "d d"], depth: float) -> float:
     """The distance of the ends of a flow, or NaN where no geodesic was found.
 
     At depth 1 it is the Euclidean distance, also where the line between the ends crosses singular matrices, as a flow
     does at this depth.
     """
     if depth == 1:
-        return float(jnp.linalg.norm(a - b))
+        return float(np.linalg.norm(a - b))
     line = geodesic(a, b, depth, throw=False)
     return float(line.length) if line.result == "successful" else np.nan
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
     shape = (len(STDS), len(DEPTHS), seeds)
-    entries = jax.vmap(gaussian, (0, None, None))(jax.random.split(key, seeds), D, 1.0)
+    entries = normal_of_each(key, seeds, (D, D))
     starts = np.reshape(STDS, (-1, 1, 1, 1, 1)) * np.broadcast_to(entries, (*shape, D, D))
     depth = np.broadcast_to(np.reshape(DEPTHS, (-1, 1)), shape).ravel()
     flows = starts.reshape(-1, D, D)
     sol = sweep(MatrixCompletion.diagonal(D), flows, depth=depth, ts=TIMES, stop=Steady(REST), progress=False)
-    ends = zip(map(jnp.asarray, flows), sol.final.matrix, depth, strict=True)
+    ends = zip(flows, np.asarray(sol.final.matrix), depth, strict=True)
     cells, units = ("std", "depth", "seed"), "in the metric with 1/N"
     return xarray.Dataset(
         {
             "length": (
                 cells,
-                np.asarray(sol.path_length[:, -1]).reshape(shape),
+                np.asarray(sol.path_length)[:, -1].reshape(shape),
                 {"long_name": f"length of the path, {units}"},
             ),
             "distance": (
@@ -127,4 +126,5 @@ FIGURE = Figure(
     parameters="E of (4.21), d = 3, N = 1 .. infinity, X_ij ~ N(0, std^2), to |dE| <= 1e-5 or t = 1000, 40 starts, the "
     "same for every N and, scaled, for every std",
     counted="random starts, the same for each ensemble",
+    look=5,
 )

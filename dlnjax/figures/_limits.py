@@ -6,8 +6,9 @@ import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
+from dlnjax.figures._draws import normal_of_each
 from dlnjax.figures._figure import Figure, lettered, measured, Number, shown_depth, verdict
-from dlnjax.figures._shapes import diagonal_flows, ENERGY, SIZE, times
+from dlnjax.figures._shapes import diagonal_flows, ENERGY, rank_of, SIZE, times
 from dlnjax.plot import new_figure
 
 LARGEST = 25
@@ -21,17 +22,17 @@ def compute(key, seeds: int) -> xarray.Dataset:
     dims = np.arange(2, LARGEST + 1)
     of_seed = np.repeat(dims, seeds)
     ts = times(1e-2, 1e3)
-    sol = diagonal_flows(jax.random.split(key, len(of_seed)), of_seed, of_seed**-0.5, ts)
-    rank = np.asarray(sol.effective_rank).reshape(len(dims), seeds, -1)
+    sol = diagonal_flows(normal_of_each(key, len(of_seed), (SIZE, SIZE)), of_seed, of_seed**-0.5, ts)
+    rank = rank_of(sol.sigma).reshape(len(dims), seeds, -1)
     flows = []
     for size, (further, share) in FURTHER.items():
         draws = round(share * seeds)
         if draws < 2:
             continue
         depth, d, _ = (a.ravel() for a in np.meshgrid(DEPTHS, further, np.arange(draws), indexing="ij"))
-        keys = jax.random.split(jax.random.fold_in(key, size), len(d))
-        end = diagonal_flows(keys, d, d**-0.5, ts, depth=depth, size=size).effective_rank[:, -1]
-        flows.append(np.stack([depth, d, end]))
+        entries = normal_of_each(jax.random.fold_in(key, size), len(d), (size, size))
+        end = diagonal_flows(entries, d, d**-0.5, ts, depth=depth).sigma
+        flows.append(np.stack([depth, d, rank_of(end)[:, -1]]))
     depth, d, end = np.concatenate(flows, axis=1)
     return xarray.Dataset(
         {

@@ -1,7 +1,5 @@
 """Figure 3.1: the geodesic between two matrices at several depths, and the printed line of (3.76), which is longer."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,8 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import closed_form, geodesic, norm
+from dlnjax._compile import compiled
+from dlnjax.figures._draws import normal_of_each
 from dlnjax.figures._figure import Figure, lettered, mean, measured, NAN, Number, shown_depth, verdict
 from dlnjax.plot import ellipses, new_figure
 
@@ -18,45 +18,45 @@ TURN = np.array([[np.cos(np.pi / 2.25), -np.sin(np.pi / 2.25)], [np.sin(np.pi / 
 DRAWN = np.diag([50**0.5, 50**-0.5])
 DEPTHS = (2.0, 3.0, np.inf)
 COUNT = 7
+TIMES = np.linspace(0, 1, COUNT)
 
 
-@jax.jit
-def _curves(a, b, depth):
-    """The lengths and the points of the geodesic and of the printed line.
-
-    The length of the printed line is computed by Gauss-Legendre quadrature.
-    """
+def _printed(a, b, depth):
+    """The length of the printed line, by Gauss-Legendre quadrature, and points on it."""
     nodes, weights = np.polynomial.legendre.leggauss(16)
-    times = jnp.linspace(0, 1, COUNT)
     line = closed_form.printed_line(a, b, depth)
-    shortest: Any = geodesic(a, b, depth, throw=False)
 
     def speed(t):
         x, dx = jax.jvp(line, (t,), (jnp.ones_like(t),))
         return norm(x, dx, depth)
 
-    lengths = jnp.stack([shortest.length, jax.vmap(speed)((nodes + 1) / 2) @ weights / 2])
-    return lengths, jnp.stack([shortest.evaluate(times), line(times)])
+    return jax.vmap(speed)((nodes + 1) / 2) @ weights / 2, line(TIMES)
 
 
-def _positive(key):
-    factor = jax.random.normal(key, (2, 2))
-    return factor @ factor.T + 0.1 * jnp.eye(2)
+_printed_lines = compiled(jax.vmap(_printed, (0, 0, None)))
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
     # The pairs are positive definite, so that their polar factors are the same and (3.76) applies.
-    pairs = jax.vmap(_positive)(jax.random.split(key, 2 * seeds)).reshape(seeds, 2, 2, 2)
-    a, b = jnp.asarray(DRAWN), jnp.asarray(TURN @ DRAWN @ TURN.T)
-    pairs = np.concatenate([[[A, B], [a, b]], pairs])
-    found = [jax.vmap(_curves, (0, 0, None))(pairs[:, 0], pairs[:, 1], jnp.asarray(depth)) for depth in DEPTHS]
+    factors = normal_of_each(key, 2 * seeds, (2, 2))
+    pairs = (factors @ factors.mT + 0.1 * np.eye(2)).reshape(seeds, 2, 2, 2)
+    pairs = np.concatenate([[[A, B], [DRAWN, TURN @ DRAWN @ TURN.T]], pairs])
+
+    def at(depth: float) -> tuple[np.ndarray, np.ndarray]:
+        # Each pair is computed by itself. In a batch, every pair would take as long as the slowest one.
+        lines = [geodesic(*pair, depth, throw=False) for pair in pairs]
+        lengths, points = map(np.asarray, _printed_lines(pairs[:, 0], pairs[:, 1], jnp.asarray(depth)))
+        curves = np.stack([lines[1].evaluate(TIMES), points[1]])
+        return np.stack([[float(line.length) for line in lines], lengths]), curves
+
+    lengths, curves = zip(*map(at, DEPTHS), strict=True)
     cells = ("depth", "curve", "pair")
     return xarray.Dataset(
         {
-            "length": (cells, np.stack([lengths.T for lengths, _ in found]), {"long_name": "length, 1/N-normalised"}),
-            "x": (("depth", "curve", "t", "row", "column"), np.stack([points[1] for _, points in found])),
+            "length": (cells, np.stack(lengths), {"long_name": "length, 1/N-normalised"}),
+            "x": (("depth", "curve", "t", "row", "column"), np.stack(curves)),
         },
-        coords={"depth": list(DEPTHS), "curve": ["geodesic", "printed"], "t": np.linspace(0, 1, COUNT)},
+        coords={"depth": list(DEPTHS), "curve": ["geodesic", "printed"], "t": TIMES},
         attrs={
             "pairs": "first diag(4, 1) to [[5/2, 3/2], [3/2, 5/2]]; then the one in x; the others Wishart + 0.1",
             "x": "from diag(sqrt(50), 1/sqrt(50)) to the same turned by 80 degrees",

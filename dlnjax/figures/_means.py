@@ -7,6 +7,7 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import balanced_factors, frechet_mean, RESULTS
+from dlnjax.figures._draws import normal, split
 from dlnjax.figures._figure import Figure, mean, measured, Number, share, shown_depth, vanishing, verdict
 from dlnjax.plot import new_figure
 
@@ -25,20 +26,20 @@ NEAR = 1e-8
 
 def _rotations(key, n: int, d: int) -> np.ndarray:
     """exp(A) of random antisymmetric matrices A with entries of size ANGLE."""
-    a = np.tril(np.asarray(jax.random.normal(key, (n, d, d))), -1)
+    a = np.tril(normal(key, (n, d, d)), -1)
     return np.asarray(jax.vmap(jax.scipy.linalg.expm)(jnp.asarray(ANGLE * (a - a.mT))))
 
 
 def networks(key) -> np.ndarray:
     """Ten matrices of 3 x 3, as networks that have learnt one teacher, each with errors of its own."""
-    left, right, size = jax.random.split(key, 3)
-    sigma = SIGMA * np.exp(SPREAD * np.asarray(jax.random.normal(size, (COUNT, D))))
+    left, right, size = split(key, 3)
+    sigma = SIGMA * np.exp(SPREAD * normal(size, (COUNT, D)))
     return (_rotations(left, COUNT, D) * sigma[:, None, :]) @ _rotations(right, COUNT, D).mT
 
 
 def ellipses(key) -> np.ndarray:
     """Ten positive definite matrices of 2 x 2 and determinant 1, which are drawn as ellipses."""
-    angles = FAN * (np.linspace(-0.5, 0.5, COUNT) + 0.02 * np.asarray(jax.random.normal(key, (COUNT,))))
+    angles = FAN * (np.linspace(-0.5, 0.5, COUNT) + 0.02 * normal(key, (COUNT,)))
     turn = np.array([[np.cos(angles), -np.sin(angles)], [np.sin(angles), np.cos(angles)]]).transpose(2, 0, 1)
     return (turn * np.array([FLAT**0.5, FLAT**-0.5])) @ turn.mT
 
@@ -48,7 +49,7 @@ def _factors(key, points: np.ndarray) -> np.ndarray:
     first, second = (
         jnp.stack(each) for each in zip(*(balanced_factors(jnp.asarray(x), 2) for x in points), strict=True)
     )
-    turns = np.linalg.qr(jax.random.normal(key, points.shape))[0]
+    turns = np.linalg.qr(normal(key, points.shape))[0]
     return np.stack([turns @ np.asarray(first), np.asarray(second) @ turns.mT])
 
 
@@ -85,7 +86,7 @@ def barycenter(points: np.ndarray) -> np.ndarray:
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    drawn, turned, *keys = jax.random.split(key, 2 + 2 * seeds)
+    drawn, turned, *keys = split(key, 2 + 2 * seeds)
     ovals = ellipses(drawn)
     oval_means, found = averages(turned, ovals)
     points = np.stack([networks(one) for one in keys[:seeds]])
@@ -187,4 +188,5 @@ FIGURE = Figure(
     parameters="N = 1, 2, 3, infinity, ellipses of 8 to 1; sigma = 4, 1, 1/4 times exp(0.2 n), frames turned by angles "
     "of 0.35 n, n normal; 6 sets of ten networks",
     counted="random sets of ten networks",
+    look=2,
 )

@@ -1,22 +1,24 @@
 """Figure 6.6, beyond the thesis: how far two layers end from the least nuclear norm, for measurements of 2 x 2."""
 
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import MatrixCompletion, MatrixSensing, PerSeed, Steady, SVD, sweep
+from dlnjax import MatrixSensing, PerSeed, Steady, SVD, sweep
 from dlnjax.figures._figure import Figure, lettered, measured, median, Number, share, verdict
 from dlnjax.plot import new_figure
 
 # The family X_11 = a, X_12 = X_21 = 1, and the sizes of its starts.
 ENTRIES, SIZES, SIGNS = 10.0 ** np.linspace(-1.0, 0.0, 5), (1e-2, 1e-8), (1, -1)
 FAMILY_STARTS = 24
-COUNTS = (1, 2, 3)
+COUNTS, MOST = (1, 2, 3), 3
 # The greedy path leaves 0, and a stop of rank one, by a step of this size.
 NUDGE, HORIZON, REST = 1e-6, 1e5, 1e-7
 SOLVED = 1e-10
+OPTIONS: Any = {"depth": 2.0, "ts": [0.0, HORIZON], "stop": Steady(REST), "progress": False}
 # Each generation of the search keeps the best, and moves copies of them by steps of random sizes.
 SEARCHED, SEARCHES, GENERATIONS, POPULATION, KEPT, STEPS = 2, 4, 25, 200, 25, (-3.0, 0.0)
 ANGLES = 2000
@@ -80,19 +82,28 @@ def golden(f, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return f((low + high) / 2)
 
 
+def sensed(measurements: np.ndarray, values: np.ndarray) -> PerSeed:
+    """The energy (1/2) sum (<A_i, X> - y_i)^2 of each of n systems, filled up to `MOST` measurements by zeros.
+
+    All sweeps then have one shape.
+    """
+    missing = MOST - values.shape[1]
+    measurements = np.pad(measurements, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    return PerSeed(MatrixSensing(*map(jax.device_put, (measurements, np.pad(values, ((0, 0), (0, missing)))))))
+
+
 def greedy_limit(measurements: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(the end of the greedy path, whether it is a solution): the limit of starts that shrink to 0 at two layers."""
-    energy = PerSeed(MatrixSensing(jnp.asarray(measurements), jnp.asarray(values)))
-    options = {"depth": 2.0, "ts": [0.0, HORIZON], "stop": Steady(REST), "progress": False}
+    energy = sensed(measurements, values)
     u, _, vt = np.linalg.svd(np.einsum("nmij,nm->nij", measurements, values))
     sigma = np.full((len(values), 1), NUDGE)
-    first = sweep(energy, SVD(*map(jnp.asarray, (u[..., :1], sigma, vt.mT[..., :1]))), **options)
-    x, solved = np.array(first.x[:, -1]), np.array(first.energy[:, -1]) < SOLVED
+    first = sweep(energy, SVD(*map(jax.device_put, (u[..., :1], sigma, vt.mT[..., :1]))), **OPTIONS)
+    x, solved = np.array(first.x)[:, -1], np.asarray(first.energy)[:, -1] < SOLVED
     if not solved.all():
         # Where rank one does not suffice the path goes on along the top pair there. The others rest.
         error = np.einsum("nmij,nij->nm", measurements, x) - values
         u, _, vt = np.linalg.svd(-np.einsum("nmij,nm->nij", measurements, error))
-        second = sweep(energy, jnp.asarray(x + NUDGE * u[..., :1] @ vt[:, :1]), **options)
+        second = sweep(energy, x + NUDGE * u[..., :1] @ vt[:, :1], **OPTIONS)
         x = np.where(solved[:, None, None], x, np.asarray(second.x)[:, -1])
         solved = solved | (np.asarray(second.energy)[:, -1] < SOLVED)
     return x, solved
@@ -109,16 +120,16 @@ def ratios(points: np.ndarray, m: int) -> np.ndarray:
     return np.where(solved, nuclear_norm(x) / least(measurements, values), np.nan)
 
 
-def search(rng: np.random.Generator) -> np.ndarray:
+def search(rng: np.random.Generator, generations: int, population: int) -> np.ndarray:
     """The largest ratio that one search finds for `SEARCHED` measurements, after each generation."""
     m = SEARCHED
-    points = rng.standard_normal((POPULATION, 5 * m))
+    points = rng.standard_normal((population, 5 * m))
     found, history = np.nan_to_num(ratios(points, m)), []
-    for _ in range(GENERATIONS):
+    for _ in range(generations):
         best = np.argsort(-found)[:KEPT]
         parents, kept = points[best], found[best]
-        size = 10 ** rng.uniform(*STEPS, (POPULATION, 1))
-        points = parents[rng.integers(KEPT, size=POPULATION)] + size * rng.standard_normal((POPULATION, 5 * m))
+        size = 10 ** rng.uniform(*STEPS, (population, 1))
+        points = parents[rng.integers(KEPT, size=population)] + size * rng.standard_normal((population, 5 * m))
         points, found = np.concatenate([parents, points]), np.concatenate([kept, np.nan_to_num(ratios(points, m))])
         history.append(found.max())
     return np.array(history)
@@ -130,29 +141,40 @@ def family(draws: np.ndarray) -> np.ndarray:
     draws = np.stack([above, above[:, :, ::-1]])
     shape = (len(SIGNS), len(SIZES), len(ENTRIES), draws.shape[1])
     starts = np.array(SIZES)[:, None, None, None, None] * draws[:, None, None]
-    labels = np.ones((len(ENTRIES), 1, 2, 2))
-    labels[:, 0, 0, 0] = ENTRIES
-    starts, labels = (np.broadcast_to(one, (*shape, 2, 2)).reshape(-1, 2, 2) for one in (starts, labels))
-    energy = MatrixCompletion(jnp.asarray(labels), np.array([[1, 1], [1, 0]], bool))
-    sol = sweep(energy, starts, depth=2.0, ts=[0.0, HORIZON], stop=Steady(REST), progress=False)
+    starts = np.broadcast_to(starts, (*shape, 2, 2)).reshape(-1, 2, 2)
+    # The measurements are the entries (1, 1), (1, 2) and (2, 1).
+    entries = np.broadcast_to(np.eye(4)[:3].reshape(3, 2, 2), (len(starts), 3, 2, 2))
+    a = np.broadcast_to(ENTRIES[:, None], shape).ravel()
+    sol = sweep(sensed(entries, np.stack([a, np.ones_like(a), np.ones_like(a)], axis=1)), starts, **OPTIONS)
     return np.asarray(sol.x)[:, -1].reshape(*shape, 2, 2)
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    limits = family(rng.standard_normal((FAMILY_STARTS, 2, 2)))
+    limits = family(rng.standard_normal((min(FAMILY_STARTS, max(seeds // 40, 5)), 2, 2)))
     found = [ratios(rng.standard_normal((seeds, 5 * m)), m) for m in COUNTS]
+    # With few draws the searches are few, short and small too.
+    searches, generations, population = (
+        min(most, max(seeds // part, least))
+        for most, part, least in ((SEARCHES, 250, 2), (GENERATIONS, 20, 5), (POPULATION, 1, KEPT))
+    )
     return xarray.Dataset(
         {
             "x": (("sign", "size", "entry", "start", "row", "column"), limits, {"long_name": "limit of the flow"}),
             "ratio": (("m", "draw"), np.stack(found), {"long_name": "nuclear norm of the limit over the least"}),
             "search": (
                 ("run", "generation"),
-                np.stack([search(rng) for _ in range(SEARCHES)]),
+                np.stack([search(rng, generations, population) for _ in range(searches)]),
                 {"long_name": "largest ratio found"},
             ),
         },
-        coords={"sign": list(SIGNS), "size": list(SIZES), "entry": ENTRIES, "m": list(COUNTS)},
+        coords={
+            "sign": list(SIGNS),
+            "size": list(SIZES),
+            "entry": ENTRIES,
+            "m": list(COUNTS),
+            "generation": population * np.arange(1, generations + 1),
+        },
         attrs={"family": "X_11 = a, X_12 = X_21 = 1", "measurements": "random, orthonormal, of 2 x 2", "depth": 2.0},
     )
 
@@ -181,11 +203,10 @@ def draw(data: xarray.Dataset) -> Drawing:
         excess = excess[np.isfinite(excess)]
         tails.loglog(excess, np.arange(1, len(excess) + 1) / len(excess), color=color, lw=1.0, label=f"$m = {m}$")
     tails.set_xlim(1e-4, 30)
-    generation = np.arange(1, data.sizes["generation"] + 1)
-    searched.plot(generation * POPULATION, data["search"].T, color="C0", lw=1.0)
+    searched.plot(data["generation"], data["search"].T, color="C0", lw=1.0)
     entries.set(xlabel="$X_{11} = a$", ylabel="nuclear norm over the least", title="$X_{12} = X_{21} = 1$ and $a$ seen")
     tails.set(xlabel="relative gap", ylabel="share of draws above", title="random measurements")
-    searched.set(xlabel="evaluations", ylabel="largest ratio found", title="four searches, $m = 2$")
+    searched.set(xlabel="evaluations", ylabel="largest ratio found", title=f"{data.sizes['run']} searches, $m = 2$")
     entries.set_yticks([1, 2, 5], ["1", "2", "5"])
     for ax in (entries, tails):
         ax.minorticks_off()

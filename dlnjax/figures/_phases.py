@@ -1,13 +1,13 @@
 """Figure 5.1, beyond the thesis: the limiting effective rank over depth and size of the start."""
 
-import jax
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import gaussian, RESULTS
+from dlnjax import RESULTS
+from dlnjax.figures._draws import normal_of_each
 from dlnjax.figures._figure import Figure, mean, measured, Number, share, shown_depth, verdict
-from dlnjax.figures._shapes import completion_flows, ENERGY, many_diagonal
+from dlnjax.figures._shapes import completion_flows, ENERGY, many_diagonal, rank_of
 from dlnjax.plot import new_figure
 
 D, HORIZON = 10, 1e4
@@ -17,7 +17,7 @@ STDS = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 
 def compute(key, seeds: int) -> xarray.Dataset:
     shape = (len(STDS), len(DEPTHS), seeds)
-    entries = jax.vmap(gaussian, (0, None, None))(jax.random.split(key, seeds), D, 1.0)
+    entries = normal_of_each(key, seeds, (D, D))
     starts = np.reshape(STDS, (-1, 1, 1, 1, 1)) * np.broadcast_to(entries, (*shape, D, D))
     depth = np.broadcast_to(np.reshape(DEPTHS, (-1, 1)), shape)
     sol = completion_flows(
@@ -30,7 +30,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
     cells = ("std", "depth", "seed")
     return xarray.Dataset(
         {
-            "effective_rank": ((*cells, "time"), np.asarray(sol.effective_rank).reshape(*shape, -1)),
+            "effective_rank": ((*cells, "time"), rank_of(sol.sigma).reshape(*shape, -1)),
             "converged": (
                 cells,
                 np.asarray(sol.result == RESULTS.steady).reshape(shape),

@@ -2,20 +2,20 @@
 
 import functools
 
-import jax
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
+from dlnjax.figures._draws import normal_of_each
 from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
-from dlnjax.figures._shapes import diagonal_flows, ENERGY, times
+from dlnjax.figures._shapes import diagonal_flows, ENERGY, SIZE, times
 from dlnjax.plot import effective_rank, new_figure
 
 EXPECTED = {5: ("3.90", "3.03"), 10: ("7.88", "5.83"), 20: ("15.9", "11.3")}
 
 
 def compute(key, seeds: int, *, d: int) -> xarray.Dataset:
-    sol = diagonal_flows(jax.random.split(key, seeds), d, d**-0.5, times(1e-2, 1e2), gradient=1e-6)
+    sol = diagonal_flows(normal_of_each(key, seeds, (SIZE, SIZE)), d, d**-0.5, times(1e-2, 1e2), gradient=1e-6)
     data = sol.to_xarray()[["sigma", "effective_rank", "t_end", "result", "steps"]].isel(mode=slice(d))
     return data.assign_attrs(energy=ENERGY, depth="inf", start="X_ij ~ N(0, 1/d)", d=d)
 

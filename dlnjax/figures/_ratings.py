@@ -3,14 +3,14 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import effective_rank, gradient_flow, MatrixCompletion, SVD
+from dlnjax import gradient_flow, MatrixCompletion, SVD
 from dlnjax.figures._figure import Figure, measured, Number, shown_depth, verdict
+from dlnjax.figures._shapes import rank_of
 from dlnjax.plot import new_figure
 
 # The size of MovieLens 100k, and the share of it that is seen. A smaller table has the same shape, and as many seen
@@ -130,7 +130,7 @@ def start(seen: Table, rank: int, frames: str, size: float, rng: np.random.Gener
         u, v = u[:, ::-1], vt[::-1].T
     else:
         u, v = (np.linalg.qr(rng.normal(size=(size, rank)))[0] for size in seen.shape)
-    return SVD(jnp.asarray(u), jnp.asarray(size * np.linspace(1, 0.9, rank)), jnp.asarray(v))
+    return SVD(*map(jax.device_put, (u, size * np.linspace(1, 0.9, rank), v)))
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
@@ -143,7 +143,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
         depth, frames, size, horizon, *_ = FLOWS[at[1]]
         x0, ts = start(seen, CARRIED[at[0]], frames, size, rng), horizon * TIMES
         sol = gradient_flow(energy, x0, depth=depth, ts=ts, rtol=RTOL, observe=unseen.error)
-        error[at], rank[at] = sol.observed, sol.effective_rank
+        error[at], rank[at] = sol.observed, rank_of(sol.sigma)
     paths = [[*alternating_least_squares(seen, rank, rng)] for rank in CARRIED] + [[*least_nuclear_norm(seen, rng)]]
     best = [min(path, key=held.error) for path in paths]
     methods = [f"alternating least squares, rank {rank}" for rank in CARRIED] + ["nuclear norm"]
@@ -154,7 +154,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
             "effective_rank": (of_flow, rank, {"long_name": "effective rank"}),
             "time_of_flow": (("flow", "time"), np.multiply.outer([flow[3] for flow in FLOWS], TIMES)),
             "error_of_method": ("method", [held.error(point) for point in best]),
-            "rank_of_method": ("method", [float(effective_rank(jnp.asarray(sigma))) for _, sigma, _ in best]),
+            "rank_of_method": ("method", [float(rank_of(sigma)) for _, sigma, _ in best]),
         },
         coords={
             "carried": list(CARRIED),

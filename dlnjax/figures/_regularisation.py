@@ -1,15 +1,14 @@
 """Figure 4.5b: the diagonal completion with and without the entropy, read at a time, for it has no equilibrium."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import FreeEnergy, gaussian, MatrixCompletion
+from dlnjax import FreeEnergy, MatrixCompletion
+from dlnjax.figures._draws import normal_of_each
 from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, share as proportion, two_errors, verdict
-from dlnjax.figures._shapes import small_flows, times
+from dlnjax.figures._shapes import rank_of, small_flows, times
 from dlnjax.plot import effective_rank_violins, new_figure
 
 BETA, T = 20.0, 100.0
@@ -17,12 +16,12 @@ STDS = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    entries = jax.vmap(gaussian, (0, None, None))(jax.random.split(key, seeds), 2, 1.0)
-    starts = (jnp.asarray(STDS)[:, None, None, None] * entries).reshape(-1, 2, 2)
+    entries = normal_of_each(key, seeds, (2, 2))
+    starts = (np.array(STDS)[:, None, None, None] * entries).reshape(-1, 2, 2)
     plain = MatrixCompletion.diagonal(2)
     ts = times(1.0, T)
     flows = [small_flows(energy, starts, ts, gradient=1e-10) for energy in (plain, FreeEnergy(plain, BETA))]
-    ranks = [np.asarray(sol.effective_rank).reshape(len(STDS), seeds, len(ts)) for sol in flows]
+    ranks = [rank_of(sol.sigma).reshape(len(STDS), seeds, len(ts)) for sol in flows]
     return xarray.Dataset(
         {"effective_rank": (("entropy", "std", "seed", "time"), np.stack(ranks))},
         coords={

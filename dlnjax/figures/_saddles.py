@@ -5,7 +5,6 @@ whether they follow the greedy path.
 from typing import ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure as Drawing
 from scipy.integrate import quad
 
 from dlnjax import gradient_flow, MatrixCompletion, Steady, SVD, svd, sweep
+from dlnjax.figures._draws import normal, split
 from dlnjax.figures._figure import Figure, lettered, mean, measured, median, Number, shown_depth, vanishing, verdict
 from dlnjax.plot import new_figure
 
@@ -106,8 +106,8 @@ def greedy_path(depth: float) -> np.ndarray:
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    first, second = jax.random.split(key)
-    draws = np.asarray(jax.random.normal(first, (seeds, 2, 2)))
+    first, second = split(key)
+    draws = normal(first, (seeds, 2, 2))
     depth, size = (a.ravel() for a in np.meshgrid(DEPTHS, SIZES, indexing="ij"))
     # One start more is aligned with the target: diag(1, 1/2).
     draws = np.concatenate([draws, np.diag([1.0, 0.5])[None]])
@@ -117,7 +117,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
     # At infinite depth a start of rank one never turns, so that the path there is that of depth 3.
     path = np.stack([greedy_path(depth) for depth in (2.0, 3.0)])
     energy = MatrixCompletion(jnp.asarray(LABELS), SEEN)
-    wide, nearest = np.asarray(jax.random.normal(second, (seeds, 3, 3))), []
+    wide, nearest = normal(second, (seeds, 3, 3)), []
     for points, (each, sizes) in zip(path[[0, 1, 1]], PATH_SIZES.items(), strict=True):
         flow = sweep(
             energy,
@@ -255,5 +255,6 @@ FIGURE = Figure(
     parameters="target diag(1, 0.6), starts of sizes 1e-2 to 1e-30; completion of 7 of 9 entries of a matrix of rank "
     "two; N = 2, 3, infinity, 16 Gaussian starts of each size",
     counted="random starts of each size",
+    look=4,
     source="an exact integral, or the exponent derived on the page",
 )

@@ -8,13 +8,16 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import effective_rank, gaussian, MatrixSensing, RESULTS, Steady
+from dlnjax import gaussian, MatrixSensing, RESULTS, Steady
+from dlnjax._compile import compiled
 from dlnjax.figures._figure import Figure, mean, measured, NAN, Number, share, shown_depth, two_errors, verdict
-from dlnjax.figures._shapes import dealt_sweep, sigma_of
+from dlnjax.figures._shapes import dealt_sweep, rank_of, sigma_of
 from dlnjax.plot import new_figure
 
 D, MEASUREMENTS, HORIZON = 5, 8, 1e6
 CASES = ("commuting", "generic")
+# The sweep runs in chunks of half of its flows. In smaller ones all flows would wait for the slowest.
+CHUNK = 336
 DEPTHS = (2.0, 3.0, np.inf)
 # Small starts come first, as `dealt_sweep` needs slow flows first.
 STDS = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1)
@@ -41,6 +44,13 @@ def generic(key):
     return measurements, jnp.einsum("mij,ij->m", measurements, target), gaussian(start_key, D, 1.0)
 
 
+@compiled
+def draws(key, seeds: int):
+    """The measurements, their values and the starts of both cases, `case seed ...`."""
+    keys = jax.random.split(key, seeds)
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *(jax.vmap(case)(keys) for case in (commuting, generic)))
+
+
 def least_nuclear_norm(measurements, values, positive: bool):
     """The singular values of argmin |X|_* over <A_i, X> = y_i, and over X >= 0 if `positive`, by CVXPY.
 
@@ -60,16 +70,14 @@ def least_nuclear_norm(measurements, values, positive: bool):
 
 def compute(key, seeds: int) -> xarray.Dataset:
     shape = (len(STDS), len(DEPTHS), len(CASES), seeds)
-    keys = jax.random.split(key, seeds)
-    drawn = [jax.vmap(case)(keys) for case in (commuting, generic)]
-    measurements, values, starts = (np.stack(part) for part in zip(*drawn, strict=True))
-    flat = lambda a: jnp.asarray(np.broadcast_to(a, shape + a.shape[2:]).reshape(-1, *a.shape[2:]))
+    measurements, values, starts = map(np.asarray, draws(key, seeds))
+    flat = lambda a: np.broadcast_to(a, shape + a.shape[2:]).reshape(-1, *a.shape[2:])
     std, depth = (np.broadcast_to(a, shape) for a in (np.reshape(STDS, (-1, 1, 1, 1)), np.reshape(DEPTHS, (-1, 1, 1))))
     sol = dealt_sweep(
-        MatrixSensing(flat(measurements), flat(values)),
+        MatrixSensing(*map(jax.device_put, (flat(measurements), flat(values)))),
         flat(starts) * std.reshape(-1, 1, 1),
         depth.ravel(),
-        chunk=-(-depth.size // 2),
+        chunk=CHUNK,
         ts=[0.0, HORIZON],
         stop=Steady(1e-5),
         observe=sigma_of,
@@ -78,25 +86,19 @@ def compute(key, seeds: int) -> xarray.Dataset:
         [least_nuclear_norm(a, y, case == "commuting") for a, y in zip(*each, strict=True)]
         for case, *each in zip(CASES, measurements, values, strict=True)
     ]
-    cells = ("std", "depth", "case", "seed")
+    ends, cells = np.asarray(sol.sigma)[:, -1], ("std", "depth", "case", "seed")
     of_cell = lambda a: np.asarray(a).reshape(shape)
     return xarray.Dataset(
         {
-            "nuclear_norm": (cells, of_cell(sol.sigma[:, -1].sum(-1))),
-            "effective_rank": (cells, of_cell(sol.effective_rank[:, -1])),
+            "nuclear_norm": (cells, of_cell(ends.sum(-1))),
+            "effective_rank": (cells, of_cell(rank_of(ends))),
             "converged": (cells, of_cell(sol.result == RESULTS.steady), {"long_name": "|dE| <= 1e-5"}),
             "least_nuclear_norm": (("case", "seed"), np.sum(best, axis=-1)),
-            "rank_of_least": (("case", "seed"), _ranks(best)),
+            "rank_of_least": (("case", "seed"), rank_of(best)),
         },
         coords={"std": list(STDS), "depth": list(DEPTHS), "case": list(CASES)},
         attrs={"energy": "(5.4) with 1/2", "d": D, "measurements": "3 commuting, 8 generic", "horizon": HORIZON},
     )
-
-
-def _ranks(sigma):
-    known = np.all(np.isfinite(sigma), axis=-1, keepdims=True)
-    ranks = effective_rank(jnp.asarray(np.where(known, sigma, 1.0)))
-    return np.where(known[..., 0], ranks, np.nan)
 
 
 def _gap(data: xarray.Dataset) -> xarray.DataArray:
@@ -172,4 +174,5 @@ FIGURE = Figure(
     "matrix from std times I, generic: 8 Gaussian ones of a matrix of rank one from X_ij ~ N(0, std^2); to |dE| <= "
     "1e-5 or t = 1e6, 16 draws of each; bars: 2 s.e.",
     counted="draws of each case",
+    look=4,
 )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax import FlowSolution, gaussian, MatrixCompletion, Steady, SVD, sweep
+from dlnjax import FlowSolution, MatrixCompletion, Steady, SVD, sweep
 
 ENERGY = "E(X) = sum_i (X_ii - 1)^2, thesis (4.21)"
 SIZE, TIMES, CHUNK = 25, 97, 50
@@ -40,8 +40,8 @@ class PaddedDiagonal(eqx.Module):
 
 def many_diagonal(n: int, d: int) -> MatrixCompletion:
     """The energy (4.21) for each of n matrices of size d."""
-    eye = jnp.broadcast_to(jnp.eye(d), (n, d, d))
-    return MatrixCompletion(eye, eye == 1, weight=1.0)
+    eye = np.broadcast_to(np.eye(d), (n, d, d))
+    return MatrixCompletion(jax.device_put(eye), eye == 1, weight=1.0)
 
 
 def times(first: float, last: float, *others: float) -> Float[np.ndarray, " times"]:
@@ -49,20 +49,21 @@ def times(first: float, last: float, *others: float) -> Float[np.ndarray, " time
     return np.sort([0.0, *others, *np.geomspace(first, last, TIMES - 1 - len(others))])
 
 
-def diagonal_flows(keys, d, std, ts, *, depth: Any = jnp.inf, gradient=1e-4, size: int = SIZE) -> FlowSolution:
+def diagonal_flows(entries, d, std, ts, *, depth: Any = jnp.inf, gradient=1e-4) -> FlowSolution:
     """A sweep from starts X_ij ~ N(0, std^2) of size d until rest, |dE| <= gradient.
 
     Only the singular values are saved, padded by zeros.
 
-    **Arguments:** `keys`, `n`; `d`, `std` and `depth`, one number or `n`; `ts`, as many as `times` gives.
+    **Arguments:** `entries`, draws of N(0, 1), `n size size`; `d`, `std` and `depth`, one number or `n`; `ts`, as many
+    as `times` gives.
     """
-    d, std = (np.broadcast_to(a, len(keys)) for a in (d, std))
+    n, size, _ = entries.shape
+    d, std = (np.broadcast_to(a, n) for a in (d, std))
     inside = np.arange(size) < d[:, None]
-    entries = np.asarray(jax.vmap(gaussian, (0, None, None))(keys, size, 1.0))
     starts = np.where(inside[:, :, None] & inside[:, None, :], std[:, None, None] * entries, 0.0)
-    chunk = CHUNK if size == SIZE else -(-len(keys) // 2)
+    chunk = CHUNK if size == SIZE else -(-n // 2)
     options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "chunk": chunk}
-    return dealt_sweep(PaddedDiagonal(jnp.asarray(inside, float)), starts, depth, **options)
+    return dealt_sweep(PaddedDiagonal(jax.device_put(inside.astype(float))), starts, depth, **options)
 
 
 def completion_flows(
@@ -97,9 +98,16 @@ def dealt_sweep(energy, starts, depth, *, chunk: int, **options) -> FlowSolution
     rows = np.append(np.argsort(np.arange(n) % hands, kind="stable"), np.full(max(0, chunk - n), -1))
     # NumPy picks the rows, since JAX would compile a program for each shape.
     starts = np.where(rows[:, None, None] < 0, np.nan, np.asarray(starts)[rows])
-    energy = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[rows]) if np.ndim(a) and len(a) == n else a, energy)
+    energy = jax.tree.map(lambda a: jax.device_put(np.asarray(a)[rows]) if np.ndim(a) and len(a) == n else a, energy)
     sol = sweep(energy, starts, depth=np.broadcast_to(depth, n)[rows], chunk=chunk, **options)
-    return jax.tree.map(jnp.asarray, jax.device_get(sol)[np.argsort(rows[:n])])
+    return jax.tree.map(jax.device_put, jax.device_get(sol)[np.argsort(rows[:n])])
+
+
+def rank_of(sigma) -> Float[np.ndarray, "*n"]:
+    """The effective rank (4.23) by NumPy, as JAX would compile a program for each shape."""
+    sigma = np.asarray(sigma)
+    part = sigma / sigma.sum(-1, keepdims=True)
+    return np.exp(-np.sum(part * np.log(np.maximum(part, np.finfo(float).tiny)), axis=-1))
 
 
 def sigma_of(point: SVD) -> Float[Array, "*n d"]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Drawing
 
 from dlnjax import MatrixCompletion, RESULTS, Steady, SVD, sweep
 from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, share, shown_depth
-from dlnjax.figures._shapes import sigma_of
+from dlnjax.figures._shapes import rank_of, sigma_of
 from dlnjax.figures._slope_laws import derived, orthogonal_law
 from dlnjax.figures._two_by_two import limit_at_depth_two
 from dlnjax.plot import new_figure
@@ -73,12 +73,6 @@ def counts(seeds: int) -> dict[int, dict[str, int]]:
     return {d: of_law for d, of_law in wanted.items() if min(of_law.values()) >= FEWEST}
 
 
-def rank_of(sigma: np.ndarray) -> np.ndarray:
-    """The effective rank (4.23) by NumPy."""
-    part = sigma / sigma.sum(-1, keepdims=True)
-    return np.exp(-np.sum(part * np.log(np.maximum(part, np.finfo(float).tiny)), axis=-1))
-
-
 def profile(sigma: np.ndarray) -> np.ndarray:
     """The singular values over their mean, at `LEVELS` of their index over d."""
     d = sigma.shape[-1]
@@ -89,7 +83,7 @@ def profile(sigma: np.ndarray) -> np.ndarray:
 def limits(energy, x0: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(the singular values of the limits, whether the flows are at rest)."""
     options = {"ts": [0.0, HORIZON], "stop": Steady(REST), "observe": sigma_of, "progress": False}
-    sol = sweep(energy, jnp.asarray(x0), depth=depth, **options)
+    sol = sweep(energy, x0, depth=depth, **options)
     return np.asarray(sol.sigma)[:, -1], np.asarray(sol.result == RESULTS.steady)
 
 

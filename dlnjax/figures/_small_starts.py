@@ -1,14 +1,14 @@
 """Figure 4.3: the smaller the start, the lower the limiting effective rank."""
 
-import jax
 import numpy as np
 import xarray
 from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import RESULTS
+from dlnjax.figures._draws import normal_of_each
 from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, share
-from dlnjax.figures._shapes import diagonal_flows, ENERGY, times
+from dlnjax.figures._shapes import diagonal_flows, ENERGY, rank_of, times
 from dlnjax.plot import effective_rank, effective_rank_violins, new_figure
 
 D, T, HORIZON = 25, 100.0, 2e3
@@ -17,11 +17,11 @@ EXPECTED = {1e-3: "1.068", 3e-3: "nan", 1e-2: "1.75", 3e-2: "3.78", 0.1: "9.78",
 
 def compute(key, seeds: int) -> xarray.Dataset:
     std = np.repeat(list(EXPECTED), seeds)
-    sol = diagonal_flows(jax.random.split(key, len(std)), D, std, times(1e-2, HORIZON, T / 2, T))
+    sol = diagonal_flows(normal_of_each(key, len(std), (D, D)), D, std, times(1e-2, HORIZON, T / 2, T))
     shape = (len(EXPECTED), seeds)
     return xarray.Dataset(
         {
-            "effective_rank": (("std", "seed", "time"), np.asarray(sol.effective_rank).reshape(*shape, -1)),
+            "effective_rank": (("std", "seed", "time"), rank_of(sol.sigma).reshape(*shape, -1)),
             "converged": (("std", "seed"), np.asarray(sol.result == RESULTS.steady).reshape(shape)),
             "t_end": (("std", "seed"), np.asarray(sol.t_end).reshape(shape), {"long_name": "time of rest"}),
         },

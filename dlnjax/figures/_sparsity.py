@@ -1,14 +1,14 @@
 """Figure 4.4: the effective rank falls most where about a quarter to a half of the entries are seen."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
 
-from dlnjax import effective_rank, gaussian, MatrixCompletion, RESULTS, svd
+from dlnjax import MatrixCompletion, RESULTS
+from dlnjax.figures._draws import normal_of_each, split, uniform
 from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
-from dlnjax.figures._shapes import completion_flows
+from dlnjax.figures._shapes import completion_flows, rank_of
 from dlnjax.plot import effective_rank_violins, new_figure
 
 D, HORIZON = 10, 300.0
@@ -16,26 +16,26 @@ EXPECTED = {1: "7.46", 5: "nan", 10: "5.68", 25: "5.15", 50: "5.36", 75: "5.95",
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    labels_key, mask_key, start_key = jax.random.split(key, 3)
+    labels_key, mask_key, start_key = split(key, 3)
     matrices = max(3, seeds // 5)
-    labels = jax.random.uniform(labels_key, (matrices, D, D), minval=-2.0, maxval=2.0)
+    labels = -2.0 + 4.0 * uniform(labels_key, (matrices, D, D))
     # A mask has exactly K entries, the first K in a random order, so that the masks of one label matrix are nested.
-    order = jax.vmap(lambda k: jax.random.permutation(k, D * D))(jax.random.split(mask_key, matrices))
+    order = np.asarray(jax.vmap(lambda k: jax.random.permutation(k, D * D))(jax.random.split(mask_key, matrices)))
     # Masks with many entries come first, as their flows are slow and `dealt_sweep` needs slow flows first.
     K = np.sort(list(EXPECTED))[::-1]
     mask = order.reshape(matrices, D, D) < K[:, None, None, None]
-    starts = jax.vmap(gaussian, (0, None, None))(jax.random.split(start_key, seeds), D, D**-0.5)
+    starts = D**-0.5 * normal_of_each(start_key, seeds, (D, D))
     shape = (len(K), matrices, seeds)
-    flat = lambda a: jnp.broadcast_to(a, (*shape, D, D)).reshape(-1, D, D)
-    energy = MatrixCompletion(flat(labels[:, None]), flat(mask[:, :, None]))
+    flat = lambda a: np.broadcast_to(a, (*shape, D, D)).reshape(-1, D, D)
+    energy = MatrixCompletion(jax.device_put(flat(labels[:, None])), flat(mask[:, :, None]))
     # Four digits are enough for a mean over runs.
     sol = completion_flows(energy, flat(starts), [0.0, HORIZON / 3, HORIZON], gradient=1e-3, rtol=1e-4)
     of_run = lambda values: np.asarray(values).reshape(*shape, *np.shape(values)[1:])
     runs = ("K", "matrix", "run")
     data = xarray.Dataset(
         {
-            "effective_rank": ((*runs, "time"), of_run(sol.effective_rank)),
-            "labels_rank": ("matrix", np.asarray(effective_rank(svd(labels).sigma))),
+            "effective_rank": ((*runs, "time"), of_run(rank_of(sol.sigma))),
+            "labels_rank": ("matrix", rank_of(np.linalg.svd(labels, compute_uv=False))),
             "converged": (runs, of_run(sol.result == RESULTS.steady), {"long_name": "|dE| <= 1e-3 by t = 300"}),
         },
         coords={"K": ("K", K, {"long_name": "entries seen"}), "time": np.asarray(sol.ts)},

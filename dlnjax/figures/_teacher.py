@@ -7,6 +7,7 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import SVD, sweep
+from dlnjax.figures._draws import normal, split
 from dlnjax.figures._figure import Figure, mean, measured, Number, shown_depth, vanishing
 from dlnjax.plot import new_figure
 
@@ -29,19 +30,19 @@ def time_to(sigma: float, target: float, depth: float) -> float:
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    left_key, right_key, start_key = jax.random.split(key, 3)
-    u, _ = np.linalg.qr(jax.random.normal(left_key, (M, N)))
-    v, _ = np.linalg.qr(jax.random.normal(right_key, (N, N)))
+    left_key, right_key, start_key = split(key, 3)
+    u, _ = np.linalg.qr(normal(left_key, (M, N)))
+    v, _ = np.linalg.qr(normal(right_key, (N, N)))
     modes = len(MODES)
-    teacher = jnp.asarray((u[:, :modes] * np.array(MODES)) @ v[:, :modes].T)
+    teacher = jax.device_put((u[:, :modes] * np.array(MODES)) @ v[:, :modes].T)
     # The first start of each depth has the frames of the teacher, the others are random and about as large.
-    drawn = np.asarray(jax.random.normal(start_key, (seeds, M, N))) * SIGMA / np.sqrt(M)
+    drawn = normal(start_key, (seeds, M, N)) * SIGMA / np.sqrt(M)
     random = np.linalg.svd(drawn, full_matrices=False)
     starts = [
         np.concatenate([first[None], others])
         for first, others in zip((u, np.full(N, SIGMA), v), (random[0], random[1], random[2].mT), strict=True)
     ]
-    x0 = SVD(*(jnp.asarray(np.tile(part, (len(DEPTHS),) + (1,) * (part.ndim - 1))) for part in starts))
+    x0 = SVD(*(jax.device_put(np.tile(part, (len(DEPTHS),) + (1,) * (part.ndim - 1))) for part in starts))
     exact = np.array([[[time_to(a * s, s, depth) for a in LEVELS] for s in MODES] for depth in DEPTHS])
     ts = np.unique(np.append(TIMES, exact))
     in_modes = lambda p: jnp.sum((u[:, :modes].T @ p.u) * p.sigma * (v[:, :modes].T @ p.v), axis=1)
@@ -151,4 +152,5 @@ FIGURE = Figure(
     "6 random starts; rtol 1e-8",
     counted="random starts at each depth",
     source="the exact solution of one mode",
+    look=2,
 )

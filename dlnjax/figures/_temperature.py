@@ -10,6 +10,7 @@ from matplotlib.figure import Figure as Drawing
 
 from dlnjax import MatrixCompletion, Noise, sweep
 from dlnjax.figures._brownian import lost_paths
+from dlnjax.figures._draws import split
 from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, shown_depth
 from dlnjax.plot import new_figure
 
@@ -126,12 +127,12 @@ def followed(starts, depth, beta: float, gauge: bool, key, ts):
     noise = Noise(key, beta, DT, gauge)
     # The frames are not kept.
     seen = {"observe": lambda point: jnp.zeros((), point.sigma.dtype), "progress": False}
-    sol = sweep(energy(), jnp.asarray(starts), depth=depth, ts=ts, noise=noise, **seen)
+    sol = sweep(energy(), starts, depth=depth, ts=ts, noise=noise, **seen)
     return np.asarray(sol.sigma), np.asarray(sol.result == "successful")
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    still_key, drift_key, draw_key = jax.random.split(key, 3)
+    still_key, drift_key, draw_key = split(key, 3)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(draw_key)))
     rank, drift, finished = np.empty((len(GAUGES), len(BETAS), len(DEPTHS), seeds)), [], []
     exact = np.empty(rank.shape[:-1])

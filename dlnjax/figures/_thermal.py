@@ -10,7 +10,9 @@ from matplotlib.figure import Figure as Drawing
 
 from dlnjax import Noise, PerSeed, SpectralEnergy, SVD, sweep
 from dlnjax.figures._brownian import lost_paths, sigma_at
+from dlnjax.figures._draws import split
 from dlnjax.figures._figure import Figure, lettered, mean, measured, Number, shown_depth, verdict
+from dlnjax.figures._shapes import rank_of as effective_rank
 from dlnjax.plot import new_figure
 
 DEPTHS = (1.0, 2.0, 3.0, 10.0)
@@ -23,11 +25,11 @@ TIMES = (0.0, 1.0)
 RELAXED = 10
 STARTS = ("exact draw", "isotropic", "near rank one")
 TRACE = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0)
-# A size has as many paths as keep their number times d the same, but at least this number.
+# A size has as many paths as keep their number times d the same. A size that would have fewer than this is left out.
 FEWEST = 5
 # The number of draws of the exact law for each path, in equilibrium and on the way to it.
 DRAWS, TRACED = 5, 20
-# The limit is read off a line in 1/d through the sizes from this one on.
+# The limit is read off a line in 1/d through the sizes from this one on, or through the last two.
 LARGE = 50
 # The root mean square of the 33 distances of a depth in standard errors is near 1 where the law is right. The distances
 # count for about 15 independent ones, as near times are correlated, and chance alone exceeds this number very rarely.
@@ -46,7 +48,7 @@ class WeightDecay(eqx.Module):
 def energies(depth: Float[np.ndarray, " n"]) -> PerSeed:
     """The energy of each path, at the depth of the path."""
     one = SpectralEnergy(WeightDecay(jnp.asarray(1.0)))
-    return PerSeed(eqx.tree_at(lambda energy: energy.f.depth, one, jnp.asarray(depth)))
+    return PerSeed(eqx.tree_at(lambda energy: energy.f.depth, one, jax.device_put(depth)))
 
 
 def limit(depth: float) -> float:
@@ -66,21 +68,24 @@ def rank_of(y: Float[np.ndarray, "*n d"], depth: float) -> Float[np.ndarray, "*n
     return np.exp(-np.sum(share * np.log(np.maximum(share, np.finfo(float).tiny)), axis=-1))
 
 
-def followed(key, point: tuple, depth: Float[np.ndarray, " n"], ts) -> tuple[np.ndarray, np.ndarray]:
+def followed(
+    key, point: tuple, depth: Float[np.ndarray, " n"], ts, chunk: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The effective rank `n time` of a path from each (U, y, V^T), and whether each path has reached the last time."""
     u, y, vt = point
     sigma = np.stack([sigma_at(one, N) for one, N in zip(y, depth, strict=True)])
     sol = sweep(
         energies(depth),
-        SVD(jnp.asarray(u), jnp.asarray(sigma), jnp.asarray(vt.mT)),
+        SVD(*map(jax.device_put, (u, sigma, vt.mT))),
         depth=depth,
         ts=ts,
+        chunk=chunk,
         noise=Noise(key, BETA, DT),
         # The frames are not kept.
         observe=lambda point: jnp.zeros((), point.sigma.dtype),
         progress=False,
     )
-    return np.asarray(sol.effective_rank), np.asarray(sol.result == "successful")
+    return effective_rank(sol.sigma), np.asarray(sol.result == "successful")
 
 
 def thermal(rng: np.random.Generator, n: int, d: int):
@@ -88,23 +93,30 @@ def thermal(rng: np.random.Generator, n: int, d: int):
     return rng.standard_normal((n, d, d)) / np.sqrt(A * BETA)
 
 
+def chunk_of(n: int) -> int:
+    """A chunk of half of the paths from one start, of which there are n at each depth."""
+    return len(DEPTHS) * n // 2
+
+
 def in_equilibrium(key, rng: np.random.Generator, seeds: int):
     """(the data at all sizes, whether each path has reached the last time)."""
-    counts = {d: max(FEWEST, seeds * SIZES[0] // d) for d in SIZES}
+    counts = {d: seeds * SIZES[0] // d for d in SIZES if seeds * SIZES[0] // d >= FEWEST}
     rank, draws, finished = [], [], []
-    for one, (d, n) in zip(jax.random.split(key, len(SIZES)), counts.items(), strict=True):
+    for one, (d, n) in zip(split(key, len(counts)), counts.items(), strict=True):
         # The start of a path is itself a draw of the thermal state.
         point = np.linalg.svd(thermal(rng, len(DEPTHS) * n, d))
-        seen, done = followed(one, point, np.repeat(DEPTHS, n), TIMES)
-        rank.append(seen.reshape(len(DEPTHS), n, len(TIMES)))
+        # At d = `RELAXED` each step is saved, so that the program is that of the paths into the equilibrium.
+        ts, chunk = (np.linspace(*TIMES, 11), chunk_of(n)) if d == RELAXED else (TIMES, None)
+        seen, done = followed(one, point, np.repeat(DEPTHS, n), ts, chunk)
+        rank.append(seen[:, [0, -1]].reshape(len(DEPTHS), n, len(TIMES)))
         finished.append(done)
         y = np.linalg.svd(thermal(rng, DRAWS * n, d), compute_uv=False)
         draws.append(np.stack([rank_of(y, depth) for depth in DEPTHS]))
     data = {
         "rank": (("depth", "path", "time"), np.concatenate(rank, 1), {"long_name": "effective rank from exact draws"}),
         "exact": (("depth", "draw"), np.concatenate(draws, 1), {"long_name": "effective rank of exact draws, NumPy"}),
-        "d_of_path": ("path", np.repeat(SIZES, list(counts.values()))),
-        "d_of_draw": ("draw", np.repeat(SIZES, [DRAWS * n for n in counts.values()])),
+        "d_of_path": ("path", np.repeat(list(counts), list(counts.values()))),
+        "d_of_draw": ("draw", np.repeat(list(counts), [DRAWS * n for n in counts.values()])),
     }
     return data, np.concatenate(finished)
 
@@ -118,7 +130,7 @@ def relaxing(key, rng: np.random.Generator, n: int):
     z0[0] = thermal(rng, len(DEPTHS) * n, d).reshape(*shape[1:], d, d)
     z0[1], z0[2] = np.diag(isotropic), np.diag(low)
     point = np.linalg.svd(z0.reshape(-1, d, d))
-    rank, done = followed(key, point, np.tile(np.repeat(DEPTHS, n), len(STARTS)), TRACE)
+    rank, done = followed(key, point, np.tile(np.repeat(DEPTHS, n), len(STARTS)), TRACE, chunk_of(n))
     exact = np.empty((2, len(STARTS), len(DEPTHS), len(TRACE)))
     for i, t in enumerate(TRACE):
         # The noise is flat in y: its law is that of the singular values of an Ornstein-Uhlenbeck process.
@@ -137,7 +149,7 @@ def relaxing(key, rng: np.random.Generator, n: int):
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    draw_key, state_key, relaxing_key = jax.random.split(key, 3)
+    draw_key, state_key, relaxing_key = split(key, 3)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(draw_key)))
     state, done = in_equilibrium(state_key, rng, seeds)
     traces, done_too = relaxing(relaxing_key, rng, max(seeds // 2, FEWEST))
@@ -146,6 +158,10 @@ def compute(key, seeds: int) -> xarray.Dataset:
         coords={"depth": list(DEPTHS), "time": list(TIMES), "trace": list(TRACE), "start": list(STARTS)},
         attrs={"energy": "(a/2) sum y^2, y = N sigma^(1/N)", "a": A, "beta": BETA, "dt": DT},
     )
+
+
+def sizes_of(data: xarray.Dataset) -> np.ndarray:
+    return np.unique(data["d_of_path"].values)
 
 
 def of_paths(data: xarray.Dataset, depth: float, d: int) -> np.ndarray:
@@ -160,12 +176,12 @@ def of_draws(data: xarray.Dataset, depth: float, d: int) -> np.ndarray:
 def draw(data: xarray.Dataset) -> Drawing:
     figure = new_figure(6.8, 2.9)
     ax, traces = figure.subplots(1, 2)
-    sizes = np.array(SIZES)
+    sizes = sizes_of(data)
     for depth, color, marker in zip(DEPTHS, ("C3", "C4", "C2", "C0"), "o^sD", strict=False):
-        ax.plot((SIZES[0], SIZES[-1]), 2 * [limit(depth)], color=color, lw=0.9, ls="--")
-        paths = np.array([mean(of_paths(data, depth, d)) for d in SIZES]).T
+        ax.plot((sizes[0], sizes[-1]), 2 * [limit(depth)], color=color, lw=0.9, ls="--")
+        paths = np.array([mean(of_paths(data, depth, d)) for d in sizes]).T
         ax.errorbar(sizes, paths[0], 2 * paths[1], color=color, fmt=marker, markersize=4, lw=0.9)
-        ax.plot(sizes, [of_draws(data, depth, d).mean() for d in SIZES], color=color, lw=0.8)
+        ax.plot(sizes, [of_draws(data, depth, d).mean() for d in sizes], color=color, lw=0.8)
         label = {"textcoords": "offset points", "va": "center", "color": color, "fontsize": 7}
         ax.annotate(f"$N = {shown_depth(depth)}$", (sizes[-1], limit(depth)), (8, 0), **label)
         for start, style in zip(STARTS, (":", "-", "-"), strict=True):
@@ -174,7 +190,7 @@ def draw(data: xarray.Dataset) -> Drawing:
             seen = data["relaxing"].sel(depth=depth, start=start).mean("relaxing_path") / RELAXED
             fill = color if start == STARTS[0] else "none"
             traces.plot(data["trace"], seen, marker, color=color, mfc=fill, mew=0.8, markersize=3.2)
-    ax.set(xscale="log", xticks=SIZES, xticklabels=[str(d) for d in SIZES], xlim=(4, 420), ylim=(0, 0.9))
+    ax.set(xscale="log", xticks=sizes, xticklabels=[str(d) for d in sizes], xlim=(4, 2.1 * sizes[-1]), ylim=(0, 0.9))
     ax.minorticks_off()
     ax.set(xlabel="$d$", ylabel="effective rank over $d$")
     ax.set_title(r"in equilibrium; lines: exact; dashed: $d \to \infty$")
@@ -191,7 +207,8 @@ def at_large(data: xarray.Dataset, depth: float) -> dict[int, tuple[float, float
     A large d has few paths. The standard deviation of the rank itself hardly depends on d there, and is taken from the
     paths of all large d.
     """
-    seen = {d: of_paths(data, depth, d) for d in SIZES if d >= LARGE}
+    sizes = sizes_of(data)
+    seen = {d: of_paths(data, depth, d) for d in sizes if d >= min(LARGE, sizes[-2])}
     off = np.concatenate([d * (values - values.mean()) for d, values in seen.items()])
     deviation = np.sqrt(np.sum(off**2) / (len(off) - len(seen)))
     return {d: (values.mean(), deviation / (d * np.sqrt(len(values)))) for d, values in seen.items()}
@@ -213,7 +230,7 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         name, expected = f"effective rank over d as d grows, N = {depth:g}", f"{limit(depth):.4f}"
         rows.append(measured(name, at_infinity(data, depth), expected, source="the quarter circle law"))
     for depth in DEPTHS:
-        small, large = SIZES[0], SIZES[-1]
+        small, *_, large = sizes_of(data)
         for d, here in ((small, mean(of_paths(data, depth, small))), (large, at_large(data, depth)[large])):
             expected = f"{of_draws(data, depth, d).mean():.4f}"
             rows.append(measured(f"effective rank over d, d = {d}, N = {depth:g}", here, expected))
@@ -251,6 +268,6 @@ FIGURE = Figure(
     "(lines). Paths that start in equilibrium stay there (dotted lines, filled markers).",
     parameters="E = (a/2) sum y^2, a = beta = 1, N = 1, 2, 3, 10, d = 5 to 200, steps of 0.1; at d = 5 there are 200 "
     "paths at each depth, at larger d fewer, and at least 5; bars: 2 s.e.",
-    counted="paths at each depth at d = 5",
+    counted="paths at each depth at d = 5, as many over d at larger d up to where they are fewer than 5",
     source="draws of the exact law",
 )

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure as Drawing
 from scipy.stats import kstest
 
 from dlnjax import MatrixCompletion, RESULTS, Steady, sweep
+from dlnjax.figures._draws import normal
 from dlnjax.figures._figure import Figure, lettered, measured, median, Number, share, shown_depth, vanishing, verdict
 from dlnjax.plot import new_figure
 
@@ -59,8 +60,8 @@ def limits(starts, depth):
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    draws = np.asarray(jax.random.normal(key, (seeds, 2, 2)))
-    many = np.asarray(jax.random.normal(jax.random.fold_in(key, 1), (MANY, 2, 2)))
+    draws = normal(key, (seeds, 2, 2))
+    many = normal(jax.random.fold_in(key, 1), (MANY, 2, 2))
     shallow = limit_at_depth_two(TINY * many[np.linalg.det(many) > 0])
     depth, size, seed = (a.ravel() for a in np.meshgrid(DEPTHS, SIZES, np.arange(seeds), indexing="ij"))
     few = min(seeds, 50)

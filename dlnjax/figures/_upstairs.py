@@ -8,7 +8,9 @@ from jaxtyping import Float
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import balanced_factors, network_flow, Noise, SpectralEnergy, sweep
+from dlnjax._compile import compiled
 from dlnjax.figures._brownian import coordinate, LEAST, lost_paths
+from dlnjax.figures._draws import normal, split
 from dlnjax.figures._figure import Figure, mean, measured, Number, verdict
 from dlnjax.figures._thermal import A, WeightDecay
 from dlnjax.plot import new_figure
@@ -58,24 +60,24 @@ def upstairs(key, depth: int, x0, n: int):
         sol = network_flow(energy, weights, ts=(0.0, END), noise=noise, throw=False)
         return sol.x[-1], sol.result == "successful"
 
-    return jax.jit(jax.vmap(one))(jax.random.split(key, n))
+    return compiled(jax.vmap(one))(jax.random.split(key, n))
 
 
 def downstairs(key, depth: int, x0, n: int):
     """(X at the end, whether it was reached) of n paths of X with the force of the entropy."""
     energy = SpectralEnergy(WeightDecay(jnp.asarray(float(depth))))
     noise = Noise(key, BETA, DT["downstairs"], gauge=True)
-    starts = jnp.broadcast_to(x0, (n, 2, 2))
+    starts = np.broadcast_to(x0, (n, 2, 2))
     sol = sweep(energy, starts, depth=float(depth), ts=(0.0, END), noise=noise, progress=False)
-    return sol.x[:, -1], sol.result == "successful"
+    return np.asarray(sol.x)[:, -1], sol.result == "successful"
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
-    frame_key, up_key, down_key = jax.random.split(key, 3)
-    u, v = np.linalg.qr(jax.random.normal(frame_key, (2, 2, 2)))[0]
+    frame_key, up_key, down_key = split(key, 3)
+    u, v = np.linalg.qr(normal(frame_key, (2, 2, 2)))[0]
     y, finished = np.empty((2, len(DEPTHS), seeds, 2)), np.empty((2, len(DEPTHS), seeds), bool)
     for i, (run, run_key) in enumerate(((upstairs, up_key), (downstairs, down_key))):
-        for k, (depth, one) in enumerate(zip(DEPTHS, jax.random.split(run_key, len(DEPTHS)), strict=True)):
+        for k, (depth, one) in enumerate(zip(DEPTHS, split(run_key, len(DEPTHS)), strict=True)):
             x0 = jnp.asarray((u * (np.array(START) / depth) ** depth) @ v.T)
             x, done = map(np.asarray, run(one, depth, x0, seeds))
             y[i, k], finished[i, k] = coordinate(np.linalg.svd(x, compute_uv=False), depth), done
