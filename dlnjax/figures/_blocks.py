@@ -34,10 +34,10 @@ def seen() -> np.ndarray:
     return np.kron(np.eye(2), np.ones((2, 2))) == 1
 
 
-def limits(case: str, starts, depth):
+def limits(case: str, starts, depth, chunk: int):
     """(the limits of the flows, whether they are at rest)."""
     energy = MatrixCompletion(jax.device_put(blocks(CASES[case])), seen())
-    options = {"ts": [0.0, HORIZON], "stop": Steady(REST), "progress": False}
+    options = {"ts": [0.0, HORIZON], "stop": Steady(REST), "chunk": chunk, "progress": False}
     sol = sweep(energy, starts, depth=np.broadcast_to(depth, len(starts)), **options)
     return np.asarray(sol.x)[:, -1], np.asarray(sol.result == RESULTS.steady)
 
@@ -53,7 +53,9 @@ def compute(key, seeds: int) -> xarray.Dataset:
     for n, size in rows:
         sizes[DEPTHS.index(n), SIZES[n].index(size)] = size
     for c, case in enumerate(CASES):
-        ends, steady = (values.reshape(len(rows), seeds, *values.shape[1:]) for values in limits(case, starts, depth))
+        # Flows from one size take about as long. In larger chunks the fast ones would wait for the slow ones.
+        found = limits(case, starts, depth, chunk=seeds)
+        ends, steady = (values.reshape(len(rows), seeds, *values.shape[1:]) for values in found)
         for (n, size), end, at_rest in zip(rows, ends, steady, strict=True):
             at = c, DEPTHS.index(n), SIZES[n].index(size)
             x[at], rest[at] = end, at_rest

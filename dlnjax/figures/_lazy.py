@@ -82,6 +82,8 @@ def compute(key, seeds: int) -> xarray.Dataset:
         rtol=1e-7,
         stop=Steady(1e-5),
         observe=lambda p: p.matrix,
+        # Flows of one imbalance take about as long. In larger chunks the fast ones would wait for the slow ones.
+        chunk=seeds,
         progress=False,
     )
     x = np.asarray(sol.observed).reshape(*shape, len(TIMES), M, N)

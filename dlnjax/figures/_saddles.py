@@ -125,6 +125,8 @@ def compute(key, seeds: int) -> xarray.Dataset:
             depth=np.full(len(sizes) * seeds, each),
             ts=np.append(0.0, PATH_TIMES[each]),
             stop=Steady(1e-7),
+            # Flows from one size take about as long. In larger chunks the fast ones would wait for the slow ones.
+            chunk=seeds,
             progress=False,
         )
         off = np.linalg.norm(np.asarray(flow.x)[:, None] - points[1:, None], axis=(-2, -1)).min(-1)

@@ -79,13 +79,13 @@ def completion_flows(
     return dealt_sweep(energy, starts, depth, **options)
 
 
-def small_flows(energy, starts, ts, *, gradient) -> FlowSolution:
+def small_flows(energy, starts, ts, *, depth: Any = jnp.inf, gradient, rtol=1e-6) -> FlowSolution:
     """A sweep of 2 x 2 matrices until rest, |dE| <= gradient, which saves only the singular values.
 
     **Arguments:** `ts`, as many as `times` gives.
     """
-    options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "chunk": 250}
-    return dealt_sweep(energy, starts, jnp.inf, **options)
+    options = {"ts": ts, "stop": Steady(gradient), "observe": sigma_of, "rtol": rtol, "chunk": 250}
+    return dealt_sweep(energy, starts, depth, **options)
 
 
 def dealt_sweep(energy, starts, depth, *, chunk: int, **options) -> FlowSolution:

@@ -53,6 +53,8 @@ def compute(key, seeds: int) -> xarray.Dataset:
         ts=ts,
         rtol=1e-8,
         observe=in_modes,
+        # The flows of one depth take about as long. In larger chunks the fast ones would wait for the slow ones.
+        chunk=seeds + 1,
         progress=False,
     )
     learnt = np.asarray(sol.observed).reshape(len(DEPTHS), seeds + 1, len(ts), modes)

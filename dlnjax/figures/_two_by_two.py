@@ -6,9 +6,10 @@ import xarray
 from matplotlib.figure import Figure as Drawing
 from scipy.stats import kstest
 
-from dlnjax import MatrixCompletion, RESULTS, Steady, sweep
+from dlnjax import MatrixCompletion, RESULTS
 from dlnjax.figures._draws import normal
 from dlnjax.figures._figure import Figure, lettered, measured, median, Number, share, shown_depth, vanishing, verdict
+from dlnjax.figures._shapes import small_flows, times
 from dlnjax.plot import new_figure
 
 DEPTHS = (1.0, 2.0, 3.0, 5.0, np.inf)
@@ -53,10 +54,9 @@ def cosine_law(rho):
 
 
 def limits(starts, depth):
-    energy, n = MatrixCompletion.diagonal(2), len(starts)
-    options = {"ts": [0.0, HORIZON], "stop": Steady(1e-8), "rtol": 1e-8, "progress": False}
-    sol = sweep(energy, starts, depth=np.broadcast_to(depth, n), **options)
-    return np.asarray(sol.x)[:, -1], np.asarray(sol.result == RESULTS.steady)
+    """(the limits of the flows, whether they are at rest)."""
+    sol = small_flows(MatrixCompletion.diagonal(2), starts, times(1.0, HORIZON), depth=depth, gradient=1e-8, rtol=1e-8)
+    return np.asarray(sol.final.matrix), np.asarray(sol.result == RESULTS.steady)
 
 
 def compute(key, seeds: int) -> xarray.Dataset:
