@@ -137,7 +137,7 @@ def _add_reproduce(commands: Any, completion: bool) -> None:
     add("--seed", type=_whole(0, 2**31 - 1), default=0, metavar="S", help="of the random starts (default: 0)")
     # The standard error of fewer starts is itself too uncertain to be printed.
     add("--seeds", type=_whole(10), metavar="N", help="starts for each ensemble, in place of the thesis's; at least 10")
-    add("--quick", action="store_true", help="a tenth of the starts: a look, not a result")
+    add("--quick", action="store_true", help="a tenth of the starts or fewer: a look, not a result")
     add("--resume", action="store_true", help="take up the figures that DIR holds already from the same options")
     parser.set_defaults(run=_reproduce, stopped="what is finished is in {out}, and --resume goes on from there")
 

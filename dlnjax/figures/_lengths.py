@@ -1,8 +1,9 @@
 """Figure 5.11, beyond the thesis: how much longer the path of a flow is than the geodesic between its ends."""
 
+import jax
 import numpy as np
 import xarray
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from matplotlib.figure import Figure as Drawing
 
 from dlnjax import geodesic, MatrixCompletion, RESULTS, Steady, sweep
@@ -24,14 +25,14 @@ EXPECTED = {
 LEAST = 0.995
 
 
-def distance(a: Float[np.ndarray, "d d"], b: Float[np.ndarray, "d d"], depth: float) -> float:
+def distance(a: Float[Array, "d d"], b: Float[Array, "d d"], depth: float) -> float:
     """The distance of the ends of a flow, or NaN where no geodesic was found.
 
     At depth 1 it is the Euclidean distance, also where the line between the ends crosses singular matrices, as a flow
     does at this depth.
     """
     if depth == 1:
-        return float(np.linalg.norm(a - b))
+        return float(np.linalg.norm(np.asarray(a) - np.asarray(b)))
     line = geodesic(a, b, depth, throw=False)
     return float(line.length) if line.result == "successful" else np.nan
 
@@ -45,7 +46,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
     sol = sweep(
         MatrixCompletion.diagonal(D), flows, depth=depth, ts=TIMES, stop=Steady(REST), chunk=seeds, progress=False
     )
-    ends = zip(flows, np.asarray(sol.final.matrix), depth, strict=True)
+    ends = zip(*map(jax.device_put, (list(flows), list(np.asarray(sol.final.matrix)))), depth, strict=True)
     cells, units = ("std", "depth", "seed"), "in the metric with 1/N"
     return xarray.Dataset(
         {

@@ -259,11 +259,12 @@ def test_resume_takes_up_the_same_run_alone(two, tmp_path, monkeypatch):
     assert computed("--seeds", "13", "--quick", "--resume")
 
 
-def test_quick_takes_a_tenth_of_the_starts_and_never_more_than_all(two, tmp_path, monkeypatch):
+def test_quick_takes_a_tenth_of_the_starts_or_what_the_figure_says_and_never_more_than_all(two, tmp_path, monkeypatch):
     monkeypatch.setitem(figures.FIGURES, "1.1a", TWO["1.1a"]._replace(seeds=200))
-    monkeypatch.setitem(figures.FIGURES, "1.1b", TWO["1.1b"]._replace(seeds=6))
+    monkeypatch.setitem(figures.FIGURES, "1.1b", TWO["1.1b"]._replace(look=6))
     assert _cli.main(["reproduce", "--quick", "--out", str(tmp_path)]) == 0
     assert [data_of(tmp_path / f"{name}.nc").sizes["seed"] for name in TWO] == [20, 6]
+    assert TWO["1.1a"]._replace(seeds=7).size(quick=True) == TWO["1.1a"]._replace(seeds=7, look=9).size(quick=True) == 7
     assert "dlnjax reproduce --figure 1.1a --quick\n" in (tmp_path / "report.html").read_text()
 
 

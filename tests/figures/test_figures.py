@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure as Drawing
 from support.flows import scipy_flow
+from support.programs import lowered
 from support.tolerances import assert_close, INTEGRATION
 
 from dlnjax import plot
 from dlnjax.figures import _limits, _small_starts, FIGURES
+from dlnjax.figures._draws import normal, normal_of_each, split, uniform
 from dlnjax.figures._shapes import diagonal_flows, times
 
 pytestmark = pytest.mark.slow
@@ -80,11 +82,26 @@ def test_limiting_rank_grows_with_the_dimension_and_slower_than_that_of_the_star
     assert_draws("4.2d", data)
 
 
+def test_draws_are_those_of_jax_for_the_shape_itself_and_compile_once():
+    first, second = split(KEY)
+    assert jax.random.key_data(jax.numpy.stack([first, second])).tolist() == (
+        jax.random.key_data(jax.random.split(KEY)).tolist()
+    )
+    for shape in ((3, 2, 2), (1025,)):
+        np.testing.assert_array_equal(normal(first, shape), jax.random.normal(first, shape))
+        np.testing.assert_array_equal(uniform(first, shape), jax.random.uniform(first, shape))
+    draw = jax.vmap(lambda key: jax.random.normal(key, (3, 3)))
+    np.testing.assert_array_equal(normal_of_each(first, 70, (3, 3)), draw(jax.random.split(first, 70)))
+    with lowered() as programs:
+        split(second, 3), normal(second, (7, 3)), uniform(second, (9,)), normal_of_each(second, 130, (25, 25))
+    assert not programs
+
+
 def test_padded_sweep_is_the_flow_of_the_matrix_itself():
     d, ts = 3, times(0.1, 2.0)
-    keys = jax.random.split(KEY, 2)
-    padded = diagonal_flows(keys, [d, 7], [0.5, 1.0], ts, depth=[3.0, np.inf], gradient=1e-9)
-    x0 = 0.5 * jax.random.normal(keys[0], (25, 25))[:d, :d]
+    entries = normal_of_each(KEY, 2, (25, 25))
+    padded = diagonal_flows(entries, [d, 7], [0.5, 1.0], ts, depth=[3.0, np.inf], gradient=1e-9)
+    x0 = 0.5 * entries[0, :d, :d]
     alone = scipy_flow(lambda x: 2 * np.diag(np.diag(x) - 1), x0, 3.0, ts[[0, 20, -1]])
     expected = np.linalg.svd(alone, compute_uv=False)
     # The sweep is at the default tolerance of 1e-6.
@@ -118,7 +135,7 @@ def test_entropy_lowers_the_rank_from_small_starts_and_raises_it_from_larger_one
 
 
 def test_violins_take_solutions_and_their_xarray_form():
-    sol = diagonal_flows(jax.random.split(KEY, 12), 4, 0.5, times(0.1, 5.0))
+    sol = diagonal_flows(normal_of_each(KEY, 12, (25, 25)), 4, 0.5, times(0.1, 5.0))
     with plot.style():
         ax = plot.effective_rank_violins({"a": sol, "b": sol.to_xarray()}, time=0.0)
         again = plot.effective_rank_violins({"a": sol, "b": sol.to_xarray()}, ax=ax, color="C1", side="high")
