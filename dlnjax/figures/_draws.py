@@ -13,9 +13,9 @@ from jaxtyping import Float, PRNGKeyArray
 
 from dlnjax._compile import power_of_two_from
 
-# A program draws at least so many numbers, for so many keys at once. It splits a key into so many keys at least, if
-# these are few or if each of them draws.
-_NUMBERS, _KEYS, _FEW, _SPLIT = 1024, 64, 8, 4096
+# A program draws at least so many numbers for one key, and so many for each of `_KEYS` keys. It splits a key into so
+# many keys at least, if these are few or if each of them draws.
+_NUMBERS, _EACH, _KEYS, _FEW, _SPLIT = 16384, 1024, 64, 8, 4096
 
 
 def split(key: PRNGKeyArray, n: int = 2) -> tuple[PRNGKeyArray, ...]:
@@ -41,7 +41,7 @@ def normal_of_each(key: PRNGKeyArray, n: int, shape: tuple[int, ...]) -> Float[n
     Draw k is the same whatever n is.
     """
     size = math.prod(shape)
-    many, length = power_of_two_from(max(n, _SPLIT)), power_of_two_from(max(size, _NUMBERS))
+    many, length = power_of_two_from(max(n, _SPLIT)), power_of_two_from(max(size, _EACH))
     parts = [np.asarray(_of_each(key, first, many, length))[:, :size] for first in range(0, n, _KEYS)]
     return np.concatenate(parts)[:n].reshape(n, *shape)
 

@@ -154,10 +154,8 @@ def compute(key, seeds: int) -> xarray.Dataset:
     limits = family(rng.standard_normal((min(FAMILY_STARTS, max(seeds // 40, 5)), 2, 2)))
     found = [ratios(rng.standard_normal((seeds, 5 * m)), m) for m in COUNTS]
     # With few draws the searches are few, short and small too.
-    searches, generations, population = (
-        min(most, max(seeds // part, least))
-        for most, part, least in ((SEARCHES, 250, 2), (GENERATIONS, 20, 5), (POPULATION, 1, KEPT))
-    )
+    searches, generations = min(SEARCHES, max(seeds // 250, 2)), min(GENERATIONS, max(seeds // 20, 5))
+    population = min(POPULATION, max(seeds, KEPT))
     return xarray.Dataset(
         {
             "x": (("sign", "size", "entry", "start", "row", "column"), limits, {"long_name": "limit of the flow"}),
@@ -259,6 +257,6 @@ FIGURE = Figure(
     "finds.",
     parameters="N = 2; a = 0.1 to 1, 24 starts of each size and sign; m orthonormal measurements, 1000 draws each; "
     "four searches of 25 generations of 200",
-    counted="draws of measurements",
+    counted="draws of measurements (with fewer, the searches are fewer and smaller too)",
     source="the solution of rank one",
 )

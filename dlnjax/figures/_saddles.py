@@ -5,6 +5,7 @@ whether they follow the greedy path.
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure as Drawing
 from scipy.integrate import quad
 
-from dlnjax import gradient_flow, MatrixCompletion, Steady, SVD, svd, sweep
+from dlnjax import gradient_flow, MatrixCompletion, Steady, SVD, sweep
 from dlnjax.figures._draws import normal, split
 from dlnjax.figures._figure import Figure, lettered, mean, measured, median, Number, shown_depth, vanishing, verdict
 from dlnjax.plot import new_figure
@@ -97,10 +98,10 @@ def greedy_path(depth: float) -> np.ndarray:
     energy, x = MatrixCompletion(jnp.asarray(LABELS), SEEN), np.zeros((3, 3))
     path = [x]
     for rank in (1, 2):
-        u, _, vt = np.linalg.svd(-np.asarray(energy.gradient(jnp.asarray(x))))
-        point = svd(jnp.asarray(x + NUDGE * np.outer(u[:, 0], vt[0])))
-        thin = SVD(point.u[:, :rank], point.sigma[:rank], point.v[:, :rank])
-        x = np.asarray(gradient_flow(energy, thin, depth=depth, ts=[0.0, 1e5], stop=Steady(1e-10)).x[-1])
+        u, _, vt = np.linalg.svd(np.where(SEEN, LABELS - x, 0.0))
+        u, sigma, vt = np.linalg.svd(x + NUDGE * np.outer(u[:, 0], vt[0]))
+        thin = SVD(*map(jax.device_put, (u[:, :rank], sigma[:rank], vt[:rank].T)))
+        x = np.asarray(gradient_flow(energy, thin, depth=depth, ts=[0.0, 1e5], stop=Steady(1e-10)).x)[-1]
         path.append(x)
     return np.stack(path)
 

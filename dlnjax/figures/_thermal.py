@@ -268,6 +268,6 @@ FIGURE = Figure(
     "(lines). Paths that start in equilibrium stay there (dotted lines, filled markers).",
     parameters="E = (a/2) sum y^2, a = beta = 1, N = 1, 2, 3, 10, d = 5 to 200, steps of 0.1; at d = 5 there are 200 "
     "paths at each depth, at larger d fewer, and at least 5; bars: 2 s.e.",
-    counted="paths at each depth at d = 5, as many over d at larger d up to where they are fewer than 5",
+    counted="paths at each depth at d = 5 (a larger d has fewer, and is left out where they would be less than 5)",
     source="draws of the exact law",
 )
