@@ -1,5 +1,6 @@
 """Figure 3.2: balls of the distance in a slice of two parameters, at several depths."""
 
+import jax
 import numpy as np
 import xarray
 from matplotlib.figure import Figure as Drawing
@@ -32,7 +33,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
     # therefore enough.
     half = side[: (seeds + 1) // 2]
     x, y = (a.ravel() for a in np.meshgrid(side, half, indexing="ij"))
-    centre, points = _points(np.array([CENTRE]), np.array([0.0])), _points(x, y)
+    centre, points = map(jax.device_put, (_points(np.array([CENTRE]), np.array([0.0])), _points(x, y)))
     # One process computes them all. The programs are those of figure 3.1, and other processes would compile them again.
     how = {"executor": 1, "progress": False}
     found = [distances(centre, points, depth, **how).reshape(seeds, -1) for depth in DEPTHS]

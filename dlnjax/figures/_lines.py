@@ -44,7 +44,7 @@ def compute(key, seeds: int) -> xarray.Dataset:
 
     def at(depth: float) -> tuple[np.ndarray, np.ndarray]:
         # Each pair is computed by itself. In a batch, every pair would take as long as the slowest one.
-        lines = [geodesic(*map(jax.device_put, pair), depth, throw=False) for pair in pairs]
+        lines = [geodesic(jax.device_put(a), jax.device_put(b), depth, throw=False) for a, b in pairs]
         lengths, points = map(np.asarray, _printed_lines(pairs[:, 0], pairs[:, 1], jnp.asarray(depth)))
         curves = np.stack([lines[1].evaluate(TIMES), points[1]])
         return np.stack([[float(line.length) for line in lines], lengths]), curves
