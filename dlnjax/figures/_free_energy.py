@@ -187,8 +187,8 @@ def flows(rng: np.random.Generator, seeds: int) -> np.ndarray:
     goals = np.stack([minimiser(FLOW_ENTRY, depth, FLOW_BETA, best_solution(FLOW_ENTRY, depth)) for depth in DEEPER])
     depth, x0 = np.repeat(DEEPER, seeds), np.tile(x0, (len(DEEPER), 1, 1))
     energy = FreeEnergy(MatrixCompletion(labels, seen, weight=1.0), np.full(len(depth), FLOW_BETA), depth)
-    # A flow that runs away gets stiff, and does not need to arrive.
-    # Some from each depth do, and take nearly all of the time, so that all flows run in one chunk.
+    # A flow that runs away gets stiff, and does not need to arrive. Some of each depth do, and take nearly all of the
+    # time. All flows therefore run in one chunk.
     options = {"ts": [0.0, HORIZON], "stop": Steady(REST), "max_steps": 2000, "chunk": len(x0), "progress": False}
     x = np.asarray(sweep(energy, x0, depth=depth, **options).x)[:, -1]
     return np.linalg.norm(x.reshape(len(DEEPER), seeds, 2, 2) - goals[:, None], axis=(2, 3))
