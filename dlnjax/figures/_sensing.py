@@ -174,5 +174,4 @@ FIGURE = Figure(
     "matrix from std times I, generic: 8 Gaussian ones of a matrix of rank one from X_ij ~ N(0, std^2); to |dE| <= "
     "1e-5 or t = 1e6, 16 draws of each; bars: 2 s.e.",
     counted="draws of each case",
-    look=4,
 )

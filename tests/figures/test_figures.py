@@ -93,7 +93,10 @@ def test_draws_are_those_of_jax_for_the_shape_itself_and_compile_once():
     draw = jax.vmap(lambda key: jax.random.normal(key, (3, 3)))
     np.testing.assert_array_equal(normal_of_each(first, 70, (3, 3)), draw(jax.random.split(first, 70)))
     with lowered() as programs:
-        split(second, 3), normal(second, (7, 3)), uniform(second, (9,)), normal_of_each(second, 130, (25, 25))
+        split(second, 3)
+        normal(second, (7, 3))
+        uniform(second, (9,))
+        normal_of_each(second, 130, (25, 25))
     assert not programs
 
 
