@@ -35,7 +35,9 @@ def _of_a_pair(log, depth):
     return jax.vmap(lambda unit: sectional_curvature(x, unit, jnp.asarray(AGAINST), depth))(jnp.asarray(UNITS))
 
 
-_of_batch = compiled(jax.vmap(_of_a_pair))
+# A program around `sectional_curvature` would have its checks inside. They call Python, and JAX does not keep a program
+# that does.
+_of_batch = jax.vmap(_of_a_pair)
 
 
 def _of_pairs(log: np.ndarray, depth: np.ndarray | float) -> np.ndarray:
@@ -80,7 +82,6 @@ def _sign_changes() -> np.ndarray:
     return np.where(high < BRACKET[1], high, np.nan)
 
 
-@compiled
 def _of_planes(sigma, depth, first, second):
     """K of the planes of two matrices, whose entries are those in an orthonormal frame at diag(sigma)."""
     root = jnp.sqrt(metric_eigenvalues(sigma, depth))
