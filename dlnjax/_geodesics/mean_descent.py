@@ -1,7 +1,8 @@
-"""The search for a Frechet mean, by Riemannian gradient descent. The module `mean` calls this one.
+"""The search for a Frechet mean, by Newton's method and by gradient descent. The module `mean` calls this one.
 
-Half of the sum of w_i d(X, X_i)^2 has the gradient -sum w_i log_X(X_i) (Karcher 1977). One step goes along the
-exponential of this sum of logarithms. The search is a loop in Python around the compiled geodesics, since geodesics
+Half of the sum of w_i d(X, X_i)^2 has the gradient -sum w_i log_X(X_i) (Karcher 1977). Small matrices go by Newton's
+method, in `mean_newton.py`. Where they are larger, or where this method finds no lower sum, a step goes along the
+exponential of the sum of logarithms. The search is a loop in Python around the compiled geodesics, since geodesics
 differ much in cost, and a compiled loop would compile them once more.
 """
 
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 from dlnjax._compile import compiled
 from dlnjax._geodesics.connection import connect
 from dlnjax._geodesics.exponential import exponential, orthonormal
+from dlnjax._geodesics.mean_newton import Gun, meet, Meeting
 from dlnjax._geometry.kernel import Kernel, symmetric
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._results import RESULTS
@@ -31,6 +33,12 @@ _SHORTEST, _LONGEST = 0.1, 2.0
 # The spread of points that are equal to rounding is itself rounding. In the test for convergence it counts as at least
 # this share of the length of X as a tangent vector.
 _LEAST_SPREAD = 1e-5
+# Up to this size the mean goes by Newton's method. Its derivatives take d^2 shots from each point.
+_NEWTON = 5
+# Newton's method goes on until its gradient is smaller than it must be by this factor, as the geodesics are found anew.
+_MARGIN = 0.1
+# A geodesic that was followed is kept where the search finds none, or one that is longer by more than this part.
+_SAME_LENGTH = 1e-9
 # The relative error of a length, in tolerances of the solver.
 _LENGTH_ERROR = 10
 
@@ -51,12 +59,14 @@ class Task(NamedTuple):
 class Place(NamedTuple):
     """A matrix, and the geodesics from it to all points: momenta at the matrix, and lengths.
 
-    `spread` is the root of the weighted sum of squared lengths, `speed` the length of the mean of the logarithms, and
-    `unit` that of X as a tangent vector. `code` is `successful` if all geodesics were found.
+    `far` has the momenta of the same geodesics, reversed, at the points. `spread` is the root of the weighted sum of
+    squared lengths, `speed` the length of the mean of the logarithms, and `unit` that of X as a tangent vector. `code`
+    is `successful` if all geodesics were found.
     """
 
     x: np.ndarray
     momenta: np.ndarray
+    far: np.ndarray
     lengths: np.ndarray
     spread: float
     speed: float
@@ -88,12 +98,19 @@ class _Step(NamedTuple):
 def descend(task: Task, x: np.ndarray, tol: float, most: int) -> Descent:
     """The search from X, until the gradient is at most `tol` times the spread.
 
-    The step length is that of Barzilai and Borwein (1988), <s, s>/<s, y> for the step s and the change y of the
-    gradient. Both lie at the end of the step. The old gradient comes there by parallel transport along the step, which
-    costs nothing: the step goes along the gradient, and the velocity of a geodesic is parallel.
+    Newton's method goes first. Where it ends, all geodesics are searched for anew, so that the lengths are distances.
+    If a shorter one is found than was followed, the method goes on from there.
+
+    The step length of the descent is that of Barzilai and Borwein (1988), <s, s>/<s, y> for the step s and the change y
+    of the gradient. Both lie at the end of the step. The old gradient comes there by parallel transport along the step,
+    which costs nothing: the step goes along the gradient, and the velocity of a geodesic is parallel.
     """
-    place, length, count, tries = _look(task, x), 1.0, 0, 1
+    place, length, count, tries, newton = _look(task, x), 1.0, 0, 1, len(x) <= _NEWTON
     while place.found and place.speed > tol * max(place.spread, _LEAST_SPREAD * place.unit):
+        if newton and count < most:
+            place, steps, newton = _newton(task, place, tol, most - count)
+            count, tries = count + steps, tries + 1
+            continue
         step, more = (None, 0) if count == most else _line_search(task, place, length)
         tries += more
         if step is None:
@@ -103,6 +120,18 @@ def descend(task: Task, x: np.ndarray, tol: float, most: int) -> Descent:
         length = float(np.clip(step.length / bend, _SHORTEST, _LONGEST)) if bend > 0 else 1.0
         place, count = step.place, count + 1
     return Descent(place, place.code, count, tries * len(task.points))
+
+
+def _newton(task: Task, place: Place, tol: float, most: int) -> tuple[Place, int, bool]:
+    """(the place that Newton's method finds from this one, the number of its steps, whether it is better)."""
+    gun = Gun(task.points, task.weights, task.kernel, float(task.rtol), place.x)
+    found = meet(gun, place.far, place.unit, _MARGIN * tol, most)
+    if found is None:
+        return place, 0, False
+    end = _look(task, found.x, found)
+    fall, slack = 1 - (end.spread / place.spread) ** 2, _LENGTH_ERROR * float(task.rtol)
+    better = end.found and (fall > slack or (fall >= -slack and end.speed < place.speed))
+    return (end if better else place), found.steps, better
 
 
 def _line_search(task: Task, place: Place, length: float) -> tuple[_Step | None, int]:
@@ -123,11 +152,11 @@ def _line_search(task: Task, place: Place, length: float) -> tuple[_Step | None,
 def inductive_mean(task: Task) -> np.ndarray:
     """From one point along the geodesic to the next, by the share of its weight, and so on (Sturm 2003).
 
-    The points are taken in the order of their distances from an average in closed form. In the given order the result
-    would depend on that order. A point to which no geodesic is found is left out.
+    The points are taken in the order in which they differ from an average in closed form, in the Frobenius norm. In the
+    given order the result would depend on that order. A point to which no geodesic is found is left out.
     """
-    nearest = np.asarray(_average(on_device(task.points), on_device(task.weights), task.kernel))
-    order = np.argsort(_look(task, nearest).lengths, kind="stable")
+    average = np.asarray(_average(on_device(task.points), on_device(task.weights), task.kernel))
+    order = np.argsort(np.linalg.norm(task.points - average, axis=(1, 2)), kind="stable")
     x, total = task.points[order[0]], task.weights[order[0]]
     for i in order[1:]:
         line = connect(on_device(x), on_device(task.points[i]), task.kernel, rtol=task.rtol)
@@ -144,20 +173,29 @@ def arithmetic_mean(task: Task) -> Descent:
     momenta = task.points - x
     lengths = np.linalg.norm(momenta, axis=(1, 2))
     speed, unit = np.linalg.norm(task.mean(momenta)), np.linalg.norm(x)
-    place = Place(x, momenta, lengths, _root(task, lengths), float(speed), float(unit), RESULTS.successful)
+    place = Place(x, momenta, -momenta, lengths, _root(task, lengths), float(speed), float(unit), RESULTS.successful)
     return Descent(place, place.code, 0, 0)
 
 
-def _look(task: Task, x: np.ndarray) -> Place:
-    """The geodesics from X to the points."""
+def _look(task: Task, x: np.ndarray, known: Meeting | None = None) -> Place:
+    """The geodesics from X to the points: those that the search finds, or the known ones where these are shorter."""
     lines = [connect(on_device(x), on_device(point), task.kernel, rtol=task.rtol) for point in task.points]
-    momenta = np.stack([np.asarray(line.p) for line in lines])
-    codes = RESULTS(np.stack([np.asarray(line.result.code) for line in lines]))
-    lost = codes != RESULTS.successful
-    code = codes[int(np.argmax(lost))]
-    lengths = np.where(lost, np.inf, np.stack([np.asarray(line.length) for line in lines]))
+    momenta, far = (
+        np.stack([np.asarray(line.p) for line in lines]),
+        np.stack([-np.asarray(line.p_end) for line in lines]),
+    )
+    codes = np.stack([np.asarray(line.result.code) for line in lines])
+    lengths = np.stack([np.asarray(line.length) for line in lines])
+    lengths = np.where(RESULTS(codes) == RESULTS.successful, lengths, np.inf)
+    if known is not None:
+        shorter = known.lengths * (1 + _SAME_LENGTH) < lengths
+        lengths, codes = np.where(shorter, known.lengths, lengths), np.where(shorter, RESULTS.successful.code, codes)
+        momenta, far = (
+            np.where(shorter[:, None, None], old, new) for old, new in ((known.momenta, momenta), (known.far, far))
+        )
+    code = RESULTS(codes)[int(np.argmax(lengths == np.inf))]
     speed, unit = map(float, _sizes(on_device(x), on_device(task.mean(momenta)), task.kernel))
-    return Place(x, momenta, lengths, _root(task, lengths), speed, unit, code)
+    return Place(x, momenta, far, lengths, _root(task, lengths), speed, unit, code)
 
 
 def _root(task: Task, lengths: np.ndarray) -> float:
