@@ -33,8 +33,10 @@ _SHORTEST, _LONGEST = 0.1, 2.0
 # The spread of points that are equal to rounding is itself rounding. In the test for convergence it counts as at least
 # this share of the length of X as a tangent vector.
 _LEAST_SPREAD = 1e-5
-# Up to this size the mean goes by Newton's method. Its derivatives take d^2 shots from each point.
-_NEWTON = 5
+# Up to this size, and this gradient over the spread, the mean goes by Newton's method. Its derivatives take d^2 shots
+# from each point. Farther away there may be shorter geodesics than those that it follows. After so many steps the
+# geodesics are searched for anew.
+_NEWTON, _NEAR, _ROUND = 5, 0.3, 40
 # Newton's method goes on until its gradient is smaller than it must be by this factor, as the geodesics are found anew.
 _MARGIN = 0.1
 # A geodesic that was followed is kept where the search finds none, or one that is longer by more than this part.
@@ -98,8 +100,8 @@ class _Step(NamedTuple):
 def descend(task: Task, x: np.ndarray, tol: float, most: int) -> Descent:
     """The search from X, until the gradient is at most `tol` times the spread.
 
-    Newton's method goes first. Where it ends, all geodesics are searched for anew, so that the lengths are distances.
-    If a shorter one is found than was followed, the method goes on from there.
+    Near the mean Newton's method goes first. Where it ends, all geodesics are searched for anew, so that the lengths
+    are distances. If a shorter one is found than was followed, the search goes on from there.
 
     The step length of the descent is that of Barzilai and Borwein (1988), <s, s>/<s, y> for the step s and the change y
     of the gradient. Both lie at the end of the step. The old gradient comes there by parallel transport along the step,
@@ -107,8 +109,8 @@ def descend(task: Task, x: np.ndarray, tol: float, most: int) -> Descent:
     """
     place, length, count, tries, newton = _look(task, x), 1.0, 0, 1, len(x) <= _NEWTON
     while place.found and place.speed > tol * max(place.spread, _LEAST_SPREAD * place.unit):
-        if newton and count < most:
-            place, steps, newton = _newton(task, place, tol, most - count)
+        if newton and count < most and place.speed <= _NEAR * place.spread:
+            place, steps, newton = _newton(task, place, tol, min(most - count, _ROUND))
             count, tries = count + steps, tries + 1
             continue
         step, more = (None, 0) if count == most else _line_search(task, place, length)

@@ -62,11 +62,12 @@ class Meeting(NamedTuple):
 
 
 class Bundle(NamedTuple):
-    """Geodesics from all points: W_i, Z_i, G_i, the momentum at the end as a matrix, B_i and H_i."""
+    """Geodesics from all points: W_i, Z_i, G_i, the end and the momentum there as matrices, B_i and H_i."""
 
     w: np.ndarray
     z: np.ndarray
     g: np.ndarray
+    x: np.ndarray
     p: np.ndarray
     inverse: np.ndarray
     hessian: np.ndarray
@@ -96,15 +97,17 @@ class Gun:
         return self.u[i] @ (w.reshape(self.root[i].shape) / self.root[i]) @ self.v[i].T
 
     def fire(self, i: int, w: np.ndarray, rtol: float | None = None) -> tuple[np.ndarray, ...] | None:
-        """(Z, G, the momentum at the end) of the geodesic from X_i with the momentum W, or None if it has no end in the
-        chart."""
+        """(Z, G, the end, the momentum there) of the geodesic from X_i with the momentum W.
+
+        None stands for a geodesic without an end in the chart.
+        """
         start = jax.device_put(self.points[i]), jax.device_put(self.covector(i, w))
         out = exponential(*start, self.kernel, rtol=self.rtol[i] if rtol is None else rtol, throw=False)
         if not bool(out.result == RESULTS.successful):
             return None
         x, p = (np.asarray(z)[-1] for z in (out.x, out.momentum))
         z, g, good = (np.asarray(y) for y in _landing(jax.device_put(x), jax.device_put(p), self.centre, self.kernel))
-        return (z, g, p) if good and np.all(np.isfinite(g)) else None
+        return (z, g, x, p) if good and np.all(np.isfinite(g)) else None
 
     def derivatives(self, i: int, w: np.ndarray, change: float) -> tuple[np.ndarray, np.ndarray] | None:
         """(B_i, H_i) by differences of shots, or None if a shot fails."""
@@ -127,7 +130,7 @@ class Gun:
         """
         new = [z.copy() for z in now]
         for i in map(int, np.flatnonzero(which)):
-            w, z, g, _, inverse, hessian = (part[i] for part in now)
+            w, z, g, _, _, inverse, hessian = (part[i] for part in now)
             move = inverse @ (target - z)
             move /= max(1.0, np.linalg.norm(move) / longest)
             for _ in range(_TRIES):
@@ -160,11 +163,6 @@ def _landing(x: Square, p: Square, centre: SVD, kernel: Kernel) -> tuple[Array, 
     z, good = chart(x, centre, kernel)
     _, pull = jax.vjp(lambda z: point_of(z, centre, kernel), z)
     return z, pull(p)[0], good
-
-
-@compiled
-def _point(z: Float[Array, " n"], centre: SVD, kernel: Kernel) -> Square:
-    return point_of(z, centre, kernel)
 
 
 def _broyden(inverse: np.ndarray, s: np.ndarray, move: np.ndarray) -> np.ndarray:
@@ -234,7 +232,7 @@ def meet(gun: Gun, momenta: np.ndarray, unit: float, tol: float, most: int) -> M
             now, stale = _renewed(gun, now, missed & stale, change), stale & ~missed
         else:
             radius = min(radius, size) / 4
-    x = np.asarray(_point(jax.device_put(target), gun.centre, gun.kernel))
+    x = np.tensordot(gun.weights, now.x, 1)
     far = np.stack([gun.covector(i, w) for i, w in enumerate(now.w)])
     return Meeting(x, far, -now.p, np.linalg.norm(now.w, axis=1), steps)
 
