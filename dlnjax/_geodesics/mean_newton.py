@@ -37,8 +37,9 @@ _CONDITION, _TIGHTEST = 1e3, 1e-2
 _MISS, _SHOTS = 0.3, 6
 # A shot that fails is tried again with a change of momentum that is smaller by this factor, at most so often.
 _SHORTEN, _TRIES = 4.0, 3
-# No change of momentum is longer than this number times the spread.
-_LONGEST = 2.0
+# No change of momentum is longer than the first number times the spread. From a move of the end that is shorter than the
+# second number times that, nothing is learnt of the derivatives, as rounding is a part of it.
+_LONGEST, _LEARNT = 2.0, 1e-8
 # The first radius of the region of trust, and the smallest, over the spread.
 _RADIUS, _SMALLEST = 0.2, 1e-12
 # A step is kept if the sum falls by the first part of what the model promises. Below the second part the radius is
@@ -137,7 +138,9 @@ class Gun:
                 shot = self.fire(i, w + move)
                 if shot is not None and np.linalg.norm(shot[0] - target) < np.linalg.norm(z - target):
                     s = shot[0] - z
-                    found = w + move, *shot, _broyden(inverse, s, move), _powell(hessian, s, shot[1] - g)
+                    if np.linalg.norm(s) > _LEARNT * longest:
+                        inverse, hessian = _broyden(inverse, s, move), _powell(hessian, s, shot[1] - g)
+                    found = w + move, *shot, inverse, hessian
                     for part, value in zip(new, found, strict=True):
                         part[i] = value
                     break
@@ -223,7 +226,9 @@ def meet(gun: Gun, momenta: np.ndarray, unit: float, tol: float, most: int) -> M
                 new = gun.follow(new, missed, target + s, _LONGEST * spread)
                 missed = new.miss(target + s) > _MISS * size
         fall = -np.inf if missed.any() else value - gun.model(new, target + s)[0]
-        if fall >= _KEPT * promised - slack:
+        # Where the misses are larger than the step, the sum at the last target is not known well enough to judge by it.
+        within = not missed.any() and size <= np.max(now.miss(target))
+        if within or fall >= _KEPT * promised - slack:
             now, target, stale[:] = new, target + s, True
             radius *= 2.0 if fall >= _GOOD * promised else 0.5 if fall < _POOR * promised - slack else 1.0
         elif promised <= slack:

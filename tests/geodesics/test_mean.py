@@ -1,5 +1,7 @@
 """The Frechet mean against closed forms, optimal transport, and the slopes and curvature of what it minimises."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -189,7 +191,7 @@ def test_a_search_that_does_not_converge_says_so():
         found.plot()
 
 
-def test_the_sum_falls_at_every_step(monkeypatch):
+def test_the_sum_falls_at_every_step_of_the_descent(monkeypatch):
     spreads, line_search = [], mean_descent._line_search
 
     def record(*args):
@@ -198,9 +200,79 @@ def test_the_sum_falls_at_every_step(monkeypatch):
         return step, tries
 
     monkeypatch.setattr(mean_descent, "_line_search", record)
+    monkeypatch.setattr(mean_descent, "_NEAR", 0.0)
     end = dln.frechet_mean(POINTS, 3, x0=turned(3.0, 20.0))
     assert len(spreads) == end.stats["steps"] >= 4
     assert np.all(np.diff(spreads) < 1e-12) and spreads[0] > spreads[-1] + 1e-3
+
+
+def ill_conditioned(key, n, d):
+    u = jnp.linalg.qr(jax.random.normal(key, (n, d, d)))[0]
+    return np.asarray((u * jnp.logspace(0, -6, d)) @ jnp.swapaxes(u, 1, 2))
+
+
+def barycenter(points):
+    """The fixed point of Alvarez-Esteban, del Barrio, Cuesta-Albertos, Matran 2016, by NumPy, from the mean."""
+    x = np.mean(points, 0)
+    for _ in range(20000):
+        values, u = np.linalg.eigh(x)
+        root, back = (u * np.sqrt(values)) @ u.T, (u / np.sqrt(values)) @ u.T
+        inner, v = np.linalg.eigh(root @ points @ root)
+        mean = np.mean((v * np.sqrt(np.maximum(inner, 0))[:, None, :]) @ np.swapaxes(v, 1, 2), 0)
+        old, x = x, back @ mean @ mean @ back
+        if np.abs(x - old).max() < 1e-15:
+            break
+    return x
+
+
+@pytest.mark.parametrize("d", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_ill_conditioned_points_take_few_searches(d, key):
+    points = ill_conditioned(key, 3, d)
+    found = dln.frechet_mean(points, 2)
+    assert_close(found.x, barycenter(points), INTEGRATION)
+    # One search of each geodesic at the start, and one at the mean.
+    assert found.stats["searches"] == 2 * len(points) and found.gradient_norm < 1e-10 * found.spread
+    assert_close(found.lengths, [dln.distance(found.x, jnp.asarray(point), 2) for point in points], INTEGRATION)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("depth", [2.0, 3.0, np.inf])
+def test_newton_and_descent_end_at_the_same_mean(depth, monkeypatch):
+    found = dln.frechet_mean(POINTS, depth)
+    monkeypatch.setattr(mean_descent, "_NEAR", 0.0)
+    assert_close(dln.frechet_mean(POINTS, depth).x, found.x, INTEGRATION)
+
+
+def test_a_geodesic_that_is_not_the_shortest_is_left_for_one_that_is(monkeypatch):
+    # From so far away Newton's method follows geodesics to a critical point of their lengths, which are no distances.
+    monkeypatch.setattr(mean_descent, "_NEAR", 1.0)
+    rounds, meet = [], mean_descent.meet
+
+    def record(*args):
+        rounds.append(meet(*args))
+        return rounds[-1]
+
+    monkeypatch.setattr(mean_descent, "meet", record)
+    end = dln.frechet_mean(POINTS, 3, x0=turned(3.0, 20.0), throw=False)
+    first = np.sum(np.square(rounds[0].lengths)) / 3
+    assert end.variance < 0.5 * first
+    assert_close(end.lengths, [dln.distance(end.x, point, 3) for point in POINTS], INTEGRATION)
+
+
+@pytest.mark.parametrize("code", ["rank_lost", "not_arrived"])
+def test_where_the_search_fails_at_the_mean_the_followed_geodesics_are_kept(code, monkeypatch):
+    whole, connect, calls = dln.frechet_mean(POINTS, 3), mean_descent.connect, []
+
+    def fails_later(a, b, kernel, *, rtol):
+        calls.append(connect(a, b, kernel, rtol=rtol))
+        lost = dataclasses.replace(calls[-1], result=getattr(dln.RESULTS, code))
+        return lost if len(calls) > 5 else calls[-1]  # 2 for the inductive mean, and 3 from there
+
+    monkeypatch.setattr(mean_descent, "connect", fails_later)
+    found = dln.frechet_mean(POINTS, 3)
+    assert_close(found.x, whole.x, INTEGRATION)
+    assert_close(found.momenta, whole.momenta, INTEGRATION)
+    assert_close(found.lengths, whole.lengths, INTEGRATION)
 
 
 BAD = [
