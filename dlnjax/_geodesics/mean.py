@@ -138,10 +138,12 @@ def frechet_mean(
     rtol: Number = 1e-11,
     throw: bool = True,
 ) -> MeanSolution:
-    """The Frechet mean, the matrix X with the least sum of w_i d(X, X_i)^2, by Riemannian gradient descent.
+    """The Frechet mean, the matrix X with the least sum of w_i d(X, X_i)^2, by Newton's method and gradient descent.
 
-    A step is taken along the exponential of the weighted mean of the logarithms (Karcher 1977), with the step length of
-    Barzilai and Borwein (1988) and Armijo's rule. At depth 1 the mean is the arithmetic one, in closed form.
+    A step of the descent goes along the exponential of the weighted mean of the logarithms (Karcher 1977), with the
+    step length of Barzilai and Borwein (1988) and Armijo's rule. Near the mean, up to d = 5, Newton's method follows
+    the geodesics from the points, and at its end all of them are searched for anew. At depth 1 the mean is the
+    arithmetic one, in closed form.
 
     Where the curvature is positive there may be several local minima, and one of them is found. The search starts from
     an inductive mean (Sturm 2003): from one point it goes along the geodesic to the next, by the share of its weight.

@@ -37,8 +37,8 @@ _CONDITION, _TIGHTEST = 1e3, 1e-2
 _MISS, _SHOTS = 0.3, 6
 # A shot that fails is tried again with a change of momentum that is smaller by this factor, at most so often.
 _SHORTEN, _TRIES = 4.0, 3
-# No change of momentum is longer than the first number times the spread. From a move of the end that is shorter than the
-# second number times that, nothing is learnt of the derivatives, as rounding is a part of it.
+# No change of momentum is longer than the first number times the spread. A move of the end that is shorter than the
+# second number times that corrects no derivatives, as rounding is a part of it.
 _LONGEST, _LEARNT = 2.0, 1e-8
 # The first radius of the region of trust, and the smallest, over the spread.
 _RADIUS, _SMALLEST = 0.2, 1e-12
