@@ -47,15 +47,16 @@ def frame_velocity(
     """
     size, sign = jnp.abs(sigma), jnp.where(sigma < 0, -1.0, 1.0).astype(sigma.dtype)
     # A pair turns at the rate of its larger value.
-    damping = _damping(sigma, kernel, gap)
+    rates = _relative_rates(sigma, kernel)
+    damping, wide = _damping(rates, gap), _widened(rates, gap)
     g = pullback * sign * jnp.maximum(damping[:, None], damping)
     weights, pull = kernel.rotation_weights(size), None
     if partner is None:
-        left, right = rotation_rates(weights, size, gap)
+        left, right = rotation_rates(weights, size, wide)
     else:
         i = jnp.arange(len(sigma))
         # Numbers are multiplied, since XLA does not vectorise a loop over truth values on a CPU.
-        left, right = rotation_rates(weights, size, gap, (partner[:, None] != i).astype(sigma.dtype))
+        left, right = rotation_rates(weights, size, wide, (partner[:, None] != i).astype(sigma.dtype))
         # The relative rate is lambda_kl / (sigma_k + sigma_l).
         eigenvalues = (right - left)[i, partner] * (size + size[partner])
         pull = eigenvalues * (pullback[i, partner] + pullback[partner, i]) / 2
@@ -64,7 +65,7 @@ def frame_velocity(
 
 
 def rotation_rates(
-    weights: Float[Array, "d d"], sigma: Float[Array, " d"], gap: Scalar, common: Array | float = 1.0
+    weights: Float[Array, "d d"], sigma: Float[Array, " d"], gap: Float[Array, " d"], common: Array | float = 1.0
 ) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
     """The rates at which (4.17) and (4.19) turn the frame, from the `rotation_weights` of a kernel.
 
@@ -74,17 +75,18 @@ def rotation_rates(
     Q - P that of the relative rotation.
 
     The common rotation is singular where sigma_i = sigma_j, and there it does not move X. Therefore its factor 1/u,
-    u = log(sigma_i/sigma_j), is replaced by u/(u^2 + gap^2), which moves X by at most `gap`. It is multiplied by
-    `common`, 1 or 0 for each pair. The relative rotation has the factor m = (sigma_i - sigma_j)/u, the logarithmic
-    mean. It is m u^2/(u^2 + gap^2) + m gap^2/(u^2 + gap^2), and in the second part the arithmetic mean stands for m,
-    since they agree to u^2/12.
+    u = log(sigma_i/sigma_j), is replaced by u/(u^2 + g^2), g^2 = gap_i gap_j, which moves X by at most g sigma_i. It is
+    multiplied by `common`, 1 or 0 for each pair. The relative rotation has the factor m = (sigma_i - sigma_j)/u, the
+    logarithmic mean. It is m u^2/(u^2 + g^2) + m g^2/(u^2 + g^2), and in the second part the arithmetic mean stands for
+    m, since they agree to u^2/12.
     """
     _, u = log_ratio(sigma)
     total, difference = sigma[:, None] + sigma[None, :], sigma[:, None] - sigma[None, :]
     # The weights may be as large as 1/sigma^2, so they are multiplied by sigma first.
     total, difference = weights * total, weights * difference
-    inverse = 1 / (u * u + gap * gap)
-    half, share = 0.5 * u * inverse, 0.25 * gap * gap * inverse
+    square = gap[:, None] * gap
+    inverse = 1 / (u * u + square)
+    half, share = 0.5 * u * inverse, 0.25 * square * inverse
     return half * (common * total - difference) - share * total, half * (common * total + difference) + share * total
 
 
@@ -93,18 +95,37 @@ def is_thin(point: SVD) -> bool:
     return max(point.u.shape[-2], point.v.shape[-2]) > point.sigma.shape[-1]
 
 
-def _damping(sigma: Float[Array, " r"], kernel: Kernel, gap: Scalar) -> Float[Array, " r"]:
-    """1 / (1 + (gap q/q_1)^2), by which the turns of each singular vector are slowed.
+def _relative_rates(sigma: Float[Array, " r"], kernel: Kernel) -> Float[Array, " r"]:
+    """q/q_1, where q = speed/sigma is the order of the rate at which a singular vector turns, and q_1 that of the
+    largest value.
 
-    The rate of these turns is of the order of q = speed/sigma, and q_1 is that of the largest value. At depth 1, and in
-    layers that are not balanced, the speed does not vanish with sigma. The vectors of a value that tends to 0 would
-    turn ever faster, and the steps would become ever shorter, although X hardly depends on these vectors. The damping
-    moves X by at most `gap`. At depth 2 and beyond no q is larger than q_1, and the damping is 1 to rounding.
+    At depth 2 and beyond no q is larger than q_1. At depth 1, and in layers that are not balanced, the speed does not
+    vanish with sigma, and the vectors of a value that tends to 0 turn ever faster.
     """
     size = jnp.abs(sigma)
     rate = kernel.speed(sigma) / positive(size)
-    least = rate[jnp.argmax(size)]
-    return 1 / (1 + (gap * rate / positive(least)) ** 2)
+    return rate / positive(rate[jnp.argmax(size)])
+
+
+def _damping(rates: Float[Array, " r"], gap: Scalar) -> Float[Array, " r"]:
+    """1 / (1 + (gap q/q_1)^2), by which the turns of each singular vector are slowed.
+
+    Without it the steps of a flow whose value tends to 0 would become ever shorter, although X hardly depends on the
+    vectors of this value. The damping moves X by at most `gap`. It is 1 to rounding where no q is larger than q_1.
+    """
+    return 1 / (1 + (gap * rates) ** 2)
+
+
+def _widened(rates: Float[Array, " r"], gap: Scalar) -> Float[Array, " r"]:
+    """The gap of `rotation_rates` for each value: `gap`, or more where the vectors turn fast.
+
+    Rounding in dE turns the common frame of two nearly equal values at a rate of about q eps |dE|/gap. If they tend to
+    0 together at depth 1, every step would follow this rounding. The gap grows with q, so that the rate stays below the
+    tolerance. It moves X by at most `gap` times the largest singular value.
+    """
+    # The tolerance is ten times the gap.
+    noise = jnp.minimum(gap, jnp.finfo(gap.dtype).eps / (10 * gap))
+    return jnp.maximum(gap, noise * rates)
 
 
 def _over(weight: Float[Array, " r"], sigma: Float[Array, " r"]) -> Float[Array, " r"]:
@@ -144,7 +165,7 @@ class FrameCoordinates(Coordinates):
         # The parts of dE V outside of the column space of X, and of dE^T U outside of the row space.
         above, beside = by_v - y.u @ g, by_u - y.v @ g.T
         nu, mu = self.kernel.leaving(jnp.abs(y.sigma))
-        damping = _damping(y.sigma, self.kernel, self.gap)
+        damping = _damping(_relative_rates(y.sigma, self.kernel), self.gap)
         out, off = damping * _over(nu, y.sigma), damping * _over(mu, y.sigma)
         motion = SVD(y.u @ left - above * out, dsigma, y.v @ right - beside * off)
         return motion, pull, self.unrest(g, jnp.where(nu > 0, above, 0.0), jnp.where(mu > 0, beside, 0.0))

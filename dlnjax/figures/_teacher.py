@@ -36,13 +36,11 @@ def compute(key, seeds: int) -> xarray.Dataset:
     modes = len(MODES)
     teacher = jax.device_put((u[:, :modes] * np.array(MODES)) @ v[:, :modes].T)
     # The first start of each depth has the frames of the teacher, the others are random and about as large.
-    # Singular values that the teacher lacks are apart: equal ones that fall to 0 together would need very many steps.
-    aligned = SIGMA * np.append(np.ones(modes), np.linspace(0.9, 0.6, N - modes))
     drawn = normal(start_key, (seeds, M, N)) * SIGMA / np.sqrt(M)
     random = np.linalg.svd(drawn, full_matrices=False)
     starts = [
         np.concatenate([first[None], others])
-        for first, others in zip((u, aligned, v), (random[0], random[1], random[2].mT), strict=True)
+        for first, others in zip((u, np.full(N, SIGMA), v), (random[0], random[1], random[2].mT), strict=True)
     ]
     x0 = SVD(*(jax.device_put(np.tile(part, (len(DEPTHS),) + (1,) * (part.ndim - 1))) for part in starts))
     exact = np.array([[[time_to(a * s, s, depth) for a in LEVELS] for s in MODES] for depth in DEPTHS])

@@ -133,10 +133,15 @@ def test_one_layer_of_full_rank_is_the_euclidean_flow():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("shape", [(4, 6), pytest.param((5, 5), marks=pytest.mark.long)])
-def test_values_that_vanish_in_one_layer_do_not_end_the_steps(shape):
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("shape", [(4, 6), (5, 5)])
+def test_values_that_vanish_in_one_layer_do_not_end_the_steps(shape, equal):
     u, _, v = point(*shape, min(shape))
-    x0, end = jnp.asarray(LABELS[: shape[0], : shape[1]]), u * (np.arange(min(shape)) > 1) @ v.T
+    # Where all values are equal at the start, two of them stay equal to rounding.
+    x0, end = (
+        jnp.asarray(u @ v.T / 100 if equal else LABELS[: shape[0], : shape[1]]),
+        u * (np.arange(len(v.T)) > 1) @ v.T,
+    )
     sol = dln.gradient_flow(
         lambda x: jnp.sum((x - end) ** 2) / 2, x0, depth=1, ts=[0.0, 3.0, 30.0], rtol=1e-10, max_steps=20_000
     )
