@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, PyTree
 
 from dlnjax._checks import as_count, as_float, as_matrix, known, require, require_normal
 
@@ -68,6 +68,26 @@ def plain_svd(x: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
     """
     u, sigma, vt = _of_finite(lambda x: tuple(jnp.linalg.svd(x, full_matrices=False)), x)
     return sigma, u, vt.T
+
+
+def svds(a: Float[Array, "m n"], b: Float[Array, "m n"]) -> tuple[SVD, SVD]:
+    """The decompositions of two matrices of one shape, by one call of LAPACK: see `after`."""
+    both = SVD(*_decompose(jnp.stack([a, b])))
+    first, last = (jax.tree.map(lambda z, k=k: z[k], both) for k in (0, 1))
+    return first, last
+
+
+def after(x: PyTree, *others: PyTree) -> PyTree:
+    """The arrays of `x`, which XLA computes after those of the `others`.
+
+    On a CPU a program can hang for ever that calls LAPACK for several stacks of matrices at once, as all threads of its
+    pool then wait for each other: see `tests/stress/lapack.py`. Therefore each call in a program depends on the one
+    before. XLA removes an `optimization_barrier` on a CPU, so that a number is added here that is 0.
+    """
+    leaves = [jax.lax.stop_gradient(z).ravel()[0] for z in jax.tree.leaves(others) if eqx.is_inexact_array(z)]
+    total = jnp.sum(jnp.stack(leaves))
+    nothing = jnp.where(jnp.isfinite(total), 0 * total, 0)
+    return jax.tree.map(lambda z: z + nothing.astype(z.dtype) if eqx.is_inexact_array(z) else z, x)
 
 
 @jax.custom_jvp

@@ -31,7 +31,7 @@ from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._geometry.operator import form_by_kernel, operator_at
 from dlnjax._results import code_of, RESULTS
 from dlnjax._scale import scaled
-from dlnjax._svd import SVD, svd
+from dlnjax._svd import after, SVD, svds
 from dlnjax._tree import instantiate, is_perturbed, norm, ravel, tangent_at, where
 from dlnjax._types import Scalar, Square
 
@@ -127,9 +127,9 @@ class Ends(eqx.Module):
     @classmethod
     def of(cls, a: Square, b: Square) -> "Ends":
         finite = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b))
-        first, last = svd(a), svd(b)
-        # `sign_of` a matrix that is not finite is 0. Without `finite`, such a matrix would count as singular.
-        apart = finite & (sign_of(first) * sign_of(last) <= 0)
+        first, last = svds(a, b)
+        # The product is 0 for a matrix that is not finite. Without `finite`, such a matrix would count as singular.
+        apart = finite & (signs_of(first, last) <= 0)
         eye = jnp.eye(a.shape[0], dtype=a.dtype)
         instead = SVD(eye, jnp.ones_like(first.sigma), eye)
         joined = finite & ~apart
@@ -144,6 +144,12 @@ def sign_of(point: SVD) -> Scalar:
     # The determinant of U V^T is 1 or -1, and has the sign of det X. The determinant of X may leave the range of the
     # floats, and JAX then gives a 2 x 2 matrix a wrong sign.
     return jnp.where(sigma[-1] > rounding, jnp.linalg.slogdet(point.u @ point.v.T)[0], 0.0)
+
+
+def signs_of(first: SVD, last: SVD) -> Scalar:
+    """The product of the signs of two determinants."""
+    sign = sign_of(first)
+    return sign * sign_of(after(last, sign))
 
 
 def connect_all(
@@ -321,7 +327,7 @@ def _by_kernel(a: Square, b: Square, kernel: Kernel, found: Connection, rtol: Sc
     At fixed ends the action changes by the integral of -dH/dkernel along the geodesic. The geodesic itself changes too,
     but that adds nothing to first order, since the action is stationary at a geodesic.
     """
-    frame = Frame.of(svd(a), svd(b), kernel)
+    frame = Frame.of(*svds(a, b), kernel)
     x = frame.first.matrix
     w = orthonormal(x, frame.momentum_into(found.p), kernel)
     ts = jnp.concatenate([jnp.zeros(1), (1 + jnp.asarray(_NODES)) / 2, jnp.ones(1)]).astype(a.dtype)

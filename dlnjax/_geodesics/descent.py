@@ -18,7 +18,7 @@ from dlnjax._geodesics.hamiltonian import momentum_and_force
 from dlnjax._geodesics.mesh import ELEMENTS, Mesh
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import operator_at
-from dlnjax._svd import SVD, svd
+from dlnjax._svd import after, SVD, svd
 from dlnjax._tree import iterate, where
 from dlnjax._types import Scalar, Square
 
@@ -109,7 +109,7 @@ def course(ys: Float[Array, "nodes d d"], origin: Square, mesh: Mesh, kernel: Ke
     action = jnp.sum(by_v * v) / 2
     # JAX gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. The
     # squares of the singular values leave that range earlier.
-    signs = jnp.linalg.slogdet(xs)[0]
+    signs = jnp.linalg.slogdet(after(xs, points))[0]
     inside = jnp.all(signs == signs[-1]) | (jnp.asarray(kernel.order) <= 0)
     slope = jnp.tensordot(mesh.rates.T, by_v, 1).at[at].add(by_x)
     return Course(ys, points, jnp.where(inside & jnp.isfinite(action), action, jnp.inf), slope)

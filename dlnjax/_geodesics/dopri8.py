@@ -56,8 +56,8 @@ class Walk(eqx.Module):
     left: Bool[Array, ""]
 
 
-def _never(y: PyTree) -> bool:
-    return False
+def _never(y: PyTree) -> tuple[bool, bool]:
+    return False, False
 
 
 def solve(
@@ -67,15 +67,14 @@ def solve(
     rtol: Scalar,
     *,
     max_steps: int | Int[Array, ""],
-    refuses: Callable[[PyTree], Any] = _never,
-    leaves: Callable[[PyTree], Any] = _never,
+    judge: Callable[[PyTree], tuple[Any, Any]] = _never,
 ) -> Walk:
     """Solve dy/dt = velocity(y) from `y0` at the first of `ts` to the last of `ts`. A step ends at each of these times.
 
     **Arguments:** the leaves of `y0` are matrices or stacks of matrices. The error of a step in each matrix is at most
     `rtol` times the Frobenius norm of that matrix, or eps times that of the largest matrix of its stack. An error
-    relative to each entry would need very short steps where an entry is zero. A step to a state y for which refuses(y)
-    is true is rejected. The flow ends at a state y for which leaves(y) is true.
+    relative to each entry would need very short steps where an entry is zero. judge(y) says of a state whether a step
+    to it is rejected, and whether the flow ends there.
     """
     # The velocity does not depend on the time, so times are counted from the start.
     ts, times = ts - ts[0], len(ts)
@@ -89,7 +88,8 @@ def solve(
         first, end = now.index == 0, ts[jnp.minimum(now.index, times - 1)]
         h, last = clip(now.h, end - now.t)
         y1, f1, ratio = _attempt(velocity, now.y, now.f, h, rtol)
-        good = all_finite((y1, ratio)) & ~jnp.asarray(refuses(y1))
+        refused, leaves = map(jnp.asarray, judge(y1))
+        good = all_finite((y1, ratio)) & ~refused
         keep = good & (ratio <= 1)
         factor = jnp.where(good, jnp.clip(_SAFETY * _nonzero(ratio, _SHORTEST) ** (-1 / 8), _LEAST, _MOST), _LEAST)
         proposed = h * jnp.where(keep, factor, jnp.minimum(factor, 1.0))
@@ -109,7 +109,7 @@ def solve(
             steps=jnp.where(first, now.steps, now.steps + 1),
             # A state at which the velocity is not finite leads nowhere.
             stuck=~keep & (first | (proposed < shortest)),
-            left=keep & jnp.asarray(leaves(y1)),
+            left=keep & leaves,
         )
 
     zero, none, false = jnp.zeros_like(ts[0]), jnp.asarray(0), jnp.asarray(False)

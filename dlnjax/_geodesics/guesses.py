@@ -9,7 +9,7 @@ from jaxtyping import Array, Complex, Float
 
 from dlnjax._geometry.kernel import Kernel, symmetric
 from dlnjax._geometry.operator import form
-from dlnjax._svd import eigh, singular_values, SVD
+from dlnjax._svd import after, eigh, singular_values, SVD
 from dlnjax._tree import norm
 from dlnjax._types import Scalar, Square
 
@@ -95,7 +95,7 @@ def first_guesses(
     O_B. The frames path turns the singular vectors of A into those of B, in the order of the singular values. `turns`
     are those of `turns_between`.
     """
-    oa = a.u @ a.v.T
+    oa, ts = a.u @ a.v.T, after(ts, turns.angles)
 
     def at(t: Scalar) -> tuple[Square, Square]:
         turn, turn_left, turn_right = jax.vmap(lambda turn: turn(t))(turns)
@@ -156,5 +156,7 @@ def bounds(a: SVD, b: SVD, turns: Rotation, kernel: Kernel) -> tuple[Scalar, Sca
     def speed(x: Square, k: Square) -> Scalar:
         return jnp.sqrt(form(x, x @ k, x @ k, kernel, power=-1))
 
-    far = jnp.minimum(*(speed(x, turn.rates) + speed(x, turn.detour) for x in (a.matrix, b.matrix)))
+    ends, motions = jnp.stack([a.matrix, b.matrix]), jnp.stack([turn.rates, turn.detour])
+    speeds = jax.vmap(jax.vmap(speed, (None, 0)), (0, None))(after(ends, motions), motions)
+    far = jnp.min(jnp.sum(speeds, axis=1))
     return norm(ya - yb), norm(sa - sb) + far

@@ -19,7 +19,7 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.motion import densities, in_x, moved, turned
 from dlnjax._geometry.operator import form_gradient, into, out_of
 from dlnjax._geometry.separable import Differences, Jet
-from dlnjax._svd import singular_values, SVD, svd
+from dlnjax._svd import after, singular_values, SVD, svd
 from dlnjax._types import Scalar, Square
 
 # Rank counts as lost where the ratio of the smallest singular value to the largest is at most _FALL times its value at
@@ -141,7 +141,7 @@ def follow(
     max_steps: int | Int[Array, ""],
 ) -> Path:
     """The flow of any state with this velocity. `square` is a matrix of the state that has the singular values of X."""
-    x = square(start)
+    x = after(square(start), start)
     eps, first = jnp.finfo(x.dtype).eps, ratio(x)
     floor = jnp.maximum(_FALL * jnp.minimum(_ORDINARY, first), _ROUNDINGS * eps)
     stalled = jnp.maximum(jnp.minimum(_UNRESOLVED * eps / rtol, _STALLED_FALL * first), floor)
@@ -150,17 +150,17 @@ def follow(
     order = jnp.asarray(kernel.order)
     bounded = (order > 0) & (order < 2)
 
-    def crosses(y: Any) -> Bool[Array, ""]:
+    def judge(y: Any) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
         # A step that changes the sign of the determinant has crossed the singular matrices, which no geodesic does. JAX
         # gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. X
         # is not scaled to avoid this, since the squares of the singular values leave that range earlier.
-        return bounded & (sign * jnp.linalg.slogdet(square(y))[0] < 0)
+        x = square(y)
+        least = ratio(x)
+        crossed = sign * jnp.linalg.slogdet(after(x, least))[0] < 0
+        return bounded & crossed, bounded & (least <= floor)
 
-    def lost(y: Any) -> Bool[Array, ""]:
-        return bounded & (ratio(square(y)) <= floor)
-
-    sign = jnp.linalg.slogdet(x)[0]
-    walk = solve(velocity, start, ts, rtol, max_steps=max_steps, refuses=crosses, leaves=lost)
+    sign = jnp.linalg.slogdet(after(x, first))[0]
+    walk = solve(velocity, after(start, sign), ts, rtol, max_steps=max_steps, judge=judge)
     reached = (walk.index == len(ts)) & ~walk.left
     lost_rank = bounded & (ratio(square(walk.y)) <= jnp.where(reached, floor, stalled))
     return Path(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from dlnjax._checks import as_real, as_square, is_concrete, known, require, require_finite, require_full_rank
 from dlnjax._geometry.kernel import as_kernel, Depth, symmetric
 from dlnjax._scale import exponent, scaled
-from dlnjax._svd import plain_svd
+from dlnjax._svd import after, plain_svd
 from dlnjax._tree import norm
 from dlnjax._types import Matrix, Numbers, Scalar
 
@@ -105,7 +105,7 @@ def bures_wasserstein(a: Matrix, b: Matrix) -> Curve:
          [0.789118 1.592805]]
     """
     a, b = _ends(a, b)
-    (s, u, o), (r, w) = _polar(a), _same_polar(a, b)
+    (s, u, o), (r, w) = _same_polar(a, b)
     root_a, root_b = symmetric(jnp.sqrt(s), u), symmetric(jnp.sqrt(r), w)
     # M S_A^(1/2) = S_B^(1/2) Q, where Q is the orthogonal polar factor of S_B^(1/2) S_A^(1/2). No inverse is taken, and
     # the condition number is not squared.
@@ -138,7 +138,7 @@ def commuting(a: Matrix, b: Matrix, depth: Depth) -> Curve:
          [0.5 1.5]]
     """
     a, b = _ends(a, b)
-    (s, u, _), (r, w) = _polar(a), _same_polar(a, b)
+    (s, u, _), (r, w) = _same_polar(a, b)
     # With entries near 1 the products cannot overflow.
     sa, sb = _unit(symmetric(s, u)), _unit(symmetric(r, w))
     defect = norm(sa @ sb - sb @ sa) / (norm(sa) * norm(sb))
@@ -166,7 +166,7 @@ def printed_line(a: Matrix, b: Matrix, depth: Depth) -> Curve:
     """
     a, b = _ends(a, b)
     kernel = as_kernel(depth, a.dtype)
-    (s, u, o), end = _polar(a), _same_polar(a, b)
+    (s, u, o), end = _same_polar(a, b)
 
     def at(t: Scalar) -> Matrix:
         return kernel.mix_symmetric(t, (s, u), end) @ o
@@ -184,10 +184,13 @@ def _polar(x: Matrix) -> tuple[Float[Array, " d"], Matrix, Matrix]:
     return sigma, u, u @ v.T
 
 
-def _same_polar(a: Matrix, b: Matrix) -> tuple[Float[Array, " d"], Matrix]:
-    """(sigma, U) of B, if its orthogonal factor is that of A."""
-    (_, _, oa), (sigma, u, ob) = _polar(a), _polar(b)
-    return _fit(sigma, norm(oa - ob), "a and b must have the same polar factor U V^T: they differ"), u
+def _same_polar(
+    a: Matrix, b: Matrix
+) -> tuple[tuple[Float[Array, " d"], Matrix, Matrix], tuple[Float[Array, " d"], Matrix]]:
+    """((sigma, U, O) of A, (sigma, U) of B), if O is also that of B."""
+    first = _polar(a)
+    sigma, u, o = _polar(after(b, first))
+    return first, (_fit(sigma, norm(first[-1] - o), "a and b must have the same polar factor U V^T: they differ"), u)
 
 
 def _unit(x: Matrix) -> Matrix:

@@ -1,5 +1,9 @@
 """Geodesics between larger matrices, against closed forms, and the parts of their search against plain ones."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,3 +104,28 @@ def test_geodesic_arrives_where_rounding_moves_the_path_of_least_action():
         b = b.at[0].multiply(jnp.sign(jnp.linalg.det(a) * jnp.linalg.det(b)))
         line = dln.geodesic(a, b, jnp.asarray(jnp.inf))
         assert line.endpoint_error < 1e-9 and line.hamiltonian_drift < 1e-9
+
+
+# On two cores each of these programs hung for ever where two calls of LAPACK for stacks of matrices did not wait for
+# each other.
+STACKS = {
+    "geodesic of 32 rows": "dln.geodesic(jnp.eye(32), 2 * jnp.eye(32), 2.0).length",
+    "exponential": "jax.vmap(lambda x: dln.exponential(x, x - jnp.eye(10), 3, throw=False).x[-1])(stack(10))",
+    "bounds": "jax.vmap(lambda x, y: dln.distance_bounds(x, y, 3)[1])(stack(20), stack(20).mT)",
+    "closed form": "jax.jit(jax.vmap(lambda x: dln.closed_form.printed_line(x @ x.T, x.T @ x, 3)(0.3)))(stack(10))",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("call", STACKS)
+def test_stacks_of_matrices_do_not_hang(call):
+    code = f"""
+import jax, jax.numpy as jnp, dlnjax as dln
+jax.config.update("jax_enable_x64", True)
+stack = lambda d: jnp.eye(d) + 0.1 * jax.random.normal(jax.random.key(0), (300, d, d)) / d**0.5
+for _ in range(3):
+    jax.block_until_ready({STACKS[call]})
+"""
+    # Two threads at the most, as on two cores.
+    begin = "import os; os.environ['NPROC'] = '2'; "
+    subprocess.run([sys.executable, "-c", begin + code], cwd=Path(__file__).parents[2], check=True, timeout=300)
