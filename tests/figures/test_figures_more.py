@@ -77,7 +77,8 @@ def test_balls_are_euclidean_at_depth_one_and_logarithmic_at_infinite_depth():
         assert "disagrees" in {row.verdict for row in FIGURES["3.2"].numbers(off)}
     whole = data["distance"].sel(depth=2.0)
     x, y = (float(data[name][k]) for name, k in (("x", 1), ("y", 3)))
-    mirrored = distance(_balls._point(_balls.CENTRE, 0.0), _balls._point(x, y), 2.0)
+    centre, point = jnp.asarray(_balls._points(np.array([_balls.CENTRE, x]), np.array([0.0, y])))
+    mirrored = distance(centre, point, 2.0)
     assert_close(whole.sel(x=x, y=y).values, mirrored, INTEGRATION)
     assert_draws("3.2", data)
 

@@ -204,11 +204,13 @@ def test_broken_integrators_are_seen(name, key, monkeypatch):
     method, broken, seen = BROKEN[name]
     if broken is None:
         move = langevin.Langevin.move
-        broken = lambda self, state, h, draw: move(self, state, h / 2, draw)
+        broken = lambda self, state, h, draw, more: move(self, state, h / 2, draw, more)
     monkeypatch.setattr(langevin.Langevin, method, broken)
     x0, beta, t = np.diag([1.2, 1.0, 0.8]), 2.0, 0.2
-    # Another number of times makes another program, so that the one of the tests above is not taken from its cache.
+    # A program of another test, whole or broken otherwise, is not taken, and this one is not left to others.
+    jax.clear_caches()
     sol = many(None, jnp.asarray(x0), jnp.inf, [0.0, 0.1, t], PATHS, noise(key, beta, 0.1))
+    jax.clear_caches()
     exact = gaussian_spectrum(np.random.default_rng(1), np.log(np.diagonal(x0)), np.sqrt(2 * t / beta), np.inf, PATHS)
     if seen == "law":
         assert min(p_values(np.log(np.sort(sol.sigma[:, -1])[:, ::-1]), exact)) < 1e-6

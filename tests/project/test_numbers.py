@@ -226,7 +226,9 @@ PARTS = {
         "all depths|^share of|balanced, N = [35]|^growth of X_11",
     ),
     "6.3": Part({"DEPTHS": (2.0,), "SIZES": {2.0: _blocks.SIZES[2.0]}}, "^share of|N = (2.5|3|inf)"),
-    "6.6": Part({"COUNTS": (1, 2), "search": lambda rng, generations, population: np.ones(generations)}, "m = 3|search"),
+    "6.6": Part(
+        {"COUNTS": (1, 2), "search": lambda rng, generations, population: np.ones(generations)}, "m = 3|search"
+    ),
     "6.7": Part(
         {"SIZES": _saddles.SIZES[-2:], "PATH_SIZES": {depth: size[-1:] for depth, size in _saddles.PATH_SIZES.items()}},
         "escape time of an aligned start",
