@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 from dlnjax._compile import compiled
 from dlnjax._geodesics.charts import chart, point_of
 from dlnjax._geodesics.exponential import exponential
+from dlnjax._geodesics.shooting import CONDITION, TIGHTEST
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._results import RESULTS
 from dlnjax._svd import SVD
@@ -30,9 +31,6 @@ from dlnjax._types import Square
 # The change of a momentum for a difference of shots, over the length of X as a tangent vector, and the tolerance of
 # these shots.
 _CHANGE, _ROUGH = 1e-4, 1e-9
-# An error of X moves a small singular value by as much. The tolerance is lowered above the first condition number, and
-# by no more than the second number.
-_CONDITION, _TIGHTEST = 1e3, 1e-2
 # A geodesic has followed if it misses the target by at most this part of the step. It has so many shots for it.
 _MISS, _SHOTS = 0.3, 6
 # A shot that fails is tried again with a change of momentum that is smaller by this factor, at most so often.
@@ -85,7 +83,8 @@ class Gun:
         v = np.swapaxes(vt, 1, 2)
         condition = np.maximum(sigma[:, 0] / sigma[:, -1], sigma[-1, 0] / sigma[-1, -1])
         self.points, self.weights, self.kernel = points, weights, kernel
-        self.rtol = rtol * np.clip(_CONDITION / condition, _TIGHTEST, 1.0)
+        # The tolerance is lowered as for the shots of `shooting.py`.
+        self.rtol = rtol * np.clip(CONDITION / condition, TIGHTEST, 1.0)
         self.u, self.v, self.root = u, v, np.asarray(_roots(jax.device_put(sigma), kernel))
         self.centre = SVD(*(jax.device_put(z[-1]) for z in (u, sigma, v)))
 

@@ -48,7 +48,7 @@ SMALL = 4
 CONDITION = 1e3
 # An error of X moves a small singular value by as much. The tolerance is therefore lowered where the condition number
 # is large, but by no more than this factor: below it, rounding is larger than the tolerance.
-_TIGHTEST = 1e-2
+TIGHTEST = 1e-2
 # A shot at a power below 1 only shows where to aim next, so that its tolerance is larger by this factor.
 _COARSE = 100.0
 
@@ -211,7 +211,7 @@ def _goes_on(now: Continuation) -> Bool[Array, ""]:
 def _fire(ends: Pair, w: Float[Array, " n"], kernel: Kernel, rtol: Scalar, power: Scalar) -> Value:
     """One shot from A with the momentum `w`. Its value is the miss: the end of the geodesic in coordinates around B."""
     ts = jnp.array([0.0, 1.0], w.dtype)
-    tight = rtol * jnp.clip(CONDITION / _condition(ends), _TIGHTEST, 1.0)
+    tight = rtol * jnp.clip(CONDITION / _condition(ends), TIGHTEST, 1.0)
     accuracy, most = jnp.where(power < 1, _COARSE * rtol, tight), jnp.where(power < 1, MOST_STEPS, _MOST_STEPS_AT_LAST)
     w = from_frame(ends.first, w)
     path = integrate(ends.start, w, kernel, ts, accuracy, max_steps=most, origin=ends.origin)
