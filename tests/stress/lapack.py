@@ -3,7 +3,8 @@
     python tests/stress/lapack.py [--threads 2] [--size 50]
 
 The smallest program found that shows why a sweep begins its chunks one after the other, and has one worker where a flow
-decomposes matrices along its way (`dlnjax._sweeps.plan.calls_lapack`). It uses nothing of dlnjax. It says that the
+decomposes matrices along its way (`dlnjax._sweeps.plan.calls_lapack`), and why each such call in a program of this
+library waits for the one before (`dlnjax._svd.after`). It uses nothing of dlnjax. It says that the
 programs hang when the process has used no time of the CPU for ten seconds, which slow ones do.
 """
 
