@@ -17,6 +17,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from dlnjax._lapack import sign_of_determinant
+
 Tree = TypeVar("Tree")
 
 
@@ -209,10 +211,10 @@ def require_full_rank(name: str, x: Array, message: str) -> Array:
     a 2 x 2 matrix is also 0 where a product of two entries leaves that range. The matrix is therefore singular only if
     the sign is 0 for the matrix scaled to size one as well.
     """
-    linalg = np.linalg if is_concrete(x) else jnp.linalg
+    sign = (lambda x: np.linalg.slogdet(x)[0]) if is_concrete(x) else sign_of_determinant
     size = abs(known(x)).max((-2, -1), keepdims=True)
     unit = known(x) / (size + (size == 0).astype(size.dtype))
-    singular = ((linalg.slogdet(known(x))[0] == 0) & (linalg.slogdet(unit)[0] == 0)).any()
+    singular = ((sign(known(x)) == 0) & (sign(unit) == 0)).any()
     return require(x, singular, f"{name} must have full rank: {message}")
 
 

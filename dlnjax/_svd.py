@@ -7,8 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float, PyTree
+from jaxtyping import Array, Complex, Float
 
+from dlnjax import _lapack
 from dlnjax._checks import as_count, as_float, as_matrix, known, require, require_normal
 
 
@@ -50,49 +51,46 @@ def _of_finite(decompose: Callable[[Array], Any], x: Float[Array, "*seeds m n"] 
     return jax.tree.map(lambda z: jnp.where(trim(z), z, jnp.nan), out)
 
 
+@jax.custom_jvp
 def singular_values(x: Float[Array, "*seeds m n"]) -> Float[Array, "*seeds r"]:
     """The singular values alone, in descending order. They are NaN for a matrix that is not finite."""
-    return _of_finite(lambda x: jnp.linalg.svd(x, compute_uv=False), x)
+    return _of_finite(_lapack.singular_values, x)
+
+
+@singular_values.defjvp
+def _singular_values_jvp(primals, tangents):
+    (_, sigma, _), (_, dsigma, _) = _decompose_jvp(primals, tangents)
+    return sigma, dsigma
 
 
 def eigh(x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> tuple[Array, Array]:
     """(eigenvalues, eigenvectors) of a Hermitian matrix. They are NaN for a matrix that is not finite."""
-    return _of_finite(lambda x: tuple(jnp.linalg.eigh(x)), x)
+    return _of_finite(_lapack.eigh, x)
 
 
+@jax.custom_jvp
 def plain_svd(x: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
-    """(sigma, U, V) of one matrix, with the derivative of JAX, which is NaN where singular values repeat.
+    """(sigma, U, V) of one matrix, with a derivative that is NaN where singular values repeat.
 
     This function is for a use of U or V alone. For such a use, the derivative of `frame_tangent` is finite but wrong
     where singular values repeat.
     """
-    u, sigma, vt = _of_finite(lambda x: tuple(jnp.linalg.svd(x, full_matrices=False)), x)
-    return sigma, u, vt.T
+    u, sigma, v = _decompose(x)
+    return sigma, u, v
 
 
-def svds(a: Float[Array, "m n"], b: Float[Array, "m n"]) -> tuple[SVD, SVD]:
-    """The decompositions of two matrices of one shape, by one call of LAPACK: see `after`."""
-    both = SVD(*_decompose(jnp.stack([a, b])))
-    first, last = (jax.tree.map(lambda z, k=k: z[k], both) for k in (0, 1))
-    return first, last
-
-
-def after(x: PyTree, *others: PyTree) -> PyTree:
-    """The arrays of `x`, which XLA computes after those of the `others`.
-
-    On a CPU a program can hang for ever that calls LAPACK for several stacks of matrices at once, as all threads of its
-    pool then wait for each other: see `tests/stress/lapack.py`. Therefore each call in a program depends on the one
-    before. XLA removes an `optimization_barrier` on a CPU, so that a number is added here that is 0.
-    """
-    leaves = [jax.lax.stop_gradient(z).ravel()[0] for z in jax.tree.leaves(others) if eqx.is_inexact_array(z)]
-    total = jnp.sum(jnp.stack(leaves))
-    nothing = jnp.where(jnp.isfinite(total), 0 * total, 0)
-    return jax.tree.map(lambda z: z + nothing.astype(z.dtype) if eqx.is_inexact_array(z) else z, x)
+@plain_svd.defjvp
+def _plain_svd_jvp(primals, tangents):
+    (u, sigma, v), (du, dsigma, dv) = _decompose_jvp(primals, tangents)
+    apart = jnp.all(sigma[:-1] - sigma[1:] > jnp.finfo(sigma.dtype).eps ** 0.5 * (sigma[:-1] + sigma[1:]))
+    inside = (len(u) == len(v)) | (sigma[-1] > 0)
+    unless = lambda z: jnp.where(apart & inside, z, jnp.nan)
+    return (sigma, u, v), (dsigma, unless(du), unless(dv))
 
 
 @jax.custom_jvp
 def _decompose(x):
-    u, sigma, vt = _of_finite(lambda x: tuple(jnp.linalg.svd(x, full_matrices=False)), x)
+    u, sigma, vt = _of_finite(_lapack.svd, x)
     return u, sigma, jnp.swapaxes(vt, -1, -2)
 
 

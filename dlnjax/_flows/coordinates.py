@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
+from dlnjax._lapack import sign_of_determinant
 from dlnjax._protocol import gradient
 from dlnjax._tree import norm, plain_norm, positive
 from dlnjax._types import Matrix, Scalar, State
@@ -137,5 +138,5 @@ class MatrixCoordinates(Coordinates):
             return jnp.asarray(False)
         # The matrix is scaled to size one. Unscaled, a 2 x 2 matrix gets a wrong sign from JAX where a product of its
         # entries overflows.
-        sign = lambda y: jnp.linalg.slogdet(y / jnp.max(jnp.abs(y)))[0]
+        sign = lambda y: sign_of_determinant(y / jnp.max(jnp.abs(y)))
         return (jnp.asarray(self.kernel.order) > 0) & (sign(y0) * sign(y1) < 0)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._geometry.leaving import leaving_rates
 from dlnjax._geometry.operator import apply_metric_operator
+from dlnjax._lapack import solve_linear
 from dlnjax._protocol import gradient
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import norm
@@ -60,8 +61,8 @@ def lifted(y: Factored, start: SVD | Matrix, dstart: SVD | Matrix) -> Factored:
 
     _, (by_q, by_p) = jax.jvp(products, (start,), (dstart,))
     ds = y.p.T @ by_q
-    dp = jnp.linalg.solve(y.s.T, (by_q - y.p @ ds).T).T
-    dq = jnp.linalg.solve(y.s, (by_p - y.q @ ds.T).T).T
+    dp = solve_linear(y.s.T, (by_q - y.p @ ds).T).T
+    dq = solve_linear(y.s, (by_p - y.q @ ds.T).T).T
     return Factored(dp, ds, dq)
 
 

@@ -38,6 +38,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from dlnjax._flows.rotations import rotated, rotation
 from dlnjax._geometry.kernel import Balanced
 from dlnjax._geometry.special import langevin, log_balanced_slope, log_shc
+from dlnjax._lapack import qr, sign_of_determinant
 from dlnjax._noise import Free
 from dlnjax._protocol import pullback, sides
 from dlnjax._svd import askew, eigh, orthogonalise, SVD, svd
@@ -264,9 +265,8 @@ class Langevin(eqx.Module):
             z = z + mean.inside + h / 2 * (entropic + p @ self.entropic(y, h) @ q.T)
             coarse = self._is_coarse(state.y, noise, h, force, there)
         p, y, q = self.decompose(z)
-        # The product of the frames has the sign of the determinant. As it depends on the decomposition of z, the two do
-        # not run at once on a CPU, where batches of them can wait for each other for ever: see `calls_lapack`.
-        crossed = jnp.linalg.slogdet(jax.lax.stop_gradient(p @ q.T))[0] < 0
+        # The product of the frames has the sign of the determinant, which may itself leave the range of the floats.
+        crossed = sign_of_determinant(p @ q.T) < 0
         if more is not None:
             # A matrix of lower rank, or with more rows than columns, has no determinant.
             crossed = jnp.asarray(False)
@@ -312,7 +312,7 @@ class Langevin(eqx.Module):
         y' + y'^2/(2N).
         """
         if more.shape[0] < more.shape[1]:
-            more = jnp.linalg.qr(more.T)[1].T
+            more = qr(more.T)[1].T
         if not self.deep:
             point = svd(jnp.concatenate([jnp.diag(y), more], axis=1))
             return point.u, point.sigma

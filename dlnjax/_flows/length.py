@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from dlnjax._compile import compiled
 from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
+from dlnjax._lapack import qr
 from dlnjax._scale import scaled
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import own_arithmetic, positive
@@ -60,7 +61,7 @@ def _lengths(points: SVD, kernel: Kernel) -> Float[Array, " ts"]:
     e = scale_exponent(points.sigma, kernel)
     points = eqx.tree_at(lambda p: p.sigma, points, scaled(points.sigma, -e))
     some = lambda start, stop: jax.tree.map(lambda x: x[start:stop], points)
-    # All chords are one batch. Two batches of decompositions that run at once can hang: see `calls_lapack` of sweeps.
+    # All chords are one batch, so that the distance is compiled once.
     starts, ends = (
         jax.tree.map(lambda *x: jnp.concatenate(x), *both)
         for both in ((some(None, -1), some(None, -2)), (some(1, None), some(2, None)))
@@ -132,7 +133,7 @@ def _basis(a: Float[Array, "m r"], b: Float[Array, "m r"]) -> Float[Array, "m k"
     m, r = a.shape
     if 2 * r >= m:
         return jnp.eye(m, dtype=a.dtype)
-    return jax.lax.stop_gradient(jnp.linalg.qr(jnp.concatenate([a, b], axis=1))[0])
+    return qr(jax.lax.stop_gradient(jnp.concatenate([a, b], axis=1)))[0]
 
 
 def _log_weights(

@@ -25,7 +25,7 @@ from dlnjax._flows.stabilised import Stabilised
 from dlnjax._flows.step import Flow, Rules
 from dlnjax._protocol import pullback, value
 from dlnjax._results import RESULTS
-from dlnjax._svd import after, canonical, orthogonalise, SVD, svd, turn
+from dlnjax._svd import canonical, orthogonalise, SVD, svd, turn
 from dlnjax._tree import all_finite, norm, ravel, where, while_any
 from dlnjax._types import Scalar, State
 
@@ -177,13 +177,12 @@ class Flows:
             sigma = svd.sigma
         else:
             sigma, observed = ends.fill(saved)
-        last = flows.y if self.frame else after(flows.y, sigma)
         return Trajectory(
             svd=svd,
             sigma=sigma,
             energy=energy,
             observed=observed,
-            final=jax.vmap(self._to_svd)(last),
+            final=jax.vmap(self._to_svd)(flows.y),
             t_end=jnp.where(flows.t == self.task.rules.ts[-1], self.ts[-1], self.ts[0] + flows.t),
             code=flows.code,
             steps=flows.accepted,

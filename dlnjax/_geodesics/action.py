@@ -19,7 +19,8 @@ from dlnjax._geodesics.hamiltonian import velocity
 from dlnjax._geodesics.tridiagonal import Blocks, respond, solve
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import into, out_of
-from dlnjax._svd import after, svd
+from dlnjax._lapack import sign_of_determinant
+from dlnjax._svd import svd
 from dlnjax._tree import iterate, where
 from dlnjax._types import Scalar, Square
 
@@ -85,7 +86,7 @@ def segment(x: Square, v: Square, kernel: Kernel) -> Segment:
     p = out_of(point, into(point, v) / lam)
 
     def along(z: Square) -> tuple[Any, Any]:
-        return jax.jvp(lambda y: velocity(y, p, kernel), (after(x, p),), (z,))
+        return jax.jvp(lambda y: velocity(y, p, kernel), (x,), (z,))
 
     # `velocity` is (H_P, -H_X), and its derivatives in X are the rows of (H_PX, -H_XX).
     (_, force), (dx, dp) = jax.vmap(along, out_axes=(None, 0))(basis)
@@ -109,7 +110,7 @@ def segments(
     action = jnp.sum(h * jnp.sum(part.by_v * v.reshape(part.by_v.shape), axis=1)) / 2
     # JAX gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. The
     # matrices are not scaled to avoid this, since the squares of the singular values leave that range earlier.
-    signs = jnp.linalg.slogdet(after(jnp.concatenate([x, xs]), part))[0]
+    signs = sign_of_determinant(jnp.concatenate([x, xs]))
     inside = jnp.all(signs == signs[-1]) | (jnp.asarray(kernel.order) <= 0)
     return part, jnp.where(inside & jnp.isfinite(action), action, jnp.inf)
 

@@ -29,9 +29,10 @@ from dlnjax._geodesics.shooting import (
 )
 from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._geometry.operator import form_by_kernel, operator_at
+from dlnjax._lapack import sign_of_determinant, solve_linear
 from dlnjax._results import code_of, RESULTS
 from dlnjax._scale import scaled
-from dlnjax._svd import after, SVD, svds
+from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate, is_perturbed, norm, ravel, tangent_at, where
 from dlnjax._types import Scalar, Square
 
@@ -127,7 +128,7 @@ class Ends(eqx.Module):
     @classmethod
     def of(cls, a: Square, b: Square) -> "Ends":
         finite = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b))
-        first, last = svds(a, b)
+        first, last = svd(a), svd(b)
         # The product is 0 for a matrix that is not finite. Without `finite`, such a matrix would count as singular.
         apart = finite & (signs_of(first, last) <= 0)
         eye = jnp.eye(a.shape[0], dtype=a.dtype)
@@ -143,13 +144,12 @@ def sign_of(point: SVD) -> Scalar:
     rounding = sigma.shape[0] * jnp.finfo(sigma.dtype).eps * sigma[0]
     # The determinant of U V^T is 1 or -1, and has the sign of det X. The determinant of X may leave the range of the
     # floats, and JAX then gives a 2 x 2 matrix a wrong sign.
-    return jnp.where(sigma[-1] > rounding, jnp.linalg.slogdet(point.u @ point.v.T)[0], 0.0)
+    return jnp.where(sigma[-1] > rounding, sign_of_determinant(point.u @ point.v.T), 0.0)
 
 
 def signs_of(first: SVD, last: SVD) -> Scalar:
     """The product of the signs of two determinants."""
-    sign = sign_of(first)
-    return sign * sign_of(after(last, sign))
+    return sign_of(first) * sign_of(last)
 
 
 def connect_all(
@@ -272,7 +272,7 @@ def _momentum_variation(
     dnumbers, _ = ravel(dkernel)
     # The columns of the Jacobi fields belong to the start, the momentum, and the numbers of the kernel, in this order.
     given = jnp.concatenate([scaled(da, -k).ravel(), jnp.zeros(n, a.dtype), dnumbers])
-    dp = jnp.linalg.solve(x[:, n : 2 * n], scaled(db, -k).ravel() - x @ given)
+    dp = solve_linear(x[:, n : 2 * n], scaled(db, -k).ravel() - x @ given)
     dp_end = p @ given + p[:, n : 2 * n] @ dp
     return along(start, dp), along(end, dp_end)
 
@@ -327,7 +327,7 @@ def _by_kernel(a: Square, b: Square, kernel: Kernel, found: Connection, rtol: Sc
     At fixed ends the action changes by the integral of -dH/dkernel along the geodesic. The geodesic itself changes too,
     but that adds nothing to first order, since the action is stationary at a geodesic.
     """
-    frame = Frame.of(*svds(a, b), kernel)
+    frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
     w = orthonormal(x, frame.momentum_into(found.p), kernel)
     ts = jnp.concatenate([jnp.zeros(1), (1 + jnp.asarray(_NODES)) / 2, jnp.ones(1)]).astype(a.dtype)

@@ -18,7 +18,8 @@ from dlnjax._geodesics.hamiltonian import momentum_and_force
 from dlnjax._geodesics.mesh import ELEMENTS, Mesh
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import operator_at
-from dlnjax._svd import after, SVD, svd
+from dlnjax._lapack import sign_of_determinant, solve_triangular
+from dlnjax._svd import SVD, svd
 from dlnjax._tree import iterate, where
 from dlnjax._types import Scalar, Square
 
@@ -109,7 +110,7 @@ def course(ys: Float[Array, "nodes d d"], origin: Square, mesh: Mesh, kernel: Ke
     action = jnp.sum(by_v * v) / 2
     # JAX gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. The
     # squares of the singular values leave that range earlier.
-    signs = jnp.linalg.slogdet(after(xs, points))[0]
+    signs = sign_of_determinant(xs)
     inside = jnp.all(signs == signs[-1]) | (jnp.asarray(kernel.order) <= 0)
     slope = jnp.tensordot(mesh.rates.T, by_v, 1).at[at].add(by_x)
     return Course(ys, points, jnp.where(inside & jnp.isfinite(action), action, jnp.inf), slope)
@@ -128,12 +129,12 @@ def _direction(now: Descent, mesh: Mesh, kernel: Kernel) -> Float[Array, "m d d"
     products = jnp.where(used[:, None] & used[None, :], now.moves @ now.changes.T, jnp.eye(_MEMORY, dtype=slope.dtype))
     upper = jnp.triu(products)
     first = jnp.where(used, now.moves @ slope.ravel(), 0.0)
-    first = jax.scipy.linalg.solve_triangular(upper, first)
+    first = solve_triangular(upper, first)
     rest = (slope.ravel() - first @ now.changes).reshape(slope.shape)
     inner = jax.tree.map(lambda z: z[1:-1], now.course.points)
     z = _kinetic_step(inner, mesh.green, rest, kernel).ravel()
     second = jnp.where(used, jnp.diagonal(upper) * first - now.changes @ z, 0.0)
-    second = jax.scipy.linalg.solve_triangular(upper, second, trans=1)
+    second = solve_triangular(upper, second, transposed=True)
     return -(z + second @ now.moves).reshape(slope.shape)
 
 

@@ -23,7 +23,7 @@ from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._results import result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves, singular_values_of
-from dlnjax._svd import after, svds
+from dlnjax._svd import svd
 from dlnjax._types import Number, Numbers, Scalar, Square
 
 # The default of `rtol`, a thousandth of the 1e-8 to which a geodesic must arrive.
@@ -138,7 +138,7 @@ class GeodesicSolution(Solution):
 
 @compiled
 def _states(a: Square, b: Square, p: Square, kernel: Kernel, t: Float[Array, " t"]) -> Float[Array, "t d d"]:
-    frame = Frame.of(*svds(a, b), kernel)
+    frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
     order = jnp.argsort(t)
     ts = jnp.concatenate([jnp.zeros(1, t.dtype), t[order], jnp.ones(1, t.dtype)])
@@ -148,7 +148,7 @@ def _states(a: Square, b: Square, p: Square, kernel: Kernel, t: Float[Array, " t
 
 @compiled
 def _conjugate_time(a: Square, b: Square, p: Square, kernel: Kernel) -> Scalar:
-    frame = Frame.of(*svds(a, b), kernel)
+    frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
     return conjugate_time(x, frame.momentum_into(p), kernel, 10 * _rtol(x))
 
@@ -162,7 +162,7 @@ def _index(a: Square, b: Square, p: Square, kernel: Kernel) -> Int[Array, ""]:
     would count as one. They say whether there are any at all, as between ill-conditioned ends the frames turn too fast
     for a mesh.
     """
-    frame = Frame.of(*svds(a, b), kernel)
+    frame = Frame.of(svd(a), svd(b), kernel)
     x = frame.first.matrix
     p = frame.momentum_into(p)
     ts = guesses.times(frame.first, frame.last, kernel, _MESHES[1] * SEGMENTS)
@@ -384,8 +384,7 @@ def distance_bounds(a: Square, b: Square, depth: Depth) -> tuple[Float[Array, ""
 
 @compiled
 def _bounds(a: Square, b: Square, kernel: Kernel) -> tuple[Scalar, Scalar]:
-    first, last = svds(a, b)
+    first, last = svd(a), svd(b)
     same = signs_of(first, last)
-    first, last = after((first, last), same)
     lower, upper = guesses.bounds(first, last, guesses.turns_between(first, last), kernel)
     return lower, jnp.where(same > 0, upper, jnp.inf)

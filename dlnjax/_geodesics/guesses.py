@@ -9,7 +9,8 @@ from jaxtyping import Array, Complex, Float
 
 from dlnjax._geometry.kernel import Kernel, symmetric
 from dlnjax._geometry.operator import form
-from dlnjax._svd import after, eigh, singular_values, SVD
+from dlnjax._lapack import sign_of_determinant, solve_linear
+from dlnjax._svd import eigh, singular_values, SVD
 from dlnjax._tree import norm
 from dlnjax._types import Scalar, Square
 
@@ -55,12 +56,12 @@ class Rotation(eqx.Module):
         nearest = singular_values(q + eye)[-1]
         k = jnp.where(nearest < _NEAR * _TURN, _TURN, 0.0) * _generic(q.shape[0], q.dtype)
         # Cayley's transform of the antisymmetric matrix k is a rotation. It is near exp(k), and cheaper than exp(k).
-        detour = jnp.linalg.solve(eye - k / 2, eye + k / 2)
+        detour = solve_linear(eye - k / 2, eye + k / 2)
         q = q @ detour
         # The inverse of Cayley's transform, (Q - I)(Q + I)^(-1), is antisymmetric with the eigenvalues i tan(angle/2),
         # so that `eigh` applies to it. A solver for matrices that are not Hermitian, applied to Q, would not give
         # orthogonal eigenvectors where angles repeat.
-        half = jnp.linalg.solve((q + eye).T, (q - eye).T).T
+        half = solve_linear((q + eye).T, (q - eye).T).T
         tangents, vectors = eigh(_imaginary((half.T - half) / 2))
         return cls(vectors, 2 * jnp.arctan(tangents), k, detour.T)
 
@@ -95,7 +96,7 @@ def first_guesses(
     O_B. The frames path turns the singular vectors of A into those of B, in the order of the singular values. `turns`
     are those of `turns_between`.
     """
-    oa, ts = a.u @ a.v.T, after(ts, turns.angles)
+    oa = a.u @ a.v.T
 
     def at(t: Scalar) -> tuple[Square, Square]:
         turn, turn_left, turn_right = jax.vmap(lambda turn: turn(t))(turns)
@@ -111,7 +112,7 @@ def _signs(left: Square, right: Square) -> Float[Array, " d"]:
     near = jnp.diagonal(left) + jnp.diagonal(right)
     sign = jnp.where(near < 0, -1.0, 1.0).astype(left.dtype)
     # The matrix is orthogonal, so its determinant is 1 or -1 and does not leave the range of the floats.
-    odd = jnp.linalg.slogdet(left * sign[None, :])[0] < 0
+    odd = sign_of_determinant(left * sign[None, :]) < 0
     return jnp.where(odd & (jnp.arange(len(near)) == jnp.argmin(jnp.abs(near))), -sign, sign)
 
 
@@ -157,6 +158,6 @@ def bounds(a: SVD, b: SVD, turns: Rotation, kernel: Kernel) -> tuple[Scalar, Sca
         return jnp.sqrt(form(x, x @ k, x @ k, kernel, power=-1))
 
     ends, motions = jnp.stack([a.matrix, b.matrix]), jnp.stack([turn.rates, turn.detour])
-    speeds = jax.vmap(jax.vmap(speed, (None, 0)), (0, None))(after(ends, motions), motions)
+    speeds = jax.vmap(jax.vmap(speed, (None, 0)), (0, None))(ends, motions)
     far = jnp.min(jnp.sum(speeds, axis=1))
     return norm(ya - yb), norm(sa - sb) + far

@@ -19,7 +19,8 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.motion import densities, in_x, moved, turned
 from dlnjax._geometry.operator import form_gradient, into, out_of
 from dlnjax._geometry.separable import Differences, Jet
-from dlnjax._svd import after, singular_values, SVD, svd
+from dlnjax._lapack import sign_of_determinant
+from dlnjax._svd import singular_values, SVD, svd
 from dlnjax._types import Scalar, Square
 
 # Rank counts as lost where the ratio of the smallest singular value to the largest is at most _FALL times its value at
@@ -141,7 +142,7 @@ def follow(
     max_steps: int | Int[Array, ""],
 ) -> Path:
     """The flow of any state with this velocity. `square` is a matrix of the state that has the singular values of X."""
-    x = after(square(start), start)
+    x = square(start)
     eps, first = jnp.finfo(x.dtype).eps, ratio(x)
     floor = jnp.maximum(_FALL * jnp.minimum(_ORDINARY, first), _ROUNDINGS * eps)
     stalled = jnp.maximum(jnp.minimum(_UNRESOLVED * eps / rtol, _STALLED_FALL * first), floor)
@@ -155,12 +156,10 @@ def follow(
         # gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. X
         # is not scaled to avoid this, since the squares of the singular values leave that range earlier.
         x = square(y)
-        least = ratio(x)
-        crossed = sign * jnp.linalg.slogdet(after(x, least))[0] < 0
-        return bounded & crossed, bounded & (least <= floor)
+        return bounded & (sign * sign_of_determinant(x) < 0), bounded & (ratio(x) <= floor)
 
-    sign = jnp.linalg.slogdet(after(x, first))[0]
-    walk = solve(velocity, after(start, sign), ts, rtol, max_steps=max_steps, judge=judge)
+    sign = sign_of_determinant(x)
+    walk = solve(velocity, start, ts, rtol, max_steps=max_steps, judge=judge)
     reached = (walk.index == len(ts)) & ~walk.left
     lost_rank = bounded & (ratio(square(walk.y)) <= jnp.where(reached, floor, stalled))
     return Path(

@@ -14,7 +14,8 @@ from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geodesics.hamiltonian import velocity
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
-from dlnjax._svd import after, singular_values
+from dlnjax._lapack import sign_of_determinant
+from dlnjax._svd import singular_values
 from dlnjax._tree import iterate, ravel
 from dlnjax._types import Scalar, Square
 
@@ -125,7 +126,7 @@ def conjugate_time(x: Square, p: Square, kernel: Kernel, rtol: Scalar) -> Scalar
     def curve(i: Int[Array, ""], t: Scalar) -> Scalar:
         return _smallest_inside(found, rates, ts, kernel, i, t)
 
-    t = _first_zero(curve, _suspects(after(found, rates), ts, kernel), ts)
+    t = _first_zero(curve, _suspects(found, ts, kernel), ts)
     return jnp.where(jnp.all(jnp.isfinite(found.dx)), t, jnp.nan)
 
 
@@ -140,8 +141,7 @@ def _singular(x: Square, dx: Float[Array, "n d d"], kernel: Kernel) -> tuple[Sca
     # JAX may give a 2 x 2 matrix a wrong sign where its determinant leaves the range of the floats. The Jacobian has
     # d^2 rows, which is never 2.
     j = _orthonormal(x, dx, kernel).reshape(n, n)
-    smallest = singular_values(j)[-1]
-    return smallest, jnp.linalg.slogdet(after(j, smallest))[0]
+    return singular_values(j)[-1], sign_of_determinant(j)
 
 
 def _suspects(found: Fields, ts: Float[Array, " times"], kernel: Kernel) -> Bool[Array, " times"]:

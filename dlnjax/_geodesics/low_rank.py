@@ -27,6 +27,7 @@ from dlnjax._geometry.leaving import turning, turning_rate
 from dlnjax._geometry.motion import moved
 from dlnjax._geometry.operator import apply_metric_operator, form_gradient, into, out_of
 from dlnjax._geometry.thin import Parts
+from dlnjax._lapack import solve_linear
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate, ravel
 from dlnjax._types import Matrix, Scalar, Square
@@ -59,7 +60,7 @@ class State(eqx.Module):
     @property
     def p(self) -> Matrix:
         """P, without what moves no matrix of rank r."""
-        left, right = jnp.linalg.solve(self.s, self.y1.T).T, jnp.linalg.solve(self.s.T, self.y2.T).T
+        left, right = solve_linear(self.s, self.y1.T).T, solve_linear(self.s.T, self.y2.T).T
         return Parts(self.pi, left, right).out_of(self.q1, self.q2)
 
 

@@ -19,6 +19,7 @@ from dlnjax._geodesics.exponential import exponential, orthonormal
 from dlnjax._geodesics.mean_newton import Gun, meet, Meeting
 from dlnjax._geometry.kernel import Kernel, symmetric
 from dlnjax._geometry.operator import apply_metric_operator
+from dlnjax._lapack import sign_of_determinant
 from dlnjax._results import RESULTS
 from dlnjax._svd import eigh, svd
 from dlnjax._tree import norm
@@ -234,7 +235,7 @@ def _average(points: Float[Array, "n d d"], weights: Float[Array, " n"], kernel:
     each = svd(points)
     rotation = each.u @ jnp.swapaxes(each.v, -1, -2)
     mean = svd(jnp.tensordot(weights, rotation, 1))
-    sign = jnp.linalg.slogdet(mean.u @ mean.v.T)[0] * jnp.linalg.slogdet(rotation[0])[0]
+    sign = sign_of_determinant(mean.u @ mean.v.T) * sign_of_determinant(rotation[0])
     turn = mean.u.at[:, -1].multiply(sign) @ mean.v.T
     values, vectors = eigh(jnp.tensordot(weights, jax.vmap(symmetric)(kernel.straighten(each.sigma), each.u), 1))
     return symmetric(kernel.unstraighten(values), vectors) @ turn

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dlnjax._lapack import solve_linear
+
 # The number of elements and the degree of the polynomials on them. The product is the number of pieces of a path.
 ELEMENTS, DEGREE = 8, 4
 
@@ -54,7 +56,7 @@ class Mesh(eqx.Module):
         rates = jnp.zeros((len(at), len(ts)), ends.dtype)
         rates = rates.at[rows[:, :, None], at.reshape(rows.shape)[:, None, :]].set(local)
         inner = rates[:, 1:-1]
-        green = jnp.linalg.inv(inner.T @ (weights[:, None] * inner))
+        green = solve_linear(inner.T @ (weights[:, None] * inner), jnp.eye(inner.shape[1], dtype=ends.dtype))
         return cls(ts, rates, weights, green)
 
     @staticmethod

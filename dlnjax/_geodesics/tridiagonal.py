@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dlnjax._lapack import cholesky, cholesky_solve, eigenvalues, solve_linear
+
 
 class Blocks(eqx.Module):
     """A symmetric block tridiagonal matrix in the `m` inner nodes of a path.
@@ -31,13 +33,13 @@ def solve(blocks: Blocks, rhs: Float[Array, "m n"]) -> tuple[Float[Array, "m n"]
     def forward(carry: tuple[Array, Array], row: tuple[Array, Array, Array]) -> tuple[Any, Any]:
         c, y = carry
         block, upper, b = row
-        z = jax.scipy.linalg.cho_solve((c, True), upper)
-        carry = jnp.linalg.cholesky(block - upper.T @ z), b - z.T @ y
+        z = cholesky_solve(c, upper)
+        carry = cholesky(block - upper.T @ z), b - z.T @ y
         return carry, carry
 
     def backward(x: Float[Array, " n"], row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         c, y, upper = row
-        x = jax.scipy.linalg.cho_solve((c, True), y - upper @ x)
+        x = cholesky_solve(c, y - upper @ x)
         return x, x
 
     # The ends of the path do not move, so the first row has no neighbour before it, and the last row has none after it.
@@ -59,13 +61,13 @@ def respond(blocks: Blocks) -> tuple[Float[Array, "n n"], Int[Array, " m"]]:
     def forward(carry: tuple[Array, Array], row: tuple[Array, Array]) -> tuple[Any, Array]:
         pivot, response = carry
         block, upper = row
-        inverse = jnp.linalg.inv(pivot)
-        pivot = block - upper.T @ inverse @ upper
-        # dX_1/dX_k is the product of the factors -inverse @ upper of the nodes between, which are eliminated.
-        return (pivot, response @ -(inverse @ upper)), jnp.linalg.eigvalsh((pivot + pivot.T) / 2)
+        rate = solve_linear(pivot, upper)
+        pivot = block - upper.T @ rate
+        # dX_1/dX_k is the product of the factors -rate of the nodes between, which are eliminated.
+        return (pivot, response @ -rate), eigenvalues((pivot + pivot.T) / 2)
 
     first = blocks.diagonal[0]
     rows = (blocks.diagonal[1:], blocks.upper[1:-1])
     (pivot, response), values = jax.lax.scan(forward, (first, jnp.eye(n, dtype=first.dtype)), rows)
-    values = jnp.concatenate([jnp.linalg.eigvalsh(first)[None], values])
-    return response @ -jnp.linalg.solve(pivot, blocks.upper[-1]), jnp.sum(values < 0, axis=1)
+    values = jnp.concatenate([eigenvalues(first)[None], values])
+    return response @ -solve_linear(pivot, blocks.upper[-1]), jnp.sum(values < 0, axis=1)

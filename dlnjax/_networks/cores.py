@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlnjax._checks import as_array, is_concrete, known, require, require_full_rank
+from dlnjax._lapack import qr
 from dlnjax._networks.chain import layers_of, widths_of
 from dlnjax._types import Layer, Stack, Weights
 
@@ -29,12 +30,13 @@ def cores_of(weights: Weights) -> tuple[tuple[Layer, ...] | None, Stack]:
     widths, layers = widths_of(weights), layers_of(weights)
     narrowest, rank = int(np.argmin(widths)), min(widths)
     xp: Any = np if all(map(is_concrete, layers)) else jnp
+    decompose = np.linalg.qr if xp is np else qr
     frames: dict[int, Any] = {narrowest: np.eye(rank, dtype=layers[0].dtype)}
     cores: dict[int, Any] = {}
     for p in range(narrowest, len(layers)):
-        frames[p + 1], cores[p] = xp.linalg.qr(known(layers[p]) @ frames[p])
+        frames[p + 1], cores[p] = decompose(known(layers[p]) @ frames[p])
     for p in range(narrowest - 1, -1, -1):
-        frames[p], transposed = xp.linalg.qr(known(layers[p]).T @ frames[p + 1])
+        frames[p], transposed = decompose(known(layers[p]).T @ frames[p + 1])
         cores[p] = transposed.T
     stack = xp.stack([cores[p] for p in range(len(layers))])
     pivots = abs(xp.diagonal(stack, axis1=1, axis2=2))

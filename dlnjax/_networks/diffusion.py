@@ -31,11 +31,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dlnjax._checks import is_concrete, known, require
 from dlnjax._compile import compiled
+from dlnjax._lapack import solve_linear
 from dlnjax._networks.chain import layers_of, widths_of
 from dlnjax._noise import cut, Free, Noise, Path
 from dlnjax._protocol import pullback
 from dlnjax._results import code_of, RESULTS
-from dlnjax._svd import eigh, orthogonalise, SVD, svd
+from dlnjax._svd import eigh, orthogonalise, singular_values, SVD, svd
 from dlnjax._tree import all_finite, norm, positive, power_of_two
 from dlnjax._types import Scalar, Square, Stack, Weights
 
@@ -166,7 +167,7 @@ def angles(s: Float[Array, " d"], z: Stack) -> Float[Array, "N+1 d d"]:
 def _cayley(a: Float[Array, "n d d"]) -> Float[Array, "n d d"]:
     """(1 - a/2)^(-1) (1 + a/2), a rotation for every antisymmetric a, and exp(a) to second order."""
     one = jnp.eye(a.shape[-1], dtype=a.dtype)
-    return jnp.linalg.solve(one - a / 2, one + a / 2)
+    return solve_linear(one - a / 2, one + a / 2)
 
 
 def _symmetric(z: Square) -> Square:
@@ -219,7 +220,7 @@ def check_diffusion(weights: Weights, noise: Noise) -> Stack:
         "or dlnjax.balance(weights)."
     )
     stack = require(stack, imbalance > np.finfo(stack.dtype).eps ** 0.5, message)
-    values = xp.linalg.svd(unit[0], compute_uv=False)
+    values = np.linalg.svd(unit[0], compute_uv=False) if concrete else singular_values(unit[0])
     singular = values[-1] <= len(values) * np.finfo(stack.dtype).eps * values[0]
     message = "noise on the factors needs a product of full rank, and it is singular: start nearby instead."
     return jnp.asarray(require(stack, singular & (len(stack) > 1), message))

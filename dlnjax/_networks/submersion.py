@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_float, as_matrix, known, require
 from dlnjax._compile import compiled
+from dlnjax._lapack import solve_linear
 from dlnjax._networks.chain import as_finite_weights, as_weights, chain_product, dtype_of, each, matrix_shape
 from dlnjax._networks.cores import cores_of
 from dlnjax._scale import exponent, scaled
@@ -170,7 +171,7 @@ def _at_size_one(
         # frame makes it diagonal.
         basis = jnp.eye(z.size, dtype=z.dtype).reshape(-1, *z.shape)
         operator = jax.vmap(lambda p: push(pull(p)) + normal_part(p))(basis).reshape(z.size, z.size)
-        return pull(jnp.linalg.solve(operator, z.ravel()).reshape(z.shape))
+        return pull(solve_linear(operator, z.ravel()).reshape(z.shape))
 
     return jnp.sum(exponents) - least, push, lift
 

@@ -174,11 +174,10 @@ _LAPACK = {
 def calls_lapack(energy: Callable, point: SVD, options: Options) -> bool:
     """Whether a flow decomposes matrices after its start, so that no other chunk may run beside it on a CPU.
 
-    Two programs with batched decompositions that run at once on a CPU can hang for ever: all their threads wait for
-    each other. `tests/stress/lapack.py` shows this fault within seconds, without this library, on jaxlib 0.10.2. We
-    know of no public report of this fault; jax-ml/jax#39292 concerns the same pool of threads. The sweep therefore
-    decomposes all starts while nothing else runs (`in_order`). Where the flows decompose matrices themselves, the sweep
-    uses one worker and one device.
+    Two programs with batched decompositions that run at once on a CPU can hang for ever: see `_lapack.py`. Those of
+    that module do not. An energy, what is observed and a law of starts of the user's may decompose matrices by other
+    means. The sweep therefore draws all starts while nothing else runs (`in_order`), and uses one worker and one device
+    where the flows decompose matrices so.
 
     **Raises:** `TypeError` if the energy or what is observed depends on a value that JAX traces outside of it.
     """
@@ -187,12 +186,11 @@ def calls_lapack(energy: Callable, point: SVD, options: Options) -> bool:
         seen = energy(point.matrix) if options.observe is None else options.observe(point)
         return sides(energy, point) if is_thin(point) else pullback(energy, point), seen
 
-    decomposes = options.coordinates == "matrix" or options.steps is not None
-    return uses_lapack(used, point) or decomposes
+    return uses_lapack(used, point)
 
 
 def uses_lapack(f: Callable, argument: Any) -> bool:
-    """Whether `f`, made of the energy and of what is observed, decomposes matrices.
+    """Whether `f`, made of the energy and of what is observed, decomposes matrices by other means than `_lapack.py`.
 
     **Raises:** `TypeError` if it depends on a value that JAX traces outside of it.
     """
@@ -207,6 +205,9 @@ def uses_lapack(f: Callable, argument: Any) -> bool:
 
 def _primitives(jaxpr: Jaxpr) -> Iterator[str]:
     for equation in jaxpr.eqns:
+        if equation.primitive.name == "custom_vmap_call":
+            # A rule of its own says how this is done for many seeds at once, as in `_lapack.py`.
+            continue
         yield equation.primitive.name
         inner = [getattr(leaf, "jaxpr", leaf) for leaf in jax.tree.leaves(equation.params)]
         for each in inner:

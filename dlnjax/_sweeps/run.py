@@ -169,8 +169,8 @@ def in_order(
 ) -> Iterator[tuple[int, Solution]]:
     """(first, solve(first, begin(first))) for each of `firsts`, in their order, `workers` at a time.
 
-    The results lie in the memory of the host. `begin` decomposes matrices, so it is called while nothing else runs: see
-    `calls_lapack`.
+    The results lie in the memory of the host. `begin` draws starts, and is called while nothing else runs, since a law
+    may decompose matrices: see `calls_lapack`.
     """
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 

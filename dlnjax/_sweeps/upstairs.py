@@ -126,7 +126,7 @@ class Upstairs(eqx.Module):
 
     def plan(self, n: int, energy: Callable, devices: Any, chunk: int | None) -> Plan:
         x = jax.ShapeDtypeStruct(self.shape, self.dtype)
-        decomposes = uses_lapack(lambda x: (energy(x), gradient(energy, x)), x) or self.noise is not None
+        decomposes = uses_lapack(lambda x: (energy(x), gradient(energy, x)), x)
         times, entries = len(self.ts), sum(w.size for w in jax.tree.leaves(self.weights))
         plan = divided(n, max(widths_of(self.weights)), 8 * times * entries, decomposes, devices=devices, chunk=chunk)
         return plan._replace(times=time_count(times, 8 * plan.rows // len(plan.devices) * entries))

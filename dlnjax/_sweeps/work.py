@@ -27,7 +27,7 @@ from dlnjax._terminal import silence
 
 # The process in which this module was imported. In a process that was forked from it, JAX can hang for ever.
 _IMPORTED_IN = os.getpid()
-# Two programs with decompositions that run at once in one process can hang: see `calls_lapack` in `plan.py`.
+# Two programs in which an energy decomposes matrices can hang where they run at once: see `calls_lapack` in `plan.py`.
 _ONE_AT_A_TIME = threading.Lock()
 # The seconds between two looks for a file. Clients of NFS keep for up to 60 s what they know of a folder.
 _PAUSES = [0.2 * 2**k for k in range(9)]

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from dlnjax._checks import as_real, as_square, is_concrete, known, require, require_finite, require_full_rank
 from dlnjax._geometry.kernel import as_kernel, Depth, symmetric
 from dlnjax._scale import exponent, scaled
-from dlnjax._svd import after, plain_svd
+from dlnjax._svd import plain_svd
 from dlnjax._tree import norm
 from dlnjax._types import Matrix, Numbers, Scalar
 
@@ -189,7 +189,7 @@ def _same_polar(
 ) -> tuple[tuple[Float[Array, " d"], Matrix, Matrix], tuple[Float[Array, " d"], Matrix]]:
     """((sigma, U, O) of A, (sigma, U) of B), if O is also that of B."""
     first = _polar(a)
-    sigma, u, o = _polar(after(b, first))
+    sigma, u, o = _polar(b)
     return first, (_fit(sigma, norm(first[-1] - o), "a and b must have the same polar factor U V^T: they differ"), u)
 
 

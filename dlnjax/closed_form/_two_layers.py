@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from dlnjax._checks import as_matrix, as_real, is_concrete, known, require, require_finite
 from dlnjax._compile import compiled
+from dlnjax._lapack import qr, solve_triangular
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import plain_svd
 from dlnjax._tree import norm, own_arithmetic, positive
@@ -150,8 +151,8 @@ def _gram_root(rows: Float[Array, "k h"], rates: Float[Array, " k"], t: Scalar) 
     x = 2 * jnp.abs(rates) * t
     psi = t * jnp.where(x > 0, -jnp.expm1(-x) / jnp.where(x > 0, x, 1.0), 1.0)
     # Triangular, with R^T R = C^T C + Z^T psi Z, whose condition number a product would square.
-    r = jnp.linalg.qr(jnp.concatenate([jnp.diag(jnp.exp(-column)), jnp.sqrt(psi)[:, None] * z]), mode="r")
-    y = jax.scipy.linalg.solve_triangular(r, z.T, trans=1).T
+    r = qr(jnp.concatenate([jnp.diag(jnp.exp(-column)), jnp.sqrt(psi)[:, None] * z]))[1]
+    y = solve_triangular(r, z.T, transposed=True).T
     return jnp.exp(jnp.minimum(rates, 0.0) * t)[:, None] * y
 
 

@@ -15,6 +15,7 @@ GROUND = {
     "_types",
     "_checks",
     "_compile",
+    "_lapack",
     "_results",
     "_runge_kutta",
     "_svd",

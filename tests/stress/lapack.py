@@ -2,10 +2,10 @@
 
     python tests/stress/lapack.py [--threads 2] [--size 50]
 
-The smallest program found that shows why a sweep begins its chunks one after the other, and has one worker where a flow
-decomposes matrices along its way (`dlnjax._sweeps.plan.calls_lapack`), and why each such call in a program of this
-library waits for the one before (`dlnjax._svd.after`). It uses nothing of dlnjax. It says that the
-programs hang when the process has used no time of the CPU for ten seconds, which slow ones do.
+The smallest program found that shows why this library decomposes large stacks of matrices in a loop
+(`dlnjax._lapack`), and why a sweep has one worker where an energy decomposes matrices by other means
+(`dlnjax._sweeps.plan.calls_lapack`). It uses nothing of dlnjax. It says that the programs hang when the process has
+used no time of the CPU for ten seconds, which slow ones do.
 """
 
 import argparse

@@ -1,0 +1,158 @@
+"""The decompositions of LAPACK. On a CPU one call decomposes one matrix, or several small ones.
+
+Of a stack above `_SHARED` operations, JAX shares the matrices among the threads of its pool, while the thread that
+calls waits for them (`GetLapackBatchChunkSize` in lapack_kernels.cc of jaxlib). Where parts of a program, or programs,
+call at once on all threads of the pool, all of them wait, and the program hangs for ever: `tests/stress/lapack.py`
+shows this fault within seconds, without this library, on jaxlib 0.10.2. We know of no public report; jax-ml/jax#39292
+concerns the same pool. Here such stacks are therefore decomposed in a loop, also those that `jax.vmap` makes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Complex, Float
+
+# JAX counts at most 30 operations for each m n min(m, n), those of complex singular values.
+_SHARED, _OPERATIONS = 200_000, 30
+
+
+def _in_turn(decompose: Callable[..., Any]) -> Callable[..., Any]:
+    """`decompose` of arrays whose last two axes are matrices. Their leading axes must be the same."""
+
+    @custom_vmap
+    def together(*xs: Array) -> Any:
+        return decompose(*xs)
+
+    @together.def_vmap
+    def _(size: int, batched: list[bool], *xs: Array) -> tuple[Any, Any]:
+        stacks = [x if many else jnp.broadcast_to(x, (size, *x.shape)) for x, many in zip(xs, batched, strict=True)]
+        if sum(x.size * min(x.shape[-2:]) for x in stacks) * _OPERATIONS < _SHARED:
+            out = together(*stacks)
+        else:
+            one_by_one = lambda *xs: jax.lax.map(lambda each: together(*each), xs)
+            out = jax.lax.platform_dependent(*stacks, cpu=one_by_one, default=together)
+        return out, jax.tree.map(lambda _: True, out)
+
+    # Outside of a program, each call of `lax.map` would be compiled anew.
+    @jax.jit
+    def call(*xs: Array) -> Any:
+        f = together
+        for _ in xs[0].shape[:-2]:
+            f = jax.vmap(f)
+        return f(*xs)
+
+    return call
+
+
+_svd = _in_turn(lambda x: tuple(jnp.linalg.svd(x, full_matrices=False)))
+_values = _in_turn(lambda x: jnp.linalg.svd(x, compute_uv=False))
+_eigh = _in_turn(lambda x: tuple(jnp.linalg.eigh(x)))
+_eigenvalues = _in_turn(jnp.linalg.eigvalsh)
+_qr = _in_turn(lambda x: tuple(jnp.linalg.qr(x)))
+_cholesky = _in_turn(jnp.linalg.cholesky)
+_cholesky_solve = _in_turn(lambda l, b: jax.scipy.linalg.cho_solve((l, True), b))
+_sign = _in_turn(lambda x: jnp.linalg.slogdet(x)[0])
+_solve = _in_turn(jnp.linalg.solve)
+_upper = _in_turn(jax.scipy.linalg.solve_triangular)
+_lower = _in_turn(lambda r, b: jax.scipy.linalg.solve_triangular(r, b, trans=1))
+
+
+def _t(x: Array) -> Array:
+    return jnp.swapaxes(x, -1, -2)
+
+
+def svd(x: Float[Array, "*n d e"]) -> tuple[Array, Array, Array]:
+    """(U, sigma, V^T), thin, sigma descending. It has no derivative: see `dlnjax._svd`."""
+    return _svd(x)
+
+
+def singular_values(x: Float[Array, "*n d e"]) -> Float[Array, "*n r"]:
+    """The singular values alone, descending. They have no derivative: see `dlnjax._svd`."""
+    return _values(x)
+
+
+def eigenvalues(x: Float[Array, "*n d d"]) -> Float[Array, "*n d"]:
+    """The eigenvalues of a symmetric matrix, ascending. They have no derivative."""
+    return _eigenvalues(x)
+
+
+@jax.custom_jvp
+def eigh(x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> tuple[Array, Array]:
+    """(eigenvalues, eigenvectors) of a Hermitian matrix, the values ascending.
+
+    The derivative of the vectors is NaN where eigenvalues repeat, as in JAX.
+    """
+    return _eigh(x)
+
+
+@eigh.defjvp
+def _eigh_jvp(primals: tuple[Array], tangents: tuple[Array]):
+    (x,), (dx,) = primals, tangents
+    w, v = eigh(x)
+    inside = _t(v.conj()) @ ((dx + _t(dx.conj())) / 2) @ v
+    one = jnp.eye(w.shape[-1], dtype=w.dtype)
+    gap = w[..., None, :] - w[..., :, None]
+    dw = jnp.real(jnp.diagonal(inside, axis1=-2, axis2=-1))
+    return (w, v), (dw, v @ ((1 / (one + gap) - one) * inside))
+
+
+@jax.custom_jvp
+def qr(x: Float[Array, "*n d e"]) -> tuple[Array, Array]:
+    """(Q, R), thin. It is differentiable where d >= e and the rank is e."""
+    return _qr(x)
+
+
+@qr.defjvp
+def _qr_jvp(primals: tuple[Array], tangents: tuple[Array]):
+    (x,), (dx,) = primals, tangents
+    q, r = qr(x)
+    # dX R^(-1) = dQ + Q dR R^(-1), of which Q^T dQ is antisymmetric and dR R^(-1) upper triangular.
+    ratio = _t(solve_triangular(r, _t(dx), transposed=True))
+    inside = _t(q) @ ratio
+    turn = jnp.tril(inside, -1) - _t(jnp.tril(inside, -1))
+    return (q, r), (ratio - q @ (inside - turn), (inside - turn) @ r)
+
+
+def cholesky(x: Float[Array, "*n d d"]) -> Float[Array, "*n d d"]:
+    """L with L L^T = X, or NaN where X is not positive definite. It has no derivative."""
+    return _cholesky(x)
+
+
+def cholesky_solve(l: Float[Array, "*n d d"], b: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """(L L^T)^(-1) B. It has no derivative."""
+    return _of_columns(_cholesky_solve, l, b)
+
+
+def sign_of_determinant(x: Float[Array, "*n d d"]) -> Float[Array, "*n"]:
+    """The sign of det X, a constant in derivatives.
+
+    JAX gives a 2 x 2 matrix a wrong sign where a product of two entries leaves the range of the floats.
+    """
+    return _sign(jax.lax.stop_gradient(x))
+
+
+def solve_linear(a: Float[Array, "*n d d"], b: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """A^(-1) B, by elimination."""
+    return _of_columns(lambda a, b: _linear(a, b, _solve, lambda a, b: _solve(_t(a), b)), a, b)
+
+
+def solve_triangular(
+    r: Float[Array, "*n d d"], b: Float[Array, "*b"], *, transposed: bool = False
+) -> Float[Array, "*b"]:
+    """R^(-1) B, or R^(-T) B if `transposed`, for an upper triangular R."""
+    if transposed:
+        return _of_columns(lambda r, b: _linear(_t(r), b, lambda _, b: _lower(r, b), lambda _, b: _upper(r, b)), r, b)
+    return _of_columns(lambda r, b: _linear(r, b, _upper, _lower), r, b)
+
+
+def _linear(a: Array, b: Array, solve: Callable[..., Array], transposed: Callable[..., Array]) -> Array:
+    """solve(a, b), with the derivative of A^(-1) B."""
+    return jax.lax.custom_linear_solve(lambda x: a @ x, b, lambda _, b: solve(a, b), lambda _, b: transposed(a, b))
+
+
+def _of_columns(solve: Callable[..., Array], a: Array, b: Array) -> Array:
+    """solve(a, b), where b is a matrix, or a vector, for each a."""
+    return solve(a, b) if b.ndim == a.ndim else solve(a, b[..., None])[..., 0]
