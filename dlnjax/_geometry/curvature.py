@@ -33,7 +33,7 @@ _SHIFTS = np.array([-3, -2, -1, 1, 2, 3]) * 0.02
 _INTERPOLATION = np.array([1, -6, 15, 15, -6, 1]) / 20
 # On the way values may cross. Of these multiples of the shifts, the one that keeps them farthest apart is taken.
 _MULTIPLES = np.array([1.0, 1.13, 1.29, 1.41])
-# Up to this d, the points of an interpolation are computed at once. At d = 8 that would take 4 GB.
+# Up to this d, the points of an interpolation are computed at once. At d = 8 that would take 540 MB.
 _SMALL = 5
 # Two tangent vectors span a plane if the part of either that is orthogonal to the other is above rounding.
 _DEPENDENT = 64

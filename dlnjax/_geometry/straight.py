@@ -31,6 +31,8 @@ from dlnjax._types import Scalar
 _CLOSE = 0.5
 _POINTS, _MASSES = np.polynomial.legendre.leggauss(6)
 _NODES, _WEIGHTS = (1 + _POINTS) / 2, _MASSES / 2
+# The weights are evaluated at this many pairs at a time, for which they take 30 MB.
+_AT_ONCE = 2**15
 
 # log sigma and sigma, of equal shape. Both are kept, since the derivatives of sigma in y follow from lambda alone.
 Value: TypeAlias = tuple[Float[Array, "..."], Float[Array, "..."]]
@@ -97,6 +99,11 @@ def _weights(kernel: Kernel) -> Weights:
 
 def _jet(kernel: Kernel, log_s: Float[Array, " n"], log_t: Float[Array, " n"]) -> tuple[Float[Array, "n p"], ...]:
     """`_weights` at pairs of singular values, and the derivatives in y: the first and second in s, that in s and t."""
+    n = len(log_s)
+    if n > _AT_ONCE:
+        parts = (jnp.pad(log, (0, -n % _AT_ONCE)).reshape(-1, _AT_ONCE) for log in (log_s, log_t))
+        out = jax.lax.map(lambda logs: _jet(kernel, *logs), tuple(parts))
+        return jax.tree.map(lambda z: z.reshape(-1, z.shape[-1])[:n], out)
     gap = (log_s - log_t) * jnp.exp(_log_stretch(kernel, log_s, log_t))
     weights, none, one = _weights(kernel), jnp.zeros_like(gap), jnp.ones_like(gap)
 
@@ -161,8 +168,12 @@ class Straight(eqx.Module):
 
 def _differences(on: "_Segments", log: Float[Array, " d"], kernel: Kernel) -> Differences:
     """`_weights` and its divided differences."""
+    # The weights are symmetric, so that two segments are a pair in one order only, and each begins at its larger value.
+    segments = np.triu_indices(len(log))
+    one, other = np.triu_indices(len(segments[0]))
+    nodes, share = on.log[segments], on.share[segments]
     # One call for all pairs, so that the kernel is compiled once: of values, of a node and a value, of two nodes.
-    pairs = [(log[:, None], log), (on.log[..., None], log), (on.log[..., None, None, None], on.log)]
+    pairs = [(log[:, None], log), (on.log[..., None], log), (nodes[one][:, :, None], nodes[other][:, None])]
     pairs = [jnp.broadcast_arrays(*pair) for pair in pairs]
     jets = _jet(kernel, *(jnp.concatenate([side.ravel() for side in sides]) for sides in zip(*pairs, strict=True)))
     ends = np.cumsum([pair[0].size for pair in pairs])[:-1]
@@ -176,9 +187,18 @@ def _differences(on: "_Segments", log: Float[Array, " d"], kernel: Kernel) -> Di
         value = _excess(kernel.inverse_depth, log[:, None] - log)[..., None]
     first = on.first(value, on.mean(of(1, 1)))
     three = on.second(first, on.mean(of(2, 1), on.lever))
-    by_second = on.mean(jnp.moveaxis(on.mean(of(3, 2)), (0, 1), (3, 4)))
-    mixed = on.mixed(first, jnp.moveaxis(by_second, (2, 3), (0, 1)))
+    by_second = jnp.einsum("nabp,na,nb->np", of(3, 2), share[one], share[other])
+    segment = _symmetric_index(len(log))
+    pair = _symmetric_index(len(segments[0]))[segment[:, :, None, None], segment]
+    mixed = on.mixed(first, by_second[pair])
     return Differences(value, first, three, mixed)
+
+
+def _symmetric_index(n: int) -> np.ndarray:
+    """The place of the pair i, j, in either order, among those of `np.triu_indices(n)`."""
+    index = np.empty((n, n), int)
+    index[np.triu_indices(n)] = index.T[np.triu_indices(n)] = np.arange(n * (n + 1) // 2)
+    return index
 
 
 def _with_odd(even: Differences, log: Float[Array, " d"], kernel: Balanced) -> Differences:
@@ -233,7 +253,7 @@ class _Segments(eqx.Module):
     stretch: Float[Array, "d d"]
     far: Bool[Array, "d d"]
     log: Float[Array, "d d nodes"]
-    slope: Float[Array, "d d nodes"]
+    share: Float[Array, "d d nodes"]
     lever: Float[Array, "d d nodes"]
 
     def __init__(self, log: Float[Array, " d"], kernel: Kernel):
@@ -244,14 +264,15 @@ class _Segments(eqx.Module):
         self.gap = u * self.stretch
         self.log = log[:, None, None] - jnp.where(self.far, 0.0, u)[..., None] * nodes
         start = jnp.broadcast_to(log[:, None, None], self.log.shape)
-        # `lever` is the share of the segment in y before a node, and `slope` its derivative in the share in log sigma.
+        # `lever` is the share of the segment in y before a node. Its derivative in the share in log sigma, times the
+        # weight of the node in the quadrature, is the `share` of the node.
         self.lever = nodes * jnp.exp(_log_stretch(kernel, start, self.log) - stretch[..., None])
-        self.slope = jnp.exp(self.log - _log_rate(kernel, self.log) - stretch[..., None])
+        slope = jnp.exp(self.log - _log_rate(kernel, self.log) - stretch[..., None])
+        self.share = slope * jnp.asarray(_WEIGHTS, log.dtype)
 
     def mean(self, f: Float[Array, "d d nodes *rest"], lever: Float[Array, "d d nodes"] | None = None) -> Array:
         """The mean of f in y over each segment, or with the `lever` half of a mean whose weights rise from 0."""
-        share = self.slope * jnp.asarray(_WEIGHTS, f.dtype) * (1.0 if lever is None else lever)
-        return jnp.einsum("ijm,ijm...->ij...", share, f)
+        return jnp.einsum("ijm,ijm...->ij...", self.share * (1.0 if lever is None else lever), f)
 
     def first(self, f: Float[Array, "d *rest"], near: Float[Array, "d d *rest"]) -> Float[Array, "d d *rest"]:
         """The divided differences of f, which near each other are the means of its slope."""
