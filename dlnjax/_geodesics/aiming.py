@@ -5,8 +5,6 @@ arrives. The next path is aimed beside B, by as much as the shot has missed B on
 derivative of the shot, which Broyden's method in `shooting.py` starts from, at the cost of d^6 operations.
 """
 
-from functools import partial
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -93,6 +91,13 @@ class Aiming(eqx.Module):
     best: Shot
     ended: Bool[Array, ""]
 
+    @classmethod
+    def at(cls, path: Descent, best: Shot) -> "Aiming":
+        """The state before the first shot."""
+        b = path.course.ys[-1]
+        nothing, one = jnp.zeros(b.size, b.dtype), jnp.ones((), b.dtype)
+        return cls(path, nothing, jnp.zeros_like(b), nothing, one, best, jnp.asarray(False))
+
 
 def aimed(ends: Pair, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""]) -> Shot:
     """The geodesics from the two first guesses. The leading axis of the result is that of the guesses.
@@ -104,43 +109,49 @@ def aimed(ends: Pair, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""]) -> S
     mesh = Mesh.of(guesses.times(a, b, kernel, ELEMENTS))
 
     def rough(xs: Float[Array, "nodes d d"]) -> Descent:
-        start = Descent.at(ends.straight(guesses.bend(xs, mesh.ts), mesh.ts))
-        return descend(start, ends.origin, mesh, kernel, _ROUGH)
+        return Descent.at(ends.straight(guesses.bend(xs, mesh.ts), mesh.ts))
 
-    paths = jax.lax.map(rough, guesses.first_guesses(a, b, guesses.turns_between(a, b), kernel, mesh.ts))
-    action = paths.course.action
-    same = jnp.abs(action[0] - action[1]) <= _SAME_ACTION * action[0]
-    best = jnp.where(same, 0, jnp.argmin(action))
-    follow = partial(_follow, ends, mesh, kernel, rtol)
+    paths = jax.vmap(rough)(guesses.first_guesses(a, b, guesses.turns_between(a, b), kernel, mesh.ts))
 
-    def one(before: Shot, guess: Int[Array, ""]) -> tuple[Shot, Shot]:
-        wanted = every | ~(before.error <= NEAR)
+    # Two turns lead the guesses to paths, and two follow the paths. The turns are one loop, so that the search of a
+    # path is compiled once.
+    def turn(now: tuple[Descent, Shot], k: Int[Array, ""]) -> tuple[tuple[Descent, Shot], tuple[Int[Array, ""], Shot]]:
+        paths, before = now
+        action = paths.course.action
+        same = jnp.abs(action[0] - action[1]) <= _SAME_ACTION * action[0]
+        best = jnp.where(same, 0, jnp.argmin(action))
+        rough, guess = k < 2, jnp.where(k < 2, k, (k + best) % 2)
         path = jax.tree.map(lambda z: z[guess], paths)
-        skipped = where(same, before, Shot.none(b.matrix))
-        found = jax.lax.cond(wanted, lambda: follow(path), lambda: skipped)
-        return found, found
+        wanted = rough | every | ~(before.error <= NEAR)
+        skipped = Aiming.at(path, where(same, before, Shot.none(b.matrix)))
+        found = jax.lax.cond(wanted, lambda: _follow(ends, mesh, kernel, rtol, rough, path), lambda: skipped)
+        paths = jax.tree.map(lambda z, new: z.at[guess].set(jnp.where(rough, new, z[guess])), paths, found.path)
+        return (paths, found.best), (guess, found.best)
 
-    order = jnp.stack([best, 1 - best])
-    _, shots = jax.lax.scan(one, Shot.none(b.matrix), order)
-    return jax.tree.map(lambda z: z[jnp.argsort(order)], shots)
-
-
-def _follow(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, path: Descent) -> Shot:
-    b = ends.goal
-    nothing, one = jnp.zeros(b.size, b.dtype), jnp.ones((), b.dtype)
-    start = Aiming(path, nothing, jnp.zeros_like(b), nothing, one, Shot.none(b), jnp.asarray(False))
-    step = partial(_correct, ends, mesh, kernel, rtol)
-    return iterate(step, lambda now: ~now.ended & (now.best.shots < _MOST_SHOTS), start).best
+    _, (guess, shots) = jax.lax.scan(turn, (paths, Shot.none(b.matrix)), jnp.arange(4))
+    return jax.tree.map(lambda z: z[2 + jnp.argsort(guess[2:])], shots)
 
 
-def _correct(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, now: Aiming) -> Aiming:
-    """Finish the path to the present aim, shoot with its momentum, and aim anew.
+def _follow(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, rough: Bool[Array, ""], path: Descent) -> Aiming:
+    """The search from a path. If it is `rough`, the path is led to least action, and no shot follows."""
+
+    def step(now: Aiming) -> Aiming:
+        path = descend(now.path.on(), ends.origin, mesh, kernel, jnp.where(rough, _ROUGH, _FINE))
+        there = eqx.tree_at(lambda s: (s.path, s.ended), now, (path, jnp.asarray(True)))
+        return jax.lax.cond(rough, lambda: there, lambda: _correct(ends, mesh, kernel, rtol, path, now))
+
+    start = Aiming.at(path, Shot.none(ends.goal))
+    return iterate(step, lambda now: ~now.ended & (now.best.shots < _MOST_SHOTS), start)
+
+
+def _correct(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, path: Descent, now: Aiming) -> Aiming:
+    """Shoot with the momentum of the path to the present aim, and aim anew.
 
     Between ill-conditioned ends a path of least action is found only up to rounding, and its momentum may be wrong in
     the eighth digit. After a shot that was no better, the aim is therefore moved by many times the miss. The momentum
     changes by as many times what the next shot needs, so that rounding counts for as much less.
     """
-    path, old = descend(now.path.on(), ends.origin, mesh, kernel, _FINE), now.best
+    old = now.best
     momentum = operator_at(ends.first, -path.course.slope[0], kernel, power=0.5)
     w = old.start + (momentum - now.momentum) / now.factor
     ts = jnp.array([0.0, 1.0], w.dtype)

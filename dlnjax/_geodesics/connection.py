@@ -20,12 +20,12 @@ from dlnjax._geodesics.exponential import covector, orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geodesics.shooting import (
-    any_arrives,
     candidates,
     DENSE,
     first_candidates,
+    is_easy,
     last_candidates,
-    SMALL,
+    suffices,
 )
 from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._geometry.operator import form_by_kernel, operator_at
@@ -73,6 +73,10 @@ class Frame(eqx.Module):
         eye = jnp.eye(a.sigma.shape[0], dtype=a.sigma.dtype)
         first = SVD(eye, a.sigma / scale, eye)
         return cls(a.u, a.v, scale, kernel, first, SVD(a.u.T @ b.u, b.sigma / scale, a.v.T @ b.v))
+
+    def pair(self, ends: "Ends") -> Pair:
+        """The pair (A', B')."""
+        return Pair(self.first, self.last, self.into(ends.between))
 
     def into(self, x: Square) -> Square:
         return self.u.T @ (x / self.scale) @ self.v
@@ -159,30 +163,38 @@ def connect_all(
 
     Without `every`, a guess that can not lead to the shortest path is not followed to its end.
     """
-    arguments = a, b, kernel, rtol, descend, every
-    if not SMALL < len(a) <= DENSE or not runs_at_once(*arguments):
+    ends, frame, easy = _prepared(a, b, kernel, descend)
+    arguments = ends, frame, rtol, descend, every
+    if len(a) > DENSE or not runs_at_once(arguments):
         return _connections(candidates, *arguments)[0]
-    # Two searches may be needed. The second takes longer to compile than the first, and most pairs do not need it.
-    found, arrived = _connections(first_candidates, *arguments)
-    return found if arrived else _connections(last_candidates, *arguments)[0]
+    # A pair may need two searches. Each is compiled only for a pair that needs it.
+    if easy:
+        found, enough = _connections(first_candidates, *arguments)
+        if enough:
+            return found
+    return _connections(last_candidates, *arguments)[0]
+
+
+@compiled
+def _prepared(a: Square, b: Square, kernel: Kernel, descend: Bool[Array, ""]) -> tuple[Ends, Frame, Bool[Array, ""]]:
+    """(the ends, their frame, whether `first_candidates` tries the pair)."""
+    ends = Ends.of(a, b)
+    frame = Frame.of(ends.first, ends.last, kernel)
+    return ends, frame, is_easy(frame.pair(ends), descend)
 
 
 @compiled
 def _connections(
     search: Callable[..., Shot],
-    a: Square,
-    b: Square,
-    kernel: Kernel,
+    ends: Ends,
+    frame: Frame,
     rtol: Scalar,
     descend: Bool[Array, ""],
     every: Bool[Array, ""],
 ) -> tuple[Connection, Bool[Array, ""]]:
-    """(`connect_all` by this search, whether any geodesic arrives)."""
-    ends = Ends.of(a, b)
-    frame = Frame.of(ends.first, ends.last, kernel)
-    pair = Pair(frame.first, frame.last, frame.into(ends.between))
-    shots = search(pair, kernel, rtol, descend, every)
-    return jax.vmap(partial(_connection, ends=ends, frame=frame))(shots), any_arrives(shots)
+    """(`connect_all` by this search, whether no other search has to follow)."""
+    shots = search(frame.pair(ends), frame.kernel, rtol, descend, every)
+    return jax.vmap(partial(_connection, ends=ends, frame=frame))(shots), suffices(shots)
 
 
 def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:

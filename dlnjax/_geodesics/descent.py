@@ -138,7 +138,7 @@ def _direction(now: Descent, mesh: Mesh, kernel: Kernel) -> Float[Array, "m d d"
     return -(z + second @ now.moves).reshape(slope.shape)
 
 
-def descend(start: Descent, origin: Square, mesh: Mesh, kernel: Kernel, settled: float) -> Descent:
+def descend(start: Descent, origin: Square, mesh: Mesh, kernel: Kernel, settled: Scalar) -> Descent:
     """The path of least action that is found from a state of the search, with fixed ends.
 
     The search ends where a step promises to lower the action by less than the fraction `settled`, or after
@@ -151,7 +151,7 @@ def descend(start: Descent, origin: Square, mesh: Mesh, kernel: Kernel, settled:
     return iterate(partial(_step, origin=origin, mesh=mesh, kernel=kernel, settled=settled), go_on, start)
 
 
-def _step(now: Descent, origin: Square, mesh: Mesh, kernel: Kernel, settled: float) -> Descent:
+def _step(now: Descent, origin: Square, mesh: Mesh, kernel: Kernel, settled: Scalar) -> Descent:
     # The first step evaluates the path and does not move it, so that the gradient is compiled once.
     fresh, old = now.fresh, now.course
     move = jnp.where(fresh, 0.0, _direction(now, mesh, kernel))

@@ -41,11 +41,14 @@ _MOST_SHOTS = 400
 _MOST_STEPS_AT_LAST = 4096
 # Up to this size the search of this module follows, where that of `aiming.py` does not arrive. Its time grows like d^6.
 DENSE = 8
-# Up to this size the search of this module is the only one. That of `aiming.py` takes a third of its time here, but
-# would double the compilation.
-SMALL = 4
+# Up to this size, where both searches would be parts of one program, that of this module is the only one. The search of
+# `aiming.py` takes a third of its time here, but would double the compilation.
+_SMALL = 4
 # At a larger condition number of an end, the frames turn faster than a path of `SEGMENTS` pieces can resolve.
 CONDITION = 1e3
+# Up to `_SMALL` rows the search of `aiming.py` is tried up to this condition number. Near 1000 it saves little time
+# there, and 1 of 200 pairs ends at a longer geodesic than that of this module.
+_EASY = 300.0
 # An error of X moves a small singular value by as much. The tolerance is therefore lowered where the condition number
 # is large, but by no more than this factor: below it, rounding is larger than the tolerance.
 TIGHTEST = 1e-2
@@ -66,6 +69,8 @@ _LOST_DAMPING, _LOST_STUCK = 1e-2, 6
 _HOPELESS_DAMPING, _HOPELESS_STUCK = 1e-4, 12
 # Lengths are compared with their bound up to this part, and this number for ends that are equal to rounding.
 _LONGER = 1e-9
+# A geodesic that has missed B is shorter than another if it is so by this part. Its own length is less accurate.
+_SHORTER = 1e-6
 # The steps of the power: the first step, the factors by which a step grows and shrinks, and the smallest step.
 _FIRST_STRIDE, _GROW, _SHRINK, _SMALLEST_STRIDE = 0.1, 1.5, 3.0, 1e-3
 
@@ -251,7 +256,7 @@ def _hopeful(search: Search) -> Bool[Array, ""]:
 def candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]) -> Shot:
     """The geodesics that are found from the two first guesses. The leading axis of the result is that of the guesses.
 
-    Above `SMALL` rows the search of `aiming.py` comes first. It follows both guesses if `every` holds, and else only
+    Above `_SMALL` rows the search of `aiming.py` comes first. It follows both guesses if `every` holds, and else only
     as many as it needs. The search of this module follows up to `DENSE` rows, where that does not arrive, where a pair
     is ill-conditioned, and without `descend`. Without `descend`, shooting starts from the guess itself, and finds
     whatever critical path is near.
@@ -259,21 +264,26 @@ def candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""
     Under `vmap` the pairs are searched one after the other. Searches differ much in length, and side by side all would
     last as long as the longest.
     """
-    if len(ends.between) <= SMALL:
+    if len(ends.between) <= _SMALL:
         return _shot(ends, kernel, rtol, descend)
     found = first_candidates(ends, kernel, rtol, descend, every)
     if len(ends.between) > DENSE:
         return found
-    return jax.lax.cond(any_arrives(found), lambda: found, lambda: _shot(ends, kernel, rtol, descend))
+    return jax.lax.cond(suffices(found), lambda: found, lambda: _shot(ends, kernel, rtol, descend))
 
 
 def first_candidates(
     ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]
 ) -> Shot:
-    """What the search of `aiming.py` finds. Up to `DENSE` rows, it is not tried where another has to follow anyway."""
+    """What the search of `aiming.py` finds, or nothing for a pair that is not easy."""
     nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(ends.between))
-    easy = descend & ((len(ends.between) > DENSE) | (_condition(ends) <= CONDITION) | ends.near)
-    return jax.lax.cond(easy, lambda: aimed(ends, kernel, rtol, every), lambda: nothing)
+    return jax.lax.cond(is_easy(ends, descend), lambda: aimed(ends, kernel, rtol, every), lambda: nothing)
+
+
+def is_easy(ends: Pair, descend: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether the search of `aiming.py` is tried. Up to `DENSE` rows it is not where another has to follow anyway."""
+    d = len(ends.between)
+    return descend & ((d > DENSE) | (_condition(ends) <= (CONDITION if d > _SMALL else _EASY)) | ends.near)
 
 
 def last_candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]) -> Shot:
@@ -281,9 +291,12 @@ def last_candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Arra
     return _shot(ends, kernel, rtol, descend)
 
 
-def any_arrives(found: Shot) -> Bool[Array, ""]:
-    """Whether any of the geodesics arrives, so that no other search follows."""
-    return jnp.any(found.error <= NEAR)
+def suffices(found: Shot) -> Bool[Array, ""]:
+    """Whether a geodesic arrives and none that has missed B is shorter, so that no other search follows."""
+    arrived, length = found.error <= NEAR, jax.vmap(norm)(found.start)
+    missed = ~arrived & (found.shots > 0)
+    shortest = jnp.min(jnp.where(arrived, length, jnp.inf))
+    return jnp.any(arrived) & ~jnp.any(missed & (length < (1 - _SHORTER) * shortest))
 
 
 def _shot(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) -> Shot:
