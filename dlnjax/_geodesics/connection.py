@@ -25,6 +25,8 @@ from dlnjax._geodesics.shooting import (
     first_candidates,
     is_easy,
     last_candidates,
+    nearest,
+    no_candidates,
     suffices,
 )
 from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
@@ -163,24 +165,27 @@ def connect_all(
 
     Without `every`, a guess that can not lead to the shortest path is not followed to its end.
     """
-    ends, frame, easy = _prepared(a, b, kernel, descend)
+    ends, frame, easy, found = _prepared(a, b, kernel, descend)
     arguments = ends, frame, rtol, descend, every
     if len(a) > DENSE or not runs_at_once(arguments):
-        return _connections(candidates, *arguments)[0]
+        return _connections(candidates, *arguments, found)[0]
     # A pair may need two searches. Each is compiled only for a pair that needs it.
     if easy:
-        found, enough = _connections(first_candidates, *arguments)
+        connection, found, enough = _connections(first_candidates, *arguments, found)
         if enough:
-            return found
-    return _connections(last_candidates, *arguments)[0]
+            return connection
+    return _connections(last_candidates, *arguments, found)[0]
 
 
 @compiled
-def _prepared(a: Square, b: Square, kernel: Kernel, descend: Bool[Array, ""]) -> tuple[Ends, Frame, Bool[Array, ""]]:
-    """(the ends, their frame, whether `first_candidates` tries the pair)."""
+def _prepared(
+    a: Square, b: Square, kernel: Kernel, descend: Bool[Array, ""]
+) -> tuple[Ends, Frame, Bool[Array, ""], Shot]:
+    """(the ends, their frame, whether `first_candidates` tries the pair, the result before any search)."""
     ends = Ends.of(a, b)
     frame = Frame.of(ends.first, ends.last, kernel)
-    return ends, frame, is_easy(frame.pair(ends), descend)
+    pair = frame.pair(ends)
+    return ends, frame, is_easy(pair, descend), no_candidates(pair)
 
 
 @compiled
@@ -191,10 +196,11 @@ def _connections(
     rtol: Scalar,
     descend: Bool[Array, ""],
     every: Bool[Array, ""],
-) -> tuple[Connection, Bool[Array, ""]]:
-    """(`connect_all` by this search, whether no other search has to follow)."""
-    shots = search(frame.pair(ends), frame.kernel, rtol, descend, every)
-    return jax.vmap(partial(_connection, ends=ends, frame=frame))(shots), suffices(shots)
+    found: Shot,
+) -> tuple[Connection, Shot, Bool[Array, ""]]:
+    """(`connect_all` by this search and the one that has `found` its shots, all shots, whether they suffice)."""
+    shots = nearest(found, search(frame.pair(ends), frame.kernel, rtol, descend, every))
+    return jax.vmap(partial(_connection, ends=ends, frame=frame))(shots), shots, suffices(shots)
 
 
 def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:

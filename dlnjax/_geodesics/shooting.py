@@ -269,15 +269,14 @@ def candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""
     found = first_candidates(ends, kernel, rtol, descend, every)
     if len(ends.between) > DENSE:
         return found
-    return jax.lax.cond(suffices(found), lambda: found, lambda: _shot(ends, kernel, rtol, descend))
+    return jax.lax.cond(suffices(found), lambda: found, lambda: nearest(found, _shot(ends, kernel, rtol, descend)))
 
 
 def first_candidates(
     ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]
 ) -> Shot:
     """What the search of `aiming.py` finds, or nothing for a pair that is not easy."""
-    nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(ends.between))
-    return jax.lax.cond(is_easy(ends, descend), lambda: aimed(ends, kernel, rtol, every), lambda: nothing)
+    return jax.lax.cond(is_easy(ends, descend), lambda: aimed(ends, kernel, rtol, every), lambda: no_candidates(ends))
 
 
 def is_easy(ends: Pair, descend: Bool[Array, ""]) -> Bool[Array, ""]:
@@ -289,6 +288,19 @@ def is_easy(ends: Pair, descend: Bool[Array, ""]) -> Bool[Array, ""]:
 def last_candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]) -> Shot:
     """What the search of this module finds."""
     return _shot(ends, kernel, rtol, descend)
+
+
+def no_candidates(ends: Pair) -> Shot:
+    """The result where nothing was searched for from either guess."""
+    return jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(ends.between))
+
+
+def nearest(old: Shot, new: Shot) -> Shot:
+    """Of each guess the result that came nearer, and the shorter geodesic where both arrive."""
+    both = (old.error <= NEAR) & (new.error <= NEAR)
+    shorter = jax.vmap(norm)(new.start) < jax.vmap(norm)(old.start)
+    nearer = (new.error < old.error) | (jnp.isinf(old.error) & (new.power >= old.power))
+    return where(jnp.where(both, shorter, nearer), new, old)
 
 
 def suffices(found: Shot) -> Bool[Array, ""]:
@@ -324,15 +336,10 @@ def _shot(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""]) ->
 
         old, new = now[1], jax.lax.map(follow, guesses.first_guesses(at.first, at.last, turns, kernel, ts))
         # A way that arrives later may lead to a shorter geodesic.
-        both = (old.error <= NEAR) & (new.error <= NEAR)
-        shorter = jax.vmap(norm)(new.start) < jax.vmap(norm)(old.start)
-        nearer = (new.error < old.error) | (jnp.isinf(old.error) & (new.power >= old.power))
-        nearer = jnp.where(both, shorter, nearer)
-        return now[0] + 1, where(nearer, new, old)
+        return now[0] + 1, nearest(old, new)
 
     def go_on(now: tuple[Int[Array, ""], Shot]) -> Bool[Array, ""]:
         arrived = (now[1].error <= NEAR) & (jax.vmap(norm)(now[1].start) <= longest)
         return (now[0] == 0) | (descend & (now[0] < len(_WAYS)) & ~jnp.any(arrived))
 
-    nothing = jax.tree.map(lambda z: jnp.stack([z, z]), Shot.none(ends.between))
-    return iterate(attempt, go_on, (jnp.asarray(0), nothing))[1]
+    return iterate(attempt, go_on, (jnp.asarray(0), no_candidates(ends)))[1]
