@@ -99,14 +99,14 @@ class Aiming(eqx.Module):
         return cls(path, nothing, jnp.zeros_like(b), nothing, one, best, jnp.asarray(False))
 
 
-def aimed(ends: Pair, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""]) -> Shot:
+def aimed(ends: Pair, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""], elements: int = ELEMENTS) -> Shot:
     """The geodesics from the two first guesses. The leading axis of the result is that of the guesses.
 
     Both guesses are led to paths of least action. The path of less action is followed first. The other is followed if
     that does not arrive, or with `every`.
     """
     a, b = ends.first, ends.last
-    mesh = Mesh.of(guesses.times(a, b, kernel, ELEMENTS))
+    mesh = Mesh.of(guesses.times(a, b, kernel, elements))
 
     def rough(xs: Float[Array, "nodes d d"]) -> Descent:
         return Descent.at(ends.straight(guesses.bend(xs, mesh.ts), mesh.ts))

@@ -21,7 +21,6 @@ from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geodesics.shooting import (
     candidates,
-    DENSE,
     first_candidates,
     is_easy,
     last_candidates,
@@ -167,7 +166,7 @@ def connect_all(
     """
     ends, frame, easy, found = _prepared(a, b, kernel, descend)
     arguments = ends, frame, rtol, descend, every
-    if len(a) > DENSE or not runs_at_once(arguments):
+    if not runs_at_once(arguments):
         return _connections(candidates, *arguments, found)[0]
     # A pair may need two searches. Each is compiled only for a pair that needs it.
     if easy:

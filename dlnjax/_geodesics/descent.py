@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._geodesics.hamiltonian import momentum_and_force
-from dlnjax._geodesics.mesh import ELEMENTS, Mesh
+from dlnjax._geodesics.mesh import Mesh
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import operator_at
 from dlnjax._lapack import sign_of_determinant, solve_triangular
@@ -38,8 +38,8 @@ _SAME_ACTION = 1e-14
 # The search ends where for as many steps the promise of a step has not fallen by a half, and the action has not fallen
 # by the second fraction of itself.
 _STUCK, _ROUNDING = 10, 1e-12
-# The largest number of evaluations of a path, over all shots.
-MOST_EVALUATIONS = 400
+# The largest number of evaluations of a path, over all shots, for each element of its mesh.
+_EVALUATIONS = 50
 
 
 class Course(eqx.Module):
@@ -100,7 +100,7 @@ def course(ys: Float[Array, "nodes d d"], origin: Square, mesh: Mesh, kernel: Ke
 
     In discrete time a path could jump over them at a finite cost. A kernel that does not vanish there lets paths cross.
     """
-    xs, at = ys + jnp.broadcast_to(origin, ys.shape), Mesh.at(ELEMENTS)
+    xs, at = ys + jnp.broadcast_to(origin, ys.shape), Mesh.at(mesh.elements)
     points = jax.vmap(svd)(xs)
     v = jnp.tensordot(mesh.rates, ys, 1)
     here = jax.tree.map(lambda z: z[at], points)
@@ -142,11 +142,11 @@ def descend(start: Descent, origin: Square, mesh: Mesh, kernel: Kernel, settled:
     """The path of least action that is found from a state of the search, with fixed ends.
 
     The search ends where a step promises to lower the action by less than the fraction `settled`, or after
-    `MOST_EVALUATIONS`.
+    `_EVALUATIONS`.
     """
 
     def go_on(now: Descent) -> Bool[Array, ""]:
-        return ~now.ended & (now.step < MOST_EVALUATIONS) & (now.fresh | jnp.isfinite(now.course.action))
+        return ~now.ended & (now.step < _EVALUATIONS * mesh.elements) & (now.fresh | jnp.isfinite(now.course.action))
 
     return iterate(partial(_step, origin=origin, mesh=mesh, kernel=kernel, settled=settled), go_on, start)
 

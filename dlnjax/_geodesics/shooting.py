@@ -21,6 +21,7 @@ from dlnjax._geodesics.aiming import aimed, flaw, MOST_STEPS, NEAR, Shot
 from dlnjax._geodesics.broyden import improve, Search, Value
 from dlnjax._geodesics.charts import Pair
 from dlnjax._geodesics.hamiltonian import integrate
+from dlnjax._geodesics.mesh import FINE
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import out_of
 from dlnjax._results import code_of, RESULTS
@@ -39,7 +40,8 @@ _MOST_SHOTS = 400
 # 1e6 the geodesics that arrive need up to 1300 and 500, since the tolerance is lower at the power 1. A geodesic that
 # needs more has come near the singular matrices and will not arrive.
 _MOST_STEPS_AT_LAST = 4096
-# Up to this size the search of this module follows, where that of `aiming.py` does not arrive. Its time grows like d^6.
+# Up to this size the search of this module follows, where that of `aiming.py` does not arrive, and above it that of
+# `aiming.py` on a finer mesh. The time of the search of this module grows like d^6.
 DENSE = 8
 # Up to this size, where both searches would be parts of one program, that of this module is the only one. The search of
 # `aiming.py` takes a third of its time here, but would double the compilation.
@@ -257,9 +259,9 @@ def candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""
     """The geodesics that are found from the two first guesses. The leading axis of the result is that of the guesses.
 
     Above `_SMALL` rows the search of `aiming.py` comes first. It follows both guesses if `every` holds, and else only
-    as many as it needs. The search of this module follows up to `DENSE` rows, where that does not arrive, where a pair
-    is ill-conditioned, and without `descend`. Without `descend`, shooting starts from the guess itself, and finds
-    whatever critical path is near.
+    as many as it needs. Where that does not arrive, `last_candidates` follow, also where a pair is ill-conditioned, and
+    without `descend`. Without `descend`, shooting starts from the guess itself, and finds whatever critical path is
+    near.
 
     Under `vmap` the pairs are searched one after the other. Searches differ much in length, and side by side all would
     last as long as the longest.
@@ -267,9 +269,8 @@ def candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""
     if len(ends.between) <= _SMALL:
         return _shot(ends, kernel, rtol, descend)
     found = first_candidates(ends, kernel, rtol, descend, every)
-    if len(ends.between) > DENSE:
-        return found
-    return jax.lax.cond(suffices(found), lambda: found, lambda: nearest(found, _shot(ends, kernel, rtol, descend)))
+    last = lambda: nearest(found, last_candidates(ends, kernel, rtol, descend, every))
+    return jax.lax.cond(suffices(found), lambda: found, last)
 
 
 def first_candidates(
@@ -286,8 +287,12 @@ def is_easy(ends: Pair, descend: Bool[Array, ""]) -> Bool[Array, ""]:
 
 
 def last_candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]) -> Shot:
-    """What the search of this module finds."""
-    return _shot(ends, kernel, rtol, descend)
+    """What the search of this module finds, and above `DENSE` rows that of `aiming.py` on a fine mesh."""
+    if len(ends.between) <= DENSE:
+        return _shot(ends, kernel, rtol, descend)
+    # Its time is several times that of a search on the usual mesh, on which about 1 in 30 random pairs does not arrive.
+    fine = lambda: aimed(ends, kernel, rtol, every, FINE)
+    return jax.lax.cond(descend, fine, lambda: no_candidates(ends))
 
 
 def no_candidates(ends: Pair) -> Shot:

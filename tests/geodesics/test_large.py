@@ -106,6 +106,23 @@ def test_geodesic_arrives_where_rounding_moves_the_path_of_least_action():
         assert line.endpoint_error < 1e-9 and line.hamiltonian_drift < 1e-9
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [1, 3])
+def test_geodesic_arrives_where_a_path_could_cross_the_singular_matrices_between_two_nodes(seed):
+    # The usual mesh does not see how narrow the way is to a matrix with one small singular value.
+    d = 9
+    a, b = np.random.default_rng(seed).standard_normal((2, d, d))
+    u, s, vt = np.linalg.svd(b)
+    b = (u * np.append(s[:-1], s[0] / 3e3)) @ vt
+    b[0] *= np.sign(np.linalg.det(a) * np.linalg.det(b))
+    infinite = jnp.asarray(jnp.inf)
+    line = dln.geodesic(jnp.asarray(a), jnp.asarray(b), infinite)
+    assert line.endpoint_error < 1e-8
+    low, high = dln.distance_bounds(jnp.asarray(a), jnp.asarray(b), infinite)
+    assert low < line.length < high
+    np.testing.assert_allclose(dln.exponential(jnp.asarray(a), line.momentum, infinite).x[-1], b, atol=1e-7)
+
+
 # On two cores each of these programs hung for ever where two calls of LAPACK for stacks of matrices did not wait for
 # each other.
 STACKS = {
