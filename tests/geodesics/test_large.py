@@ -123,8 +123,7 @@ def test_geodesic_arrives_where_a_path_could_cross_the_singular_matrices_between
     np.testing.assert_allclose(dln.exponential(jnp.asarray(a), line.momentum, infinite).x[-1], b, atol=1e-7)
 
 
-# On two cores each of these programs hung for ever where two calls of LAPACK for stacks of matrices did not wait for
-# each other.
+# On two cores each of these programs hung for ever where LAPACK was called for two stacks of matrices at once.
 STACKS = {
     "geodesic of 32 rows": "dln.geodesic(jnp.eye(32), 2 * jnp.eye(32), 2.0).length",
     "exponential": "jax.vmap(lambda x: dln.exponential(x, x - jnp.eye(10), 3, throw=False).x[-1])(stack(10))",
