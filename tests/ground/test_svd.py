@@ -10,7 +10,7 @@ import pytest
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
-from dlnjax._svd import canonical, frame_tangent, orthogonalise, orthogonalise_frame, turn
+from dlnjax._svd import canonical, frame_tangent, orthogonalise, orthogonalise_frame, plain_svd, turn
 
 D = 4
 GAP = jnp.asarray(1e-7)
@@ -159,3 +159,14 @@ def test_one_infinite_entry_comes_out_as_nan():
     run = [sys.executable, "-c", INFINITE]
     out = subprocess.run(run, capture_output=True, text=True, timeout=300, check=True).stdout.splitlines()
     assert out == ["True [3.0, 2.0, 1.0]", "True", "1.0", "True", "True"]
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (4, 3)])
+def test_plain_decomposition_has_the_derivative_of_jax_and_none_where_values_repeat(key, shape):
+    x = jax.random.normal(key, shape)
+    # A function of both frames that does not depend on the signs of their columns.
+    of_frames = lambda u, v: jnp.sum(((u * jnp.arange(3.0)) @ v.T) ** 3)
+    ours = jax.grad(lambda x: of_frames(*plain_svd(x)[1:]))
+    jaxs = jax.grad(lambda x: (lambda u, _, vt: of_frames(u, vt.T))(*jnp.linalg.svd(x, full_matrices=False)))
+    np.testing.assert_allclose(ours(x), jaxs(x), rtol=1e-9, atol=1e-9)
+    assert np.all(np.isnan(ours(jnp.eye(*shape))))
