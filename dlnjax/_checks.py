@@ -18,6 +18,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from dlnjax._lapack import sign_of_determinant
+from dlnjax._tree import nan_unless
 
 Tree = TypeVar("Tree")
 
@@ -282,7 +283,7 @@ def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) ->
     if sigma.ndim == 0 or sigma.shape[-1] == 0:
         raise ValueError(f"sigma must be singular values of shape (..., d), got shape {sigma.shape}.")
     if not is_concrete(sigma):
-        return jnp.where((sigma >= 0) & (sigma < jnp.inf), sigma, jnp.nan)
+        return nan_unless((sigma >= 0) & (sigma < jnp.inf), sigma)
     values = np.asarray(sigma)
     if not np.all(values >= 0) or np.any(np.isinf(values)):
         raise ValueError(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Complex, Float
 
 from dlnjax import _lapack
 from dlnjax._checks import as_count, as_float, as_matrix, known, require, require_normal
+from dlnjax._tree import nan_unless
 
 
 class SVD(eqx.Module):
@@ -48,7 +49,7 @@ def _of_finite(decompose: Callable[[Array], Any], x: Float[Array, "*seeds m n"] 
     good = jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True)
     out = decompose(jnp.where(jnp.isfinite(x), x, 0.0))
     trim = lambda z: good[..., 0] if z.ndim < x.ndim else good
-    return jax.tree.map(lambda z: jnp.where(trim(z), z, jnp.nan), out)
+    return jax.tree.map(lambda z: nan_unless(trim(z), z), out)
 
 
 @jax.custom_jvp
@@ -84,8 +85,8 @@ def _plain_svd_jvp(primals, tangents):
     (u, sigma, v), (du, dsigma, dv) = _decompose_jvp(primals, tangents)
     apart = jnp.all(sigma[:-1] - sigma[1:] > jnp.finfo(sigma.dtype).eps ** 0.5 * (sigma[:-1] + sigma[1:]))
     inside = (len(u) == len(v)) | (sigma[-1] > 0)
-    unless = lambda z: jnp.where(apart & inside, z, jnp.nan)
-    return (sigma, u, v), (dsigma, unless(du), unless(dv))
+    du, dv = (nan_unless(apart & inside, z) for z in (du, dv))
+    return (sigma, u, v), (dsigma, du, dv)
 
 
 @jax.custom_jvp

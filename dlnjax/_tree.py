@@ -75,6 +75,14 @@ def where(condition: Any, a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(choose, a, b)
 
 
+def nan_unless(good: Any, x: Array) -> Array:
+    """`x`, and NaN with NaN as its derivative where `good` does not hold.
+
+    Where a `where` puts NaN, the derivative in reverse mode is 0, which looks like an answer.
+    """
+    return x * jnp.where(good, 1.0, jnp.nan).astype(x.dtype)
+
+
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
     """Whether every entry of every leaf is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

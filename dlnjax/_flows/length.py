@@ -10,7 +10,7 @@ from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._lapack import qr
 from dlnjax._scale import scaled
 from dlnjax._svd import SVD, svd
-from dlnjax._tree import own_arithmetic, positive
+from dlnjax._tree import nan_unless, own_arithmetic, positive
 from dlnjax._types import Scalar
 
 # The largest sum of the corrections, relative to the length, up to which the saved states count as fine enough. Of 120
@@ -80,7 +80,7 @@ def _lengths(points: SVD, kernel: Kernel) -> Float[Array, " ts"]:
     # The chords of a flow at rest are rounding, of which no length is made.
     rounding = ROUNDINGS * jnp.finfo(s.dtype).eps * jnp.max(_y(points.sigma[0], kernel)) / positive(whole)
     fine = jnp.cumsum(jnp.abs(correction)) <= jnp.maximum(COARSE, len(s) * rounding)
-    length = jnp.where(fine, jnp.cumsum(s + correction) * whole, jnp.nan)
+    length = nan_unless(fine, jnp.cumsum(s + correction) * whole)
     return scaled(jnp.pad(length, (1, 0)), e * (1 - degree_of(kernel) / 2))
 
 

@@ -24,6 +24,7 @@ from dlnjax._results import result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves, singular_values_of
 from dlnjax._svd import svd
+from dlnjax._tree import nan_unless
 from dlnjax._types import Number, Numbers, Scalar, Square
 
 # The default of `rtol`, a thousandth of the 1e-8 to which a geodesic must arrive.
@@ -322,7 +323,7 @@ def logarithm(a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw
     """
     line = geodesic(a, b, depth, rtol=rtol, throw=throw)
     # A covector carries no result code, so that NaN shows the failure.
-    return jnp.where(jnp.asarray(line.result == RESULTS.successful), line.momentum, jnp.nan)
+    return nan_unless(jnp.asarray(line.result == RESULTS.successful), line.momentum)
 
 
 def distance(a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:

@@ -16,7 +16,7 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._lapack import sign_of_determinant
 from dlnjax._svd import singular_values
-from dlnjax._tree import iterate, ravel
+from dlnjax._tree import iterate, nan_unless, ravel
 from dlnjax._types import Scalar, Square
 
 # [0, 1] is divided into this many cells, in which conjugate times are looked for. Two in one cell are seen as one.
@@ -127,7 +127,7 @@ def conjugate_time(x: Square, p: Square, kernel: Kernel, rtol: Scalar) -> Scalar
         return _smallest_inside(found, rates, ts, kernel, i, t)
 
     t = _first_zero(curve, _suspects(found, ts, kernel), ts)
-    return jnp.where(jnp.all(jnp.isfinite(found.dx)), t, jnp.nan)
+    return nan_unless(jnp.all(jnp.isfinite(found.dx)), t)
 
 
 def _orthonormal(x: Square, zs: Float[Array, "n d d"], kernel: Kernel) -> Float[Array, "n d d"]:

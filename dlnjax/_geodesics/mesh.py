@@ -55,11 +55,11 @@ class Mesh(eqx.Module):
     def of(cls, ends: Float[Array, " elements"]) -> "Mesh":
         """The mesh whose elements lie between the times `ends`."""
         h, at = jnp.diff(ends), cls.at(len(ends) - 1)
-        inside = ends[:-1, None] + h[:, None] * jnp.asarray((1 + _NODES) / 2, ends.dtype)
+        inside = ends[:-1, None] + h[:, None] * jnp.asarray((1 + _NODES) / 2, ends.dtype)[None, :]
         ts = jnp.append(inside[:, :-1].ravel(), ends[-1])
-        weights = (h[:, None] / 2 * jnp.asarray(_WEIGHTS, ends.dtype)).ravel()
+        weights = (h[:, None] / 2 * jnp.asarray(_WEIGHTS, ends.dtype)[None, :]).ravel()
         # Within an element the derivative in time is that on [-1, 1] times 2/h.
-        local = 2 / h[:, None, None] * jnp.asarray(_RATES, ends.dtype)
+        local = 2 / h[:, None, None] * jnp.asarray(_RATES, ends.dtype)[None, :, :]
         rows = np.arange(len(at)).reshape(-1, DEGREE + 1)
         rates = jnp.zeros((len(at), len(ts)), ends.dtype)
         rates = rates.at[rows[:, :, None], at.reshape(rows.shape)[:, None, :]].set(local)

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.straight import Straight, straight
+from dlnjax._tree import nan_unless
 from dlnjax._types import Matrix, Scalar
 
 # The curvature counts as lost where rounding may exceed a share eps^_LOST, in float64 about 1e-6, of the inverse square
@@ -151,7 +152,7 @@ class LeviCivita(eqx.Module):
         turn = bracket(x[1], y[1]) / 4
         turned = jnp.stack([bracket(turn, z[0]), bracket(turn, z[1])])
         out = both[0] - both[1] + self.lowered(self._torsion(x, y), z) - self.weights * turned
-        return jnp.where(self.lost, jnp.nan, out)
+        return nan_unless(~self.lost, out)
 
     def riemann(self, x: Pair, y: Pair, z: Pair, v: Pair) -> Scalar:
         """g(R(X, Y) Z, V)."""

@@ -77,9 +77,10 @@ class Differences(eqx.Module):
 
     def density(self, g: Matrix) -> Matrix:
         """The gradient of Tr(G^T A^power(G)) in X X^T, in the frame of X; with G^T in place of G, that in X^T X."""
-        m = (self.times * g) @ g.T
+        m = (self.times * g[None]) @ g.T
         return jnp.sum(self.plain * m + self.other * jnp.swapaxes(m, -1, -2), axis=0)
 
     def turned(self, g: Matrix, left: Matrix) -> Matrix:
         """The motion of A^power(G) at fixed G, when X X^T moves by `left`."""
+        left, g = left[None], g[None]
         return jnp.sum(self.times * ((self.plain * left) @ g) + (self.other * left) @ (self.times * g), axis=0)

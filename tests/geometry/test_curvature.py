@@ -74,6 +74,7 @@ def test_what_rounding_may_exceed_is_nan(kernel):
     # lambda does not vanish at 0, so that the curvature is small beside the terms that cancel.
     x, z = jnp.diag(jnp.array([1.0, 3e-8, 1e-8])), jnp.array(frame(["1", "3e-8", "1e-8"], BalancedInMpmath(1)))
     assert jnp.isnan(dln.sectional_curvature(x, z[1], z[5], kernel))
+    assert jnp.all(jnp.isnan(jax.grad(dln.sectional_curvature, 1)(x, z[1], z[5], kernel)))
     assert jnp.isfinite(dln.sectional_curvature(jnp.diag(jnp.array([1.0, 0.5, 1e-8])), z[1], z[5], kernel))
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlnjax._tree import norm, power_of_two
+from dlnjax._tree import nan_unless, norm, power_of_two
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -28,3 +28,9 @@ def test_norm_at_any_scale(scale):
     assert norm((x, jnp.zeros(2))) == pytest.approx(5 * scale, rel=1e-15)
     np.testing.assert_allclose(jax.grad(norm)(x), [[0.6, 0.0], [0.0, -0.8]], atol=1e-15)
     assert norm(jnp.zeros(3)) == 0
+
+
+def test_what_is_not_known_has_no_derivative_either():
+    value, slope = jax.value_and_grad(lambda x: nan_unless(x > 0, x**2))(jnp.asarray(-3.0))
+    assert jnp.isnan(value) and jnp.isnan(slope)
+    assert jax.value_and_grad(lambda x: nan_unless(x > 0, x**2))(jnp.asarray(3.0)) == (9.0, 6.0)
