@@ -8,6 +8,7 @@ concerns the same pool. Here such stacks are therefore decomposed in a loop, als
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -123,7 +124,7 @@ def cholesky(x: Float[Array, "*n d d"]) -> Float[Array, "*n d d"]:
 
 def cholesky_solve(l: Float[Array, "*n d d"], b: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """(L L^T)^(-1) B. It has no derivative."""
-    return _of_columns(_cholesky_solve, l, b)
+    return _of_columns(partial(_cholesky_solve, l), l, b)
 
 
 def sign_of_determinant(x: Float[Array, "*n d d"]) -> Float[Array, "*n"]:
@@ -136,23 +137,23 @@ def sign_of_determinant(x: Float[Array, "*n d d"]) -> Float[Array, "*n"]:
 
 def solve_linear(a: Float[Array, "*n d d"], b: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """A^(-1) B, by elimination."""
-    return _of_columns(lambda a, b: _linear(a, b, _solve, lambda a, b: _solve(_t(a), b)), a, b)
+    return _linear(a, b, partial(_solve, a), partial(_solve, _t(a)))
 
 
 def solve_triangular(
     r: Float[Array, "*n d d"], b: Float[Array, "*b"], *, transposed: bool = False
 ) -> Float[Array, "*b"]:
     """R^(-1) B, or R^(-T) B if `transposed`, for an upper triangular R."""
-    if transposed:
-        return _of_columns(lambda r, b: _linear(_t(r), b, lambda _, b: _lower(r, b), lambda _, b: _upper(r, b)), r, b)
-    return _of_columns(lambda r, b: _linear(r, b, _upper, _lower), r, b)
+    upper, lower = partial(_upper, r), partial(_lower, r)
+    return _linear(_t(r), b, lower, upper) if transposed else _linear(r, b, upper, lower)
 
 
-def _linear(a: Array, b: Array, solve: Callable[..., Array], transposed: Callable[..., Array]) -> Array:
-    """solve(a, b), with the derivative of A^(-1) B."""
-    return jax.lax.custom_linear_solve(lambda x: a @ x, b, lambda _, b: solve(a, b), lambda _, b: transposed(a, b))
+def _linear(a: Array, b: Array, solve: Callable[[Array], Array], transposed: Callable[[Array], Array]) -> Array:
+    """A^(-1) B with its derivative, by functions B -> A^(-1) B and B -> A^(-T) B of matrices."""
+    whole = lambda b: jax.lax.custom_linear_solve(lambda x: a @ x, b, lambda _, b: solve(b), lambda _, b: transposed(b))
+    return _of_columns(whole, a, b)
 
 
-def _of_columns(solve: Callable[..., Array], a: Array, b: Array) -> Array:
-    """solve(a, b), where b is a matrix, or a vector, for each a."""
-    return solve(a, b) if b.ndim == a.ndim else solve(a, b[..., None])[..., 0]
+def _of_columns(solve: Callable[[Array], Array], a: Array, b: Array) -> Array:
+    """solve(B), where B is a matrix, or a vector, for each A."""
+    return solve(b) if b.ndim == a.ndim else solve(b[..., None])[..., 0]

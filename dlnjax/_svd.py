@@ -83,7 +83,7 @@ def plain_svd(x: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
 @plain_svd.defjvp
 def _plain_svd_jvp(primals, tangents):
     (u, sigma, v), (du, dsigma, dv) = _decompose_jvp(primals, tangents)
-    apart = jnp.all(sigma[:-1] - sigma[1:] > jnp.finfo(sigma.dtype).eps ** 0.5 * (sigma[:-1] + sigma[1:]))
+    apart = jnp.all(_are_apart(sigma[:-1], sigma[1:]))
     inside = (len(u) == len(v)) | (sigma[-1] > 0)
     du, dv = (nan_unless(apart & inside, z) for z in (du, dv))
     return (sigma, u, v), (dsigma, du, dv)
@@ -101,6 +101,11 @@ def _decompose_jvp(primals, tangents):
     u, sigma, v = _decompose(x)
     du, dsigma, dv = frame_tangent(SVD(u, sigma, v), dx)
     return (u, sigma, v), (du, dsigma, dv)
+
+
+def _are_apart(s, t):
+    """Whether two singular values do not agree, to the root of rounding."""
+    return jnp.abs(s - t) > jnp.finfo(s.dtype).eps ** 0.5 * (s + t)
 
 
 def _divide(x, y, where):
@@ -129,7 +134,7 @@ def motion_of_frame(point: SVD, by_v: Float[Array, "*seeds m r"], by_u: Float[Ar
     mt = jnp.swapaxes(m, -1, -2)
     row, column = sigma[..., :, None], sigma[..., None, :]
     gap, total = column - row, column + row
-    apart = jnp.abs(gap) > jnp.finfo(sigma.dtype).eps ** 0.5 * total
+    apart = _are_apart(row, column)
     symmetric, antisymmetric = (m + mt) / 2, (m - mt) / 2
     common = _divide(symmetric, gap, apart)
     relative = _divide(antisymmetric, total, total > 0)

@@ -13,7 +13,7 @@ from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRA
 
 import dlnjax as dln
 from dlnjax._geodesics import shooting
-from dlnjax._geodesics.aiming import flaw, Shot
+from dlnjax._geodesics.aiming import flaw
 from dlnjax._geodesics.charts import Pair
 from dlnjax._geodesics.connection import connect
 from dlnjax._geodesics.geodesic import index_of
@@ -331,27 +331,6 @@ def test_flaw_of_a_shot(name):
     no = jnp.asarray(False)
     way = Path((), jnp.ones(()), no | (name == "rank_lost"), no, no | (name == "shot_too_long"), jnp.asarray(1))
     assert flaw(way, no | (name == "successful")) == name
-
-
-@pytest.mark.parametrize(
-    "errors, lengths, shots, enough",
-    [
-        ((1e-12, 1e-12), (2.0, 1.0), (2, 2), True),
-        ((1e-12, 1e-8), (1.0, 2.0), (2, 8), True),
-        ((1e-12, 1e-8), (2.0, 1.0), (2, 8), False),
-        ((1e-12, np.inf), (2.0, 0.0), (2, 0), True),
-        ((1e-12, 1e-8), (1.0, 1.0 - 1e-8), (2, 8), True),
-        ((1e-8, 1e-8), (1.0, 2.0), (8, 8), False),
-    ],
-    ids=["both arrive", "the shorter", "the longer", "the only one", "the same path", "none"],
-)
-def test_search_goes_on_from_a_geodesic_beside_a_shorter_one_that_missed(errors, lengths, shots, enough):
-    none = Shot.none(EYE)
-    found = jax.tree.map(lambda z: jnp.stack([z, z]), none)
-    start = jnp.asarray(lengths)[:, None, None] * jnp.diag(jnp.array([0.6, 0.8]))
-    values = jnp.asarray(errors), start, jnp.asarray(shots)
-    found = eqx.tree_at(lambda s: (s.error, s.start, s.shots), found, values)
-    assert shooting.suffices(found) == enough
 
 
 @pytest.mark.long

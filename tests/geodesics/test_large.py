@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,8 @@ from scipy.linalg import sqrtm
 from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 
 import dlnjax as dln
+from dlnjax._geodesics import shooting
+from dlnjax._geodesics.aiming import Shot
 from dlnjax._geodesics.charts import chart, point_of
 from dlnjax._geodesics.mesh import DEGREE, ELEMENTS, Mesh
 from dlnjax._geometry.differences import first_difference, squares, values
@@ -60,6 +63,27 @@ def test_chart_has_an_inverse(key):
     x, c = jax.random.normal(key, (2, 3, 3))
     point, kernel, c = dln.svd(x), dln.Balanced(3.0), 0.1 * c.ravel()
     assert_close(chart(point_of(c, point, kernel), point, kernel)[0], c, ALGEBRA)
+
+
+@pytest.mark.parametrize(
+    "errors, lengths, shots, enough",
+    [
+        ((1e-12, 1e-12), (2.0, 1.0), (2, 2), True),
+        ((1e-12, 1e-8), (1.0, 2.0), (2, 8), True),
+        ((1e-12, 1e-8), (2.0, 1.0), (2, 8), False),
+        ((1e-12, np.inf), (2.0, 0.0), (2, 0), True),
+        ((1e-12, 1e-8), (1.0, 1.0 - 1e-8), (2, 8), True),
+        ((1e-8, 1e-8), (1.0, 2.0), (8, 8), False),
+    ],
+    ids=["both arrive", "the shorter", "the longer", "the only one", "the same path", "none"],
+)
+def test_search_goes_on_from_a_geodesic_beside_a_shorter_one_that_missed(errors, lengths, shots, enough):
+    none = Shot.none(jnp.eye(2))
+    found = jax.tree.map(lambda z: jnp.stack([z, z]), none)
+    start = jnp.asarray(lengths)[:, None, None] * jnp.diag(jnp.array([0.6, 0.8]))
+    values = jnp.asarray(errors), start, jnp.asarray(shots)
+    found = eqx.tree_at(lambda s: (s.error, s.start, s.shots), found, values)
+    assert shooting.suffices(found) == enough
 
 
 @pytest.mark.long

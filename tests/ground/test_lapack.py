@@ -37,7 +37,7 @@ CONSTANT = {"eigenvalues", "cholesky", "sign", "svd", "values"}
 
 
 LARGE, SEEDS = 20, 1000
-DEPTH = 3
+DEPTH, TS = 3, [0.0, 1.0]
 
 
 @pytest.fixture
@@ -92,7 +92,6 @@ FUNCTIONS = {
         dln.gradient_flow(dln.MatrixCompletion.diagonal(LARGE), x, ts=TS, coordinates="matrix", throw=False).x
     ),
 }
-TS = [0.0, 1.0]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
