@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dlnjax._checks import as_real, as_square, is_concrete, require
+from dlnjax._checks import as_float, as_square, is_concrete, require
 from dlnjax._svd import SVD
 from dlnjax._types import Square
 
@@ -46,7 +46,7 @@ def as_stack(name: str, z: Any) -> tuple[np.ndarray, np.ndarray]:
     """(matrices of full rank, the signs of their determinants), from a stack or a list of them."""
     if isinstance(z, (list, tuple)) and len(shapes := {str(np.shape(x)): None for x in z}) > 1:
         raise ValueError(f"{name} must hold matrices of one shape, got {' and '.join(shapes)}.")
-    z = as_real(name, z)
+    z = as_float(name, z)
     if z.ndim != 3 or z.shape[1] != z.shape[2] or 0 in z.shape:
         raise ValueError(f"{name} must be a stack of square matrices (n, d, d), got shape {z.shape}. {_AT_RANK_R}")
     return np.asarray(z), np.array([sign_at_the_door(f"{name}[{i}]", matrix) for i, matrix in enumerate(np.asarray(z))])

@@ -304,6 +304,8 @@ def test_bad_input_is_refused(change, words):
 def test_what_is_no_float64_or_is_traced_is_refused():
     with pytest.raises(TypeError, match="points must be float64"):
         dln.frechet_mean(POINTS.astype(jnp.float32), 2)
+    with pytest.raises(TypeError, match=r"points must be real floating point, got int64\. Convert it"):
+        dln.frechet_mean([[[4, 0], [0, 1]], [[1, 0], [0, 1]]], 2)
     with pytest.raises(TypeError, match=r"frechet_mean cannot be traced.*Use dlnjax\.distance"):
         jax.jit(lambda points: dln.frechet_mean(points, 2).x)(POINTS)
 
