@@ -323,7 +323,7 @@ def logarithm(a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw
     """
     line = geodesic(a, b, depth, rtol=rtol, throw=throw)
     # A covector carries no result code, so that NaN shows the failure.
-    return nan_unless(jnp.asarray(line.result == RESULTS.successful), line.momentum)
+    return nan_unless(line.result == RESULTS.successful, line.momentum)
 
 
 def distance(a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:
