@@ -42,6 +42,14 @@ class Chart(Protocol):
         """The norm of a motion `dz` at the state `z`. It does not depend on the unit of X."""
         ...
 
+    def displacement(self, z: State, dz: State, /) -> Scalar:
+        """|dX|_F / |X| of a motion `dz` at the state `z`, to first order, where |X| is `size`."""
+        ...
+
+    def determined(self, z: State, dz: State, /) -> State:
+        """A motion `dz` at the state `z` without the part that moves X by rounding alone."""
+        ...
+
 
 class Coordinates(eqx.Module):
     """A flow in some coordinates.
@@ -95,6 +103,14 @@ class Coordinates(eqx.Module):
     def measure(self, y: Any, dy: Any) -> Scalar:
         """The norm of a motion `dy` at the state `y`, divided by the size of X."""
         return plain_norm(jax.tree.map(lambda part: part / positive(self.size(y)), dy))
+
+    def displacement(self, y: Any, dy: Any) -> Scalar:
+        """|dX|_F / |X| of a motion `dy` at the state `y`, to first order."""
+        return self.measure(y, dy)
+
+    def determined(self, y: Any, dy: Any) -> Any:
+        """A motion `dy` at the state `y` without the part that moves X by rounding alone."""
+        return dy
 
     def gauge(self, y: Any) -> PyTree:
         """The gauge that picks the chart around `y`, or None if there is only one chart."""

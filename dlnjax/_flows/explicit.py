@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
-from dlnjax._flows.step import Attempt, Choice, conclude, Flow, MEMORY, MOST_PATIENCE, NO_TERMS, Rules
+from dlnjax._flows.step import Attempt, attempt_in, Choice, conclude, Flow, MEMORY, MOST_PATIENCE, NO_TERMS, Rules
 from dlnjax._runge_kutta import clip, square_tableau
 from dlnjax._tree import all_equal, any_of_batch, combine, put, where
 from dlnjax._types import Scalar, State
@@ -101,12 +101,12 @@ class Explicit(Method):
         h, last = clip(s.h, end - s.t)
         t1 = jnp.where(last, end, s.t + h)
         if start is None:
-            attempt, evaluations, reach = self._library(coordinates, s, h, t1)
+            attempt, evaluations, reach = self._library(coordinates, rules, s, h, t1)
             after, keep = conclude(coordinates, rules, s, attempt, self.order)
         else:
             start = start.renewed(coordinates, s.y)
             evaluations = self.tableau.num_stages - start.known.astype(int)
-            attempt, velocity, reach = self._stages(coordinates, s, start, h, t1)
+            attempt, velocity, reach = self._stages(coordinates, rules, s, start, h, t1)
             after, keep = conclude(coordinates, rules, s, attempt, self.order)
             # The velocity at the end of a rejected step may be NaN, and NaN times a weight 0 is NaN.
             velocity = where(keep, velocity, start.velocity)
@@ -126,7 +126,7 @@ class Explicit(Method):
         return where(leave, leaving, Choice(choice.method, mean, stay, choice.patience))
 
     def _stages(
-        self, coordinates: Coordinates, s: Flow, start: "Start", h: Scalar, t1: Scalar
+        self, coordinates: Coordinates, rules: Rules, s: Flow, start: "Start", h: Scalar, t1: Scalar
     ) -> tuple[Attempt, State, Scalar]:
         """(the attempt, the velocity at its end, its reach)."""
         chart = coordinates.chart(start.gauge)
@@ -160,11 +160,15 @@ class Explicit(Method):
         reach = moved / jnp.where(apart > 0, apart, 1.0)
         y1, ended = chart.leave(z, velocity)
         reach = jnp.where(jnp.isfinite(reach), reach, 0.0)
-        return Attempt(h, t1, y1, error, unrest), ended, reach
+        attempt = attempt_in(chart, rules, z0, z, error, h=h, t1=t1, y1=y1, unrest=unrest)
+        return attempt, ended, reach
 
-    def _library(self, coordinates: Coordinates, s: Flow, h: Scalar, t1: Scalar) -> tuple[Attempt, int, Scalar]:
+    def _library(
+        self, coordinates: Coordinates, rules: Rules, s: Flow, h: Scalar, t1: Scalar
+    ) -> tuple[Attempt, int, Scalar]:
         y1, error, _, memory, _ = self.solver.step(_terms(coordinates), s.t, t1, s.y, None, s.memory, made_jump=True)
-        attempt = Attempt(h, t1, y1, error, coordinates.velocity(y1)[1], memory)
+        own = {"h": h, "t1": t1, "y1": y1, "unrest": coordinates.velocity(y1)[1], "memory": memory}
+        attempt = attempt_in(coordinates, rules, s.y, y1, error, **own)
         return attempt, 0, jnp.zeros_like(h)
 
 

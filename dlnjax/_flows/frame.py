@@ -13,6 +13,7 @@ and each step is taken in a `Chart`, in which the values of partners may cross.
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -28,6 +29,8 @@ CHARTED = 16
 # Two neighbouring singular values are partners only if their logarithms differ by less than this. For values farther
 # apart, rounding in the square of the coupling would destroy digits of the smaller value.
 NEAR = 0.5
+# A rotation that moves X by less than this many errors of rounding is no error.
+UNSEEN = 10
 
 
 def frame_velocity(
@@ -136,6 +139,17 @@ def _over(weight: Float[Array, " r"], sigma: Float[Array, " r"]) -> Float[Array,
     return jnp.where(sigma == 0, 0.0, weight / jnp.where(sigma == 0, 1.0, sigma))
 
 
+def _displacement(y: SVD, du: Float[Array, "m r"], dk: Float[Array, "r r"], dv: Float[Array, "n r"]) -> Scalar:
+    """|dX|_F divided by the largest singular value, where X = U K V^T and K is diag(sigma) at `y`."""
+    size = positive(jnp.max(jnp.abs(y.sigma)))
+    sigma = y.sigma / size
+    left, right = y.u.T @ du, y.v.T @ dv
+    parts = [left * sigma + dk / size + sigma[:, None] * right.T]
+    if is_thin(y):
+        parts += [(du - y.u @ left) * sigma, (dv - y.v @ right) * sigma]
+    return plain_norm(parts)
+
+
 class FrameCoordinates(Coordinates):
     """The flow of U, sigma and V, (4.17)-(4.19).
 
@@ -207,6 +221,29 @@ class FrameCoordinates(Coordinates):
         own = [dy.sigma / size, dy.coupling / size] if isinstance(dy, Coupled) else [dy.sigma / size]
         return plain_norm([dy.u, dy.v, *own])
 
+    def displacement(self, y: SVD, dy: SVD) -> Scalar:
+        return _displacement(y, dy.u, jnp.diag(dy.sigma), dy.v)
+
+    def determined(self, y: SVD, dy: "SVD | Coupled") -> "SVD | Coupled":
+        """The error `dy`, where the tolerance of each common rotation is raised to `UNSEEN` errors of rounding in X.
+
+        Rounding in dE turns the common frame of two values with u = log(sigma_i/sigma_j) by about eps/u, which may be
+        more than a small tolerance. Without this, steps to a matrix with equal values would follow rounding.
+        """
+        eps = jnp.finfo(y.sigma.dtype).eps
+
+        def raised() -> "SVD | Coupled":
+            size, sign = jnp.abs(y.sigma), jnp.where(y.sigma < 0, -1.0, 1.0)
+            _, u = log_ratio(size)
+            free = UNSEEN * eps / jnp.maximum(jnp.abs(u), self.gap)
+            common = (y.u.T @ dy.u + sign[:, None] * (y.v.T @ dy.v) * sign) / 2
+            less = common * free / (self.column_atol + self.rtol + free)
+            turned = (dy.u - y.u @ less, dy.v - y.v @ (sign[:, None] * less * sign))
+            return eqx.tree_at(lambda z: (z.u, z.v), dy, turned)
+
+        # The rounding, eps/gap at most, is below larger tolerances, which are ten times the gap.
+        return jax.lax.cond(self.gap**2 < eps, raised, lambda: dy)
+
     def loses_rank(self, y0: SVD, y1: SVD) -> Bool[Array, ""]:
         return (jnp.asarray(self.kernel.order) > 0) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
 
@@ -246,6 +283,11 @@ class Chart(eqx.Module):
     def measure(self, z: Coupled, dz: Coupled) -> Scalar:
         return self.flow.measure(SVD(z.u, z.sigma, z.v), dz)
 
+    def displacement(self, z: Coupled, dz: Coupled) -> Scalar:
+        # The part of K off the diagonal is small, and turns of the frame move X by little more if it is left out.
+        between = jnp.diag(dz.sigma).at[jnp.arange(len(self.partner)), self.partner].add(dz.coupling)
+        return _displacement(SVD(z.u, z.sigma, z.v), dz.u, between, dz.v)
+
     def _tangent(self, z: Coupled) -> Float[Array, " d"]:
         """The tangent of the angle by which each column must turn towards its partner to make K diagonal."""
         half = (z.sigma - z.sigma[self.partner]) / 2
@@ -262,6 +304,11 @@ class Chart(eqx.Module):
         values = c * c * (z.sigma + t * t * z.sigma[p] + 2 * t * z.coupling)
         coupling = c * c * ((1 - t * t) * z.coupling - t * (z.sigma - z.sigma[p]))
         return Coupled(columns(z.u), values, columns(z.v), coupling)
+
+    def determined(self, z: Coupled, dz: Coupled) -> Coupled:
+        moved = self.flow.determined(SVD(z.u, z.sigma, z.v), dz)
+        assert isinstance(moved, Coupled)
+        return moved
 
     def velocity(self, z: Coupled) -> tuple[Coupled, Scalar | None]:
         t, p = self._tangent(z), self.partner

@@ -37,8 +37,8 @@ from dlnjax._types import Number
 class Steady(eqx.Module):
     """A stop: the flow is at rest once |dE(X)|_F <= `gradient`. Later `ts` repeat that state; `t_end` says when.
 
-    With a stop, the error of each step is also kept below a hundredth of the distance that the step moves. Near rest
-    the tolerance alone would be larger than the distance that is left. `t_end` is the end of the first step after which
+    With a stop, the error of X in each step is also kept below a hundredth of the distance that X moves. Near rest the
+    tolerance alone would be larger than the distance that is left. `t_end` is the end of the first step after which
     the flow is at rest. At the default tolerance it is some percent later than the time at which |dE| crosses
     `gradient`.
 

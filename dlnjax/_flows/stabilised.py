@@ -17,7 +17,7 @@ from dlnjax._flows import chebyshev as rkc
 from dlnjax._flows.chebyshev import PowerIteration, Recurrence
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
-from dlnjax._flows.step import Attempt, Choice, conclude, Flow, MEMORY, Rules
+from dlnjax._flows.step import attempt_in, Choice, conclude, Flow, MEMORY, Rules
 from dlnjax._runge_kutta import clip
 from dlnjax._tree import all_of_batch, any_of_batch, where, while_any
 from dlnjax._types import Scalar, State
@@ -206,7 +206,7 @@ class Stabilised(Method):
         y1, turned = chart.leave(z1, f1)
         t1 = jnp.where(stage.last, rules.ts[-1], s.t + h)
         error = rkc.local_error(z0, z1, f0, f1, h)
-        attempt = Attempt(h, t1, y1, error, stage.unrest, s.memory)
+        attempt = attempt_in(chart, rules, z0, z1, error, h=h, t1=t1, y1=y1, unrest=stage.unrest, memory=s.memory)
         after, keep = conclude(coordinates, rules, s, attempt, self.order, stiff=True)
         radius, age = stage.power.radius, stage.age + 1
         # After `STEPS_IN_A_CHART` steps, and after a rejected step, the velocity at the start, the partners and the

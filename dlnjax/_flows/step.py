@@ -7,6 +7,7 @@ the bound of the stop.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from dlnjax._flows.coordinates import Coordinates
+from dlnjax._flows.coordinates import Chart, Coordinates
 from dlnjax._results import code_of, RESULTS
 from dlnjax._scale import shortest_step
 from dlnjax._tree import all_equal, all_finite, combine, norm, power_of_two, where
@@ -28,7 +29,7 @@ REFUSED = 1e6
 # A flow is stuck where even the shortest step is rejected. It has blown up if |X| grows by more than this fraction in
 # that step. Where it is stuck because the gradient is singular, |X| grows by less.
 GROWTH = 1e-4
-# With a stop, the error of a step is kept below this fraction of the distance that the step moves. Near rest the
+# With a stop, the error of a step in X is kept below this fraction of the distance that X moves. Near rest the
 # tolerance alone would be larger than the distance that is left, and |dE| would show the error of the solver only.
 SHARE_OF_MOVE = 0.01
 # The weight of the old value in the running mean of the reach.
@@ -41,7 +42,7 @@ MOST_PATIENCE = 160
 # The steps of a flow may take this many evaluations in the mean. A step of the stabilised method may take a hundred
 # times more, and `max_steps` of those would never end.
 MOST_EVALUATIONS = 200
-# A step that moves the state by less than this many errors of rounding cannot be told from rest.
+# A step that moves X by less than this many errors of rounding cannot be told from rest.
 ROUNDINGS = 100
 
 
@@ -104,6 +105,8 @@ class Attempt(eqx.Module):
     y1: State
     # The estimate of the error: a state, or a state in the chart of the step.
     error: PyTree
+    # The error of X as a part of the distance that X moves, or 0 where there is no stop.
+    share: Scalar | float
     # The unrest at `y1`, or None where `rest` of the coordinates is None.
     unrest: Scalar | None
     memory: PyTree = None
@@ -159,7 +162,7 @@ def conclude(
     """
     zero = jnp.zeros_like(attempt.h)
     t1, y1 = attempt.t1, attempt.y1
-    ratio = _error_ratio(coordinates, rules, s, attempt)
+    ratio = jnp.maximum(coordinates.error(s.y, y1, attempt.error), attempt.share / SHARE_OF_MOVE)
     finite = all_finite((y1, ratio))
     collapsed = coordinates.loses_rank(s.y, y1)
     usable = finite & ~collapsed
@@ -206,12 +209,21 @@ def conclude(
     return after, keep
 
 
-def _error_ratio(coordinates: Coordinates, rules: Rules, s: Flow, attempt: Attempt) -> Scalar:
-    """The error of the step in units of what is allowed: of the tolerance and, with a stop, of `SHARE_OF_MOVE`."""
-    ratio = coordinates.error(s.y, attempt.y1, attempt.error)
+def attempt_in(
+    chart: Chart, rules: Rules, z0: State, z1: State, error: PyTree, *, h: Scalar, t1: Scalar, y1: State, **rest: Any
+) -> Attempt:
+    """The attempt that goes from `z0` to `z1` in a chart, with an estimate of the error of `z1`."""
+    return Attempt(h, t1, y1, chart.determined(z1, error), _share_of_move(chart, rules, z0, z1, error), **rest)
+
+
+def _share_of_move(chart: Chart, rules: Rules, z0: State, z1: State, error: PyTree) -> Scalar | float:
+    """The error of X as a part of the distance that X moves from `z0` to `z1`, or 0 where there is no stop.
+
+    Both are measured in X. Vectors of nearly equal singular values turn by rounding, and X does not move by it.
+    """
     if rules.steady is None:
-        return ratio
-    move = coordinates.error(s.y, attempt.y1, combine((1.0, attempt.y1), (-1.0, s.y)))
-    rounding = ROUNDINGS * jnp.finfo(ratio.dtype).eps / coordinates.rtol
-    held = ratio * jnp.maximum(1.0, 1 / (SHARE_OF_MOVE * jnp.maximum(move, rounding)))
-    return jnp.where(rules.steady > 0, held, ratio)
+        return 0.0
+    size = lambda dz: chart.displacement(z1, dz)
+    floor = ROUNDINGS * jnp.finfo(rules.ts.dtype).eps
+    share = lambda: size(error) / jnp.maximum(size(combine((1.0, z1), (-1.0, z0))), floor)
+    return jax.lax.cond(rules.steady > 0, share, lambda: jnp.zeros((), rules.ts.dtype))

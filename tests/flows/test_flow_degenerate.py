@@ -86,3 +86,25 @@ def test_gradient_at_the_identity_is_that_of_finite_differences(module_key):
     values = jnp.sum(weight * ends, axis=(1, 2)).reshape(3, 2, 9)
     expected = (values[:, 0] - values[:, 1]).reshape(3, 3, 3) / (2 * h)
     assert_close(gradient, expected, FINITE_DIFFERENCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rtol", [1e-6, 1e-9, 1e-12])
+def test_steps_to_equal_values_do_not_follow_rounding(module_key, rtol):
+    """The frame of nearly equal values turns by rounding. Steps that followed it would be 100,000 and more."""
+    n = 12
+    depths = np.resize([np.inf, 3.0, 2.0, 1.0], n)
+    turn_key, start_key = jax.random.split(module_key)
+    target = 1.1 * np.linalg.qr(np.asarray(jax.random.normal(turn_key, (n, 3, 3))))[0]
+    drawn = np.asarray(jax.random.normal(start_key, (n, 3, 3)))
+    # Beyond one layer, no flow changes the sign of the determinant.
+    other = (np.linalg.det(drawn) * np.linalg.det(target) < 0) & (depths > 1)
+    start = np.where(other[:, None, None], -drawn, drawn)
+    arrays = (target, np.ones((n, 3, 3), bool))
+    stop = dln.Steady(1e-11)
+    solution = flows(
+        dln.MatrixCompletion, arrays, start, depths, [0.0, 1.0, 200.0], rtol=rtol, atol=rtol / 100, stop=stop
+    )
+    assert ended(solution) == ["steady"] * n
+    assert_close(solution.x[:, -1], target, 1e-10)
+    assert np.max(solution.stats["steps"]) < 3000
