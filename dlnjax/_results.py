@@ -94,6 +94,7 @@ class RESULTS(eqx.Module):
     max_steps_reached: ClassVar[_Code] = _Code(
         "The step limit came first. Raise `max_steps`, loosen `rtol`, or pass stop=dlnjax.Steady(...) "
         "if the flow has long converged. A very stiff flow needs solver=diffrax.Kvaerno5(). "
+        'Where singular values become equal, coordinates="matrix" takes fewer steps. '
         "The last good state and its time are in the solution."
     )
     diverged: ClassVar[_Code] = _Code(
