@@ -234,8 +234,9 @@ class FrameCoordinates(Coordinates):
 
         def raised() -> "SVD | Coupled":
             size, sign = jnp.abs(y.sigma), jnp.where(y.sigma < 0, -1.0, 1.0)
-            _, u = log_ratio(size)
-            free = UNSEEN * eps / jnp.maximum(jnp.abs(u), self.gap)
+            # This is u to first order. For values that are not near, the rounding does not count.
+            u = jnp.abs(size[:, None] - size) / positive(size[:, None] + size) * 2
+            free = UNSEEN * eps / jnp.maximum(u, self.gap)
             common = (y.u.T @ dy.u + sign[:, None] * (y.v.T @ dy.v) * sign) / 2
             less = common * free / (self.column_atol + self.rtol + free)
             turned = (dy.u - y.u @ less, dy.v - y.v @ (sign[:, None] * less * sign))
@@ -285,8 +286,9 @@ class Chart(eqx.Module):
 
     def displacement(self, z: Coupled, dz: Coupled) -> Scalar:
         # The part of K off the diagonal is small, and turns of the frame move X by little more if it is left out.
-        between = jnp.diag(dz.sigma).at[jnp.arange(len(self.partner)), self.partner].add(dz.coupling)
-        return _displacement(SVD(z.u, z.sigma, z.v), dz.u, between, dz.v)
+        pairs = (self.partner[:, None] == jnp.arange(len(self.partner))).astype(dz.sigma.dtype)
+        dk = jnp.diag(dz.sigma) + pairs * dz.coupling[:, None]
+        return _displacement(SVD(z.u, z.sigma, z.v), dz.u, dk, dz.v)
 
     def _tangent(self, z: Coupled) -> Float[Array, " d"]:
         """The tangent of the angle by which each column must turn towards its partner to make K diagonal."""

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from dlnjax._flows.coordinates import Chart, Coordinates
 from dlnjax._results import code_of, RESULTS
 from dlnjax._scale import shortest_step
-from dlnjax._tree import all_equal, all_finite, combine, norm, power_of_two, where
+from dlnjax._tree import all_equal, all_finite, norm, power_of_two, where
 from dlnjax._types import Scalar, State
 
 # The first step moves the state by at most this many tolerances. The controller then lengthens the steps.
@@ -223,7 +223,11 @@ def _share_of_move(chart: Chart, rules: Rules, z0: State, z1: State, error: PyTr
     """
     if rules.steady is None:
         return 0.0
-    size = lambda dz: chart.displacement(z1, dz)
     floor = ROUNDINGS * jnp.finfo(rules.ts.dtype).eps
-    share = lambda: size(error) / jnp.maximum(size(combine((1.0, z1), (-1.0, z0))), floor)
+
+    def share() -> Scalar:
+        both = jax.tree.map(lambda e, a, b: jnp.stack([e, b - a]), error, z0, z1)
+        of_x, moved = jax.vmap(lambda dz: chart.displacement(z1, dz))(both)
+        return of_x / jnp.maximum(moved, floor)
+
     return jax.lax.cond(rules.steady > 0, share, lambda: jnp.zeros((), rules.ts.dtype))
