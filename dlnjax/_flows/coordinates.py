@@ -47,7 +47,7 @@ class Chart(Protocol):
         ...
 
     def determined(self, z: State, dz: State, /) -> State:
-        """A motion `dz` at the state `z` without the part that moves X by rounding alone."""
+        """An error `dz` at the state `z`, in which motions that move X by rounding alone count less or not at all."""
         ...
 
 
@@ -109,7 +109,7 @@ class Coordinates(eqx.Module):
         return self.measure(y, dy)
 
     def determined(self, y: Any, dy: Any) -> Any:
-        """A motion `dy` at the state `y` without the part that moves X by rounding alone."""
+        """An error `dy` at the state `y`, in which motions that move X by rounding alone count less or not at all."""
         return dy
 
     def gauge(self, y: Any) -> PyTree:

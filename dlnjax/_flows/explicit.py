@@ -167,8 +167,8 @@ class Explicit(Method):
         self, coordinates: Coordinates, rules: Rules, s: Flow, h: Scalar, t1: Scalar
     ) -> tuple[Attempt, int, Scalar]:
         y1, error, _, memory, _ = self.solver.step(_terms(coordinates), s.t, t1, s.y, None, s.memory, made_jump=True)
-        own = {"h": h, "t1": t1, "y1": y1, "unrest": coordinates.velocity(y1)[1], "memory": memory}
-        attempt = attempt_in(coordinates, rules, s.y, y1, error, **own)
+        unrest = coordinates.velocity(y1)[1]
+        attempt = attempt_in(coordinates, rules, s.y, y1, error, h=h, t1=t1, y1=y1, unrest=unrest, memory=memory)
         return attempt, 0, jnp.zeros_like(h)
 
 

@@ -29,7 +29,7 @@ CHARTED = 16
 # Two neighbouring singular values are partners only if their logarithms differ by less than this. For values farther
 # apart, rounding in the square of the coupling would destroy digits of the smaller value.
 NEAR = 0.5
-# A rotation that moves X by less than this many errors of rounding is no error.
+# The tolerance of a common rotation is at least what moves X by this many errors of rounding.
 UNSEEN = 10
 
 
