@@ -11,7 +11,7 @@ from jaxtyping import Array, Complex, Float
 
 from dlnjax import _lapack
 from dlnjax._checks import as_count, as_float, as_matrix, known, require, require_normal
-from dlnjax._tree import nan_unless
+from dlnjax._tree import nan_unless, side_of_zero
 
 
 class SVD(eqx.Module):
@@ -218,7 +218,7 @@ def truncated(point: SVD, rank: int | None) -> SVD:
 def canonical(point: SVD) -> SVD:
     """The same X with nonnegative singular values in descending order. The signs of negative ones are moved to v."""
     order = jnp.argsort(-jnp.abs(point.sigma), axis=-1)
-    sign = jnp.where(point.sigma < 0, -1.0, 1.0).astype(point.sigma.dtype)
+    sign = side_of_zero(point.sigma)
     take = lambda a: jnp.take_along_axis(a, order[..., None, :], axis=-1)
     sigma = jnp.take_along_axis(jnp.abs(point.sigma), order, axis=-1)
     return SVD(take(point.u), sigma, take(point.v * sign[..., None, :]))

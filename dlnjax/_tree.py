@@ -58,6 +58,11 @@ def positive(size: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.where(size > 0, size, 1.0)
 
 
+def side_of_zero(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """-1 where x is negative and 1 elsewhere, so that x is always |x| times this. `jnp.sign` is 0 at 0."""
+    return jnp.where(x < 0, -1.0, 1.0).astype(x.dtype)
+
+
 def combine(*terms: tuple[Any, PyTree]) -> PyTree:
     """The linear combination of pairs (coefficient, tree)."""
     coefficients, trees = zip(*terms, strict=True)

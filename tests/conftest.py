@@ -42,6 +42,22 @@ def few_programs():
         gc.collect()
 
 
+UNOPTIMISED = jax.config.values["jax_disable_most_optimizations"]
+
+
+@pytest.fixture(autouse=True)
+def optimised(request):
+    """Let XLA optimise the programs of the tests with this mark, where `make` has told JAX to optimise little.
+
+    These tests run longer than they compile. JAX keeps a compiled program without asking by which options it was made.
+    """
+    wanted = request.node.get_closest_marker("optimised") is not None
+    if UNOPTIMISED and wanted == jax.config.values["jax_disable_most_optimizations"]:
+        jax.config.update("jax_disable_most_optimizations", not wanted)
+        if wanted:
+            jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def no_figures():
     """Close the figures that a test leaves open: Matplotlib warns at twenty-one, in whichever test opens that one."""

@@ -19,7 +19,7 @@ from dlnjax._geometry.special import divided_difference
 from dlnjax._protocol import gradient, pullback, sides, value
 from dlnjax._scale import along_slope
 from dlnjax._svd import SVD, svd
-from dlnjax._tree import is_perturbed
+from dlnjax._tree import is_perturbed, side_of_zero
 from dlnjax._types import Energy, Matrix, Number
 
 
@@ -135,7 +135,7 @@ def _of_values_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
 
 def _slope(f: Callable, point: SVD) -> Float[Array, " r"]:
     """The derivative of f(|sigma|): the singular values of a flow of depth 1 may be negative on its way."""
-    return _Gradient(f)(jnp.abs(point.sigma)) * jnp.where(point.sigma < 0, -1.0, 1.0)
+    return _Gradient(f)(jnp.abs(point.sigma)) * side_of_zero(point.sigma)
 
 
 def _spectral_pullback(f: Callable, point: SVD):

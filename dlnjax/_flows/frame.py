@@ -21,7 +21,7 @@ from dlnjax._flows.coordinates import Coordinates
 from dlnjax._geometry.kernel import Kernel, log_ratio
 from dlnjax._protocol import pullback, sides
 from dlnjax._svd import orthogonalise, orthogonalise_frame, SVD
-from dlnjax._tree import plain_norm, positive
+from dlnjax._tree import plain_norm, positive, side_of_zero
 from dlnjax._types import Scalar
 
 # With fewer singular values than this, the chart costs more time than it saves.
@@ -48,7 +48,7 @@ def frame_velocity(
     At depth 1 a singular value may cross zero and become negative. The rates of rotation need positive values, so the
     sign is moved to V before the rates are computed, and moved back afterwards.
     """
-    size, sign = jnp.abs(sigma), jnp.where(sigma < 0, -1.0, 1.0).astype(sigma.dtype)
+    size, sign = jnp.abs(sigma), side_of_zero(sigma)
     # A pair turns at the rate of its larger value.
     rates = _relative_rates(sigma, kernel)
     damping, wide = _damping(rates, gap), _widened(rates, gap)
@@ -233,7 +233,7 @@ class FrameCoordinates(Coordinates):
         eps = jnp.finfo(y.sigma.dtype).eps
 
         def raised() -> "SVD | Coupled":
-            size, sign = jnp.abs(y.sigma), jnp.where(y.sigma < 0, -1.0, 1.0)
+            size, sign = jnp.abs(y.sigma), side_of_zero(y.sigma)
             # This is u to first order. For values that are not near, the rounding does not count.
             u = jnp.abs(size[:, None] - size) / positive(size[:, None] + size) * 2
             free = UNSEEN * eps / jnp.maximum(u, self.gap)

@@ -42,7 +42,7 @@ from dlnjax._lapack import qr, sign_of_determinant
 from dlnjax._noise import Free
 from dlnjax._protocol import pullback, sides
 from dlnjax._svd import askew, eigh, orthogonalise, SVD, svd
-from dlnjax._tree import norm
+from dlnjax._tree import norm, side_of_zero
 from dlnjax._types import Matrix, Scalar, Square
 
 # The standard deviation of the angle of a random rotation is at most this number, in radians. It is reached between
@@ -274,7 +274,7 @@ class Langevin(eqx.Module):
             p, q = p @ turned, q @ turned
             # Noise that is drawn in the frame would change its sign with that of a vector, which the library of the
             # decomposition chooses. Each vector therefore continues the one before.
-            sign = jnp.where(jnp.diagonal(p) < 0, -1.0, 1.0).astype(y.dtype)
+            sign = side_of_zero(jnp.diagonal(p))
             p, q = p * sign, q * sign
         return self._turned(state, mean, p, y, q), crossed, coarse
 

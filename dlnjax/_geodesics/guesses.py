@@ -11,7 +11,7 @@ from dlnjax._geometry.kernel import Kernel, symmetric
 from dlnjax._geometry.operator import form
 from dlnjax._lapack import sign_of_determinant, solve_linear
 from dlnjax._svd import eigh, singular_values, SVD
-from dlnjax._tree import norm
+from dlnjax._tree import norm, side_of_zero
 from dlnjax._types import Scalar, Square
 
 # A rotation with the eigenvalue -1 is first turned by about the angle _TURN, which is large compared with rounding and
@@ -110,7 +110,7 @@ def first_guesses(
 def _signs(left: Square, right: Square) -> Float[Array, " d"]:
     """The common signs of the columns of U_B and V_B for which the frames of A turn least, and by proper rotations."""
     near = jnp.diagonal(left) + jnp.diagonal(right)
-    sign = jnp.where(near < 0, -1.0, 1.0).astype(left.dtype)
+    sign = side_of_zero(near)
     # The matrix is orthogonal, so its determinant is 1 or -1 and does not leave the range of the floats.
     odd = sign_of_determinant(left * sign[None, :]) < 0
     return jnp.where(odd & (jnp.arange(len(near)) == jnp.argmin(jnp.abs(near))), -sign, sign)

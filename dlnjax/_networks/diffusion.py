@@ -37,7 +37,7 @@ from dlnjax._noise import cut, Free, Noise, Path
 from dlnjax._protocol import pullback
 from dlnjax._results import code_of, RESULTS
 from dlnjax._svd import eigh, orthogonalise, singular_values, SVD, svd
-from dlnjax._tree import all_finite, norm, positive, power_of_two
+from dlnjax._tree import all_finite, norm, positive, power_of_two, side_of_zero
 from dlnjax._types import Scalar, Square, Stack, Weights
 
 # The way back to the balanced factors is a Newton iteration in the angles that leaves out the normal part of the step,
@@ -128,7 +128,7 @@ def _reflected(q: Float[Array, "frames d d"], s: Float[Array, " d"]) -> tuple[Fr
     X is therefore that of paths on which X always passes through 0, as downstairs. If the modes of all layers changed
     their sign, X would do so at odd N alone. At even N, the mode of the last layer keeps its sign.
     """
-    sign = jnp.where(s < 0, -1.0, 1.0).astype(s.dtype)
+    sign = side_of_zero(s)
     last = len(q) - 1
     turns = (np.arange(last + 1) % 2 == 1) | (np.arange(last + 1) == last)
     return Frames(jnp.where(turns[:, None, None], q * sign, q), jnp.abs(s)), jnp.prod(sign) < 0

@@ -93,6 +93,7 @@ def test_law_of_the_correlations_is_a_distribution_and_that_of_independent_draws
 
 
 @pytest.mark.long
+@pytest.mark.optimised
 def test_depth_two_is_the_threshold_of_rank_one_and_the_limit_has_the_symmetries_of_the_diagonal(monkeypatch):
     monkeypatch.setattr(_two_by_two, "BETWEEN", (2.5, 10.0))
     data = FIGURES["6.1"].compute(KEY, 30)
@@ -218,6 +219,7 @@ def test_cold_equilibrium_is_the_limit_of_low_temperatures_and_tends_to_an_even_
 
 
 @pytest.mark.long
+@pytest.mark.optimised
 def test_noise_forgets_the_start_and_ends_between_small_and_large_ones(monkeypatch):
     monkeypatch.setattr(_equilibrium, "SIZES", (1e-3, 1e-1, 1.0))
     data = FIGURES["6.8"].compute(KEY, 50)
@@ -352,6 +354,7 @@ def test_minimiser_of_three_entries_is_where_descent_returns_to():
 
 
 @pytest.mark.long
+@pytest.mark.optimised
 def test_free_energy_of_a_diagonal_has_saddles_alone_and_that_of_three_entries_a_minimiser(monkeypatch):
     monkeypatch.setattr(_free_energy, "SEARCHED", {2: (np.inf,), 3: (2.0, 3.0)})
     monkeypatch.setattr(_free_energy, "ENTRIES", np.array([0.05, 0.2]))

@@ -124,6 +124,7 @@ def test_density_with_the_entropy_is_that_of_the_library_and_without_it_that_of_
     assert_close(ratio / ratio[0], np.ones(3), INTEGRATION)
 
 
+@pytest.mark.optimised
 def test_completion_keeps_its_equilibrium_and_drifts_without_one(monkeypatch):
     data = FIGURES["5.9"].compute(KEY, 40)
     rows = numbers("5.9", data)

@@ -141,6 +141,7 @@ def stationary(depth, energy, key, t=5.0, dt=0.05, beta=2.0, **options):
 
 
 @pytest.mark.long
+@pytest.mark.optimised
 @pytest.mark.parametrize("depth", [2.0, 3.0, jnp.inf])
 def test_weight_decay_has_a_gaussian_matrix_for_its_stationary_law(depth, key):
     power = (lambda s: jnp.log(s) ** 2 / 2) if np.isinf(depth) else (lambda s: depth**2 * s ** (2 / depth) / 2)
@@ -150,6 +151,7 @@ def test_weight_decay_has_a_gaussian_matrix_for_its_stationary_law(depth, key):
 
 
 @pytest.mark.long
+@pytest.mark.optimised
 @pytest.mark.parametrize(("depth", "gauge"), [(2.0, False), (3.0, True), (jnp.inf, True)])
 def test_stationary_law_of_a_spectral_energy_is_that_of_quadrature(depth, gauge, key):
     """The density is exp(-beta E) V in y, and with gauge noise V times the root of prod lambda_kl, which is e^S."""

@@ -264,6 +264,7 @@ def test_distance_has_the_gradient_of_the_first_variation(pair):
 
 
 @pytest.mark.long
+@pytest.mark.optimised
 def test_ill_conditioned_pairs_arrive():
     rng = np.random.default_rng(0)
     for depth in (2.0, 3.0, np.inf):

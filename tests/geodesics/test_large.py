@@ -119,6 +119,7 @@ def test_large_matrices_have_the_closed_forms(key):
 
 
 @pytest.mark.long
+@pytest.mark.optimised
 def test_geodesic_arrives_where_rounding_moves_the_path_of_least_action():
     rng, spectrum = np.random.default_rng(7), np.logspace(0, -2.75, LARGE)
     for _ in range(2):
@@ -131,6 +132,7 @@ def test_geodesic_arrives_where_rounding_moves_the_path_of_least_action():
 
 
 @pytest.mark.long
+@pytest.mark.optimised
 @pytest.mark.parametrize("seed", [1, 3])
 def test_geodesic_arrives_where_a_path_could_cross_the_singular_matrices_between_two_nodes(seed):
     # The usual mesh does not see how narrow the way is to a matrix with one small singular value.

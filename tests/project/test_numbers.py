@@ -238,6 +238,7 @@ PARTS = {
 
 
 @pytest.mark.long
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", PARTS)
 def test_the_table_of_figures_is_what_the_command_gives(name, monkeypatch):
     """`dlnjax reproduce` computes these; the others of the table take minutes."""

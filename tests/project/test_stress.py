@@ -12,6 +12,7 @@ CASES = [
 
 
 @pytest.mark.long
+@pytest.mark.optimised
 def test_no_seed_is_lost_and_none_is_wrong():
     # In X only the smaller: it is one compilation more.
     seeds = [s for case in stress.run_cases(CASES, seed=0, largest=2) for s in case]
