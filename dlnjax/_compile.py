@@ -6,6 +6,7 @@ programs of this library faster.
 
 import functools
 import gc
+import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -15,11 +16,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.monitoring
 import numpy as np
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_path, is_concrete
-from dlnjax._terminal import waiting_for
+from dlnjax._terminal import say, waiting_for
 
 
 def unless_named(flags: str, **options: Any) -> dict[str, Any]:
@@ -46,19 +48,46 @@ def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callab
     Inside of `jax.jit` and `jax.grad`, `f` becomes a part of the caller's program. JAX refuses options there, so that
     they are left out.
     """
-    plain = eqx.filter_jit(f, donate=donate)
-    quick = eqx.filter_jit(f, donate=donate, compiler_options=QUICK | more)  # pyright: ignore[reportCallIssue]
+    traced = _saying(f)
+    plain = eqx.filter_jit(traced, donate=donate)
+    quick = eqx.filter_jit(traced, donate=donate, compiler_options=QUICK | more)  # pyright: ignore[reportCallIssue]
 
     @functools.wraps(f)
     @_little_garbage()
     def call(*args: Any, **kwargs: Any) -> Any:
         if not all(map(_is_value, jax.tree.leaves((args, kwargs)))) or _inside_of_jit():
             return plain(*args, **kwargs)
-        # The call returns when the program is compiled and has started, so the line is shown during compilation only.
-        with waiting_for("compiling, once for these shapes"):
-            return (quick if _takes_options(jax.default_backend()) else plain)(*args, **kwargs)
+        with waiting_for("running") as shown:
+            out = (quick if _takes_options(jax.default_backend()) else plain)(*args, **kwargs)
+            # The call may return before the program has ended.
+            if shown:
+                jax.block_until_ready([x for x in jax.tree.leaves(out) if is_concrete(x)])
+            return out
 
     return call
+
+
+def _saying(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f`, which says that it is compiled. JAX calls it to trace it, and does not call it where it has a program."""
+
+    @functools.wraps(f)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        say("compiling, once for these shapes")
+        return f(*args, **kwargs)
+
+    # Equinox looks at `__wrapped__`, and warns of what `jax.vmap` has made. The signature takes its place.
+    vars(call)["__signature__"] = inspect.signature(f)
+    del vars(call)["__wrapped__"]
+    return call
+
+
+def _heard(event: str, duration_secs: float, **_: Any) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        say(None)
+
+
+# JAX tells of this event when it has compiled a program, or has found it in its cache.
+jax.monitoring.register_event_duration_secs_listener(_heard)
 
 
 def with_more_times(ts: Float[Array, " ts"], size: int) -> Float[Array, " more"]:

@@ -88,7 +88,9 @@ class RESULTS(eqx.Module):
 
     # The codes that are no failure come first. Where many codes have failed, `error_if` says the sentence of the
     # largest.
-    successful: ClassVar[_Code] = _Code("The flow reached the last of `ts`.")
+    successful: ClassVar[_Code] = _Code(
+        "A flow reached the last of `ts`, a geodesic its end, or a search what it looked for, to its tolerance."
+    )
     steady: ClassVar[_Code] = _Code("The gradient fell below the tolerance of `Steady`; later times repeat that state.")
     stopped: ClassVar[_Code] = _Code("The energy fell to the `stop` of a training; later steps repeat that state.")
     max_steps_reached: ClassVar[_Code] = _Code(

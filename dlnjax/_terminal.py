@@ -64,34 +64,67 @@ def hush() -> None:
     _Silence.count += 1
 
 
+class _Line:
+    """The line that says what a user waits for. It is shown `DELAY` seconds after the wait has begun."""
+
+    def __init__(self, what: str):
+        self.first = self.what = what
+        self.shown, self.lock = "", threading.Lock()
+        self.timer = threading.Timer(DELAY, self.show)
+        self.timer.daemon = True
+        self.timer.start()
+
+    def show(self) -> None:
+        with self.lock:
+            self._replace(f"dlnjax: {self.what} ...")
+
+    def say(self, what: str) -> None:
+        with self.lock:
+            self.what = what
+            if self.shown:
+                self._replace(f"dlnjax: {what} ...")
+
+    def remove(self) -> None:
+        self.timer.cancel()
+        self.timer.join()
+        with self.lock:
+            self._replace("")
+
+    def _replace(self, text: str) -> None:
+        if text == self.shown:
+            return
+        # A notebook does not know the code that clears a line, so the line is overwritten by blanks.
+        erase = f"\r{' ' * len(self.shown)}\r" if self.shown else ""
+        stream = console().file
+        stream.write(erase + text)
+        stream.flush()
+        self.shown = text
+
+
+# The one line, if any.
+_lines: list[_Line] = []
+
+
 @contextmanager
-def waiting_for(what: str) -> Iterator[None]:
-    """Show a line on the terminal or in the notebook if the context takes more than a second, and remove it after."""
+def waiting_for(what: str) -> Iterator[bool]:
+    """Show a line on the terminal or in the notebook if the context takes more than a second, and remove it after.
+
+    Inside of another such context, the line stays that of the other. The context has the value whether it made a line.
+    """
     if _Silence.count or not is_watched():
-        yield
+        yield False
         return
     with silence():
-        line = f"dlnjax: {what} ..."
-        shown = threading.Event()
-
-        def show() -> None:
-            shown.set()
-            _write(line)
-
-        timer = threading.Timer(DELAY, show)
-        timer.daemon = True
-        timer.start()
+        line = _Line(what)
+        _lines.append(line)
         try:
-            yield
+            yield True
         finally:
-            timer.cancel()
-            timer.join()
-            if shown.is_set():
-                # A notebook does not know the code that clears a line, so the line is overwritten by blanks.
-                _write(f"\r{' ' * len(line)}\r")
+            _lines.remove(line)
+            line.remove()
 
 
-def _write(text: str) -> None:
-    stream = console().file
-    stream.write(text)
-    stream.flush()
+def say(what: str | None) -> None:
+    """Change the line, if there is one, to `what`, or with None back to what it said at first."""
+    for line in _lines:
+        line.say(line.first if what is None else what)

@@ -1,7 +1,7 @@
 """Run notebooks and keep their outputs, without what depends on the machine: python notebooks/refresh.py [FILE ...]
 
-By default all of them. Widgets are not kept, since they live in a running notebook alone, nor is the line about
-compilation; pictures get a palette, which makes them a third of the size.
+By default all of them. Widgets are not kept, since they live in a running notebook alone, nor is the line that
+says what one waits for; pictures get a palette, which makes them a third of the size.
 """
 
 import base64
@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+WAITS = ("dlnjax: compiling", "dlnjax: running", "dlnjax: searching")
 
 
 def main() -> None:
@@ -36,9 +37,10 @@ def main() -> None:
 
 
 def passes(out) -> bool:
-    """Whether an output is there while one waits only: a widget, or the line that says that something is compiled."""
+    """Whether an output is there while one waits only: a widget, or the line that says what one waits for."""
     line = "".join(out.get("text", "")).strip() if out.get("name") == "stderr" else None
-    return WIDGET in out.get("data", {}) or line == "" or (line or "").startswith("dlnjax: compiling")
+    waits = line is not None and line.startswith(WAITS)
+    return WIDGET in out.get("data", {}) or line == "" or waits
 
 
 def clean(out):

@@ -14,6 +14,7 @@ from dlnjax._geometry.kernel import as_kernel, Balanced, Depth, Kernel
 from dlnjax._results import RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves
+from dlnjax._terminal import waiting_for
 from dlnjax._types import Number, Numbers, Square
 
 # The default of `rtol`, that of `geodesic`.
@@ -183,10 +184,12 @@ def frechet_mean(
     start = None if x0 is None else _as_start(x0, points, int(signs[0]))
     k = _exponent(points, kernel)
     task = Task(np.ldexp(points, -k), weights, kernel, as_positive("rtol", rtol).astype(points.dtype))
-    if _is_flat(kernel):
-        end = arithmetic_mean(task)
-    else:
-        end = descend(task, inductive_mean(task) if start is None else np.ldexp(start, -k), tol, most)
+    # The search calls many programs, each of which may take less than a second.
+    with waiting_for("searching for the mean"):
+        if _is_flat(kernel):
+            end = arithmetic_mean(task)
+        else:
+            end = descend(task, inductive_mean(task) if start is None else np.ldexp(start, -k), tol, most)
     solution = _solution(task, k, points, end)
     return solution.result.error_if(solution, solution.result != RESULTS.successful) if throw else solution
 

@@ -4,6 +4,7 @@ import io
 import re
 import time
 
+import jax
 import jax.numpy as jnp
 import pytest
 from rich.console import Console
@@ -27,19 +28,34 @@ def watch(monkeypatch, terminal, columns=80):
     return stream
 
 
+def lines(stream):
+    """What was said on the one line, one after the other. Each must be overwritten by blanks."""
+    *parts, rest = stream.getvalue().split("\r")
+    stream.truncate(stream.seek(0))
+    assert rest == "" and parts[1::2] == [" " * len(line) for line in parts[::2]]
+    return parts[::2]
+
+
 def test_a_long_wait_is_said_and_taken_back(monkeypatch):
     stream = watch(monkeypatch, True)
-    monkeypatch.setattr(_terminal, "DELAY", 0.0)
+    monkeypatch.setattr(_terminal, "DELAY", 0.3)
 
+    @compiled
     def slow(x):
-        # The program is made here, while it is said.
-        time.sleep(0.2)
-        return jnp.sin(x) + 3
+        # This is where the program is made.
+        time.sleep(0.4)
+        return jax.pure_callback(lambda x: [time.sleep(0.4), x][1], x, x)
 
-    assert compiled(slow)(jnp.ones(5)).shape == (5,)
-    line, blank, rest = stream.getvalue().split("\r")
-    assert line == "dlnjax: compiling, once for these shapes ..."
-    assert blank == " " * len(line) and rest == ""
+    assert slow(jnp.ones(5)).shape == (5,)
+    assert lines(stream) == ["dlnjax: compiling, once for these shapes ...", "dlnjax: running ..."]
+    slow(jnp.zeros(5))
+    assert lines(stream) == ["dlnjax: running ..."]
+    with _terminal.waiting_for("searching"):
+        slow(jnp.zeros(5))
+        slow(jnp.zeros(6))
+    assert lines(stream) == [
+        f"dlnjax: {what} ..." for what in ("searching", "compiling, once for these shapes", "searching")
+    ]
 
 
 @pytest.mark.parametrize(("terminal", "delay"), [(False, 0.0), (True, 60.0)])
