@@ -8,7 +8,9 @@ import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 from jax.flatten_util import ravel_pytree
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._types import Scalar
@@ -83,9 +85,25 @@ def where(condition: Any, a: PyTree, b: PyTree) -> PyTree:
 def nan_unless(good: Any, x: Array) -> Array:
     """`x`, and NaN with NaN as its derivative where `good` does not hold.
 
-    Where a `where` puts NaN, the derivative in reverse mode is 0, which looks like an answer.
+    Where a `where` puts NaN, the derivative in reverse mode is 0, which looks like an answer. With a factor NaN it
+    would be NaN even of what does not use this `x`, such as a sum over the seeds that have not failed.
     """
-    return x * jnp.where(good, 1.0, jnp.nan).astype(x.dtype)
+    return jnp.where(good, x, jnp.nan + _times_nan.bind(x))
+
+
+# The product of NaN and x, where 0 NaN = 0: what does not move, and what is not used, has the derivative 0.
+_times_nan = Primitive("times_nan")
+
+
+def _product(x: Array) -> Array:
+    return jnp.where(x == 0, 0.0, jnp.nan).astype(x.dtype)
+
+
+_times_nan.def_impl(_product)
+_times_nan.def_abstract_eval(lambda x: x)
+mlir.register_lowering(_times_nan, mlir.lower_fun(_product, multiple_results=False))
+batching.defvectorized(_times_nan)
+ad.deflinear2(_times_nan, lambda cotangent, _: [_times_nan.bind(cotangent)])
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:

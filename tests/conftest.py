@@ -31,15 +31,29 @@ def pytest_collection_finish():
 # A compiled program takes up to some hundred maps of memory, and Linux gives 65,530 to a process. Beyond them JAX ends
 # the process by a segmentation fault. A process that runs a thousand tests comes so far.
 MAPS, MOST_MAPS = Path("/proc/self/maps"), 40_000
+# What JAX keeps of the programs of all tests takes more than eight gigabytes. Pages of memory, of 4 kB each.
+STATM, MOST_PAGES = Path("/proc/self/statm"), 750_000
+
+
+def pages() -> int:
+    return int(STATM.read_text().split()[1]) if STATM.exists() else 0
+
+
+@pytest.fixture(scope="session")
+def kept():
+    """The pages in use after programs were forgotten last."""
+    return [pages()]
 
 
 @pytest.fixture(autouse=True)
-def few_programs():
-    """Forget the compiled programs before there are too many for one process."""
+def few_programs(kept):
+    """Forget the compiled programs before there are too many for one process, or for the memory."""
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+    too_many = MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS
+    if too_many or pages() > kept[0] + MOST_PAGES:
         jax.clear_caches()
         gc.collect()
+        kept[0] = pages()
 
 
 UNOPTIMISED = jax.config.values["jax_disable_most_optimizations"]

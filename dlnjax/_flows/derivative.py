@@ -16,11 +16,11 @@ from dlnjax._checks import is_concrete, known, require
 from dlnjax._compile import compiled
 from dlnjax._flows.factored import Factored
 from dlnjax._flows.problem import Options, Problem, rounding
-from dlnjax._flows.replay import find_steps, MOST_STEPS, replay, Steps
+from dlnjax._flows.replay import find_steps, MOST_STEPS, reached, replay, Steps
 from dlnjax._flows.trajectory import Trajectory, trajectory_of
 from dlnjax._protocol import value
 from dlnjax._svd import frame_tangent, motion_of_frame, SVD, svd
-from dlnjax._tree import own_arithmetic, tangent_at
+from dlnjax._tree import nan_unless, own_arithmetic, tangent_at
 from dlnjax._types import Scalar, State
 
 
@@ -73,7 +73,10 @@ def _tangents(
     """The tangents of all that is saved. `states` is (the states at `ts`, the last state, its time)."""
     points, final, t_end = states
     fixed = jax.lax.stop_gradient(t_end)
-    moving = eqx.filter_jvp(lambda problem: replay(problem, fixed, steps, times_move), (problem,), (dproblem,))
+    at, dat = eqx.filter_jvp(lambda problem: replay(problem, fixed, steps, times_move), (problem,), (dproblem,))
+    # A flow that fails on the way has no derivative beyond.
+    arrived = (reached(problem, fixed) <= steps.times[-1])[:, None, None]
+    moving = at, jax.tree.map(lambda dx: nan_unless(arrived, dx), dat)
     last = jax.tree.map(lambda x: x[-1], moving)
     dsvd, dend = _frame_tangent(points, moving), _frame_tangent(final, last)
     # A flow that ends before the last of `ts` does so a fixed time after its start.

@@ -29,7 +29,7 @@ from dlnjax._flows.trajectory import of_own_type
 from dlnjax._results import RESULTS
 from dlnjax._runge_kutta import square_tableau
 from dlnjax._svd import SVD
-from dlnjax._tree import any_of_batch, instantiate, nan_unless, norm, put, where, while_any
+from dlnjax._tree import any_of_batch, instantiate, norm, put, where, while_any
 from dlnjax._types import Matrix, Scalar, State
 
 # The largest number of steps. The reverse mode keeps the state at the start of each step in memory.
@@ -195,10 +195,7 @@ def replay(problem: Problem, t_end: Scalar, steps: Steps, times_move: bool) -> S
         # `later` is 0, but its derivative is that of `ts`. A last step of this length gives X its derivative in `ts`.
         later = ts - fixed
         ys = jax.vmap(lambda y, h: _step(problem, y, h))(ys, later)
-    # A flow that fails on the way has no derivative beyond. In reverse mode a cotangent 0 there becomes NaN, and the
-    # whole derivative with it. JAX's `linear_call` could keep the 0, but has no rule for `vmap` (jax 0.10.2).
-    arrived = (fixed <= end)[:, None, None]
-    return jax.tree.map(lambda x: nan_unless(arrived, x), ys)
+    return ys
 
 
 @eqx.filter_custom_jvp

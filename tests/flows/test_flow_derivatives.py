@@ -168,3 +168,22 @@ def test_a_flow_that_fails_leaves_the_derivatives_of_its_neighbours():
     alone, both = jax.grad(final)(1.0), jax.vmap(jax.grad(final))(jnp.array([1.0, jnp.nan]))
     assert_close(both[0], alone, INTEGRATION)
     assert jnp.isnan(both[1])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("columns", [2, 1])
+def test_a_sum_over_the_seeds_that_have_not_failed_has_its_derivative(columns):
+    """The flow of the larger start blows up, after the first of the times."""
+    starts = jnp.array([[0.6, 0.1], [-0.1, 0.5]])[:, :columns] * jnp.array([1.0, 6.0])[:, None, None]
+
+    def total(c):
+        energy = lambda x: c * jnp.sum(x**2) / 2 - jnp.sum(x**4) / 4
+        flow = lambda x0: dln.gradient_flow(energy, x0, depth=3.0, ts=[0.0, 0.001, 0.5], throw=False)
+        sol = jax.vmap(flow)(starts)
+        ended = sol.result == "successful"
+        return jnp.sum(jnp.where(ended, sol.sigma[:, -1, 0], 0.0)) + jnp.sum(sol.sigma[:, 1, 0]), ended
+
+    (_, ended), slope = jax.value_and_grad(total, has_aux=True)(1.0)
+    np.testing.assert_array_equal(ended, [True, False])
+    h = 1e-4
+    assert_close(slope, (total(1 + h)[0] - total(1 - h)[0]) / (2 * h), FINITE_DIFFERENCE)

@@ -34,3 +34,15 @@ def test_what_is_not_known_has_no_derivative_either():
     value, slope = jax.value_and_grad(lambda x: nan_unless(x > 0, x**2))(jnp.asarray(-3.0))
     assert jnp.isnan(value) and jnp.isnan(slope)
     assert jax.value_and_grad(lambda x: nan_unless(x > 0, x**2))(jnp.asarray(3.0)) == (9.0, 6.0)
+
+
+def test_what_is_not_known_leaves_the_derivative_of_what_does_not_use_it():
+    x = jnp.array([-3.0, 3.0])
+    sum_of_known = lambda x: jnp.nansum(nan_unless(x > 0, x**2))
+    for gradient in (jax.grad(sum_of_known), jax.jit(jax.grad(sum_of_known)), jax.jacfwd(sum_of_known)):
+        np.testing.assert_array_equal(gradient(x), [0.0, 6.0])
+    for hessian in (jax.hessian(sum_of_known), jax.jacrev(jax.grad(sum_of_known))):
+        np.testing.assert_array_equal(hessian(x), [[0.0, 0.0], [0.0, 2.0]])
+    # The derivative of the derivative is not known where the derivative is 0 at this point alone.
+    used = lambda w: jax.grad(lambda x: w * nan_unless(x > 0, x**2))(jnp.asarray(-3.0))
+    assert jnp.isnan(jax.grad(used)(0.0))
