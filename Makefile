@@ -54,10 +54,10 @@ long: install
 	$(BIN)/pytest -n auto --dist worksteal -m long
 
 # Of the short tests those that use most of what the dependencies offer.
-LOWEST := $(addprefix tests/,energies/test_energies.py project/test_layers.py geometry/test_metric.py project/test_package.py ground/test_security.py ground/test_svd.py)
+LOWEST := $(addprefix tests/,energies/test_energies.py flows/test_flow_derivatives.py project/test_layers.py geometry/test_metric.py project/test_package.py ground/test_security.py ground/test_svd.py)
 
 lowest: .venv-lowest/installed
-	.venv-lowest/bin/pytest -n auto --dist loadscope -m "not slow and not long" $(LOWEST)
+	.venv-lowest/bin/pytest -n auto --dist loadscope -m "not long" $(LOWEST)
 
 .venv-lowest/installed: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv .venv-lowest

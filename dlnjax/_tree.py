@@ -88,22 +88,23 @@ def nan_unless(good: Any, x: Array) -> Array:
     Where a `where` puts NaN, the derivative in reverse mode is 0, which looks like an answer. With a factor NaN it
     would be NaN even of what does not use this `x`, such as a sum over the seeds that have not failed.
     """
-    return jnp.where(good, x, jnp.nan + _times_nan.bind(x))
+    nan = jnp.where(good, 0.0, jnp.nan).astype(x.dtype)
+    return _known_times.bind(*jnp.broadcast_arrays(x, 1 + nan)) + nan
 
 
-# The product of NaN and x, where 0 NaN = 0: what does not move, and what is not used, has the derivative 0.
-_times_nan = Primitive("times_nan")
+def _product(x: Array, factor: Array) -> Array:
+    return jnp.where(x == 0, 0.0, x * factor).astype(x.dtype)
 
 
-def _product(x: Array) -> Array:
-    return jnp.where(x == 0, 0.0, jnp.nan).astype(x.dtype)
-
-
-_times_nan.def_impl(_product)
-_times_nan.def_abstract_eval(lambda x: x)
-mlir.register_lowering(_times_nan, mlir.lower_fun(_product, multiple_results=False))
-batching.defvectorized(_times_nan)
-ad.deflinear2(_times_nan, lambda cotangent, _: [_times_nan.bind(cotangent)])
+# The product with a factor 1 or NaN, where 0 NaN = 0: what does not move, and what is not used, has the derivative 0.
+# It is a primitive, as its transpose is itself. JAX's `linear_call` would do, but has no rule for `vmap` (jax 0.10.2).
+_known_times = Primitive("known_times")
+_known_times.def_impl(_product)
+_known_times.def_abstract_eval(lambda x, factor: x)
+mlir.register_lowering(_known_times, mlir.lower_fun(_product, multiple_results=False))
+batching.defbroadcasting(_known_times)
+ad.defjvp(_known_times, lambda dx, x, factor: _known_times.bind(dx, factor), None)
+ad.primitive_transposes[_known_times] = lambda cotangent, x, factor: [_known_times.bind(cotangent, factor), None]
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
