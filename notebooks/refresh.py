@@ -39,8 +39,7 @@ def main() -> None:
 def passes(out) -> bool:
     """Whether an output is there while one waits only: a widget, or the line that says what one waits for."""
     line = "".join(out.get("text", "")).strip() if out.get("name") == "stderr" else None
-    waits = line is not None and line.startswith(WAITS)
-    return WIDGET in out.get("data", {}) or line == "" or waits
+    return WIDGET in out.get("data", {}) or line == "" or (line or "").startswith(WAITS)
 
 
 def clean(out):
