@@ -96,13 +96,20 @@ def _product(x: Array, factor: Array) -> Array:
     return jnp.where(x == 0, 0.0, x * factor).astype(x.dtype)
 
 
+def _product_of_batches(both: tuple, axes: tuple) -> tuple[Array, int]:
+    """The product where `vmap` maps both or one of `x` and the factor. The primitive takes equal shapes alone."""
+    size = next(a.shape[axis] for a, axis in zip(both, axes, strict=True) if axis is not None)
+    whole = [batching.bdim_at_front(a, axis, size) for a, axis in zip(both, axes, strict=True)]
+    return _known_times.bind(*whole), 0
+
+
 # The product with a factor 1 or NaN, where 0 NaN = 0: what does not move, and what is not used, has the derivative 0.
 # It is a primitive, as its transpose is itself. JAX's `linear_call` would do, but has no rule for `vmap` (jax 0.10.2).
 _known_times = Primitive("known_times")
 _known_times.def_impl(_product)
 _known_times.def_abstract_eval(lambda x, factor: x)
 mlir.register_lowering(_known_times, mlir.lower_fun(_product, multiple_results=False))
-batching.defbroadcasting(_known_times)
+batching.primitive_batchers[_known_times] = _product_of_batches
 ad.defjvp(_known_times, lambda dx, x, factor: _known_times.bind(dx, factor), None)
 ad.primitive_transposes[_known_times] = lambda cotangent, x, factor: [_known_times.bind(cotangent, factor), None]
 

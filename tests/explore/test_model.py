@@ -52,14 +52,20 @@ def finished(model, state):
     return model.flows(state)
 
 
+def opened(state):
+    """A new model that has compiled what it needs for this state. JAX may have forgotten what others compiled."""
+    model = Model()
+    model._compiled.clear()
+    finished(model, state)
+    return model
+
+
 @pytest.fixture(scope="module")
 def model():
     """The model that knows the programs of the flows alone: a test of others compiles for longer."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_model, "KINDS", {"flows": _model.KINDS["flows"]})
-        model = Model()
-        finished(model, FIRST)
-        yield model
+        yield opened(FIRST)
 
 
 def library(state, seed):
@@ -104,7 +110,9 @@ def drawn(model, state):
 
 
 @pytest.mark.slow
-def test_a_move_of_any_control_compiles_nothing(model):
+@pytest.mark.usefixtures("model")
+def test_a_move_of_any_control_compiles_nothing():
+    model = opened(FIRST)
     with lowered() as programs:
         shown = [drawn(model, state) for state in MOVES]
     assert programs == []
@@ -149,9 +157,7 @@ def test_what_is_seen_first_is_compiled_first_and_every_program_once(state, firs
 @pytest.mark.parametrize("d", [2, 5])
 def test_a_move_of_any_control_compiles_nothing_beyond_the_programs_of_a_size(d, monkeypatch):
     monkeypatch.setattr(_model, "KINDS", KINDS)
-    model = Model()
-    model._compiled.clear()
-    finished(model, replace(FIRST, d=d))
+    model = opened(replace(FIRST, d=d))
     with lowered() as programs:
         for state in MOVES + OTHER_MOVES:
             assert drawn(model, replace(state, d=d))["matrix"]

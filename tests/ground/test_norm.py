@@ -46,3 +46,15 @@ def test_what_is_not_known_leaves_the_derivative_of_what_does_not_use_it():
     # The derivative of the derivative is not known where the derivative is 0 at this point alone.
     used = lambda w: jax.grad(lambda x: w * nan_unless(x > 0, x**2))(jnp.asarray(-3.0))
     assert jnp.isnan(jax.grad(used)(0.0))
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
+def test_what_is_known_of_one_of_two_is_known_of_every_pair(transform):
+    x, least = jnp.array([-3.0, 1.0, 3.0]), jnp.array([0.0, 2.0])
+    slope = jax.grad(lambda x, least: nan_unless(x > least, x**2))
+    pairs = transform(jax.vmap(jax.vmap(slope, (0, None)), (None, 0)))(x, least)
+    np.testing.assert_array_equal(pairs, [[np.nan, 2.0, 6.0], [np.nan, np.nan, 6.0]])
+    known = transform(jax.vmap(jax.grad(lambda x, good: nan_unless(good, x**2)), (None, 0)))
+    np.testing.assert_array_equal(known(3.0, least > 1), [np.nan, 6.0])
+    total = jax.grad(lambda x: jnp.sum(jax.vmap(lambda good: nan_unless(good, x**2))(least < 5)))
+    assert transform(total)(3.0) == 12.0
