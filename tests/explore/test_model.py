@@ -56,6 +56,7 @@ def opened(state):
     """A new model that has compiled what it needs for this state. JAX may have forgotten what others compiled."""
     model = Model()
     model._compiled.clear()
+    _problem.unit_starts.cache_clear()
     finished(model, state)
     return model
 
