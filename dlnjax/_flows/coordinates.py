@@ -126,6 +126,13 @@ class Coordinates(eqx.Module):
     def leave(self, z: Any, dz: Any) -> tuple[Any, Any]:
         return z, dz
 
+    def misfit(self, chart: Chart, y: Any, z: Any, dz: Any) -> Bool[Array, ""]:
+        """Whether other coordinates would take longer steps, at the state `y`, which is `z` in the chart.
+
+        `dz` is what limits the steps: the error of one whose length its tolerance sets, or else the fastest motion.
+        """
+        return jnp.asarray(False)
+
     def project(self, y: Any, stiff: bool) -> Any:
         """The state after a step, moved back to its constraint. The columns of a frame must be orthonormal.
 

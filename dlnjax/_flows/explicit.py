@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from dlnjax._flows.coordinates import Coordinates
+from dlnjax._flows.coordinates import Chart, Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
 from dlnjax._flows.step import Attempt, attempt_in, Choice, conclude, Flow, MEMORY, MOST_PATIENCE, NO_TERMS, Rules
 from dlnjax._runge_kutta import clip, square_tableau
@@ -26,8 +26,10 @@ HELD_UP = 2.6
 # A flow that changes to the stabilised method multiplies its running mean of the reach by this number. The steps become
 # longer by the change. With the old mean, the flow could change back at once.
 HEAD_START = 4
-# After this many steps, and after a rejected step, the partners of the chart are looked for again.
+# After this many steps, and after a rejected step, the gauge of the chart is looked for again.
 OLD = 5
+# After each of this many steps, a flow asks whether it should change its coordinates.
+ASKED = 32
 
 
 class Start(eqx.Module):
@@ -61,15 +63,17 @@ class Explicit(Method):
     the other flows under `vmap`.
     """
 
-    def __init__(self, solver: diffrax.AbstractSolver, stiff: int | None = None):
-        """`stiff` is the number of the method to which a flow changes where stability limits its steps, or None."""
+    def __init__(self, solver: diffrax.AbstractSolver, stiff: int | None = None, other: int | None = None):
+        """`stiff` is the number of the method to which a flow changes where stability limits its steps, and `other` of
+        the one where its coordinates are a `misfit`, or None.
+        """
         tableau = getattr(solver, "tableau", None)
         self.solver = solver
         self.tableau: Any = tableau
         self.written_out = (
             isinstance(solver, diffrax.AbstractERK) and tableau is not None and tableau.fsal and tableau.ssal
         )
-        self.stiff = stiff
+        self.stiff, self.other = stiff, other
         order = solver.error_order(NO_TERMS)
         assert order is not None  # every adaptive solver has one
         self.order = float(order)
@@ -103,19 +107,24 @@ class Explicit(Method):
         if start is None:
             attempt, evaluations, reach = self._library(coordinates, rules, s, h, t1)
             after, keep = conclude(coordinates, rules, s, attempt, self.order)
+            misfit = jnp.asarray(False)
         else:
             start = start.renewed(coordinates, s.y)
             evaluations = self.tableau.num_stages - start.known.astype(int)
-            attempt, velocity, reach = self._stages(coordinates, rules, s, start, h, t1)
+            attempt, velocity, reach, misfit = self._stages(coordinates, rules, s, start, h, t1)
             after, keep = conclude(coordinates, rules, s, attempt, self.order)
             # The velocity at the end of a rejected step may be NaN, and NaN times a weight 0 is NaN.
             velocity = where(keep, velocity, start.velocity)
             start = Start(start.gauge, velocity, keep, jnp.where(keep, start.age + 1, OLD))
         saves = keep & last
-        advanced = (s.index + saves.astype(int), s.evaluations + evaluations, self._choose(s.choice, keep, reach))
+        advanced = (
+            s.index + saves.astype(int),
+            s.evaluations + evaluations,
+            self._choose(s.choice, keep, reach, misfit),
+        )
         return eqx.tree_at(lambda f: (f.index, f.evaluations, f.choice), after, advanced), start, saves
 
-    def _choose(self, choice: Choice, keep: Bool[Array, ""], reach: Scalar) -> Choice:
+    def _choose(self, choice: Choice, keep: Bool[Array, ""], reach: Scalar, misfit: Bool[Array, ""]) -> Choice:
         if self.stiff is None:
             return choice
         mean = jnp.where(keep, MEMORY * choice.reach + (1 - MEMORY) * reach, choice.reach)
@@ -123,12 +132,13 @@ class Explicit(Method):
         leave = (mean > HELD_UP) & (stay >= choice.patience)
         longer = jnp.minimum(choice.patience * 2, MOST_PATIENCE)
         leaving = Choice(jnp.asarray(self.stiff), HEAD_START * mean, jnp.zeros_like(stay), longer)
-        return where(leave, leaving, Choice(choice.method, mean, stay, choice.patience))
+        after = where(leave, leaving, Choice(choice.method, mean, stay, choice.patience))
+        return after if self.other is None else where(misfit, choice.turned_to(self.other), after)
 
     def _stages(
         self, coordinates: Coordinates, rules: Rules, s: Flow, start: "Start", h: Scalar, t1: Scalar
-    ) -> tuple[Attempt, State, Scalar]:
-        """(the attempt, the velocity at its end, its reach)."""
+    ) -> tuple[Attempt, State, Scalar, Bool[Array, ""]]:
+        """(the attempt, the velocity at its end, its reach, whether the coordinates are a misfit)."""
         chart = coordinates.chart(start.gauge)
         # `t1` is rounded, so the step that leads to `t1` may differ from `h` in the last digits.
         h_exact, z0 = t1 - s.t, chart.enter(s.y)
@@ -161,7 +171,14 @@ class Explicit(Method):
         y1, ended = chart.leave(z, velocity)
         reach = jnp.where(jnp.isfinite(reach), reach, 0.0)
         attempt = attempt_in(chart, rules, z0, z, error, h=h, t1=t1, y1=y1, unrest=unrest)
-        return attempt, ended, reach
+        return attempt, ended, reach, self._misfit(coordinates, chart, s, z, error)
+
+    def _misfit(self, coordinates: Coordinates, chart: Chart, s: Flow, z: State, error: State) -> Bool[Array, ""]:
+        asked = s.choice.stay % ASKED == ASKED - 1
+        if self.other is None:
+            return jnp.asarray(False)
+        found = lambda: coordinates.misfit(chart, s.y, z, error)
+        return asked & jax.lax.cond(any_of_batch(asked), found, lambda: jnp.asarray(False))
 
     def _library(
         self, coordinates: Coordinates, rules: Rules, s: Flow, h: Scalar, t1: Scalar

@@ -1,4 +1,4 @@
-"""The gradient flow in the frame of the singular value decomposition, (4.17)-(4.19), and a chart for near-crossings.
+"""The gradient flow in the frame of the singular value decomposition, (4.17)-(4.19).
 
 The frame is the pair (U, V). Its rotation has two parts for each pair of singular vectors: the common rotation, by
 which U and V turn alike, and the relative rotation, by which they turn oppositely.
@@ -8,27 +8,28 @@ frame also leave the space that they span, at the rates `leaving` of the kernel 
 Regularization in Deep Matrix Factorization, NeurIPS 2019).
 
 Where two singular values nearly meet, the common rotation grows without bound as their gap closes, while X hardly
-moves by this rotation. Two such neighbouring values are called partners. From 16 singular values on they are frequent,
-and each step is taken in a `Chart`, in which the values of partners may cross.
+moves by this rotation. The charts of `charts` do without it.
 """
+
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax._flows.coordinates import Coordinates
+from dlnjax._flows.coordinates import Chart, Coordinates
 from dlnjax._geometry.kernel import Kernel, log_ratio
 from dlnjax._protocol import pullback, sides
 from dlnjax._svd import orthogonalise, orthogonalise_frame, SVD
 from dlnjax._tree import plain_norm, positive, side_of_zero
 from dlnjax._types import Scalar
 
-# With fewer singular values than this, the chart costs more time than it saves.
-CHARTED = 16
-# Two neighbouring singular values are partners only if their logarithms differ by less than this. For values farther
-# apart, rounding in the square of the coupling would destroy digits of the smaller value.
-NEAR = 0.5
+# Two values share a block if their logarithms differ by less than this, or if values between them link them so.
+LINKED = 0.05
+# A motion whose part in X is below this fraction is a turn of vectors that X hardly depends on. For the errors of steps
+# this fraction is above 0.05 in flows to random matrices, and below 0.001 in flows to equal values.
+UNSEEN_SHARE = 0.01
 # The tolerance of a common rotation is at least what moves X by this many errors of rounding.
 UNSEEN = 10
 
@@ -38,12 +39,13 @@ def frame_velocity(
     pullback: Float[Array, "d d"],
     kernel: Kernel,
     gap: Scalar,
-    partner: Int[Array, " d"] | None = None,
-) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"], Float[Array, " d"] | None]:
-    """(U^T dU/dt, dsigma/dt, V^T dV/dt, the pull of partners), (4.17)-(4.19), where `pullback` is G = U^T dE V.
+    common: Float[Array, "d d"] | float = 1.0,
+) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"], Float[Array, "d d"]]:
+    """(U^T dU/dt, dsigma/dt, V^T dV/dt, the rates of the relative rotation), (4.17)-(4.19), where `pullback` is
+    G = U^T dE V.
 
-    With `partner`, partners get no common rotation. Their `Chart` moves the entry of K between them instead, by the
-    pull lambda_kl (G_kl + G_lk)/2 of each k and its partner l. Without `partner` the pull is None.
+    The common rotation of each pair is multiplied by `common`, 1 or 0. The rate of the relative rotation of a pair is
+    lambda_kl / (sigma_k + sigma_l).
 
     At depth 1 a singular value may cross zero and become negative. The rates of rotation need positive values, so the
     sign is moved to V before the rates are computed, and moved back afterwards.
@@ -53,18 +55,15 @@ def frame_velocity(
     rates = _relative_rates(sigma, kernel)
     damping, wide = _damping(rates, gap), _widened(rates, gap)
     g = pullback * sign * jnp.maximum(damping[:, None], damping)
-    weights, pull = kernel.rotation_weights(size), None
-    if partner is None:
-        left, right = rotation_rates(weights, size, wide)
-    else:
-        i = jnp.arange(len(sigma))
-        # Numbers are multiplied, since XLA does not vectorise a loop over truth values on a CPU.
-        left, right = rotation_rates(weights, size, wide, (partner[:, None] != i).astype(sigma.dtype))
-        # The relative rate is lambda_kl / (sigma_k + sigma_l).
-        eigenvalues = (right - left)[i, partner] * (size + size[partner])
-        pull = eigenvalues * (pullback[i, partner] + pullback[partner, i]) / 2
+    left, right = rotation_rates(kernel.rotation_weights(size), size, wide, common)
+    relative = right - left
     left, right = left * g, right * g
-    return left - left.T, -kernel.speed(sigma) * jnp.diagonal(pullback), (right - right.T) * sign * sign[:, None], pull
+    return (
+        left - left.T,
+        -kernel.speed(sigma) * jnp.diagonal(pullback),
+        (right - right.T) * sign * sign[:, None],
+        relative,
+    )
 
 
 def rotation_rates(
@@ -139,7 +138,7 @@ def _over(weight: Float[Array, " r"], sigma: Float[Array, " r"]) -> Float[Array,
     return jnp.where(sigma == 0, 0.0, weight / jnp.where(sigma == 0, 1.0, sigma))
 
 
-def _displacement(y: SVD, du: Float[Array, "m r"], dk: Float[Array, "r r"], dv: Float[Array, "n r"]) -> Scalar:
+def displacement(y: SVD, du: Float[Array, "m r"], dk: Float[Array, "r r"], dv: Float[Array, "n r"]) -> Scalar:
     """|dX|_F divided by the largest singular value, where X = U K V^T and K is diag(sigma) at `y`."""
     size = positive(jnp.max(jnp.abs(y.sigma)))
     sigma = y.sigma / size
@@ -148,6 +147,27 @@ def _displacement(y: SVD, du: Float[Array, "m r"], dk: Float[Array, "r r"], dv: 
     if is_thin(y):
         parts += [(du - y.u @ left) * sigma, (dv - y.v @ right) * sigma]
     return plain_norm(parts)
+
+
+class Coupled(eqx.Module):
+    """A state in a chart: X = u K v^T, where K is symmetric and has `sigma` on its diagonal.
+
+    `coupling` has the entries of K off the diagonal that are not zero: one for each value and its partner, or a matrix.
+    """
+
+    u: Float[Array, "m r"]
+    sigma: Float[Array, " r"]
+    v: Float[Array, "n r"]
+    coupling: Float[Array, " r"] | Float[Array, "r r"]
+
+
+class Motion(NamedTuple):
+    """The velocity at a point, the pullback G, the rates of the relative rotation, and the unrest."""
+
+    velocity: SVD
+    pullback: Float[Array, "r r"]
+    relative: Float[Array, "r r"]
+    unrest: Scalar | None
 
 
 class FrameCoordinates(Coordinates):
@@ -162,33 +182,26 @@ class FrameCoordinates(Coordinates):
     column_atol: Scalar
 
     def velocity(self, y: SVD) -> tuple[SVD, Scalar | None]:
-        motion, _, unrest = self.motion(y)
-        return motion, unrest
+        motion = self.motion(y)
+        return motion.velocity, motion.unrest
 
-    def motion(
-        self, y: SVD, partner: Int[Array, " r"] | None = None
-    ) -> tuple[SVD, Float[Array, " r"] | None, Scalar | None]:
-        """(dy/dt, the pull of partners, the unrest at `y`). With `partner`, partners get no common rotation."""
+    def motion(self, y: SVD, common: Float[Array, "r r"] | float = 1.0) -> Motion:
+        """The motion at `y`, where the common rotation of each pair is multiplied by `common`, 1 or 0."""
         if not is_thin(y):
             g = pullback(self.energy, y)
-            left, dsigma, right, pull = frame_velocity(y.sigma, g, self.kernel, self.gap, partner)
-            return SVD(y.u @ left, dsigma, y.v @ right), pull, self.unrest(g)
+            left, dsigma, right, relative = frame_velocity(y.sigma, g, self.kernel, self.gap, common)
+            return Motion(SVD(y.u @ left, dsigma, y.v @ right), g, relative, self.unrest(g))
         by_v, by_u = sides(self.energy, y)
         g = y.u.T @ by_v
-        left, dsigma, right, pull = frame_velocity(y.sigma, g, self.kernel, self.gap, partner)
+        left, dsigma, right, relative = frame_velocity(y.sigma, g, self.kernel, self.gap, common)
         # The parts of dE V outside of the column space of X, and of dE^T U outside of the row space.
         above, beside = by_v - y.u @ g, by_u - y.v @ g.T
         nu, mu = self.kernel.leaving(jnp.abs(y.sigma))
         damping = _damping(_relative_rates(y.sigma, self.kernel), self.gap)
         out, off = damping * _over(nu, y.sigma), damping * _over(mu, y.sigma)
-        motion = SVD(y.u @ left - above * out, dsigma, y.v @ right - beside * off)
-        return motion, pull, self.unrest(g, jnp.where(nu > 0, above, 0.0), jnp.where(mu > 0, beside, 0.0))
-
-    def gauge(self, y: SVD) -> Int[Array, " d"] | None:
-        return partners(y.sigma) if len(y.sigma) >= CHARTED else None
-
-    def chart(self, gauge: Int[Array, " d"] | None) -> "FrameCoordinates | Chart":
-        return self if gauge is None else Chart(self, gauge)
+        velocity = SVD(y.u @ left - above * out, dsigma, y.v @ right - beside * off)
+        unrest = self.unrest(g, jnp.where(nu > 0, above, 0.0), jnp.where(mu > 0, beside, 0.0))
+        return Motion(velocity, g, relative, unrest)
 
     def project(self, y: SVD, stiff: bool) -> SVD:
         if not stiff:
@@ -200,7 +213,7 @@ class FrameCoordinates(Coordinates):
         sigma = jnp.maximum(jnp.abs(y0.sigma), jnp.abs(y1.sigma))
         wrong = jnp.abs(error.sigma)
         if isinstance(error, Coupled):
-            wrong = jnp.maximum(wrong, jnp.abs(error.coupling))
+            wrong = jnp.maximum(wrong, jnp.max(jnp.abs(error.coupling).reshape(len(wrong), -1), axis=1))
         # A singular value that stays zero has tolerance 0 and error 0. With the least float in place of 0 in the
         # denominator their quotient is 0.
         values = jnp.max(wrong / jnp.maximum(self.atol + self.rtol * sigma, jnp.finfo(sigma.dtype).tiny))
@@ -222,7 +235,7 @@ class FrameCoordinates(Coordinates):
         return plain_norm([dy.u, dy.v, *own])
 
     def displacement(self, y: SVD, dy: SVD) -> Scalar:
-        return _displacement(y, dy.u, jnp.diag(dy.sigma), dy.v)
+        return displacement(y, dy.u, jnp.diag(dy.sigma), dy.v)
 
     def determined(self, y: SVD, dy: "SVD | Coupled") -> "SVD | Coupled":
         """The error `dy`, where the tolerance of each common rotation is raised to `UNSEEN` errors of rounding in X.
@@ -245,91 +258,24 @@ class FrameCoordinates(Coordinates):
         # The rounding, eps/gap at most, is below larger tolerances, which are ten times the gap.
         return jax.lax.cond(self.gap**2 < eps, raised, lambda: dy)
 
+    def misfit(self, chart: Chart, y: SVD, z: "SVD | Coupled", dz: "SVD | Coupled") -> Bool[Array, ""]:
+        """Whether some values share a block, and `dz` hardly moves X."""
+        unseen = chart.displacement(z, dz) < UNSEEN_SHARE * chart.measure(z, dz)
+        return unseen & any_shared(blocks(y.sigma))
+
     def loses_rank(self, y0: SVD, y1: SVD) -> Bool[Array, ""]:
         return (jnp.asarray(self.kernel.order) > 0) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
 
 
-class Coupled(eqx.Module):
-    """A state in a `Chart`: X = u K v^T, where K has `sigma` on its diagonal and `coupling` between partners.
-
-    All other entries of K are zero.
-    """
-
-    u: Float[Array, "m r"]
-    sigma: Float[Array, " r"]
-    v: Float[Array, "n r"]
-    coupling: Float[Array, " r"]
+def blocks(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
+    """For each singular value the number of its block, counted from the largest value on."""
+    order = jnp.argsort(-sigma)
+    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))[order]
+    linked = (log[:-1] - log[1:] < LINKED) & (sigma[order][1:] > 0)
+    number = jnp.cumsum(jnp.append(False, ~linked))
+    return jnp.zeros_like(order).at[order].set(number)
 
 
-class Chart(eqx.Module):
-    """The flow in coordinates for one or a few steps, in which the singular values of partners may cross.
-
-    The vectors of partners have no common rotation. Instead, K gets an entry off the diagonal. In these coordinates
-    the flow is as smooth as in X. Each evaluation of the velocity diagonalises K, which has blocks of one or two rows,
-    in closed form.
-    """
-
-    flow: FrameCoordinates
-    # The gauge: for each singular value the index of its partner, or its own index if it has none.
-    partner: Int[Array, " d"]
-
-    def enter(self, y: SVD) -> Coupled:
-        return Coupled(y.u, y.sigma, y.v, jnp.zeros_like(y.sigma))
-
-    def leave(self, z: Coupled, dz: Coupled) -> tuple[SVD, Coupled]:
-        t = self._tangent(z)
-        turned = self._turn(z, t)
-        return SVD(turned.u, turned.sigma, turned.v), self._turn(dz, t)
-
-    def measure(self, z: Coupled, dz: Coupled) -> Scalar:
-        return self.flow.measure(SVD(z.u, z.sigma, z.v), dz)
-
-    def displacement(self, z: Coupled, dz: Coupled) -> Scalar:
-        # The part of K off the diagonal is small, and turns of the frame move X by little more if it is left out.
-        pairs = (self.partner[:, None] == jnp.arange(len(self.partner))).astype(dz.sigma.dtype)
-        dk = jnp.diag(dz.sigma) + pairs * dz.coupling[:, None]
-        return _displacement(SVD(z.u, z.sigma, z.v), dz.u, dk, dz.v)
-
-    def _tangent(self, z: Coupled) -> Float[Array, " d"]:
-        """The tangent of the angle by which each column must turn towards its partner to make K diagonal."""
-        half = (z.sigma - z.sigma[self.partner]) / 2
-        # Where the two values are equal, the angle is 45 degrees: the tangent is 1 for one partner and -1 for the
-        # other.
-        order = jnp.sign(self.partner - jnp.arange(len(half))).astype(half.dtype)
-        width = jnp.abs(half) + jnp.sqrt(half**2 + z.coupling**2)
-        return jnp.where(half == 0, order, jnp.sign(half)) * z.coupling / jnp.where(width > 0, width, 1.0)
-
-    def _turn(self, z: Coupled, t: Float[Array, " d"]) -> Coupled:
-        """The same matrix in columns that are turned by angles of tangent `t`; for a velocity, the same motion."""
-        p, c = self.partner, 1 / jnp.sqrt(1 + t * t)
-        columns = lambda q: c * (q + t * q[:, p])
-        values = c * c * (z.sigma + t * t * z.sigma[p] + 2 * t * z.coupling)
-        coupling = c * c * ((1 - t * t) * z.coupling - t * (z.sigma - z.sigma[p]))
-        return Coupled(columns(z.u), values, columns(z.v), coupling)
-
-    def determined(self, z: Coupled, dz: Coupled) -> Coupled:
-        moved = self.flow.determined(SVD(z.u, z.sigma, z.v), dz)
-        assert isinstance(moved, Coupled)
-        return moved
-
-    def velocity(self, z: Coupled) -> tuple[Coupled, Scalar | None]:
-        t, p = self._tangent(z), self.partner
-        y = self._turn(z, t)
-        motion, pull, unrest = self.flow.motion(SVD(y.u, y.sigma, y.v), p)
-        assert pull is not None  # since there are partners
-        dy = Coupled(motion.u, motion.sigma, motion.v, jnp.where(p == jnp.arange(len(p)), 0.0, -pull))
-        return self._turn(dy, -t), unrest
-
-
-def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
-    """For each singular value the index of its partner, or its own index if it has none.
-
-    Two values are partners if each is the nearest to the other and they are near.
-    """
-    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))
-    i = jnp.arange(len(sigma))
-    gap = jnp.abs(log[:, None] - log)
-    near = (gap < NEAR) & (sigma > 0) & (sigma > 0)[:, None] & (i != i[:, None])
-    nearest = jnp.argmin(jnp.where(near, gap, jnp.inf), axis=1)
-    mutual = (nearest[nearest] == i) & near[i, nearest]
-    return jnp.where(mutual, nearest, i)
+def any_shared(block: Int[Array, " d"]) -> Bool[Array, ""]:
+    """Whether a block has more than one value."""
+    return jnp.max(block) < len(block) - 1

@@ -85,9 +85,11 @@ class Stabilised(Method):
 
     order = 3.0
 
-    def __init__(self, explicit: int | None = None):
-        """`explicit` is the number of the method to which a flow returns once it is no longer stiff, or None."""
-        self.explicit = explicit
+    def __init__(self, explicit: int | None = None, other: int | None = None):
+        """`explicit` is the number of the method to which a flow returns once it is no longer stiff, and `other` of the
+        one to which it changes where its coordinates are a `misfit`, or None.
+        """
+        self.explicit, self.other = explicit, other
 
     def memory(self, coordinates: Coordinates) -> Callable:
         return lambda t, h, y: None
@@ -221,7 +223,12 @@ class Stabilised(Method):
             gauge=where(enter, coordinates.gauge(after.y), stage.gauge),
             velocity0=turned,
         )
-        after = eqx.tree_at(lambda f: f.choice, after, self._choose(s.choice, h * radius, stage.last))
+        choice = self._choose(s.choice, h * radius, stage.last)
+        if self.other is not None:
+            found = lambda: coordinates.misfit(chart, s.y, z0, stage.power.direction)
+            misfit = enter & jax.lax.cond(any_of_batch(enter), found, lambda: jnp.asarray(False))
+            choice = where(misfit & ~stage.last, choice.turned_to(self.other), choice)
+        after = eqx.tree_at(lambda f: f.choice, after, choice)
         return after, stage, Step(s.t, h, gauge, z0, z1, f0, f1)
 
     def _choose(self, choice: Choice, reach: Scalar, last: Bool[Array, ""]) -> Choice:

@@ -58,6 +58,10 @@ class Choice(eqx.Module):
     # `MOST_PATIENCE`.
     patience: Int[Array, "*n"]
 
+    def turned_to(self, method: int) -> "Choice":
+        """The choice at the first step of a method in other coordinates, of which no reach is known."""
+        return Choice(jnp.asarray(method), jnp.zeros_like(self.reach), jnp.zeros_like(self.stay), self.patience)
+
 
 class Flow(eqx.Module):
     """The state of a flow. `y` at time `t` is the last good state, and `h` is the length of the next step.

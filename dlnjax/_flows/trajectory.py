@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._compile import compiled, runs_at_once
+from dlnjax._flows.charts import BlockedFrame, CHARTED, PairedFrame
 from dlnjax._flows.chebyshev import RungeKuttaChebyshev
 from dlnjax._flows.coordinates import Coordinates, MatrixCoordinates
 from dlnjax._flows.explicit import Explicit
@@ -29,6 +30,8 @@ from dlnjax._svd import canonical, orthogonalise, SVD, svd, turn
 from dlnjax._tree import all_finite, norm, ravel, where, while_any
 from dlnjax._types import Scalar, State
 
+# The numbers of the methods of a flow in the frame, between which it changes.
+EXPLICIT, STIFF, BLOCKS, STIFF_BLOCKS = range(4)
 # A matrix with this many entries is large: of 32 of them more than 16 MB are made.
 _LARGE = 2**16
 # The saved states of this many times are put in order together. Together with those of all times they would need
@@ -86,7 +89,7 @@ def next_turn(flows: Flow) -> int | None:
 @compiled
 def _as_one_program(problem: Problem, options: Options) -> Trajectory:
     y0 = _one(start_of(problem, options))
-    flows = _flow_of(problem, options, y0)
+    flows = _flow_of(problem, options, y0, whole=True)
     return _alone(flows.conclude(_to_the_end(flows, flows.begin(), lanes=1), len(problem.ts)))
 
 
@@ -106,9 +109,9 @@ def _conclude(problem: Problem, options: Options, y0: State, state: PyTree) -> T
     return _alone(_flow_of(problem, options, y0).conclude(state, len(problem.ts)))
 
 
-def _flow_of(problem: Problem, options: Options, y0: State) -> "Flows":
+def _flow_of(problem: Problem, options: Options, y0: State, whole: bool = False) -> "Flows":
     arrays, rest = eqx.partition(problem, eqx.is_array)
-    return Flows(lambda row: eqx.combine(row, rest), _one(arrays), y0, problem.ts, options)
+    return Flows(lambda row: eqx.combine(row, rest), _one(arrays), y0, problem.ts, options, whole)
 
 
 def _one(tree: PyTree) -> PyTree:
@@ -138,7 +141,7 @@ def _to_the_end(flows: "Flows", state: PyTree, lanes: int) -> PyTree:
 class Flows:
     """The flows of many problems from the states `y0`, one for each row: their begin, their turns and their end.
 
-    `of_row(row)` makes the problem of one row.
+    `of_row(row)` makes the problem of one row. With `whole`, one program has all methods.
     """
 
     def __init__(
@@ -148,17 +151,23 @@ class Flows:
         y0: State,
         ts: Float[Array, " ts"],
         options: Options,
+        whole: bool = False,
     ):
         self.of_row, self.rows, self.y0, self.ts, self.options = of_row, rows, y0, ts, options
         self.frame = options.coordinates == "svd"
         self.own = rows, y0.sigma if self.frame else jax.vmap(norm)(y0)
         # The velocity does not depend on the time, so times are counted from the start. Near a large time, a short step
         # would be lost in rounding.
-        rules = Rules(ts - ts[0], options.steady, options.max_steps)
-        self.task = Task(
-            lambda own: _coordinates(of_row(own[0]), own[1], options), rules, self._seen, len(jax.tree.leaves(y0)[0])
-        )
-        self.turns = [Turn(self.task, self.own, number, method) for number, method in enumerate(_methods(options))]
+        self.rules = Rules(ts - ts[0], options.steady, options.max_steps)
+        self.task = self._task(blocked=False)
+        self.turns = [
+            Turn(self._task(number >= BLOCKS), self.own, number, method)
+            for number, method in enumerate(_methods(options, whole))
+        ]
+
+    def _task(self, blocked: bool) -> Task:
+        coordinates = lambda own: _coordinates(self.of_row(own[0]), own[1], self.options, blocked)
+        return Task(coordinates, self.rules, self._seen, len(jax.tree.leaves(self.y0)[0]))
 
     def begin(self, wanted: Bool[Array, " n"] | bool = True) -> tuple[Flow, PyTree]:
         """(the flows before their first step, empty buffers). A flow that is not `wanted` has ended already."""
@@ -235,11 +244,21 @@ def values_along(energy: Callable, points: SVD) -> Float[Array, " ts"]:
     return jax.lax.map(partial(value, energy), points)
 
 
-def _methods(options: Options) -> Sequence[Method]:
-    """The methods between which a flow changes: by default Dopri5 and the stabilised method, in X Dopri5 alone."""
+def _methods(options: Options, whole: bool) -> Sequence[Method]:
+    """The methods between which a flow changes: by default Dopri5 and the stabilised method, and both once more in
+    blocks. In X there is Dopri5 alone. A program of all methods has none in blocks, which would double its compilation.
+    """
     solver = options.solver
     if solver is None and options.coordinates == "svd":
-        return Explicit(diffrax.Dopri5(), stiff=1), Stabilised(explicit=0)
+        dopri5 = diffrax.Dopri5()
+        if whole:
+            return Explicit(dopri5, stiff=STIFF), Stabilised(explicit=EXPLICIT)
+        return (
+            Explicit(dopri5, stiff=STIFF, other=BLOCKS),
+            Stabilised(explicit=EXPLICIT, other=BLOCKS),
+            Explicit(dopri5, stiff=STIFF_BLOCKS, other=EXPLICIT),
+            Stabilised(explicit=BLOCKS, other=EXPLICIT),
+        )
     if isinstance(solver, RungeKuttaChebyshev):
         return (Stabilised(),)
     return (Explicit(_with_tolerances(solver or diffrax.Dopri5(), options)),)
@@ -262,13 +281,14 @@ def _with_tolerances(solver: diffrax.AbstractSolver, options: Options) -> diffra
     return eqx.tree_at(lambda s: s.root_finder, solver, root_finder)
 
 
-def _coordinates(problem: Problem, size: Float[Array, "*values"], options: Options) -> Coordinates:
+def _coordinates(problem: Problem, size: Float[Array, "*values"], options: Options, blocked: bool) -> Coordinates:
     """The coordinates of a problem. `size` is the size of the start: its singular values or, in X, its norm."""
     atol = options.absolute(size)
     if options.coordinates == "matrix":
         return MatrixCoordinates(problem.energy, problem.kernel, options.rtol, atol, options.steady)
     columns = options.absolute(jnp.ones_like(options.rtol))
-    return FrameCoordinates(problem.energy, problem.kernel, options.rtol, atol, options.steady, _gap(options), columns)
+    frame = BlockedFrame if blocked else PairedFrame if len(size) >= CHARTED else FrameCoordinates
+    return frame(problem.energy, problem.kernel, options.rtol, atol, options.steady, _gap(options), columns)
 
 
 def _gap(options: Options) -> Scalar:

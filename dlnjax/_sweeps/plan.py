@@ -17,7 +17,8 @@ from jax.extend.core import Jaxpr
 
 from dlnjax._checks import as_count, is_concrete
 from dlnjax._compile import power_of_two_from
-from dlnjax._flows.frame import CHARTED, is_thin
+from dlnjax._flows.charts import CHARTED
+from dlnjax._flows.frame import is_thin
 from dlnjax._flows.problem import Options, saved_entries
 from dlnjax._flows.trajectory import TOGETHER
 from dlnjax._protocol import pullback, sides
