@@ -21,6 +21,8 @@ X0 = 0.5 * np.eye(D) + 0.1 * np.cos(np.arange(D * D)).reshape(D, D)
 ENERGY = dln.MatrixCompletion(np.eye(D), np.ones((D, D)))
 NOISE = dln.Noise(jax.random.key(0), beta=10.0, dt=0.125)
 DIAGONAL = dln.MatrixCompletion(np.eye(D), np.eye(D))
+# Its flows tend to singular values that are nearly equal.
+EQUAL = dln.MatrixCompletion(np.diag(1 + 1e-4 * np.cos(np.arange(D))), np.ones((D, D)))
 
 
 def flow(energy=ENERGY, x0=X0, ts=(0.0, 1.0), **options):
@@ -96,6 +98,10 @@ ROWS = {
     "a start as `SVD`": (flow, lambda: flow(x0=dln.svd(jnp.asarray(X0)))),
     "another size of the matrices": (flow, lambda: flow(dln.MatrixCompletion.diagonal(7), np.eye(7) / 2)),
     "a flow that becomes stiff": (flow, lambda: flow(ts=(0.0, 300.0))),
+    "a flow whose singular values come so near one another that their vectors turn fast": (
+        flow,
+        lambda: flow(EQUAL, rtol=1e-9, ts=(0.0, 40.0)),
+    ),
     "in a sweep, another number of seeds, up to the same power of two for each core": (
         lambda: many(64),
         lambda: many(63),
@@ -145,6 +151,7 @@ def test_compiles_what_the_page_says(change):
         "nothing": lambda: made == [],
         "again": lambda: len(made) > 0,
         "the beginning alone": lambda: made == ["jit(_begin)"],
+        "the method in blocks alone": lambda: made == ["jit(_turn)"],
         "the stabilised method alone": lambda: made in (["jit(_turn)"], ["jit(_solve_chunk)"]),
     }
     assert expected[rows()[change]](), made
