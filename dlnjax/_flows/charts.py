@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._flows.coordinates import Chart
-from dlnjax._flows.frame import any_shared, blocks, Coupled, displacement, FrameCoordinates, Motion
+from dlnjax._flows.frame import any_linked, Coupled, displacement, FrameCoordinates, LINKED, Motion
 from dlnjax._lapack import eigh
 from dlnjax._svd import SVD
 from dlnjax._types import Scalar
@@ -205,7 +205,7 @@ class BlockedFrame(FrameCoordinates):
         return Blocks(self, gauge)
 
     def misfit(self, chart: Chart, y: SVD, z: Any, dz: Any) -> Bool[Array, ""]:
-        return ~any_shared(blocks(y.sigma))
+        return ~any_linked(y.sigma)
 
 
 def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
@@ -220,3 +220,12 @@ def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
     nearest = jnp.argmin(jnp.where(near, gap, jnp.inf), axis=1)
     mutual = (nearest[nearest] == i) & near[i, nearest]
     return jnp.where(mutual, nearest, i)
+
+
+def blocks(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
+    """For each singular value the number of its block, counted from the largest value on."""
+    order = jnp.argsort(-sigma)
+    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))[order]
+    linked = (log[:-1] - log[1:] < LINKED) & (sigma[order][1:] > 0)
+    number = jnp.cumsum(jnp.append(False, ~linked))
+    return jnp.zeros_like(order).at[order].set(number)

@@ -131,9 +131,9 @@ class Explicit(Method):
         stay = choice.stay + keep.astype(int)
         leave = (mean > HELD_UP) & (stay >= choice.patience)
         longer = jnp.minimum(choice.patience * 2, MOST_PATIENCE)
-        leaving = Choice(jnp.asarray(self.stiff), HEAD_START * mean, jnp.zeros_like(stay), longer)
-        after = where(leave, leaving, Choice(choice.method, mean, stay, choice.patience))
-        return after if self.other is None else where(misfit, choice.turned_to(self.other), after)
+        leaving = Choice(jnp.asarray(self.stiff), HEAD_START * mean, jnp.zeros_like(stay), longer, choice.misfits)
+        after = where(leave, leaving, Choice(choice.method, mean, stay, choice.patience, choice.misfits))
+        return after if self.other is None else after.asked(keep & _asks(choice), misfit, self.other)
 
     def _stages(
         self, coordinates: Coordinates, rules: Rules, s: Flow, start: "Start", h: Scalar, t1: Scalar
@@ -174,11 +174,10 @@ class Explicit(Method):
         return attempt, ended, reach, self._misfit(coordinates, chart, s, z, error)
 
     def _misfit(self, coordinates: Coordinates, chart: Chart, s: Flow, z: State, error: State) -> Bool[Array, ""]:
-        asked = s.choice.stay % ASKED == ASKED - 1
+        no = jnp.asarray(False)
         if self.other is None:
-            return jnp.asarray(False)
-        found = lambda: coordinates.misfit(chart, s.y, z, error)
-        return asked & jax.lax.cond(any_of_batch(asked), found, lambda: jnp.asarray(False))
+            return no
+        return jax.lax.cond(any_of_batch(_asks(s.choice)), lambda: coordinates.misfit(chart, s.y, z, error), lambda: no)
 
     def _library(
         self, coordinates: Coordinates, rules: Rules, s: Flow, h: Scalar, t1: Scalar
@@ -187,6 +186,11 @@ class Explicit(Method):
         unrest = coordinates.velocity(y1)[1]
         attempt = attempt_in(coordinates, rules, s.y, y1, error, h=h, t1=t1, y1=y1, unrest=unrest, memory=memory)
         return attempt, 0, jnp.zeros_like(h)
+
+
+def _asks(choice: Choice) -> Bool[Array, ""]:
+    """Whether the flow asks at this step if it should change its coordinates."""
+    return choice.stay % ASKED == ASKED - 1
 
 
 def _terms(coordinates: Coordinates) -> diffrax.ODETerm:

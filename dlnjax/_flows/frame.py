@@ -16,7 +16,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from dlnjax._flows.coordinates import Chart, Coordinates
 from dlnjax._geometry.kernel import Kernel, log_ratio
@@ -259,23 +259,16 @@ class FrameCoordinates(Coordinates):
         return jax.lax.cond(self.gap**2 < eps, raised, lambda: dy)
 
     def misfit(self, chart: Chart, y: SVD, z: "SVD | Coupled", dz: "SVD | Coupled") -> Bool[Array, ""]:
-        """Whether some values share a block, and `dz` hardly moves X."""
+        """Whether some values are near one another, and `dz` hardly moves X."""
         unseen = chart.displacement(z, dz) < UNSEEN_SHARE * chart.measure(z, dz)
-        return unseen & any_shared(blocks(y.sigma))
+        return unseen & any_linked(y.sigma)
 
     def loses_rank(self, y0: SVD, y1: SVD) -> Bool[Array, ""]:
         return (jnp.asarray(self.kernel.order) > 0) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
 
 
-def blocks(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
-    """For each singular value the number of its block, counted from the largest value on."""
-    order = jnp.argsort(-sigma)
-    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))[order]
-    linked = (log[:-1] - log[1:] < LINKED) & (sigma[order][1:] > 0)
-    number = jnp.cumsum(jnp.append(False, ~linked))
-    return jnp.zeros_like(order).at[order].set(number)
-
-
-def any_shared(block: Int[Array, " d"]) -> Bool[Array, ""]:
-    """Whether a block has more than one value."""
-    return jnp.max(block) < len(block) - 1
+def any_linked(sigma: Float[Array, " d"]) -> Bool[Array, ""]:
+    """Whether any two singular values are so near one another that they share a block."""
+    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))
+    both = (sigma > 0) & (sigma > 0)[:, None] & ~jnp.eye(len(sigma), dtype=bool)
+    return jnp.any(both & (jnp.abs(log[:, None] - log) < LINKED))

@@ -226,8 +226,8 @@ class Stabilised(Method):
         choice = self._choose(s.choice, h * radius, stage.last)
         if self.other is not None:
             found = lambda: coordinates.misfit(chart, s.y, z0, stage.power.direction)
-            misfit = enter & jax.lax.cond(any_of_batch(enter), found, lambda: jnp.asarray(False))
-            choice = where(misfit & ~stage.last, choice.turned_to(self.other), choice)
+            misfit = jax.lax.cond(any_of_batch(enter), found, lambda: jnp.asarray(False))
+            choice = choice.asked(enter, misfit, self.other)
         after = eqx.tree_at(lambda f: f.choice, after, choice)
         return after, stage, Step(s.t, h, gauge, z0, z1, f0, f1)
 
@@ -236,5 +236,7 @@ class Stabilised(Method):
             return choice
         mean = MEMORY * choice.reach + (1 - MEMORY) * reach
         leave = (mean < NO_LONGER_STIFF) & ~last
-        leaving = Choice(jnp.asarray(self.explicit), jnp.zeros_like(mean), jnp.array(0), choice.patience)
-        return where(leave, leaving, Choice(choice.method, mean, choice.stay + 1, choice.patience))
+        leaving = Choice(
+            jnp.asarray(self.explicit), jnp.zeros_like(mean), jnp.array(0), choice.patience, choice.misfits
+        )
+        return where(leave, leaving, Choice(choice.method, mean, choice.stay + 1, choice.patience, choice.misfits))

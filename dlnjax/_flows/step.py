@@ -39,6 +39,8 @@ PATIENCE = 10
 # This number of steps is doubled at each return, so that a flow at the border of stiffness does not change for ever. It
 # is at most this, since the explicit method would otherwise be kept for thousands of steps where it is far too slow.
 MOST_PATIENCE = 160
+# A flow changes its coordinates after it has been told this many times in a row that they are a misfit.
+MISFITS = 4
 # The steps of a flow may take this many evaluations in the mean. A step of the stabilised method may take a hundred
 # times more, and `max_steps` of those would never end.
 MOST_EVALUATIONS = 200
@@ -58,9 +60,19 @@ class Choice(eqx.Module):
     # `MOST_PATIENCE`.
     patience: Int[Array, "*n"]
 
-    def turned_to(self, method: int) -> "Choice":
-        """The choice at the first step of a method in other coordinates, of which no reach is known."""
-        return Choice(jnp.asarray(method), jnp.zeros_like(self.reach), jnp.zeros_like(self.stay), self.patience)
+    # How often in a row the coordinates were a misfit when the flow asked.
+    misfits: Int[Array, "*n"]
+
+    def asked(self, now: Bool[Array, ""], misfit: Bool[Array, ""], other: int) -> "Choice":
+        """The choice after the flow has asked, if `now`, whether its coordinates are a `misfit`.
+
+        It changes to the method `other` where they have been for long. For a short time they are a misfit wherever two
+        singular values cross, and to compile another method takes as long as very many steps.
+        """
+        misfits = jnp.where(now, jnp.where(misfit, self.misfits + 1, 0), self.misfits)
+        zero = jnp.zeros_like(misfits)
+        changed = Choice(jnp.asarray(other), jnp.zeros_like(self.reach), zero, self.patience, zero)
+        return where(misfits >= MISFITS, changed, eqx.tree_at(lambda c: c.misfits, self, misfits))
 
 
 class Flow(eqx.Module):
@@ -152,7 +164,7 @@ def start_flow(coordinates: Coordinates, y0: State, rules: Rules, order: float, 
         evaluations=jnp.array(1),
         active=start_ok & ~at_rest,
         code=code_of((~start_ok, RESULTS.non_finite), (at_rest, RESULTS.steady)),
-        choice=Choice(none, zero, none, jnp.array(PATIENCE)),
+        choice=Choice(none, zero, none, jnp.array(PATIENCE), none),
         idle=zero,
     )
 

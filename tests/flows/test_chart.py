@@ -9,8 +9,8 @@ from support.tolerances import ALGEBRA, assert_close
 
 import dlnjax as dln
 from dlnjax._flows import trajectory
-from dlnjax._flows.charts import BlockedFrame, Blocks, PairedFrame, Pairs, partners
-from dlnjax._flows.frame import blocks, Coupled, FrameCoordinates
+from dlnjax._flows.charts import BlockedFrame, Blocks, blocks, PairedFrame, Pairs, partners
+from dlnjax._flows.frame import any_linked, Coupled, FrameCoordinates
 from dlnjax._sweeps import downstairs
 
 D = 6
@@ -69,7 +69,9 @@ def test_values_share_a_block_where_values_between_them_link_them():
     assert blocks(jnp.array([0.0, 0.0, -1.0, -1.0])).tolist() == [0, 1, 2, 3]
     assert sorted(blocks(jnp.full(3, jnp.nan)).tolist()) == [0, 1, 2]
     for scale in (1e-150, 1e150):
-        assert blocks(scale * NUMBERS).tolist() == BLOCK
+        assert blocks(scale * NUMBERS).tolist() == BLOCK and any_linked(scale * NUMBERS)
+    assert any_linked(jnp.array([1.0, 0.92, 0.96])) and not any_linked(jnp.array([1.0, 0.92, 0.8]))
+    assert not any_linked(jnp.array([0.0, 0.0, -1.0, -1.0])) and not any_linked(jnp.full(3, jnp.nan))
 
 
 @pytest.mark.parametrize("depth", [1.0, 2.0, 3.5, np.inf])
