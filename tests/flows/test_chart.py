@@ -8,7 +8,7 @@ import pytest
 from support.tolerances import ALGEBRA, assert_close
 
 import dlnjax as dln
-from dlnjax._flows import trajectory
+from dlnjax._flows import step, trajectory
 from dlnjax._flows.charts import BlockedFrame, Blocks, blocks, PairedFrame, Pairs, partners
 from dlnjax._flows.frame import any_linked, Coupled, FrameCoordinates
 from dlnjax._sweeps import downstairs
@@ -168,12 +168,14 @@ def test_flows_to_equal_values_take_few_steps(depth, key, turns):
     found, exact = flow(rtol=1e-9), flow(rtol=1e-11, coordinates="matrix")
     assert trajectory.BLOCKS in turns
     # Without blocks it would be ten to a hundred times as many.
-    assert found.stats["evaluations"] < 1.5 * exact.stats["evaluations"]
+    assert found.stats["evaluations"] < 3 * exact.stats["evaluations"]
     np.testing.assert_allclose(found.x, exact.x, rtol=0, atol=1e-9)
 
 
 @pytest.mark.slow
-def test_blocks_are_given_up_where_values_part(key, turns):
+def test_blocks_are_given_up_where_values_part(key, turns, monkeypatch):
+    # No other test has a flow of this function, which would be compiled with another number already.
+    monkeypatch.setattr(step, "MISFITS", 1)
     x0, target = equal(key, 6, 6)
     target = target @ jnp.diag(jnp.array([2.0, 1.5, 1.0, 0.7, 0.5, 0.3]))
     start = 0.05 * jnp.linalg.qr(x0)[0] @ (jnp.eye(6) + 1e-6 * x0)
