@@ -5,6 +5,7 @@ reach, so the reach says whether stability or accuracy limits the steps.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import diffrax
@@ -131,8 +132,9 @@ class Explicit(Method):
         stay = choice.stay + keep.astype(int)
         leave = (mean > HELD_UP) & (stay >= choice.patience)
         longer = jnp.minimum(choice.patience * 2, MOST_PATIENCE)
-        leaving = Choice(jnp.asarray(self.stiff), HEAD_START * mean, jnp.zeros_like(stay), longer, choice.misfits)
-        after = where(leave, leaving, Choice(choice.method, mean, stay, choice.patience, choice.misfits))
+        zero, stiff = jnp.zeros_like(stay), jnp.asarray(self.stiff)
+        leaving = replace(choice, method=stiff, reach=HEAD_START * mean, stay=zero, patience=longer)
+        after = where(leave, leaving, replace(choice, reach=mean, stay=stay))
         return after if self.other is None else after.asked(keep & _asks(choice), misfit, self.other)
 
     def _stages(

@@ -236,7 +236,5 @@ class Stabilised(Method):
             return choice
         mean = MEMORY * choice.reach + (1 - MEMORY) * reach
         leave = (mean < NO_LONGER_STIFF) & ~last
-        leaving = Choice(
-            jnp.asarray(self.explicit), jnp.zeros_like(mean), jnp.array(0), choice.patience, choice.misfits
-        )
-        return where(leave, leaving, Choice(choice.method, mean, choice.stay + 1, choice.patience, choice.misfits))
+        leaving = replace(choice, method=jnp.asarray(self.explicit), reach=jnp.zeros_like(mean), stay=jnp.array(0))
+        return where(leave, leaving, replace(choice, reach=mean, stay=choice.stay + 1))

@@ -7,6 +7,7 @@ the bound of the stop.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import diffrax
@@ -71,8 +72,9 @@ class Choice(eqx.Module):
         """
         misfits = jnp.where(now, jnp.where(misfit, self.misfits + 1, 0), self.misfits)
         zero = jnp.zeros_like(misfits)
-        changed = Choice(jnp.asarray(other), jnp.zeros_like(self.reach), zero, self.patience, zero)
-        return where(misfits >= MISFITS, changed, eqx.tree_at(lambda c: c.misfits, self, misfits))
+        no_reach = jnp.zeros_like(self.reach)
+        changed = replace(self, method=jnp.asarray(other), reach=no_reach, stay=zero, misfits=zero)
+        return where(misfits >= MISFITS, changed, replace(self, misfits=misfits))
 
 
 class Flow(eqx.Module):
