@@ -69,7 +69,9 @@ def gradient_flow(
     **Other arguments:**
 
     - `solver`: by default Dopri5 and, wherever stability rather than accuracy limits its steps, the stabilised method
-      of `RungeKuttaChebyshev` (in "matrix", Dopri5 alone); or any diffrax solver with an error estimate.
+      of `RungeKuttaChebyshev`. Where near singular values hold their steps up, both go on in coordinates in which
+      these may cross, but not inside of `jit` or `vmap`. In "matrix" it is Dopri5 alone. Or any diffrax solver with an
+      error estimate.
     - `rtol`, `atol`: tolerances of a step, on each singular value and on the frame (in "matrix", on the Frobenius norm
       of X): an error is at most rtol times the value plus `atol`. By default `atol` follows the start: rtol/100 of each
       singular value there (in "matrix", of the norm), so that what begins at 1e-12 is as accurate as what begins at 1.
