@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._flows.coordinates import Chart
-from dlnjax._flows.frame import any_linked, Coupled, displacement, FrameCoordinates, LINKED, Motion
+from dlnjax._flows.frame import any_linked, Coupled, displacement, FrameCoordinates, LINKED, Motion, near_pairs
 from dlnjax._lapack import eigh
 from dlnjax._svd import SVD
 from dlnjax._types import Scalar
@@ -69,25 +69,25 @@ class FrameChart(eqx.Module):
     def leave(self, z: Coupled, dz: Coupled) -> tuple[SVD, Coupled]:
         rotation = self.rotation(z)
         turned = self.turn(z, rotation)
-        return SVD(turned.u, turned.sigma, turned.v), self.turn(dz, rotation)
+        return turned.frame, self.turn(dz, rotation)
 
     def velocity(self, z: Coupled) -> tuple[Coupled, Scalar | None]:
         rotation = self.rotation(z)
         y = self.turn(z, rotation)
-        motion = self.flow.motion(SVD(y.u, y.sigma, y.v), self.apart())
+        motion = self.flow.motion(y.frame, self.apart())
         dy = motion.velocity
         turned = Coupled(dy.u, dy.sigma, dy.v, self.pull(y.sigma, motion))
         return self.turn(turned, self.back(rotation)), motion.unrest
 
     def measure(self, z: Coupled, dz: Coupled) -> Scalar:
-        return self.flow.measure(SVD(z.u, z.sigma, z.v), dz)
+        return self.flow.measure(z.frame, dz)
 
     def displacement(self, z: Coupled, dz: Coupled) -> Scalar:
         # The part of K off the diagonal is small, and turns of the frame move X by little more if it is left out.
-        return displacement(SVD(z.u, z.sigma, z.v), dz.u, self.core(dz), dz.v)
+        return displacement(z.frame, dz.u, self.core(dz), dz.v)
 
     def determined(self, z: Coupled, dz: Coupled) -> Coupled:
-        moved = self.flow.determined(SVD(z.u, z.sigma, z.v), dz)
+        moved = self.flow.determined(z.frame, dz)
         assert isinstance(moved, Coupled)
         return moved
 
@@ -213,10 +213,7 @@ def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
 
     Two values are partners if each is the nearest to the other and they are near.
     """
-    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))
-    i = jnp.arange(len(sigma))
-    gap = jnp.abs(log[:, None] - log)
-    near = (gap < NEAR) & (sigma > 0) & (sigma > 0)[:, None] & (i != i[:, None])
+    i, (near, gap) = jnp.arange(len(sigma)), near_pairs(sigma, NEAR)
     nearest = jnp.argmin(jnp.where(near, gap, jnp.inf), axis=1)
     mutual = (nearest[nearest] == i) & near[i, nearest]
     return jnp.where(mutual, nearest, i)

@@ -6,6 +6,7 @@ reach, so the reach says whether stability or accuracy limits the steps.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from dlnjax._flows.coordinates import Chart, Coordinates
+from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
 from dlnjax._flows.step import Attempt, attempt_in, Choice, conclude, Flow, MEMORY, MOST_PATIENCE, NO_TERMS, Rules
 from dlnjax._runge_kutta import clip, square_tableau
@@ -108,7 +109,7 @@ class Explicit(Method):
         if start is None:
             attempt, evaluations, reach = self._library(coordinates, rules, s, h, t1)
             after, keep = conclude(coordinates, rules, s, attempt, self.order)
-            misfit = jnp.asarray(False)
+            choice = self._choose(s.choice, keep, reach)
         else:
             start = start.renewed(coordinates, s.y)
             evaluations = self.tableau.num_stages - start.known.astype(int)
@@ -117,15 +118,13 @@ class Explicit(Method):
             # The velocity at the end of a rejected step may be NaN, and NaN times a weight 0 is NaN.
             velocity = where(keep, velocity, start.velocity)
             start = Start(start.gauge, velocity, keep, jnp.where(keep, start.age + 1, OLD))
+            asks = keep & (s.choice.stay % ASKED == ASKED - 1)
+            choice = self._choose(s.choice, keep, reach).asked(asks, misfit, self.other)
         saves = keep & last
-        advanced = (
-            s.index + saves.astype(int),
-            s.evaluations + evaluations,
-            self._choose(s.choice, keep, reach, misfit),
-        )
+        advanced = (s.index + saves.astype(int), s.evaluations + evaluations, choice)
         return eqx.tree_at(lambda f: (f.index, f.evaluations, f.choice), after, advanced), start, saves
 
-    def _choose(self, choice: Choice, keep: Bool[Array, ""], reach: Scalar, misfit: Bool[Array, ""]) -> Choice:
+    def _choose(self, choice: Choice, keep: Bool[Array, ""], reach: Scalar) -> Choice:
         if self.stiff is None:
             return choice
         mean = jnp.where(keep, MEMORY * choice.reach + (1 - MEMORY) * reach, choice.reach)
@@ -134,13 +133,12 @@ class Explicit(Method):
         longer = jnp.minimum(choice.patience * 2, MOST_PATIENCE)
         zero, stiff = jnp.zeros_like(stay), jnp.asarray(self.stiff)
         leaving = replace(choice, method=stiff, reach=HEAD_START * mean, stay=zero, patience=longer)
-        after = where(leave, leaving, replace(choice, reach=mean, stay=stay))
-        return after if self.other is None else after.asked(keep & _asks(choice), misfit, self.other)
+        return where(leave, leaving, replace(choice, reach=mean, stay=stay))
 
     def _stages(
         self, coordinates: Coordinates, rules: Rules, s: Flow, start: "Start", h: Scalar, t1: Scalar
-    ) -> tuple[Attempt, State, Scalar, Bool[Array, ""]]:
-        """(the attempt, the velocity at its end, its reach, whether the coordinates are a misfit)."""
+    ) -> tuple[Attempt, State, Scalar, Callable[[], Bool[Array, ""]]]:
+        """(the attempt, the velocity at its end, its reach, a function that tells if the coordinates are a misfit)."""
         chart = coordinates.chart(start.gauge)
         # `t1` is rounded, so the step that leads to `t1` may differ from `h` in the last digits.
         h_exact, z0 = t1 - s.t, chart.enter(s.y)
@@ -173,13 +171,7 @@ class Explicit(Method):
         y1, ended = chart.leave(z, velocity)
         reach = jnp.where(jnp.isfinite(reach), reach, 0.0)
         attempt = attempt_in(chart, rules, z0, z, error, h=h, t1=t1, y1=y1, unrest=unrest)
-        return attempt, ended, reach, self._misfit(coordinates, chart, s, z, error)
-
-    def _misfit(self, coordinates: Coordinates, chart: Chart, s: Flow, z: State, error: State) -> Bool[Array, ""]:
-        no = jnp.asarray(False)
-        if self.other is None:
-            return no
-        return jax.lax.cond(any_of_batch(_asks(s.choice)), lambda: coordinates.misfit(chart, s.y, z, error), lambda: no)
+        return attempt, ended, reach, partial(coordinates.misfit, chart, s.y, z, error)
 
     def _library(
         self, coordinates: Coordinates, rules: Rules, s: Flow, h: Scalar, t1: Scalar
@@ -188,11 +180,6 @@ class Explicit(Method):
         unrest = coordinates.velocity(y1)[1]
         attempt = attempt_in(coordinates, rules, s.y, y1, error, h=h, t1=t1, y1=y1, unrest=unrest, memory=memory)
         return attempt, 0, jnp.zeros_like(h)
-
-
-def _asks(choice: Choice) -> Bool[Array, ""]:
-    """Whether the flow asks at this step if it should change its coordinates."""
-    return choice.stay % ASKED == ASKED - 1
 
 
 def _terms(coordinates: Coordinates) -> diffrax.ODETerm:

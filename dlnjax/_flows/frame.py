@@ -160,6 +160,11 @@ class Coupled(eqx.Module):
     v: Float[Array, "n r"]
     coupling: Float[Array, " r"] | Float[Array, "r r"]
 
+    @property
+    def frame(self) -> SVD:
+        """The state without its coupling."""
+        return SVD(self.u, self.sigma, self.v)
+
 
 class Motion(NamedTuple):
     """The velocity at a point, the pullback G, the rates of the relative rotation, and the unrest."""
@@ -267,8 +272,14 @@ class FrameCoordinates(Coordinates):
         return (jnp.asarray(self.kernel.order) > 0) & jnp.any((y0.sigma > 0) & (y1.sigma <= 0))
 
 
+def near_pairs(sigma: Float[Array, " d"], within: float) -> tuple[Bool[Array, "d d"], Float[Array, "d d"]]:
+    """(which pairs of singular values differ by less than `within` in their logarithms, these differences)."""
+    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))
+    i = jnp.arange(len(sigma))
+    gap = jnp.abs(log[:, None] - log)
+    return (gap < within) & (sigma > 0) & (sigma > 0)[:, None] & (i != i[:, None]), gap
+
+
 def any_linked(sigma: Float[Array, " d"]) -> Bool[Array, ""]:
     """Whether any two singular values are so near one another that they share a block."""
-    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))
-    both = (sigma > 0) & (sigma > 0)[:, None] & ~jnp.eye(len(sigma), dtype=bool)
-    return jnp.any(both & (jnp.abs(log[:, None] - log) < LINKED))
+    return jnp.any(near_pairs(sigma, LINKED)[0])

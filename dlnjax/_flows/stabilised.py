@@ -224,11 +224,8 @@ class Stabilised(Method):
             velocity0=turned,
         )
         choice = self._choose(s.choice, h * radius, stage.last)
-        if self.other is not None:
-            found = lambda: coordinates.misfit(chart, s.y, z0, stage.power.direction)
-            misfit = jax.lax.cond(any_of_batch(enter), found, lambda: jnp.asarray(False))
-            choice = choice.asked(enter, misfit, self.other)
-        after = eqx.tree_at(lambda f: f.choice, after, choice)
+        misfit = partial(coordinates.misfit, chart, s.y, z0, stage.power.direction)
+        after = eqx.tree_at(lambda f: f.choice, after, choice.asked(enter, misfit, self.other))
         return after, stage, Step(s.t, h, gauge, z0, z1, f0, f1)
 
     def _choose(self, choice: Choice, reach: Scalar, last: Bool[Array, ""]) -> Choice:

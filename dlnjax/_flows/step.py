@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from dlnjax._flows.coordinates import Chart, Coordinates
 from dlnjax._results import code_of, RESULTS
 from dlnjax._scale import shortest_step
-from dlnjax._tree import all_equal, all_finite, norm, power_of_two, where
+from dlnjax._tree import all_equal, all_finite, any_of_batch, norm, power_of_two, where
 from dlnjax._types import Scalar, State
 
 # The first step moves the state by at most this many tolerances. The controller then lengthens the steps.
@@ -60,17 +60,19 @@ class Choice(eqx.Module):
     # The least `stay` before a flow may leave the explicit method. It doubles each time the flow leaves, up to
     # `MOST_PATIENCE`.
     patience: Int[Array, "*n"]
-
     # How often in a row the coordinates were a misfit when the flow asked.
     misfits: Int[Array, "*n"]
 
-    def asked(self, now: Bool[Array, ""], misfit: Bool[Array, ""], other: int) -> "Choice":
+    def asked(self, now: Bool[Array, ""], misfit: Callable[[], Bool[Array, ""]], other: int | None) -> "Choice":
         """The choice after the flow has asked, if `now`, whether its coordinates are a `misfit`.
 
-        It changes to the method `other` where they have been for long. For a short time they are a misfit wherever two
-        singular values cross, and to compile another method takes as long as very many steps.
+        It changes to the method `other`, if there is one, where they have been for long. For a short time they are a
+        misfit wherever two singular values cross, and to compile another method takes as long as very many steps.
         """
-        misfits = jnp.where(now, jnp.where(misfit, self.misfits + 1, 0), self.misfits)
+        if other is None:
+            return self
+        found = jax.lax.cond(any_of_batch(now), misfit, lambda: jnp.asarray(False))
+        misfits = jnp.where(now, jnp.where(found, self.misfits + 1, 0), self.misfits)
         zero = jnp.zeros_like(misfits)
         no_reach = jnp.zeros_like(self.reach)
         changed = replace(self, method=jnp.asarray(other), reach=no_reach, stay=zero, misfits=zero)

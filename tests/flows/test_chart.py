@@ -35,9 +35,12 @@ def matrix(z):
     return z.u @ core(z) @ z.v.T
 
 
+def frame_of(energy, depth, kind=FrameCoordinates):
+    return kind(energy, dln.Balanced(depth), *(jnp.array(x) for x in (1e-6, 1e-8, REST, 1e-7, 1e-8)))
+
+
 def chart_of(kind, energy, depth):
-    numbers = (jnp.array(x) for x in (1e-6, 1e-8, REST, 1e-7, 1e-8))
-    flow = FrameCoordinates(energy, dln.Balanced(depth), *numbers)
+    flow = frame_of(energy, depth)
     return Pairs(flow, jnp.asarray(PARTNER)) if kind == "pairs" else Blocks(flow, jnp.asarray(BLOCK))
 
 
@@ -105,7 +108,7 @@ def test_blocks_keep_the_digits_of_small_values(scale, key):
     # Two blocks of equal values at sizes so far apart that LAPACK would find the smaller to a few digits only.
     energy = dln.MatrixCompletion.diagonal(D)
     sigma = scale * jnp.array([1.0, 1e-12, 1.0, 1.0, 1e-12, 1e-6])
-    chart = Blocks(chart_of("blocks", energy, 2.0).flow, blocks(sigma))
+    chart = Blocks(frame_of(energy, 2.0), blocks(sigma))
     off = jnp.zeros((D, D)).at[1, 4].set(3e-15 * scale).at[0, 2].set(1e-3 * scale)
     u, v = (jnp.linalg.qr(jax.random.normal(k, (D, D)))[0] for k in jax.random.split(key))
     y, _ = chart.leave(*2 * (Coupled(u, sigma, v, off + off.T),))
@@ -115,8 +118,7 @@ def test_blocks_keep_the_digits_of_small_values(scale, key):
 
 def test_a_misfit_is_a_frame_that_turns_without_moving_x(point):
     _, energy, z = point
-    y, numbers = dln.SVD(z.u, NUMBERS, z.v), (jnp.array(x) for x in (1e-6, 1e-8, REST, 1e-7, 1e-8))
-    flow = FrameCoordinates(energy, dln.Balanced(2.0), *numbers)
+    y, flow = dln.SVD(z.u, NUMBERS, z.v), frame_of(energy, 2.0)
     turn = jnp.zeros((D, D)).at[2, 3].set(1.0).at[3, 2].set(-1.0)
     common = dln.SVD(y.u @ turn, 0 * y.sigma, y.v @ turn)
     relative = dln.SVD(y.u @ turn, 0 * y.sigma, -y.v @ turn)
@@ -126,21 +128,21 @@ def test_a_misfit_is_a_frame_that_turns_without_moving_x(point):
     still = dln.SVD(0 * y.u, 0 * y.sigma, 0 * y.v)
     assert not flow.misfit(flow, apart, apart, still)
     # Partners share a block of the other chart already.
-    paired = PairedFrame(*(getattr(flow, name) for name in flow.__dataclass_fields__))
+    paired = frame_of(energy, 2.0, PairedFrame)
     chart = paired.chart(jnp.array([0, 1, 3, 2, 4, 5]))
     assert not paired.misfit(chart, y, chart.enter(y), chart.velocity(chart.enter(y))[0])
-    blocked = BlockedFrame(*(getattr(flow, name) for name in flow.__dataclass_fields__))
+    blocked = frame_of(energy, 2.0, BlockedFrame)
     for point, given_up in ((y, False), (apart, True)):
         chart = blocked.chart(blocked.gauge(point))
         assert blocked.misfit(chart, point, chart.enter(point), chart.enter(point)) == given_up
 
 
-def equal(key, d, rank, scale=1.0):
+def equal(key, d, rank):
     """(a start, a target of this rank whose singular values are equal, or nearly)."""
     keys = jax.random.split(key, 4)
     u, v = (jnp.linalg.qr(jax.random.normal(k, (d, d)))[0] for k in keys[:2])
     values = jnp.where(jnp.arange(d) < rank, 1 + 1e-4 * jax.random.normal(keys[2], (d,)), 0.0)
-    return scale * 0.1 * d**-0.5 * jax.random.normal(keys[3], (d, d)), scale * (u * values) @ v
+    return 0.1 * d**-0.5 * jax.random.normal(keys[3], (d, d)), (u * values) @ v
 
 
 @pytest.fixture
