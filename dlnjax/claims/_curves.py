@@ -39,7 +39,7 @@ def along(values) -> np.ndarray:
 def squared_speed(x, z, depth):
     """g^N(Z, Z) = Tr(Z^T A_X^{-1}(Z)), (2.18), at each node. At infinite depth the 1/N is included."""
     u, sigma, vt = np.linalg.svd(x)
-    lam = np.array([eigenvalues(row, depth) for row in sigma])
+    lam = eigenvalues(sigma, depth)
     return np.sum((np.swapaxes(u, -1, -2) @ z @ np.swapaxes(vt, -1, -2)) ** 2 / lam, axis=(-2, -1))
 
 

@@ -109,8 +109,7 @@ def euler(at: Start, ito=1.0) -> Ends:
 
 def unnormalised(sigma, depth) -> np.ndarray:
     """lambda_kl/N for many spectra, where NumPy's values are as good as distinct."""
-    scale = 1.0 if np.isinf(depth) else depth
-    return np.stack([eigenvalues(one, depth) for one in sigma]) / scale
+    return eigenvalues(sigma, depth) / (1.0 if np.isinf(depth) else depth)
 
 
 def euler_in_frame(at: Start) -> Ends:

@@ -89,8 +89,11 @@ def entropy_slopes(sigma, depth):
 
 
 def eigenvalues(sigma, depth):
-    """The lambda_kl of (2.20), with lambda_kk = N sigma_k^(2-2/N). At infinite depth they are those of (2.30)."""
-    k, l, same = sigma[:, None], sigma[None, :], np.eye(len(sigma), dtype=bool)
+    """The lambda_kl of (2.20), with lambda_kk = N sigma_k^(2-2/N). At infinite depth they are those of (2.30).
+
+    The singular values are distinct, in one array or in a stack of them.
+    """
+    k, l, same = sigma[..., :, None], sigma[..., None, :], np.eye(sigma.shape[-1], dtype=bool)
     power = (lambda s: np.log(s**2)) if np.isinf(depth) else lambda s: s ** (2 / depth)
     diagonal = k**2 if np.isinf(depth) else depth * k ** (2 - 2 / depth)
     return np.where(same, diagonal, (k**2 - l**2) / np.where(same, 1.0, power(k) - power(l)))
