@@ -1,5 +1,6 @@
 """`Noise`, which makes a flow the Riemannian Langevin equation, what is checked beside it, and its steps in time."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +18,16 @@ from dlnjax._types import Matrix, Number, Scalar
 # A gap between saved times that differs from a whole number of steps by less than this fraction of a step has that
 # number of steps, each of length `dt`.
 _WHOLE = 1e-6
+
+
+def standard_normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = float) -> Float[Array, "..."]:
+    """`jax.random.normal(key, shape, dtype)`, to the bit.
+
+    The numbers are drawn in one row, and by themselves. In a loop over the last dimension of a small array, which XLA
+    unrolls, the generator of JAX takes up to seven times as long to compile and twice as long to run, and XLA would
+    repeat it in each of the computations that use the numbers.
+    """
+    return jax.lax.optimization_barrier(jax.random.normal(key, (math.prod(shape),), dtype)).reshape(shape)
 
 
 class Noise(eqx.Module):

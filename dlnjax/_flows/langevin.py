@@ -39,7 +39,7 @@ from dlnjax._flows.rotations import rotated, rotation
 from dlnjax._geometry.kernel import Balanced
 from dlnjax._geometry.special import langevin, log_balanced_slope, log_shc
 from dlnjax._lapack import qr, sign_of_determinant
-from dlnjax._noise import Free
+from dlnjax._noise import Free, standard_normal
 from dlnjax._protocol import pullback, sides
 from dlnjax._svd import askew, eigh, orthogonalise, SVD, svd
 from dlnjax._tree import norm, side_of_zero
@@ -138,9 +138,9 @@ class Langevin(eqx.Module):
     def step(self, state: Frame, h: Scalar, key: PRNGKeyArray) -> tuple[Frame, Bool[Array, ""], Bool[Array, ""]]:
         """(the state after a step, whether the determinant changed its sign, whether `h` is too long)."""
         r, dtype, (rows, columns) = len(state.y), state.y.dtype, state.beyond
-        inside = jax.random.normal(key, (5, r, r), dtype)
+        inside = standard_normal(key, (5, r, r), dtype)
         # A square frame has no directions beyond, and no numbers are drawn for it.
-        draw = lambda k, *shape: jax.random.normal(jax.random.fold_in(key, k), shape, dtype)
+        draw = lambda k, *shape: standard_normal(jax.random.fold_in(key, k), shape, dtype)
         above = draw(0, 4, len(state.u), r) if rows else None
         beside = draw(1, 4, len(state.v), r) if columns else None
         more = draw(2, r, rows + columns) if rows + columns else None

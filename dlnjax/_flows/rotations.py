@@ -4,16 +4,17 @@ Batches of decompositions that do not depend on each other can wait for each oth
 here, neither for the exponential nor for the part of a thin frame that leaves its space.
 """
 
+from collections.abc import Callable
+from math import factorial
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from dlnjax._svd import orthogonalise
 from dlnjax._types import Matrix, Square
 
-# exp(C) is a power of a Taylor polynomial of this degree at C/2^s, by s doublings: s = 4, and one more for each
-# doubling of d, since the norm of a random C grows with d. For |C| = d the error is 1e-11, and one Newton-Schulz step
-# makes the result orthogonal to rounding.
-_DEGREE, _DOUBLINGS = 6, 4
+# exp(C) is a power of the Taylor polynomial of degree 12 at C/2^s, by s doublings: s = 1, and one more for each
+# doubling of d, since the norm of a random C grows with d. For |C| = d the error is 1e-12.
+_TAYLOR, _DOUBLINGS = [1 / factorial(k) for k in range(13)], 1
 
 
 def rotated(u: Matrix, inside: tuple[Square, Square], outside: tuple[Matrix, Matrix] | None, angles: Array) -> Matrix:
@@ -24,7 +25,7 @@ def rotated(u: Matrix, inside: tuple[Square, Square], outside: tuple[Matrix, Mat
     standard deviation of the angle by which each column of `u` leaves the span, for each direction, ` r`.
     """
     if outside is None:
-        return u @ rotation(of_second_order(*inside))
+        return u @ rotation(of_second_order(*inside, _antisymmetric_commutator))
     # The rotation takes u to u C + P, where P = D diag(angles) is orthogonal to u, and P to -u P^T P. It therefore
     # stays in the span of u and of the two draws D and D', and acts there on coefficients. The draws are divided by
     # the root of the number of their rows, so that the blocks of this action are of the size of the angles.
@@ -39,33 +40,43 @@ def rotated(u: Matrix, inside: tuple[Square, Square], outside: tuple[Matrix, Mat
         rows[k][0] = eye
         return jnp.block([[inside[k], *back], *rows])
 
-    turned = _exponential(of_second_order(action(0), action(1)))[:, : len(wide)]
+    turned = rotation(of_second_order(action(0), action(1), _commutator))[:, : len(wide)]
     return jnp.concatenate([u, *leaving], axis=1) @ turned
 
 
 def rotation(c: Square) -> Square:
-    """exp(c) of an antisymmetric matrix."""
-    return orthogonalise(_exponential(c))
+    """exp(c) of an antisymmetric matrix, or of one that is antisymmetric in another basis.
 
-
-def _exponential(c: Square) -> Square:
+    The polynomial takes five products, by M. Paterson and L. Stockmeyer (1973).
+    """
     doublings = _DOUBLINGS + (len(c) - 1).bit_length()
-    small = c / 2**doublings
-    eye = jnp.eye(len(c), dtype=c.dtype)
-    out = eye
-    for k in range(_DEGREE, 0, -1):
-        out = eye + small @ out / k
+    c = c / 2**doublings
+    square = c @ c
+    cube, fourth = square @ c, square @ square
+    powers = [jnp.eye(len(c), dtype=c.dtype), c, square, cube]
+    block = lambda k: sum(a * power for a, power in zip(_TAYLOR[k : k + 4], powers, strict=True))
+    out = block(0) + fourth @ (block(4) + fourth @ (block(8) + _TAYLOR[12] * fourth))
     for _ in range(doublings):
         out = out @ out
     return out
 
 
-def of_second_order(x: Square, other: Square) -> Square:
+def _commutator(x: Square, y: Square) -> Square:
+    return x @ y - y @ x
+
+
+def _antisymmetric_commutator(x: Square, y: Square) -> Square:
+    """[x, y] of two antisymmetric matrices, by one product."""
+    product = x @ y
+    return product - product.T
+
+
+def of_second_order(x: Square, other: Square, commutator: Callable[[Square, Square], Square]) -> Square:
     """x + [x, x']/(2 sqrt 2) + [x', [x', x]]/12 for two independent draws x and x' of a random rotation.
 
     exp(x) alone has the law of Brownian motion on the rotations to first order only, as rotations do not commute. The
     two terms are Levy's area and the third level of the cubature of T. Lyons and N. Victoir, Cubature on Wiener space
     (2004): the expectation of exp of the sum is exp of half the sum of squares up to the third power of the time.
     """
-    area = x @ other - other @ x
-    return x + area / 8**0.5 - (other @ area - area @ other) / 12
+    area = commutator(x, other)
+    return x + area / 8**0.5 - commutator(other, area) / 12

@@ -33,7 +33,7 @@ from dlnjax._checks import is_concrete, known, require
 from dlnjax._compile import compiled
 from dlnjax._lapack import solve_linear
 from dlnjax._networks.chain import layers_of, widths_of
-from dlnjax._noise import cut, Free, Noise, Path
+from dlnjax._noise import cut, Free, Noise, Path, standard_normal
 from dlnjax._protocol import pullback
 from dlnjax._results import code_of, RESULTS
 from dlnjax._svd import eigh, orthogonalise, singular_values, SVD, svd
@@ -92,7 +92,7 @@ class Diffusion(eqx.Module):
         """
         layers = state.q[1:]
         size = jnp.sqrt(2 * h / (len(layers) * self.beta))
-        noise = size * jax.random.normal(key, layers.shape, layers.dtype)
+        noise = size * standard_normal(key, layers.shape, layers.dtype)
         if not self.driven:
             return *moved(state, noise), jnp.asarray(False)
         force = self.force(state)

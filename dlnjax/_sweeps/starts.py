@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from dlnjax._checks import as_array, as_count, as_key, as_positive, require
 from dlnjax._compile import compiled
+from dlnjax._noise import standard_normal
 from dlnjax._svd import SVD
 from dlnjax._traced import Traced
 from dlnjax._types import Number, Weights
@@ -35,7 +36,7 @@ def gaussian(key: PRNGKeyArray, shape: int | tuple[int, int], scale: Number) -> 
         >>> dln.gaussian(jax.random.key(0), 2, 0.1).shape, dln.gaussian(jax.random.key(0), (8, 15), 0.1).shape
         ((2, 2), (8, 15))
     """
-    return as_positive("scale", scale) * jax.random.normal(as_key(key), _as_shape(shape))
+    return as_positive("scale", scale) * standard_normal(as_key(key), _as_shape(shape))
 
 
 def _as_shape(shape: Any) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
 from dlnjax._flows import langevin, rotations
-from dlnjax._noise import Free
+from dlnjax._noise import Free, standard_normal
 from dlnjax._sweeps.folder import Store
 
 X0 = jnp.array([[1.0, 0.3], [-0.2, 0.5]])
@@ -328,7 +328,19 @@ def test_derivatives_that_are_not_there_are_refused():
 def test_rotations_of_many_wide_angles_are_the_exponential(d):
     entries = 0.5 * np.random.default_rng(d).normal(size=(d, d))
     angles = entries - entries.T
-    assert_close(rotations.rotation(jnp.asarray(angles)), expm(angles), 1e-10)
+    assert_close(rotations.rotation(jnp.asarray(angles)), expm(angles), 1e-13)
+
+
+def test_one_product_makes_the_commutator_of_antisymmetric_matrices():
+    x, y = (jnp.asarray(z - z.T) for z in np.random.default_rng(0).normal(size=(2, 4, 4)))
+    assert_close(rotations._antisymmetric_commutator(x, y), rotations._commutator(x, y), ALGEBRA)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_draws_are_those_of_jax_to_the_bit(dtype):
+    keys, shape = jax.random.split(KEY, 3), (5, 3, 3)
+    drawn, expected = (jax.vmap(lambda k, f=f: f(k, shape, dtype))(keys) for f in (standard_normal, jax.random.normal))
+    assert drawn.dtype == dtype and np.array_equal(drawn, expected)
 
 
 def test_step_that_turns_the_frame_out_of_itself_is_too_long(monkeypatch):
