@@ -24,8 +24,8 @@ def standard_normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = floa
     """`jax.random.normal(key, shape, dtype)`, to the bit.
 
     The numbers are drawn in one row, and by themselves. In a loop over the last dimension of a small array, which XLA
-    unrolls, the generator of JAX takes up to seven times as long to compile and twice as long to run, and XLA would
-    repeat it in each of the computations that use the numbers.
+    unrolls, the generator of JAX takes up to seven times as long to compile and twice as long to run
+    (jax-ml/jax#37872), and XLA would repeat it in each of the computations that use the numbers.
     """
     return jax.lax.optimization_barrier(jax.random.normal(key, (math.prod(shape),), dtype)).reshape(shape)
 
