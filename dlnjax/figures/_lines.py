@@ -71,6 +71,8 @@ def _excess(data: xarray.Dataset):
 
 def draw(data: xarray.Dataset) -> Drawing:
     figure = new_figure(6.8, 2.7)
+    # The words on the right of the curves would touch the axis of the next picture.
+    figure.set_layout_engine("constrained", wspace=0.05)
     curves, excesses = figure.subplots(1, 2, width_ratios=(2.6, 1))
     for k, depth in enumerate(data["depth"].values):
         for curve, color, style in (("geodesic", "C0", "-"), ("printed", "C1", "--")):
