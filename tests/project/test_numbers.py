@@ -237,14 +237,9 @@ PARTS = {
 }
 
 
-# These run longer than they compile.
-LASTING = {"4.5b", "5.3", "6.1", "6.8"}
-
-
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.optimised] * (name in LASTING)) for name in PARTS]
-)
+@pytest.mark.optimised
+@pytest.mark.parametrize("name", PARTS)
 def test_the_table_of_figures_is_what_the_command_gives(name, monkeypatch):
     """`dlnjax reproduce` computes these; the others of the table take minutes."""
     figure, part = FIGURES[name], PARTS[name]
