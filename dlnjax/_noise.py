@@ -1,4 +1,4 @@
-"""`Noise`, which makes a flow the Riemannian Langevin equation, what is checked beside it, and its steps in time."""
+"""`Noise`, which makes a flow the Riemannian Langevin equation, what is checked beside it, its draws, and its steps."""
 
 import math
 from typing import Any

@@ -10,6 +10,7 @@ from math import factorial
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from dlnjax._geometry.levi_civita import bracket
 from dlnjax._types import Matrix, Square
 
 # exp(C) is a power of the Taylor polynomial of degree 12 at C/2^s, by s doublings: s = 1, and one more for each
@@ -25,7 +26,7 @@ def rotated(u: Matrix, inside: tuple[Square, Square], outside: tuple[Matrix, Mat
     standard deviation of the angle by which each column of `u` leaves the span, for each direction, ` r`.
     """
     if outside is None:
-        return u @ rotation(of_second_order(*inside, _antisymmetric_commutator))
+        return u @ rotation(of_second_order(*inside, _antisymmetric_bracket))
     # The rotation takes u to u C + P, where P = D diag(angles) is orthogonal to u, and P to -u P^T P. It therefore
     # stays in the span of u and of the two draws D and D', and acts there on coefficients. The draws are divided by
     # the root of the number of their rows, so that the blocks of this action are of the size of the angles.
@@ -40,7 +41,7 @@ def rotated(u: Matrix, inside: tuple[Square, Square], outside: tuple[Matrix, Mat
         rows[k][0] = eye
         return jnp.block([[inside[k], *back], *rows])
 
-    turned = rotation(of_second_order(action(0), action(1), _commutator))[:, : len(wide)]
+    turned = rotation(of_second_order(action(0), action(1), bracket))[:, : len(wide)]
     return jnp.concatenate([u, *leaving], axis=1) @ turned
 
 
@@ -61,11 +62,7 @@ def rotation(c: Square) -> Square:
     return out
 
 
-def _commutator(x: Square, y: Square) -> Square:
-    return x @ y - y @ x
-
-
-def _antisymmetric_commutator(x: Square, y: Square) -> Square:
+def _antisymmetric_bracket(x: Square, y: Square) -> Square:
     """[x, y] of two antisymmetric matrices, by one product."""
     product = x @ y
     return product - product.T

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure as Drawing
 
 from dlnjax import gaussian, MatrixSensing, RESULTS, Steady
 from dlnjax._compile import compiled
+from dlnjax._noise import standard_normal
 from dlnjax.figures._figure import Figure, mean, measured, NAN, Number, share, shown_depth, two_errors, verdict
 from dlnjax.figures._shapes import dealt_sweep, rank_of, sigma_of
 from dlnjax.plot import new_figure
@@ -31,7 +32,7 @@ def commuting(key):
     singular values would leave the frame free.
     """
     measure_key, target_key = jax.random.split(key)
-    diagonal = jnp.zeros((MEASUREMENTS, D)).at[:3].set(jax.random.normal(measure_key, (3, D)))
+    diagonal = jnp.zeros((MEASUREMENTS, D)).at[:3].set(standard_normal(measure_key, (3, D)))
     target = jax.random.uniform(target_key, (D,))
     return jax.vmap(jnp.diag)(diagonal), diagonal @ target, jnp.diag(1 + 1e-6 * jnp.arange(D))
 
@@ -39,8 +40,8 @@ def commuting(key):
 def generic(key):
     """Gaussian measurements of a matrix of rank one, their values, and a Gaussian start."""
     measure_key, left_key, right_key, start_key = jax.random.split(key, 4)
-    measurements = jax.random.normal(measure_key, (MEASUREMENTS, D, D)) / jnp.sqrt(MEASUREMENTS)
-    target = jnp.outer(jax.random.normal(left_key, (D,)), jax.random.normal(right_key, (D,))) / D
+    measurements = standard_normal(measure_key, (MEASUREMENTS, D, D)) / jnp.sqrt(MEASUREMENTS)
+    target = jnp.outer(standard_normal(left_key, (D,)), standard_normal(right_key, (D,))) / D
     return measurements, jnp.einsum("mij,ij->m", measurements, target), gaussian(start_key, D, 1.0)
 
 

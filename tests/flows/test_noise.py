@@ -12,6 +12,7 @@ from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
 from dlnjax._flows import langevin, rotations
+from dlnjax._geometry.levi_civita import bracket
 from dlnjax._noise import Free, standard_normal
 from dlnjax._sweeps.folder import Store
 
@@ -333,7 +334,7 @@ def test_rotations_of_many_wide_angles_are_the_exponential(d):
 
 def test_one_product_makes_the_commutator_of_antisymmetric_matrices():
     x, y = (jnp.asarray(z - z.T) for z in np.random.default_rng(0).normal(size=(2, 4, 4)))
-    assert_close(rotations._antisymmetric_commutator(x, y), rotations._commutator(x, y), ALGEBRA)
+    assert_close(rotations._antisymmetric_bracket(x, y), bracket(x, y), ALGEBRA)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
