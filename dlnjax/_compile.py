@@ -46,11 +46,13 @@ def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callab
     """`f` as a program of its own, compiled with the options `QUICK` and `more`. `donate` is that of `eqx.filter_jit`.
 
     Inside of `jax.jit` and `jax.grad`, `f` becomes a part of the caller's program. JAX refuses options there, so that
-    they are left out.
+    they are left out. As of what `jax.jit` returns, `lower(*args).compile()` of the program compiles it and does not
+    run it.
     """
     traced = _saying(f)
     plain = eqx.filter_jit(traced, donate=donate)
     quick = eqx.filter_jit(traced, donate=donate, compiler_options=QUICK | more)  # pyright: ignore[reportCallIssue]
+    best: Callable[[], Any] = lambda: quick if _takes_options(jax.default_backend()) else plain
 
     @functools.wraps(f)
     @_little_garbage()
@@ -58,12 +60,13 @@ def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callab
         if not all(map(_is_value, jax.tree.leaves((args, kwargs)))) or _inside_of_jit():
             return plain(*args, **kwargs)
         with waiting_for("running") as shown:
-            out = (quick if _takes_options(jax.default_backend()) else plain)(*args, **kwargs)
+            out = best()(*args, **kwargs)
             # The call may return before the program has ended.
             if shown:
                 jax.block_until_ready([x for x in jax.tree.leaves(out) if is_concrete(x)])
             return out
 
+    vars(call)["lower"] = lambda *args: best().lower(*args)
     return call
 
 

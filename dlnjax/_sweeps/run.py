@@ -21,6 +21,7 @@ from dlnjax._sweeps.flow import Chunk, Common, Flow
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import Plan
 from dlnjax._sweeps.seeds import Energies
+from dlnjax._terminal import waiting_for
 from dlnjax._tree import own_arithmetic
 
 
@@ -54,7 +55,7 @@ def _solve_chunk(kept: tuple[Callable, Chunk, Common, tuple[Any, ...], tuple[Any
 _ONE_CORE = {"xla_cpu_multi_thread_eigen": False}
 # The state is used up, so that the memory holds the saved states once.
 _USED_UP = "warn-except-first"
-solve_quickly_compiled = compiled(_solve_chunk, donate=_USED_UP, **_ONE_CORE)
+solve_quickly_compiled: Any = compiled(_solve_chunk, donate=_USED_UP, **_ONE_CORE)
 solve_fully_compiled = eqx.filter_jit(_solve_chunk, donate=_USED_UP, compiler_options=_ONE_CORE)  # pyright: ignore[reportCallIssue]
 
 
@@ -67,15 +68,19 @@ class Programs:
 
     def __call__(self, step: Callable[..., PyTree], common: Any, chunk: Chunk, state: PyTree, *static: Any) -> PyTree:
         kept = step, chunk, common, self.devices, static
-        if (step, static) in self.compiled:
-            return self.run(kept, state)
-        with self.lock, warnings.catch_warnings():
+        with self.lock:
+            # A worker that waits here waits for a compilation, but for no run of another worker.
+            if (step, static) not in self.compiled:
+                self._compile(kept, state)
+                self.compiled.add((step, static))
+        return self.run(kept, state)
+
+    def _compile(self, kept: PyTree, state: PyTree) -> None:
+        with waiting_for("compiling, once for these shapes"), warnings.catch_warnings():
             # Not all of the state has a place in what the last program returns. JAX says so when it compiles. Workers
             # that run at once must not change the filters of warnings, since some changes would then stay.
             warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
-            out = self.run(kept, state)
-            self.compiled.add((step, static))
-        return out
+            self.run.lower(kept, state).compile()
 
 
 class ByPoint(NamedTuple):

@@ -186,7 +186,7 @@ def test_a_call_that_fails_leaves_the_folder_unlocked(folder, monkeypatch):
     with pytest.raises(ValueError, match="another call"):
         sweep(folder, rtol=1e-7)
     with monkeypatch.context() as patch:
-        patch.setattr("dlnjax._sweeps.run.solve_quickly_compiled", lambda *args: 1 / 0)
+        patch.setattr("dlnjax._sweeps.run.Programs.__call__", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             sweep(folder)
     assert len(sweep(folder)["seed"]) == N
@@ -264,7 +264,7 @@ def test_killed_sweep_goes_on_where_it_stopped_and_ends_the_same(whole, cache, t
 
 
 def test_finished_folder_computes_nothing(folder, finished, monkeypatch):
-    monkeypatch.setattr("dlnjax._sweeps.run.solve_quickly_compiled", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr("dlnjax._sweeps.run.Programs.__call__", lambda *args: pytest.fail("computed again"))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert_same_data(sweep(folder), sweep(finished))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
