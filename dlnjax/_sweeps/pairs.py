@@ -87,13 +87,13 @@ def _computed(
     else:
         require_executor(executor)
     firsts = range(0, n, _PAIRS)
-    with show_progress(n, progress, 0, "pairs") as (running, advance):
+    with show_progress(n, progress, 0, "pairs") as (compiling, advance):
         if isinstance(executor, int) and executor < 2:
             found = ((k, _lengths(pairs[0][k : k + _PAIRS], pairs[1][k : k + _PAIRS], how)) for k in firsts)
         else:
             found = _by_workers(pairs, how, executor, firsts)
         for k, lengths in found:
-            running()
+            compiling(False)
             yield k, lengths
             advance(len(lengths))
 

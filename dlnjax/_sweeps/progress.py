@@ -13,8 +13,8 @@ _SECONDS_BETWEEN_LINES = 60.0
 @contextmanager
 def show_progress(
     n: int, show: bool, done: int, what: str = "seeds"
-) -> Iterator[tuple[Callable[[], None], Callable[[int], None]]]:
-    """Show the progress: (a callable for the moment when all is compiled, a callable for each number of seeds done).
+) -> Iterator[tuple[Callable[[bool], None], Callable[[int], None]]]:
+    """Show the progress: (a callable that says whether a program is being compiled, one for each number of seeds done).
 
     `what` says what is counted, if it is not seeds.
     """
@@ -30,7 +30,7 @@ def show_progress(
             if log is not None:
                 log.advance(count)
 
-        yield lambda: bar.update(task, description=what), advance
+        yield lambda compiling: bar.update(task, description="compiling" if compiling else what), advance
 
 
 class _Log:

@@ -60,19 +60,24 @@ solve_fully_compiled = eqx.filter_jit(_solve_chunk, donate=_USED_UP, compiler_op
 
 
 class Programs:
-    """The programs of one sweep. Each is compiled once, by the first worker that needs it."""
+    """The programs of one sweep. Each is compiled once, by the first worker that needs it.
 
-    def __init__(self, plan: Plan):
+    `compiling` is told when a compilation begins, and when it has ended.
+    """
+
+    def __init__(self, plan: Plan, compiling: Callable[[bool], None]):
         self.devices, self.run = plan.devices, solve_quickly_compiled if plan.quick else solve_fully_compiled
-        self.compiled, self.lock = set(), Lock()
+        self.compiling, self.compiled, self.lock = compiling, set(), Lock()
 
     def __call__(self, step: Callable[..., PyTree], common: Any, chunk: Chunk, state: PyTree, *static: Any) -> PyTree:
         kept = step, chunk, common, self.devices, static
         with self.lock:
             # A worker that waits here waits for a compilation, but for no run of another worker.
             if (step, static) not in self.compiled:
+                self.compiling(True)
                 self._compile(kept, state)
                 self.compiled.add((step, static))
+                self.compiling(False)
         return self.run(kept, state)
 
     def _compile(self, kept: PyTree, state: PyTree) -> None:
@@ -105,16 +110,18 @@ class Run(eqx.Module):
     def n(self) -> int:
         return self.grid.n
 
-    def chunks(self, parts: Mapping[int, int], running: Callable[[], None] | None) -> Iterator[Solution]:
+    def chunks(
+        self, parts: Mapping[int, int], compiling: Callable[[bool], None] = lambda now: None
+    ) -> Iterator[Solution]:
         """The solutions of the chunks of some parts: the number of seeds of each, by its first seed.
 
-        `running` is called when all is compiled. Without it the program is compiled by the first chunk.
+        `compiling` is told when a program begins to be compiled, and when it has been.
         """
         counts = self.plan.chunks(parts)
-        programs = Programs(self.plan)
+        programs = Programs(self.plan, compiling)
         begin = lambda first: self._begin(first, counts[first])
         solve = lambda first, chunk: self._solve(first, chunk, programs)
-        for first, chunk in in_order(begin, solve, list(counts), self.plan.workers, running):
+        for first, chunk in in_order(begin, solve, list(counts), self.plan.workers):
             yield chunk[: counts[first]]
 
     def blank(self) -> Solution:
@@ -170,7 +177,6 @@ def in_order(
     solve: Callable[[int, Chunk], Solution],
     firsts: Sequence[int],
     workers: int,
-    running: Callable[[], None] | None,
 ) -> Iterator[tuple[int, Solution]]:
     """(first, solve(first, begin(first))) for each of `firsts`, in their order, `workers` at a time.
 
@@ -188,10 +194,4 @@ def in_order(
         for k in range(0, len(firsts), workers):
             batch = firsts[k : k + workers]
             ready = jax.block_until_ready([begin(first) for first in batch])
-            if k == 0 and running is not None:
-                # This call compiles the program before the workers start, since otherwise each worker would compile it.
-                # No row is wanted here, so that nothing is integrated.
-                nothing = eqx.tree_at(lambda chunk: chunk.wanted, ready[0], np.zeros_like(ready[0].wanted))
-                jax.block_until_ready(solve(batch[0], nothing))
-                running()
             yield from zip(batch, pool.map(work, batch, ready), strict=True)

@@ -220,8 +220,8 @@ def _require_fitting(executor: Any, folder: Any, devices: Any) -> None:
 
 def _into_memory(checked: Checked, plan: Plan, progress: bool) -> Any:
     run, parts = checked.run(plan), []
-    with show_progress(run.n, progress, 0) as (running, advance):
-        for chunk in run.chunks({0: run.n}, running):
+    with show_progress(run.n, progress, 0) as (compiling, advance):
+        for chunk in run.chunks({0: run.n}, compiling):
             parts.append(chunk)
             advance(len(chunk))
     return type(parts[0]).joined(parts)
@@ -230,8 +230,8 @@ def _into_memory(checked: Checked, plan: Plan, progress: bool) -> Any:
 def _into_folder(checked: Checked, plan: Plan, store: Store, missing: dict[int, int], progress: bool) -> None:
     """Compute the parts that are missing, and write each when its last chunk is there."""
     chunks, part, parts = [], -1, iter(missing)
-    with show_progress(checked.grid.n, progress, store.count) as (running, advance):
-        for chunk in checked.run(plan).chunks(missing, running):
+    with show_progress(checked.grid.n, progress, store.count) as (compiling, advance):
+        for chunk in checked.run(plan).chunks(missing, compiling):
             if not chunks:
                 part = next(parts)
             chunks.append(chunk)
@@ -247,9 +247,9 @@ def _by_workers(submit: Callable, call: Call, run: Run, store: Store, missing: d
     try:
         if not store.done:
             store.make_room(dataset_of(run.blank()))
-        with show_progress(run.n, progress, store.count) as (running, advance):
+        with show_progress(run.n, progress, store.count) as (compiling, advance):
             for first, answer in hand_out(submit, compute, job, missing):
-                running()
+                compiling(False)
                 store.done[first] = answer["count"]
                 advance(answer["count"])
     except Lost as error:

@@ -133,7 +133,7 @@ class _Worker:
         # A receipt that is there already is no reason to leave the part out. It may be of an earlier sweep, and have
         # been seen by others only after the caller had made new arrays.
         count = self.sizes[first]
-        chunks = list(self.run.chunks({first: count}, None))
+        chunks = list(self.run.chunks({first: count}))
         part = dataset_of(type(chunks[0]).joined(chunks))
         try:
             write_receipt(self.folder, first, count, self.parts.write(first, part), device_kind())

@@ -79,8 +79,8 @@ def test_bar_of_a_sweep_tells_compiling_from_running(monkeypatch, progress):
 @pytest.mark.parametrize("columns", [40, 60, 100])
 def test_bar_on_a_narrow_terminal_keeps_the_count_and_the_time_left(monkeypatch, columns):
     stream = watch(monkeypatch, True, columns)
-    with sweeps.show_progress(100000, True, 0) as (running, advance):
-        running()
+    with sweeps.show_progress(100000, True, 0) as (compiling, advance):
+        compiling(False)
         advance(12345)
     lines = [re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", line).strip() for line in stream.getvalue().splitlines()]
     last = next(line for line in lines if "12345" in line)

@@ -29,9 +29,10 @@ class Recorded:
 
 
 def test_workers_run_at_once_what_one_of_them_has_compiled():
-    programs: Any = Programs(Plan((), 2, 1, 1, 1, 1, quick=True, times=1))
+    told = []
+    programs: Any = Programs(Plan((), 2, 1, 1, 1, 1, quick=True, times=1), told.append)
     programs.run = Recorded()
     chunk = Chunk((), (), np.ones(1, bool))
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(lambda worker: programs(print, None, chunk, (), 0), range(2))) == [0, 1]
-    assert programs.run.compiled == 1
+    assert programs.run.compiled == 1 and told == [True, False]
