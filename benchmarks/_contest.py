@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -67,12 +66,6 @@ def answer(f: Callable, draw: dict[str, Any], patience: float) -> tuple[Any, flo
         print(f"{type(error).__name__}: {error}"[:200], file=sys.stderr)
     signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     return out, time.process_time() - began, ended
-
-
-def rows_of(path: Path) -> list[list[str]]:
-    """The rows of a table that is there."""
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
 
 
 def again(f: Callable, draws: list[dict[str, Any]]) -> float:

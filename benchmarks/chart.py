@@ -8,6 +8,7 @@ The picture holds the checksum of its tables, and a test compares the two.
 import zlib
 from pathlib import Path
 
+from _tables import read_rows
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -29,11 +30,8 @@ LOOKS = {
 
 def milliseconds(table: Path) -> dict[str, dict[int, float]]:
     """Of each contender and each d the milliseconds per seed; of SciPy those of its fastest method."""
-    lines = [line for line in table.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     found: dict[str, dict[int, float]] = {name: {} for name in LOOKS}
-    for row in rows:
-        cells = dict(zip(head, row, strict=True))
+    for cells in read_rows(table):
         name = "SciPy" if cells["contender"].startswith("SciPy") else cells["contender"]
         d, cost = int(cells["d"]), float(cells["ms per seed"])
         found[name][d] = min(cost, found[name].get(d, cost))

@@ -23,7 +23,8 @@ import _bures as bures
 import _deep as deep
 import jax
 import numpy as np
-from _contest import COLUMNS, compete, give_up, rows_of
+from _contest import COLUMNS, compete, give_up
+from _tables import read_rows
 from _timing import add_device, device_name, Report, RESULTS, use_device
 
 PARTS = ["bures", "deep", "adapters", "completion"]
@@ -58,7 +59,7 @@ def main() -> None:
     report = Report("neighbours", title, COLUMNS, __doc__.split("\n\n")[-1])
 
     if not args.quick:
-        report.rows = rows_of(RESULTS / f"{report.name}-{device_name()}.md")
+        report.rows = [[*row.values()] for row in read_rows(RESULTS / f"{report.name}-{device_name()}.md")]
 
     def play(tasks, *cells):
         for task in tasks:

@@ -15,6 +15,7 @@ The line `given: 0.25 20` names numbers that nothing measured.
 
 import csv
 import re
+import runpy
 import sys
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from dlnjax.figures import _blocks, _divergence, _equilibrium, _saddles, FIGURES
 from dlnjax.figures._run import key_of
 
 ROOT = Path(__file__).parents[2]
+read_rows = runpy.run_path(str(ROOT / "benchmarks" / "_tables.py"))["read_rows"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RESULTS = ROOT / "benchmarks" / "results"
 COMMENT = re.compile(r"^<!-- numbers\n(.*?)^-->", re.MULTILINE | re.DOTALL)
@@ -67,16 +69,9 @@ def rows(name: str) -> list[dict[str, str]]:
     path = RESULTS / f"{name}.csv"
     if path.exists():
         return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    found, columns = [], None
-    for line in (RESULTS / f"{name}.md").read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
-        if not cells:
-            columns = None
-        elif columns is None:
-            columns = cells
-        elif not set("".join(cells)) <= set("-:"):
-            found.append(dict(zip(columns, cells, strict=True)))
-    return found
+    table = RESULTS / f"{name}.md"
+    assert table.exists(), f"there is no table {name}"
+    return read_rows(table)
 
 
 def value(source: str) -> float:
@@ -186,13 +181,17 @@ def test_a_table_without_a_source_is_found():
 
 
 def test_a_number_that_is_not_that_of_its_table_is_found():
-    page = "It takes 4.1 s, and 12 % of {}.\n\n<!-- numbers\n4.1: first-figure-cpu | one flow & cold | all s\n{}-->\n"
-    assert wrong(page.format("1.5", "given: 12 1.5\n")) == []
-    assert wrong(page.format("1.5", "given: 1.5\n")) == ["12 has no source in: It takes 4.1 s, and 12 % of 1.5."]
-    assert "4.1 is 2.53 in" in wrong(page.format("1", "given: 12\n").replace("& cold", "& warm"))[0]
-    assert "stands no more in" in wrong(page.format("1", "given: 12\n").replace("takes 4.1", "takes 4"))[0]
+    cold, warm = (value(f"first-figure-cpu | one flow & {how} | all s") for how in ("cold", "warm"))
+    took, line = f"{cold:.2f}", f"{cold:.2f}: first-figure-cpu | one flow & cold | all s"
+    page = lambda number, given: (
+        f"It takes {took} s, and 12 % of {number}.\n\n<!-- numbers\n{line}\ngiven: {given}\n-->\n"
+    )
+    assert wrong(page("1.5", "12 1.5")) == []
+    assert wrong(page("1.5", "1.5")) == [f"12 has no source in: It takes {took} s, and 12 % of 1.5."]
+    assert f"{took} is {warm:.4g} in" in wrong(page("1", "12").replace("& cold", "& warm"))[0]
+    assert "stands no more in" in wrong(page("1", "12").replace(f"takes {took}", "takes 4"))[0]
     with pytest.raises(AssertionError, match="2 rows"):
-        wrong(page.format("1", "given: 12\n").replace(" & cold", ""))
+        wrong(page("1", "12").replace(" & cold", ""))
 
 
 def test_rounding_keeps_the_digits_that_are_written():
