@@ -64,11 +64,15 @@ def hush() -> None:
     _Silence.count += 1
 
 
+def _text(what: str) -> str:
+    return f"dlnjax: {what} ..."
+
+
 class _Line:
     """The line that says what a user waits for. It is shown `DELAY` seconds after the wait has begun."""
 
     def __init__(self, what: str):
-        self.first = self.what = what
+        self.first, self.text = what, _text(what)
         self.shown, self.lock = "", threading.Lock()
         self.timer = threading.Timer(DELAY, self.show)
         self.timer.daemon = True
@@ -76,13 +80,13 @@ class _Line:
 
     def show(self) -> None:
         with self.lock:
-            self._replace(f"dlnjax: {self.what} ...")
+            self._replace(self.text)
 
     def say(self, what: str) -> None:
         with self.lock:
-            self.what = what
+            self.text = _text(what)
             if self.shown:
-                self._replace(f"dlnjax: {what} ...")
+                self._replace(self.text)
 
     def remove(self) -> None:
         self.timer.cancel()

@@ -21,7 +21,6 @@ from dlnjax._sweeps.flow import Chunk, Common, Flow
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import Plan
 from dlnjax._sweeps.seeds import Energies
-from dlnjax._terminal import waiting_for
 from dlnjax._tree import own_arithmetic
 
 
@@ -81,7 +80,7 @@ class Programs:
         return self.run(kept, state)
 
     def _compile(self, kept: PyTree, state: PyTree) -> None:
-        with waiting_for("compiling, once for these shapes"), warnings.catch_warnings():
+        with warnings.catch_warnings():
             # Not all of the state has a place in what the last program returns. JAX says so when it compiles. Workers
             # that run at once must not change the filters of warnings, since some changes would then stay.
             warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
