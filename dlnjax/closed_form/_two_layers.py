@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from dlnjax._checks import as_matrix, as_real, is_concrete, known, require, require_finite
 from dlnjax._compile import compiled
+from dlnjax._geometry.special import log_shc
 from dlnjax._lapack import qr, solve_triangular
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import plain_svd
@@ -149,7 +150,10 @@ def _gram_root(rows: Float[Array, "k h"], rates: Float[Array, " k"], t: Scalar) 
     column = jax.lax.stop_gradient(jnp.maximum(jnp.max(grows[:, None] + size, axis=0), 0.0))
     z = turned * jnp.exp(jnp.minimum(grows[:, None] - column, jnp.log(largest)))
     x = 2 * jnp.abs(rates) * t
-    psi = t * jnp.where(x > 0, -jnp.expm1(-x) / jnp.where(x > 0, x, 1.0), 1.0)
+    # Near x = 0 the derivative of the quotient has no digits.
+    near = x < 1
+    far = jnp.where(near, 1.0, x)
+    psi = t * jnp.where(near, jnp.exp(log_shc(x / 2) - x / 2), -jnp.expm1(-far) / far)
     # Triangular, with R^T R = C^T C + Z^T psi Z, whose condition number a product would square.
     r = qr(jnp.concatenate([jnp.diag(jnp.exp(-column)), jnp.sqrt(psi)[:, None] * z]))[1]
     y = solve_triangular(r, z.T, transposed=True).T
@@ -167,7 +171,9 @@ def _turned(rows: Float[Array, "k h"], grows: Float[Array, " k"]) -> Float[Array
 
     def reflect(k: Array, rows: Array) -> Array:
         left = jnp.where(columns >= k, rows, 0.0)
-        sizes = jax.vmap(norm)(left)
+        # A row of zeros has the size 0, whose derivative in reverse mode would be NaN.
+        zero = jnp.all(left == 0, axis=1)
+        sizes = jnp.where(zero, 0.0, jax.vmap(norm)(jnp.where(zero[:, None], 1.0, left)))
         at_end = grows + jnp.log(jnp.where(sizes > 0, sizes, 1.0))
         pivot = jnp.argmax(jnp.where(sizes > 0, at_end, -jnp.inf))
         # The reflection takes the pivot row to a multiple of the k-th unit vector, on the far side of it.
