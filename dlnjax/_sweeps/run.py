@@ -172,10 +172,7 @@ class Run(eqx.Module):
 
 
 def in_order(
-    begin: Callable[[int], Chunk],
-    solve: Callable[[int, Chunk], Solution],
-    firsts: Sequence[int],
-    workers: int,
+    begin: Callable[[int], Chunk], solve: Callable[[int, Chunk], Solution], firsts: Sequence[int], workers: int
 ) -> Iterator[tuple[int, Solution]]:
     """(first, solve(first, begin(first))) for each of `firsts`, in their order, `workers` at a time.
 

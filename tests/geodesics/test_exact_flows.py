@@ -208,6 +208,7 @@ def test_two_layers_have_derivatives_where_rows_vanish_and_at_any_imbalance(key)
         assert_close(jax.grad(lazy)(g), slope, FINITE_DIFFERENCE)
 
 
+@pytest.mark.long
 def test_two_layers_of_any_times_and_their_derivatives(key):
     w1, w2 = start(key, 2, 2, 3, 0.0)
     target = jax.random.normal(key, (2, 3))
