@@ -119,7 +119,7 @@ def _known_to_jax(name: str, x: np.ndarray, hint: str) -> np.ndarray:
     longest = 16 if x.dtype.kind == "c" else 8
     # The kind "V" has the key types and the short floats of ml_dtypes, which JAX has and NumPy has not.
     if x.dtype.kind != "V" and (x.dtype.kind not in "biufc" or x.dtype.itemsize > longest):
-        hint = f"Convert it: {name}.astype(float)." if x.dtype.kind in "fcO" else hint
+        hint = _conversion(name, x) if x.dtype.kind in "fcO" else hint
         raise TypeError(f"{name} must be an array of numbers that JAX has, got {x.dtype}. {hint}".rstrip())
     if x.dtype.kind in "iu" and x.size:
         # Where float64 is switched off, JAX has integers of 32 bits, and would cut longer integers silently.
@@ -167,11 +167,18 @@ def as_float(name: str, x: Any) -> Array:
     """`x` as a floating-point array. Integers are refused, as converting them may silently change the meaning."""
     x = as_array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        kind = "complex" if jnp.issubdtype(x.dtype, jnp.complexfloating) else str(x.dtype)
-        raise TypeError(f"{name} must be real floating point, got {kind}. Convert it: {name}.astype(float).")
+        kind = "complex" if x.dtype.kind == "c" else str(x.dtype)
+        raise TypeError(f"{name} must be real floating point, got {kind}. {_conversion(name, x)}")
     if jnp.finfo(x.dtype).bits < 32:
-        raise TypeError(f"{name} must be float32 or float64, got {x.dtype}. Convert it: {name}.astype(float).")
+        raise TypeError(f"{name} must be float32 or float64, got {x.dtype}. {_conversion(name, x)}")
     return require_normal(name, x)
+
+
+def _conversion(name: str, x: Array | np.ndarray) -> str:
+    """How to make `x` an array of floats, in a message. Of a complex array the conversion would drop a part."""
+    if x.dtype.kind == "c":
+        return f"If its imaginary part is 0, pass {name}.real."
+    return f"Convert it: {name}.astype(float)."
 
 
 def as_matrix(name: str, x: Any, leading: bool = False) -> Array:

@@ -47,6 +47,8 @@ def as_stack(name: str, z: Any) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(z, (list, tuple)) and len(shapes := {str(np.shape(x)): None for x in z}) > 1:
         raise ValueError(f"{name} must hold matrices of one shape, got {' and '.join(shapes)}.")
     z = as_float(name, z)
+    if z.shape[:1] == (0,):
+        raise ValueError(f"{name} must hold at least one matrix, got an array of shape {z.shape}.")
     if z.ndim != 3 or z.shape[1] != z.shape[2] or 0 in z.shape:
         raise ValueError(f"{name} must be a stack of square matrices (n, d, d), got shape {z.shape}. {_AT_RANK_R}")
     return np.asarray(z), np.array([sign_at_the_door(f"{name}[{i}]", matrix) for i, matrix in enumerate(np.asarray(z))])

@@ -89,7 +89,7 @@ WRONG = [
     (flow(x0=EYE[None]), ValueError, ["x0", "matrix", "sweep"]),
     (flow(x0=np.ones((0, 0))), ValueError, ["x0", "matrix"]),
     (flow(x0=np.eye(3, dtype=int)), TypeError, ["x0", "floating point", "int", "astype"]),
-    (flow(x0=EYE + 0j), TypeError, ["x0", "complex"]),
+    (flow(x0=EYE + 0j), TypeError, ["x0", "complex", "x0.real"]),
     (flow(x0="identity"), TypeError, ["x0", "numbers", "str"]),
     (flow(x0=[["one", "two"], ["three", "four"]]), TypeError, ["x0", "numbers"]),
     (flow(x0=None), TypeError, ["x0", "NoneType"]),
@@ -145,6 +145,8 @@ WRONG = [
     ),
     (lambda: dln.distances(np.ones((2, 3, 5)), None, 2), ValueError, ["a must be a stack of square", *INSIDE]),
     (lambda: dln.frechet_mean(np.ones((2, 3, 5)), 2), ValueError, ["points must be a stack of square", *INSIDE]),
+    (lambda: dln.frechet_mean(np.ones((0, 3, 3)), 2), ValueError, ["points", "at least one matrix", "(0, 3, 3)"]),
+    (lambda: dln.frechet_mean([], 2), ValueError, ["points", "at least one matrix", "(0,)"]),
     # imbalance
     (flow(depth=dln.Imbalanced(jnp.array([0.5, 0.3]))), ValueError, ["one kernel", "(2,)", "tuple", "sweep"]),
     (sweep(depth=dln.Imbalanced(jnp.array([0.5, 0.3]))), ValueError, ["depth", "1 starts", "(2,)"]),
@@ -477,6 +479,7 @@ WRONG = [
     (lambda: dln.PerSeed(dln.Schatten), TypeError, ["energy", "callable", "Schatten"]),
     (lambda: dln.PerSeed(ENERGY, where=3), TypeError, ["where", "callable", "3"]),
     # what NumPy has and JAX has not, or not to compute with
+    (flow(x0=EYE.astype(np.clongdouble)), TypeError, ["x0", str(np.dtype(np.clongdouble)), "x0.real"]),
     (flow(x0=EYE.astype(np.longdouble)), TypeError, ["x0", str(np.dtype(np.longdouble)), "x0.astype(float)"]),
     (flow(x0=EYE.astype(object)), TypeError, ["x0", "object", "x0.astype(float)"]),
     (flow(x0=EYE.astype(np.float16)), TypeError, ["x0", "float32 or float64", "float16", "x0.astype(float)"]),
