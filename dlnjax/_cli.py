@@ -254,7 +254,7 @@ def _add_explore(commands: Any) -> None:
         "explore",
         help="one page in the browser: move depth, start and energy, and see the flows",
         description="Serve a page with linked views of the flows to the browser of this machine, until Ctrl-C. It "
-        'needs marimo and anywidget: pip install "dlnjax[explore]".',
+        "needs marimo and anywidget: pip install '.[explore]' in a copy of the repository.",
         epilog="example:  dlnjax explore --port 2718",
     )
     add = parser.add_argument

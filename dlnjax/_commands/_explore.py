@@ -24,7 +24,7 @@ def explore(args: argparse.Namespace) -> int:
     """Serve the page until it is stopped by Ctrl-C."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise Refused(f'explore needs {" and ".join(missing)}: pip install "dlnjax[explore]".')
+        raise Refused(f"explore needs {' and '.join(missing)}: pip install '.[explore]' in a copy of the repository.")
     notebook = NOTEBOOK
     if args.edit:
         notebook, how = copied()

@@ -1,4 +1,7 @@
-"""A metric for geomstats, whose algorithms then run on this geometry: `pip install "dlnjax[geomstats]"`."""
+"""A metric for geomstats, whose algorithms then run on this geometry.
+
+It needs `pip install '.[geomstats]'` in a copy of the repository.
+"""
 
 from collections.abc import Callable
 from typing import Any, TYPE_CHECKING
@@ -21,7 +24,7 @@ else:
         import geomstats.backend as gs
         from geomstats.geometry.riemannian_metric import RiemannianMetric
     except ImportError as error:
-        needs = 'geomstats, which needs NumPy below 2.4: pip install "dlnjax[geomstats]".'
+        needs = "geomstats, which needs NumPy below 2.4: pip install '.[geomstats]' in a copy of the repository."
         raise ImportError(f"dlnjax.adapters.geomstats needs {needs}") from error
 
 

@@ -1,4 +1,7 @@
-"""A manifold for pymanopt, whose optimisers then run on this geometry: `pip install "dlnjax[pymanopt]"`."""
+"""A manifold for pymanopt, whose optimisers then run on this geometry.
+
+It needs `pip install '.[pymanopt]'` in a copy of the repository.
+"""
 
 from typing import Any, TYPE_CHECKING
 
@@ -19,7 +22,9 @@ else:
     try:
         from pymanopt.manifolds.manifold import Manifold
     except ImportError as error:
-        raise ImportError('dlnjax.adapters.pymanopt needs pymanopt: pip install "dlnjax[pymanopt]".') from error
+        raise ImportError(
+            "dlnjax.adapters.pymanopt needs pymanopt: pip install '.[pymanopt]' in a copy of the repository."
+        ) from error
 
 
 def _array(z: Any) -> jax.Array:

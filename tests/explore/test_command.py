@@ -11,7 +11,9 @@ from dlnjax._commands import _explore
 def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(_explore, "find_spec", lambda name: None)
     assert _cli.main(["explore"]) == 2
-    assert capsys.readouterr().err == ('dlnjax: explore needs marimo and anywidget: pip install "dlnjax[explore]".\n')
+    assert capsys.readouterr().err == (
+        "dlnjax: explore needs marimo and anywidget: pip install '.[explore]' in a copy of the repository.\n"
+    )
 
 
 @pytest.fixture
