@@ -22,7 +22,7 @@ from dlnjax._geometry.special import log_shc
 from dlnjax._lapack import qr, solve_triangular
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import plain_svd
-from dlnjax._tree import norm, own_arithmetic, positive
+from dlnjax._tree import norm, own_arithmetic, positive, side_of_zero
 from dlnjax._types import Matrix, Numbers, Scalar
 
 # W_2^T W_2 - W_1 W_1^T is taken for a multiple of the identity if it is one to two thirds of the digits, relative to
@@ -174,13 +174,11 @@ def _turned(rows: Float[Array, "k h"], grows: Float[Array, " k"]) -> Float[Array
         # A row of zeros has the size 0, whose derivative in reverse mode would be NaN.
         zero = jnp.all(left == 0, axis=1)
         sizes = jnp.where(zero, 0.0, jax.vmap(norm)(jnp.where(zero[:, None], 1.0, left)))
-        at_end = grows + jnp.log(jnp.where(sizes > 0, sizes, 1.0))
+        at_end = grows + jnp.log(positive(sizes))
         pivot = jnp.argmax(jnp.where(sizes > 0, at_end, -jnp.inf))
         # The reflection takes the pivot row to a multiple of the k-th unit vector, on the far side of it.
-        size = jnp.where(sizes[pivot] > 0, sizes[pivot], 1.0)
-        row = left[pivot] / size
-        side = jnp.where(row[k] < 0, -1.0, 1.0)
-        normal = row + side * (columns == k)
+        row = left[pivot] / positive(sizes[pivot])
+        normal = row + side_of_zero(row[k]) * (columns == k)
         reflected = rows - 2 * jnp.outer(left @ normal, normal) / (normal @ normal)
         # What is to be 0 is 0, and not rounding that grows.
         reflected = reflected.at[pivot].set(jnp.where(columns > k, 0.0, reflected[pivot]))
