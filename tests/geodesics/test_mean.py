@@ -277,7 +277,7 @@ def test_where_the_search_fails_at_the_mean_the_followed_geodesics_are_kept(code
 
 BAD = [
     (dict(points=POINTS[0]), r"points must be a stack of square matrices \(n, d, d\), got shape \(2, 2\)"),
-    (dict(points=np.zeros((0, 2, 2))), r"stack of square matrices \(n, d, d\), got shape \(0, 2, 2\)"),
+    (dict(points=np.zeros((0, 2, 2))), r"points must hold at least one matrix, got an array of shape \(0, 2, 2\)"),
     (dict(points=[np.eye(2), np.eye(3)]), r"points must hold matrices of one shape, got \(2, 2\) and \(3, 3\)"),
     (dict(points=POINTS.at[1].set(1.0)), r"points\[1\] is singular"),
     (dict(points=POINTS.at[1, 0, 0].set(np.nan)), r"points\[1\] must be finite"),
