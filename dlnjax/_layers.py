@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dlnjax._tree import positive
+
 # Newton's method arrives at rounding within 5 steps at two layers, 6 at 20, 7 at 100 and 10 at 1000: the worst of some
 # 10^6 random cases, with sigma and g from 1e-150 to 1e150, and of one small layer beside many equal ones.
 NEWTON_STEPS = 5
@@ -22,7 +24,7 @@ def layer_values(sigma: Float[Array, "*s"], imbalance: Float[Array, " g"]) -> Fl
 
     **Arguments:** `sigma`, nonnegative, of any shape; `imbalance`, g_1, ..., g_{N-1}, of any sign.
     """
-    log_sigma = jnp.log(jnp.where(sigma > 0, sigma, 1.0))
+    log_sigma = jnp.log(positive(sigma))
     root = jnp.sqrt(_offsets(imbalance)).reshape(-1, *(1,) * sigma.ndim).astype(sigma.dtype)
     steps = NEWTON_STEPS + len(root).bit_length() // 2
     least = jax.lax.fori_loop(0, steps, lambda _, b: _newton(b, root, sigma), _guess(log_sigma, root))
@@ -52,7 +54,7 @@ def _guess(log_sigma: Float[Array, "*s"], root: Float[Array, "N *#s"]) -> Float[
     If the i largest r_p are above b, b is the root of order N - i of sigma over their product. The true i gives the
     least of these numbers.
     """
-    logs = jnp.log(jnp.where(root > 0, root, 1.0))
+    logs = jnp.log(positive(root))
     largest = -jnp.sort(-jnp.where(root > 0, logs, -jnp.inf), axis=0)[:-1]
     above = jnp.cumsum(jnp.concatenate([jnp.zeros_like(root[:1]), largest]), axis=0)
     below = jnp.arange(len(root), 0, -1).reshape(-1, *(1,) * log_sigma.ndim)
@@ -66,12 +68,12 @@ def _newton(b: Float[Array, "*s"], root: Float[Array, "N *#s"], sigma: Float[Arr
     """
     s = jnp.hypot(b, root)
     mantissa, exponent = jnp.frexp(s)
-    target, power = jnp.frexp(jnp.where(sigma > 0, sigma, 1.0))
+    target, power = jnp.frexp(positive(sigma))
     whole = (jnp.sum(exponent, axis=0) - power).astype(b.dtype)
     excess = jnp.sum(jnp.log(mantissa), axis=0) - jnp.log(target) + whole * jnp.log(jnp.asarray(2.0, b.dtype))
     # Where b has underflowed to 0 the slope is 0, and the step leaves b at 0.
-    slope = jnp.sum((b / jnp.where(s > 0, s, 1.0)) ** 2, axis=0)
-    return b * jnp.exp(jnp.where(slope > 0, -excess / jnp.where(slope > 0, slope, 1.0), 0.0))
+    slope = jnp.sum((b / positive(s)) ** 2, axis=0)
+    return b * jnp.exp(jnp.where(slope > 0, -excess / positive(slope), 0.0))
 
 
 @layer_values.defjvp
@@ -87,5 +89,5 @@ def _layer_values_jvp(primals, tangents):
     dc = (sums @ dimbalance).reshape(-1, *(1,) * sigma.ndim)
     pushed = jnp.where(is_least, 0.0, dc / (2 * jnp.where(is_least, 1.0, s)))
     others = jnp.prod(jnp.where(is_least, 1.0, s), axis=0)
-    slope = jnp.where(sigma > 0, least / jnp.where(sigma > 0, sigma, 1.0), 1 / jnp.where(sigma > 0, 1.0, others))
+    slope = jnp.where(sigma > 0, least / positive(sigma), 1 / jnp.where(sigma > 0, 1.0, others))
     return s, pushed + ratio / jnp.sum(ratio**2, axis=0) * (slope * dsigma - jnp.sum(ratio * pushed, axis=0))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Complex, Float
 
 from dlnjax import _lapack
 from dlnjax._checks import as_count, as_float, as_matrix, known, require, require_normal
-from dlnjax._tree import nan_unless, side_of_zero
+from dlnjax._tree import nan_unless, positive, side_of_zero
 
 
 class SVD(eqx.Module):
@@ -243,7 +243,7 @@ def orthogonalise_frame(point: SVD, largest: Any) -> SVD:
     one = jnp.eye(len(s), dtype=s.dtype)
     f, g = u.T @ u - one, v.T @ v - one
     size = jnp.max(jnp.abs(s))
-    row = s / jnp.where(size > 0, size, 1.0)
+    row = s / positive(size)
     # Rounding errors in F and G must not make sigma and the frames wander.
     known = lambda a: jnp.where(jnp.abs(a) > 100 * jnp.finfo(s.dtype).eps, a, 0.0)
     e = (known(f) * row + row[:, None] * known(g)) / 2
@@ -275,7 +275,7 @@ def turn(point: SVD, pullback: Float[Array, "r r"], gap: Float[Array, ""]) -> SV
     i = jnp.arange(d, dtype=sigma.dtype)
     generic = jnp.cos(jnp.add.outer(i, i) + 0.7 * jnp.multiply.outer(i, i))
     tiny = 64 * d * jnp.finfo(sigma.dtype).eps
-    within = symmetric / jnp.where(size > 0, size, 1.0) + jnp.where(same, tiny * generic, 0.0)
+    within = symmetric / positive(size) + jnp.where(same, tiny * generic, 0.0)
     # Each block gets a shift of its own, which keeps the eigenvalues of different blocks apart and in order. The matrix
     # of eigenvectors is then block diagonal.
     w = jnp.where(same, eigh(within + jnp.diag(4.0 * d * block.astype(sigma.dtype)))[1], 0.0)

@@ -60,6 +60,14 @@ def positive(size: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.where(size > 0, size, 1.0)
 
 
+def root(square: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The square root of a sum of squares, whose slope at 0 is taken to be 1.
+
+    The slope of `jnp.sqrt` at 0 is infinite. Multiplied by the derivative of the squares, which is 0, it would be NaN.
+    """
+    return jnp.where(square > 0, jnp.sqrt(positive(square)), square)
+
+
 def side_of_zero(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """-1 where x is negative and 1 elsewhere, so that x is always |x| times this. `jnp.sign` is 0 at 0."""
     return jnp.where(x < 0, -1.0, 1.0).astype(x.dtype)

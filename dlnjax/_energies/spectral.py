@@ -19,7 +19,7 @@ from dlnjax._geometry.special import divided_difference
 from dlnjax._protocol import gradient, pullback, sides, value
 from dlnjax._scale import along_slope
 from dlnjax._svd import SVD, svd
-from dlnjax._tree import is_perturbed, side_of_zero
+from dlnjax._tree import is_perturbed, positive, side_of_zero
 from dlnjax._types import Energy, Matrix, Number
 
 
@@ -44,12 +44,12 @@ def _isospectral_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
     slope = divided_difference(values, jnp.diagonal(jacobian)[:, None] - jacobian, sigma)
     total = sigma[:, None] + sigma[None, :]
     # The quotient is 0/0 at a pair of zeros. If f is odd, its limit there is f'(0), as that of the divided difference.
-    mean = jnp.where(total > 0, (values[:, None] + values[None, :]) / jnp.where(total > 0, total, 1.0), slope)
+    mean = jnp.where(total > 0, (values[:, None] + values[None, :]) / positive(total), slope)
     tangent = slope * (m + m.T) / 2 + mean * (m - m.T) / 2
     tangent = jnp.where(jnp.eye(len(sigma), dtype=bool), jnp.diag(dvalues), tangent)
     tangent = u @ tangent @ v.T
     # A motion out of a thin frame pairs sigma_k with a singular value 0. Both quotients are then f(sigma_k)/sigma_k.
-    ratio = jnp.where(sigma > 0, values / jnp.where(sigma > 0, sigma, 1.0), jnp.diagonal(jacobian))
+    ratio = jnp.where(sigma > 0, values / positive(sigma), jnp.diagonal(jacobian))
     if u.shape[0] > u.shape[1]:
         tangent = tangent + ((dx @ v - u @ m) * ratio[None, :]) @ v.T
     if v.shape[0] > v.shape[1]:

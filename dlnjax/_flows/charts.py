@@ -22,6 +22,7 @@ from dlnjax._flows.coordinates import Chart
 from dlnjax._flows.frame import any_linked, Coupled, displacement, FrameCoordinates, LINKED, Motion, near_pairs
 from dlnjax._lapack import eigh
 from dlnjax._svd import SVD
+from dlnjax._tree import positive
 from dlnjax._types import Scalar
 
 # With fewer singular values than this, the chart of pairs costs more time than it saves.
@@ -112,7 +113,7 @@ class Pairs(FrameChart):
         # other.
         order = jnp.sign(self.partner - jnp.arange(len(half))).astype(half.dtype)
         width = jnp.abs(half) + jnp.sqrt(half**2 + z.coupling**2)
-        return jnp.where(half == 0, order, jnp.sign(half)) * z.coupling / jnp.where(width > 0, width, 1.0)
+        return jnp.where(half == 0, order, jnp.sign(half)) * z.coupling / positive(width)
 
     def turn(self, z: Coupled, rotation: Float[Array, " d"]) -> Coupled:
         p, t, c = self.partner, rotation, 1 / jnp.sqrt(1 + rotation * rotation)
@@ -156,7 +157,7 @@ class Blocks(FrameChart):
         same = self._same()
         largest = jnp.max(jnp.where(same, jnp.abs(z.sigma), 0.0), axis=1)
         place = APART * (self.block - len(self.block) / 2)
-        k = self.core(z) / jnp.where(largest > 0, largest, 1.0)[:, None] + jnp.diag(place)
+        k = self.core(z) / positive(largest)[:, None] + jnp.diag(place)
         ascending = jnp.argsort(jnp.diagonal(k))
         q = jnp.zeros_like(k).at[:, ascending].set(eigh(k)[1])
         return jnp.where(same, q, 0.0) * jnp.where(jnp.diagonal(q) < 0, -1.0, 1.0)
@@ -222,7 +223,7 @@ def partners(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
 def blocks(sigma: Float[Array, " d"]) -> Int[Array, " d"]:
     """For each singular value the number of its block, counted from the largest value on."""
     order = jnp.argsort(-sigma)
-    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))[order]
+    log = jnp.log(positive(sigma))[order]
     linked = (log[:-1] - log[1:] < LINKED) & (sigma[order][1:] > 0)
     number = jnp.cumsum(jnp.append(False, ~linked))
     return jnp.zeros_like(order).at[order].set(number)

@@ -19,7 +19,7 @@ from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
 from dlnjax._flows.step import Attempt, attempt_in, Choice, conclude, Flow, MEMORY, MOST_PATIENCE, NO_TERMS, Rules
 from dlnjax._runge_kutta import clip, square_tableau
-from dlnjax._tree import all_equal, any_of_batch, combine, put, where
+from dlnjax._tree import all_equal, any_of_batch, combine, positive, put, where
 from dlnjax._types import Scalar, State
 
 # Dopri5 is stable up to a reach of 3.3. Where the running mean of the reach is above this value, stability limits the
@@ -167,7 +167,7 @@ class Explicit(Method):
         # the floats in any unit of time.
         apart = chart.measure(z0, weigh(jnp.asarray(rows[-1] - rows[-2], h.dtype), ks))
         moved = chart.measure(z0, combine((h_exact, velocity), (-h_exact, penultimate)))
-        reach = moved / jnp.where(apart > 0, apart, 1.0)
+        reach = moved / positive(apart)
         y1, ended = chart.leave(z, velocity)
         reach = jnp.where(jnp.isfinite(reach), reach, 0.0)
         attempt = attempt_in(chart, rules, z0, z, error, h=h, t1=t1, y1=y1, unrest=unrest)

@@ -274,7 +274,7 @@ class FrameCoordinates(Coordinates):
 
 def near_pairs(sigma: Float[Array, " d"], within: float) -> tuple[Bool[Array, "d d"], Float[Array, "d d"]]:
     """(which pairs of singular values differ by less than `within` in their logarithms, these differences)."""
-    log = jnp.log(jnp.where(sigma > 0, sigma, 1.0))
+    log = jnp.log(positive(sigma))
     i = jnp.arange(len(sigma))
     gap = jnp.abs(log[:, None] - log)
     return (gap < within) & (sigma > 0) & (sigma > 0)[:, None] & (i != i[:, None]), gap

@@ -42,7 +42,7 @@ from dlnjax._lapack import qr, sign_of_determinant
 from dlnjax._noise import Free, standard_normal
 from dlnjax._protocol import pullback, sides
 from dlnjax._svd import askew, eigh, orthogonalise, SVD, svd
-from dlnjax._tree import norm, side_of_zero
+from dlnjax._tree import norm, positive, side_of_zero
 from dlnjax._types import Matrix, Scalar, Square
 
 # The standard deviation of the angle of a random rotation is at most this number, in radians. It is reached between
@@ -380,4 +380,4 @@ def _log_cosh(x: Square) -> Square:
 
 def _root(x: Square) -> Square:
     """The square root, with the derivative 0 at 0. At depth 1 all rates are 0."""
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
+    return jnp.where(x > 0, jnp.sqrt(positive(x)), 0.0)

@@ -10,7 +10,7 @@ from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._lapack import qr
 from dlnjax._scale import scaled
 from dlnjax._svd import SVD, svd
-from dlnjax._tree import nan_unless, own_arithmetic, positive
+from dlnjax._tree import nan_unless, own_arithmetic, positive, root
 from dlnjax._types import Scalar
 
 # The largest sum of the corrections, relative to the length, up to which the saved states count as fine enough. Of 120
@@ -155,5 +155,5 @@ def _log_weights(
 def _size(parts: list[Float[Array, "_ _"]]) -> Scalar:
     """The root of the sum of all squares. Its derivative at 0 is taken to be 0."""
     largest = positive(jax.lax.stop_gradient(jnp.max(jnp.stack([jnp.max(jnp.abs(part)) for part in parts]))))
-    square = sum(jnp.sum((part / largest) ** 2) for part in parts)
-    return largest * jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square)
+    square = sum((jnp.sum((part / largest) ** 2) for part in parts), jnp.zeros_like(largest))
+    return largest * root(square)

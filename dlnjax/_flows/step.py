@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from dlnjax._flows.coordinates import Chart, Coordinates
 from dlnjax._results import code_of, RESULTS
 from dlnjax._scale import shortest_step
-from dlnjax._tree import all_equal, all_finite, any_of_batch, norm, power_of_two, where
+from dlnjax._tree import all_equal, all_finite, any_of_batch, norm, positive, power_of_two, where
 from dlnjax._types import Scalar, State
 
 # The first step moves the state by at most this many tolerances. The controller then lengthens the steps.
@@ -150,7 +150,7 @@ def start_flow(coordinates: Coordinates, y0: State, rules: Rules, order: float, 
     # `error` is homogeneous in its last argument.
     scale = jnp.where(start_ok, power_of_two(norm(velocity)), 1.0)
     moved = coordinates.error(y0, y0, jax.tree.map(lambda v: v / scale, velocity)) * scale
-    h0 = jnp.where(moved > 0, jnp.minimum(FIRST_MOVE / jnp.where(moved > 0, moved, 1.0), ts[-1]), ts[-1])
+    h0 = jnp.where(moved > 0, jnp.minimum(FIRST_MOVE / positive(moved), ts[-1]), ts[-1])
     zero = jnp.zeros_like(h0)
     controller_state = _CONTROLLER.init(NO_TERMS, ts[0], ts[-1], zero, h0, None, lambda *args: None, order)[1]
     at_rest = rules.at_rest(unrest)

@@ -34,7 +34,7 @@ from dlnjax._lapack import sign_of_determinant, solve_linear
 from dlnjax._results import code_of, RESULTS
 from dlnjax._scale import scaled
 from dlnjax._svd import SVD, svd
-from dlnjax._tree import instantiate, is_perturbed, norm, ravel, tangent_at, where
+from dlnjax._tree import instantiate, is_perturbed, norm, positive, ravel, tangent_at, where
 from dlnjax._types import Scalar, Square
 
 # A geodesic from A arrives if its `Pair.error` is at most this number.
@@ -212,7 +212,7 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
     p = operator_at(frame.first, shot.start, frame.kernel, power=-0.5)
     p_end = covector(shot.x, shot.end, frame.kernel)
     error = norm(shot.x - frame.last.matrix) / norm(frame.last.sigma)
-    drift = jnp.where(speed > 0, jnp.abs(end**2 - speed**2) / jnp.where(speed > 0, speed, 1.0) ** 2, 0.0)
+    drift = jnp.where(speed > 0, jnp.abs(end**2 - speed**2) / positive(speed) ** 2, 0.0)
     result = code_of(
         (~ends.finite, RESULTS.non_finite),
         (ends.apart, RESULTS.other_component),

@@ -23,7 +23,7 @@ from dlnjax._saved import Layout, Solution
 from dlnjax._scale import scaled
 from dlnjax._show import Curves, singular_values_of
 from dlnjax._svd import singular_values, SVD
-from dlnjax._tree import instantiate, ravel, tangent_at
+from dlnjax._tree import instantiate, positive, ravel, tangent_at
 from dlnjax._types import Matrix, Number, Numbers, Scalar, Square
 
 
@@ -215,7 +215,7 @@ def _exponential(
     came = (ts <= path.t_end)[:, None, None]
     xs, ws = jnp.where(came, path.x[:-1], path.x[-1]), jnp.where(came, path.w[:-1], path.w[-1])
     energy, end = jnp.sum(w * w), jnp.sum(path.w[-1] ** 2)
-    drift = jnp.where(energy > 0, jnp.abs(end - energy) / jnp.where(energy > 0, energy, 1.0), 0.0)
+    drift = jnp.where(energy > 0, jnp.abs(end - energy) / positive(energy), 0.0)
     return _ended(path, ts, xs, jax.vmap(partial(covector, kernel=kernel))(xs, ws), drift)
 
 

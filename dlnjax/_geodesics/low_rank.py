@@ -29,7 +29,7 @@ from dlnjax._geometry.operator import apply_metric_operator, form_gradient, into
 from dlnjax._geometry.thin import Parts
 from dlnjax._lapack import solve_linear
 from dlnjax._svd import SVD, svd
-from dlnjax._tree import instantiate, ravel
+from dlnjax._tree import instantiate, positive, ravel
 from dlnjax._types import Matrix, Scalar, Square
 
 # The largest number of steps of the solver for a derivative.
@@ -131,7 +131,7 @@ def _turn_in_frame(
     """
     root = turning_rate(kernel, side, 0.5)
     f, m = root(square), b.T @ b
-    relative = jnp.where(f > 0, 1 / jnp.where(f > 0, f, 1.0), 0.0)[:, None] * first_of_one(root, square)
+    relative = jnp.where(f > 0, 1 / positive(f), 0.0)[:, None] * first_of_one(root, square)
     db = b @ (f[:, None] * j * f + relative * left) - q @ (f[:, None] * m)
     # The divided difference of g = f^2 is (f_i + f_j) times that of f.
     return b * f, db, (relative + relative.T) * m
@@ -162,7 +162,7 @@ def integrate(
     came = (ts <= path.t_end)[:, None, None]
     moving = jax.tree.map(lambda z: jnp.where(came, z[:-1], z[-1]), path.states)
     energy, end = jnp.sum(first.w**2), jnp.sum(path.states.w[-1] ** 2)
-    drift = jnp.where(energy > 0, jnp.abs(end - energy) / jnp.where(energy > 0, energy, 1.0), 0.0)
+    drift = jnp.where(energy > 0, jnp.abs(end - energy) / positive(energy), 0.0)
     return jax.vmap(lambda y: y.state(start, kernel))(moving), drift, path
 
 

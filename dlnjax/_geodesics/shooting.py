@@ -26,7 +26,7 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import out_of
 from dlnjax._results import code_of, RESULTS
 from dlnjax._svd import SVD
-from dlnjax._tree import iterate, norm, where
+from dlnjax._tree import iterate, norm, positive, where
 from dlnjax._types import Scalar, Square
 
 # The number of pieces of a discrete path. With this number the momentum of the path is accurate to about 1e-3, from
@@ -200,7 +200,7 @@ def _next_target(ends: Pair, way: Way, kernel: Kernel, rtol: Scalar, now: Contin
     search = iterate(partial(improve, f), go_on, now.search.again(now.w))
     hit, lost = _hit(search, now.power, way), _lost(search, now, way)
     gap = now.power - now.reached
-    rate = (search.w - now.hit) / jnp.where(gap > 0, gap, 1.0)
+    rate = (search.w - now.hit) / positive(gap)
     rate = jnp.where(hit & (now.reached > 0), rate, now.rate)
     reached, at = jnp.where(hit, now.power, now.reached), jnp.where(hit, search.w, now.hit)
     shorter = jnp.minimum(now.stride, gap) / _SHRINK

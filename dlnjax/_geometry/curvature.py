@@ -21,6 +21,7 @@ from dlnjax._geometry.metric import as_pair, full_rank
 from dlnjax._geometry.operator import into, out_of
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import svd
+from dlnjax._tree import positive
 from dlnjax._types import Matrix, Scalar
 
 Vectors = tuple[Matrix, ...]
@@ -134,7 +135,7 @@ def _sectional(at: LeviCivita, y1: Array, y2: Array) -> Float[Array, "2"]:
 
     def unit(y: Array) -> tuple[Array, Scalar]:
         square = at.inner(y, y)
-        length = jnp.sqrt(jnp.where(square > 0, square, 1.0))
+        length = jnp.sqrt(positive(square))
         return y / length, jnp.where(square > 0, length, 0.0)
 
     y1, y2 = unit(y1)[0], unit(y2)[0]

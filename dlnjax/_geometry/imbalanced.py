@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from dlnjax._checks import as_real, is_concrete, known, require
 from dlnjax._geometry.kernel import Kernel, log_or_tiny, log_ratio
 from dlnjax._geometry.special import logarithmic_mean
+from dlnjax._tree import positive, root
 from dlnjax._types import Numbers, Scalar
 
 # Integrals over [0, 1] are computed by the trapezoidal rule in t after the substitution x = 1/(1 + e^(-t)). The
@@ -133,11 +134,9 @@ class Imbalanced(Kernel):
     def _mean(self, sigma: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """f = sqrt(sigma^2 + g^2/4), the mean of w_1 and w_2 at two layers."""
         half = self.imbalance[0] / 2
-        size = jax.lax.stop_gradient(jnp.maximum(sigma, jnp.abs(half)))
-        size = jnp.where(size > 0, size, 1.0)
+        size = positive(jax.lax.stop_gradient(jnp.maximum(sigma, jnp.abs(half))))
         square = (sigma / size) ** 2 + (half / size) ** 2
-        # Where sigma and g are both 0, the root has no derivative.
-        return size * jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square)
+        return size * root(square)
 
     def eigenvalues(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
         """lambda_kl. From three layers on it is a product of two matrices, with no exponential for each pair."""
@@ -164,7 +163,7 @@ class Imbalanced(Kernel):
     def rate_at_zero(self, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """a'(s)/a(t) at s = 0. With m of the c_p at the minimum, a^m prod_{c_p > 0} c_p = s^2 near zero."""
         c = _above_least(self._c)
-        product = jnp.exp(jnp.sum(jnp.where(c > 0, jnp.log(jnp.where(c > 0, c, 1.0)), 0.0)) / 2)
+        product = jnp.exp(jnp.sum(jnp.where(c > 0, jnp.log(positive(c)), 0.0)) / 2)
         a = jnp.exp(jnp.min(log_layers(jnp.log(t), self._c), 0))
         order = jnp.asarray(self.order)
         return jnp.where(order > 1, jnp.inf, jnp.where(order == 1, 1 / (product * a), 0.0))
@@ -174,7 +173,7 @@ class Imbalanced(Kernel):
         size, c = jnp.abs(sigma), _above_least(self._c)[:, None]
         log_w = log_layers(log_or_tiny(size), self._c)
         # At sigma = 0 the squared singular values of the layers are the c_p above their minimum.
-        at_zero = jnp.where(c > 0, jnp.log(jnp.where(c > 0, c, 1.0)), -jnp.inf)
+        at_zero = jnp.where(c > 0, jnp.log(positive(c)), -jnp.inf)
         log_w = jnp.where(size == 0, at_zero, log_w)
         return jnp.exp(jnp.sum(log_w[:-1], 0)) / self.depth, jnp.exp(jnp.sum(log_w[1:], 0)) / self.depth
 
@@ -244,7 +243,7 @@ def log_layers(log_sigma: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Ar
         small = 2 * log_sigma - large
         first_is_large = c[0] >= c[1]
         return jnp.stack([jnp.where(first_is_large, large, small), jnp.where(first_is_large, small, large)])
-    log_c = jnp.where(above > 0, jnp.log(jnp.where(above > 0, above, 1.0)), -jnp.inf)
+    log_c = jnp.where(above > 0, jnp.log(positive(above)), -jnp.inf)
     log_c = log_c.reshape(-1, *[1] * log_sigma.ndim)
     return jnp.logaddexp(_log_root(log_sigma, log_c), log_c)
 
@@ -318,7 +317,7 @@ def _length_per_b(log_b: Float[Array, "*s"], above: Float[Array, " N"]) -> Float
     """sqrt(N sum_p b^2/(b^2 + c_p)), the derivative of the length in b."""
     c = above.reshape(-1, *[1] * log_b.ndim)
     # Each summand is a logistic function of logarithms, since b^2 and c_p may leave the range of the floats.
-    share = jnp.where(c > 0, jax.nn.sigmoid(2 * log_b - jnp.log(jnp.where(c > 0, c, 1.0))), 1.0)
+    share = jnp.where(c > 0, jax.nn.sigmoid(2 * log_b - jnp.log(positive(c))), 1.0)
     return jnp.sqrt(len(above) * jnp.sum(share, 0))
 
 
@@ -341,7 +340,7 @@ def _log_at_length(log_y: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Ar
     enough = jnp.finfo(log_y.dtype).eps ** 0.5
     first = start, jnp.full_like(start, jnp.inf)
     log_b = jax.lax.while_loop(lambda s: jnp.any(s[1] > enough), newton, first)[0]
-    log_c = jnp.where(above > 0, jnp.log(jnp.where(above > 0, above, 1.0)), -jnp.inf)
+    log_c = jnp.where(above > 0, jnp.log(positive(above)), -jnp.inf)
     return jnp.sum(jnp.logaddexp(2 * log_b, log_c.reshape(-1, *[1] * log_b.ndim)), 0) / 2
 
 

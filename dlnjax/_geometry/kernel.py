@@ -27,6 +27,7 @@ from dlnjax._geometry.special import (
 )
 from dlnjax._scale import exponent
 from dlnjax._svd import eigh
+from dlnjax._tree import positive
 from dlnjax._types import Matrix, Number, Numbers, Scalar
 
 # Where |y/N| is below this number, N log(1 + y/N) is replaced by y. The relative error is at most half of the number.
@@ -253,7 +254,7 @@ class Balanced(Kernel):
     def unstraighten(self, y: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """(1 + y/N)^N, which is exp(y) at infinite depth."""
         a = self.inverse_depth
-        scaled = jnp.log1p(a * y) / jnp.where(a > 0, a, 1.0)
+        scaled = jnp.log1p(a * y) / positive(a)
         return jnp.exp(jnp.where(jnp.abs(a * y) < _FLAT, y, scaled))
 
     def mix(self, t: Scalar, x: Float[Array, "*s"], y: Float[Array, "*s"]) -> Float[Array, "*s"]:

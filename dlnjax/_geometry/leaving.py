@@ -8,7 +8,7 @@ from dlnjax._geometry.differences import first_of_one, leaving_power, OfOne, sec
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.motion import moved
 from dlnjax._svd import SVD, svd
-from dlnjax._tree import instantiate
+from dlnjax._tree import instantiate, positive
 from dlnjax._types import Matrix
 
 
@@ -61,7 +61,7 @@ def turning_rate(kernel: Kernel, side: int, power: float = 1) -> OfOne:
 
     def rate(s: Float[Array, "*s"]) -> Float[Array, "*s"]:
         nu = weight(s)
-        return jnp.where(nu > 0, (jnp.where(nu > 0, nu, 1.0) / s) ** power, 0.0 * s)
+        return jnp.where(nu > 0, (positive(nu) / s) ** power, 0.0 * s)
 
     return rate
 

@@ -23,7 +23,7 @@ from dlnjax._geometry.operator import (
 from dlnjax._protocol import gradient
 from dlnjax._scale import along_slope, exponent, scaled
 from dlnjax._svd import singular_values, SVD
-from dlnjax._tree import is_perturbed
+from dlnjax._tree import is_perturbed, root
 from dlnjax._types import Energy, Matrix, Scalar
 
 
@@ -90,13 +90,7 @@ def _scaled_form_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int
 def _root(x: Matrix, z: Matrix, kernel: Kernel) -> Scalar:
     """The root of Tr(Z^T A_X^{-1}(Z)), whose square may leave the range of the floats."""
     (x, z, w), _, e = _at_size_one(x, z, z, kernel, -1)
-    return scaled(_finite_slope_root(form(x, z, w, kernel, power=-1)), e / 2)
-
-
-def _finite_slope_root(square: Scalar) -> Scalar:
-    # The derivative of the root at 0 is infinite. Multiplied by the derivative of the square, which is 0, it would give
-    # NaN.
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square)
+    return scaled(root(form(x, z, w, kernel, power=-1)), e / 2)
 
 
 def full_rank(x: Matrix) -> Matrix:
@@ -303,7 +297,7 @@ def norm(x: Matrix | SVD, z: Matrix, depth: Depth) -> Scalar:
         1.414214
     """
     if isinstance(x, SVD):
-        return _finite_slope_root(thin.inner(x, {"z": z}, depth))
+        return root(thin.inner(x, {"z": z}, depth))
     x, z = as_pair(x, "z", z)
     kernel = as_kernel(depth, x.dtype)
     return _root(_invertible(x, kernel), z, kernel)

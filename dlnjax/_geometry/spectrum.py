@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from dlnjax._checks import as_positive, as_spectrum
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._scale import along_slope, exponent, scaled
-from dlnjax._tree import is_perturbed
+from dlnjax._tree import is_perturbed, positive
 from dlnjax._types import Number, Scalar
 
 
@@ -134,7 +134,7 @@ def _schatten(sigma: Float[Array, "*n d"], p: Scalar) -> Float[Array, "*n"]:
 def _relative(sigma: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     """sigma over the largest value. If all values are 0 they count as equal, and the ratios are 1."""
     largest = jnp.max(sigma, axis=-1, keepdims=True)
-    return jnp.where(largest > 0, sigma / jnp.where(largest > 0, largest, 1.0), 1.0)
+    return jnp.where(largest > 0, sigma / positive(largest), 1.0)
 
 
 @_schatten.defjvp
@@ -149,7 +149,7 @@ def _schatten_jvp(primals: tuple[Float[Array, "*n d"], Scalar], tangents: tuple[
     slope = r ** (p - 1) * total ** (1 / p - 1)
     # `by_p` is the norm times the derivative of (1/p) log(sum r^p) in p, which vanishes at p = inf.
     finite = jnp.where(jnp.isinf(p), 1.0, p)
-    log = jnp.sum(r**finite * jnp.log(jnp.where(r > 0, r, 1.0)), axis=-1) / jnp.sum(r**finite, axis=-1)
+    log = jnp.sum(r**finite * jnp.log(positive(r)), axis=-1) / jnp.sum(r**finite, axis=-1)
     by_p = norm * (log - jnp.log(total[..., 0]) / finite) / finite
     return norm, jnp.sum(along_slope(slope, dsigma), axis=-1) + jnp.where(jnp.isinf(p), 0.0, by_p) * dp
 

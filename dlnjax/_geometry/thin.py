@@ -68,7 +68,7 @@ def _out_of_span(q: Float[Array, "m r"], z: Float[Array, "m r"], inside: Float[A
 
 
 def _powers(weight: Float[Array, " r"], power: int | float) -> Float[Array, " r"]:
-    return jnp.where(weight > 0, jnp.where(weight > 0, weight, 1.0) ** power, 0.0)
+    return jnp.where(weight > 0, positive(weight) ** power, 0.0)
 
 
 def as_thin(point: SVD, name: str, z: Any) -> tuple[SVD, Matrix]:

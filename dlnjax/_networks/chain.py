@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from dlnjax._checks import as_float, as_matrix, is_concrete, known, require
 from dlnjax._compile import compiled
-from dlnjax._tree import norm
+from dlnjax._tree import norm, positive
 from dlnjax._types import Layer, Matrix, Scalar, Weights
 
 Sizes: TypeAlias = Float[Array, " N"] | tuple[Scalar, ...]
@@ -90,7 +90,7 @@ def sizes_of(weights: Weights) -> Sizes:
     """The Frobenius norms of the factors; in place of 0, the largest of them, or 1 where all are 0."""
     sizes = each(norm, weights)
     most = jnp.max(jnp.stack(list(sizes)))
-    instead = jnp.where(most > 0, most, 1.0)
+    instead = positive(most)
     return jax.tree.map(lambda size: jnp.where(size > 0, size, instead), sizes)
 
 

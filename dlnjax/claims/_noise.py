@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from scipy.stats import ks_2samp, norm
 
 from dlnjax import Noise, SpectralEnergy, sweep
+from dlnjax._tree import positive
 from dlnjax.claims._claim import Claim
 from dlnjax.claims._spectra import eigenvalues, generator, orthogonal
 
@@ -229,7 +230,7 @@ class Decay(eqx.Module):
     a: Float[Array, ""]
 
     def __call__(self, sigma: Float[Array, ""]) -> Float[Array, ""]:
-        finite = jnp.where(self.a > 0, self.a, 1.0)
+        finite = positive(self.a)
         y = jnp.where(self.a > 0, sigma**finite / finite, jnp.log(sigma))
         return RATE / 2 * y**2
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from dlnjax._checks import as_depth, as_positive, as_real, known, require
 from dlnjax._compile import compiled
-from dlnjax._tree import own_arithmetic
+from dlnjax._tree import own_arithmetic, positive
 from dlnjax._types import Numbers
 
 # Both series are summed where their argument is at most 1/2, and the factors of the powers are below 2k.
@@ -91,7 +91,7 @@ def _mode(
 
 def _power(x: Array, e: Array) -> Array:
     """x^e, and 0 at x = 0, where it is not used or e > 0."""
-    return jnp.where(x > 0, jnp.where(x > 0, x, 1.0) ** e, 0.0)
+    return jnp.where(x > 0, positive(x) ** e, 0.0)
 
 
 def _rise(log_growth: Array, e: Array) -> Array:
