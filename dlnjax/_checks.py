@@ -275,7 +275,7 @@ def as_count(name: str, value: Any) -> int:
         raise TypeError(f"{name} must be a whole number, got {value!r}.")
     if not math.isfinite(value) or value != int(value) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    most = int(jnp.iinfo(jnp.asarray(0).dtype).max)
+    most = int(jnp.iinfo(jnp.result_type(int)).max)
     if value > most:
         raise ValueError(f"{name} must be at most {most}, the largest integer of JAX here, got {value!r}.")
     return int(value)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Complex, Float
 
 from dlnjax import _lapack
 from dlnjax._checks import as_count, as_float, as_matrix, known, require, require_normal
+from dlnjax._compile import compiled
 from dlnjax._tree import nan_unless, positive, side_of_zero
 
 
@@ -39,6 +40,8 @@ class SVD(eqx.Module):
         return (self.u * self.sigma[..., None, :]) @ jnp.swapaxes(self.v, -1, -2)
 
 
+# One program, where the operations by themselves would be twenty.
+@compiled
 def _of_finite(decompose: Callable[[Array], Any], x: Float[Array, "*seeds m n"] | Complex[Array, "*seeds m n"]) -> Any:
     """decompose(x), and NaN for each matrix with an entry that is not finite. LAPACK gets 0 in place of such an entry.
 

@@ -82,7 +82,8 @@ class MatrixCompletion(eqx.Module):
     def diagonal(cls, d: int) -> "MatrixCompletion":
         """The diagonal completion of (4.21), without the 1/2: E(X) = sum_i (X_ii - 1)^2."""
         d = as_count("d", d)
-        return cls(jnp.eye(d), jnp.eye(d, dtype=bool), weight=1.0)
+        # NumPy makes the matrices, for which JAX would compile six programs.
+        return cls(np.eye(d, dtype=jnp.result_type(float)), np.eye(d, dtype=bool), weight=1.0)
 
     @classmethod
     def from_entries(

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import require_known
+from dlnjax._compile import compiled
 from dlnjax._flows.length import FEWEST_STATES, path_lengths
 from dlnjax._flows.sampling import autocorrelation_times, equal_gap
 from dlnjax._geometry.kernel import Kernel
@@ -25,6 +26,12 @@ _CONVENTION = "1/N-normalised flow: time here = thesis time * N at finite depth 
 
 # What `autocorrelation_time` takes.
 _SAMPLED = ("energy", "sigma", "effective_rank", "observed")
+
+
+@compiled
+def _matrices(svd: SVD) -> Float[Array, "*seeds ts m n"]:
+    return svd.matrix
+
 
 _LAYOUT = Layout(
     format="dlnjax.FlowSolution/3",
@@ -123,7 +130,7 @@ class FlowSolution(Solution):
 
     @property
     def x(self) -> Float[Array, "*seeds ts m n"]:
-        return self.svd.matrix
+        return _matrices(self.svd)
 
     @property
     def energy(self) -> Float[Array, "*n ts"]:

@@ -235,7 +235,7 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
 @eqx.filter_custom_jvp
 def connect(a: Square, b: Square, kernel: Kernel, *, rtol: Scalar) -> Connection:
     """The shortest of the geodesics that arrive at B or, if none arrives, the one that comes nearest to B."""
-    return _shortest(connect_all(a, b, kernel, rtol, jnp.asarray(True), jnp.asarray(False)))
+    return _shortest(connect_all(a, b, kernel, rtol, jax.device_put(True), jax.device_put(False)))
 
 
 @compiled
@@ -310,11 +310,16 @@ def _per_length(change: Float[Array, "*k"], length: Scalar) -> Float[Array, "*k"
     return jnp.where(there, change / jnp.where(there, length, 1.0), 0.0)
 
 
+@compiled
+def _length_of(found: Connection) -> Scalar:
+    return jnp.where(found.result == RESULTS.successful, found.length, jnp.inf)
+
+
 @eqx.filter_custom_jvp
 def measure(a: Square, b: Square, kernel: Kernel, *, rtol: Scalar) -> tuple[Scalar, RESULTS]:
     """(the length that `connect` finds, or infinity where no geodesic arrives; the result code)."""
     found = connect(a, b, kernel, rtol=rtol)
-    return jnp.where(found.result == RESULTS.successful, found.length, jnp.inf), found.result
+    return _length_of(found), found.result
 
 
 @measure.def_jvp

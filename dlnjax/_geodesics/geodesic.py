@@ -296,7 +296,7 @@ def geodesics(
 def _critical(a: Square, b: Square, kernel: Kernel, rtol: Scalar) -> Iterator[GeodesicSolution]:
     """The geodesics found from each guess, with and without a descent to least action before the first shot."""
     for descend in (True, False):
-        every = connect_all(a, b, kernel, rtol, jnp.asarray(descend), jnp.asarray(True))
+        every = connect_all(a, b, kernel, rtol, jax.device_put(descend), jax.device_put(True))
         for guess in range(2):
             one = jax.tree.map(lambda z, guess=guess: z[guess], every)
             one = eqx.tree_at(lambda c: c.stats, one, one.stats | {"guess": jnp.asarray(guess)})
@@ -322,8 +322,13 @@ def logarithm(a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw
         [[1.0, 0.0], [0.0, 0.0]]
     """
     line = geodesic(a, b, depth, rtol=rtol, throw=throw)
+    return _of_success(line.result, line.momentum)
+
+
+@compiled
+def _of_success(result: RESULTS, momentum: Square) -> Square:
     # A covector carries no result code, so that NaN shows the failure.
-    return nan_unless(line.result == RESULTS.successful, line.momentum)
+    return nan_unless(result == RESULTS.successful, momentum)
 
 
 def distance(a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_positive, as_spectrum
+from dlnjax._compile import compiled
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._scale import along_slope, exponent, scaled
 from dlnjax._tree import is_perturbed, positive
@@ -81,7 +82,12 @@ def stable_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
         >>> float(dln.stable_rank(jnp.array([2.0, 1.0, 1.0])))
         1.5
     """
-    unit, _ = _unit(as_spectrum(sigma, nonzero=True))
+    return _stable_rank(as_spectrum(sigma, nonzero=True))
+
+
+@compiled
+def _stable_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    unit, _ = _unit(sigma)
     return jnp.sum((unit / jnp.max(unit, axis=-1, keepdims=True)) ** 2, axis=-1)
 
 
@@ -118,7 +124,11 @@ def schatten_norm(sigma: Float[Array, "*n d"], p: Number) -> Float[Array, "*n"]:
         >>> float(dln.schatten_norm(jnp.array([4.0, 3.0]), 2))
         5.0
     """
-    sigma, p = as_spectrum(sigma), as_positive("p", p, finite=False)
+    return _schatten_norm(as_spectrum(sigma), as_positive("p", p, finite=False))
+
+
+@compiled
+def _schatten_norm(sigma: Float[Array, "*n d"], p: Scalar) -> Float[Array, "*n"]:
     unit, k = _unit(sigma)
     return jnp.vectorize(scaled)(_schatten(unit, p.astype(unit.dtype)), k)
 
@@ -179,7 +189,8 @@ def entropy(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Float[Array,
         >>> print(f"{dln.entropy(sigma, depth=2):.6f}, as 1/2 log(3/2) = {0.5 * jnp.log(1.5):.6f}")
         0.202733, as 1/2 log(3/2) = 0.202733
     """
-    return _over_seeds(_entropy, as_spectrum(sigma), depth, "()")
+    sigma = as_spectrum(sigma)
+    return _over_seeds(_entropy, sigma, as_kernel(depth, sigma.dtype, many=""), "()")
 
 
 @eqx.filter_custom_jvp
@@ -228,12 +239,13 @@ def entropy_gradient(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Flo
         True
     """
     sigma = as_spectrum(sigma, positive=True)
-    return _over_seeds(_entropy_gradient, sigma, depth, "(d)")
+    return _over_seeds(_entropy_gradient, sigma, as_kernel(depth, sigma.dtype, many=""), "(d)")
 
 
-def _over_seeds(f: Callable[[Kernel, Array], Array], sigma: Array, depth: Depth, returned: str) -> Array:
+# One program, where the operations by themselves would be thirty-six.
+@compiled
+def _over_seeds(f: Callable[[Kernel, Array], Array], sigma: Array, kernel: Kernel, returned: str) -> Array:
     """f(kernel, sigma) for each spectrum and each kernel: their leading axes are broadcast against each other."""
-    kernel = as_kernel(depth, sigma.dtype, many="")
     arrays, rest = eqx.partition(kernel, eqx.is_inexact_array)
     leaves, tree = jax.tree.flatten(arrays)
 

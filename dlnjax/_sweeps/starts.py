@@ -15,7 +15,7 @@ from dlnjax._compile import compiled
 from dlnjax._noise import standard_normal
 from dlnjax._svd import SVD
 from dlnjax._traced import Traced
-from dlnjax._types import Number, Weights
+from dlnjax._types import Number, Scalar, Weights
 
 Drawn: TypeAlias = Float[Array, "k m n"] | SVD | Float[Array, "k N d d"] | tuple[Float[Array, "k _ _"], ...]
 """Starts with the seeds in front."""
@@ -36,7 +36,12 @@ def gaussian(key: PRNGKeyArray, shape: int | tuple[int, int], scale: Number) -> 
         >>> dln.gaussian(jax.random.key(0), 2, 0.1).shape, dln.gaussian(jax.random.key(0), (8, 15), 0.1).shape
         ((2, 2), (8, 15))
     """
-    return as_positive("scale", scale) * standard_normal(as_key(key), _as_shape(shape))
+    return _gaussian(as_key(key), as_positive("scale", scale), _as_shape(shape))
+
+
+@compiled
+def _gaussian(key: PRNGKeyArray, scale: Scalar, shape: tuple[int, int]) -> Float[Array, "m n"]:
+    return scale * standard_normal(key, shape)
 
 
 def _as_shape(shape: Any) -> tuple[int, int]:

@@ -176,6 +176,31 @@ def test_first_calls_make_few_programs():
     assert len(programs) <= 10
 
 
+# No other test has as many singular values.
+SIGMA, KEY = jax.device_put(np.linspace(2.0, 1.0, 11)), jax.random.key(0)
+SMALL = {
+    "completion": (lambda: dln.MatrixCompletion.diagonal(11), 0),
+    "Gaussian matrix": (lambda: dln.gaussian(KEY, 11, 0.1), 1),
+    # The last operation transposes V.
+    "decomposition": (lambda: dln.svd(jax.device_put(np.diag(np.asarray(SIGMA)))), 2),
+    "effective rank": (lambda: dln.effective_rank(SIGMA), 1),
+    "stable rank": (lambda: dln.stable_rank(SIGMA), 1),
+    "Schatten norm": (lambda: dln.schatten_norm(SIGMA, 3), 1),
+    "entropy": (lambda: dln.entropy(SIGMA, 3), 1),
+    "gradient of the entropy": (lambda: dln.entropy_gradient(SIGMA, 3), 1),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_formula_is_one_program(name):
+    # Each operation that runs by itself is a program, and takes a twentieth of a second to compile.
+    call, most = SMALL[name]
+    dln.gaussian(KEY, 1, 1.0)  # The first program of a process is one that asks XLA for its options.
+    with lowered() as programs:
+        call()
+    assert len(programs) <= most, programs
+
+
 @pytest.mark.long
 def test_numbers_of_any_type_share_a_program():
     # A number of Python has a weak type in JAX, which is a type of its own to `jit`: jax-ml/jax#3163.
