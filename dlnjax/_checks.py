@@ -69,7 +69,7 @@ def error_if(tree: Tree, failed: Any, index: Any, sentences: Sequence[str]) -> T
 def refuse_tracing(what: str, values: Any, instead: str) -> None:
     """A `TypeError` inside of `jax.jit`, `jax.grad` or `jax.vmap`, for a function that cannot be traced."""
     # The zero is there because under `jit` a new array is traced, even if all `values` are concrete.
-    if not all(map(is_concrete, [*jax.tree.leaves(values), jnp.zeros(())])):
+    if not all(map(is_concrete, [*jax.tree.leaves(values), jax.device_put(np.zeros(()))])):
         raise TypeError(f"{what} cannot be traced by jax.jit, jax.grad or jax.vmap. Use {instead} there.")
 
 
@@ -281,6 +281,11 @@ def as_count(name: str, value: Any) -> int:
     return int(value)
 
 
+@jax.jit
+def _spectrum_or_nan(sigma: Array) -> Array:
+    return nan_unless((sigma >= 0) & (sigma < jnp.inf), sigma)
+
+
 def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) -> Array:
     """`sigma` as singular values, finite and nonnegative, with the axis of modes last.
 
@@ -290,7 +295,7 @@ def as_spectrum(sigma: Any, *, positive: bool = False, nonzero: bool = False) ->
     if sigma.ndim == 0 or sigma.shape[-1] == 0:
         raise ValueError(f"sigma must be singular values of shape (..., d), got shape {sigma.shape}.")
     if not is_concrete(sigma):
-        return nan_unless((sigma >= 0) & (sigma < jnp.inf), sigma)
+        return _spectrum_or_nan(sigma)
     values = np.asarray(sigma)
     if not np.all(values >= 0) or np.any(np.isinf(values)):
         raise ValueError(

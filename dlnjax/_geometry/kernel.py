@@ -212,7 +212,10 @@ class Balanced(Kernel):
         a = self.inverse_depth
         if not isinstance(a, (jax.Array, np.ndarray)) or not is_concrete(a):
             return "Balanced(traced)"
-        return f"Balanced(depth={float(1 / a):g})" if np.ndim(a) == 0 else f"Balanced({np.size(a)} depths)"
+        if np.ndim(a):
+            return f"Balanced({np.size(a)} depths)"
+        inverse = float(a)
+        return f"Balanced(depth={1 / inverse if inverse else np.inf:g})"
 
     def __str__(self) -> str:
         return repr(self).removeprefix("Balanced(").removesuffix(")").replace("=", " ")

@@ -5,7 +5,6 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dlnjax._checks import shape_of
@@ -212,11 +211,14 @@ def _count_and_take(starts: Any) -> tuple[int, Any, Callable]:
 
 
 def _example(shape: Any) -> Any:
-    """A start of that shape for the checks, which read no number of it: no start of an `Ensemble` is drawn for them."""
+    """A start of that shape for the checks, which read no number of it: no start of an `Ensemble` is drawn for them.
+
+    NumPy makes the arrays, since JAX would compile several programs for each.
+    """
     if isinstance(shape, SVD):
-        eye = lambda q: jnp.eye(*q.shape[-2:], dtype=q.dtype)[None]
-        return SVD(eye(shape.u), jnp.ones((1, *shape.sigma.shape), shape.sigma.dtype), eye(shape.v))
-    zeros = lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype)
+        eye = lambda q: jax.device_put(np.eye(*q.shape[-2:], dtype=q.dtype)[None])
+        return SVD(eye(shape.u), jax.device_put(np.ones((1, *shape.sigma.shape), shape.sigma.dtype)), eye(shape.v))
+    zeros = lambda leaf: jax.device_put(np.zeros((1, *leaf.shape), leaf.dtype))
     if isinstance(shape, (list, tuple)) or getattr(shape, "ndim", None) == 3:
         return jax.tree.map(zeros, tuple(shape) if isinstance(shape, list) else shape)
     if getattr(shape, "ndim", None) != 2:

@@ -29,7 +29,7 @@ def identity(
     n = grid.n
     # An `Ensemble` is not drawn as a whole. Its first and its last start depend on the key and on `init`.
     drawn = [take(np.array([0, n - 1]))] if isinstance(starts, Ensemble) else [starts]
-    start = jax.tree.map(lambda x: jnp.asarray(x[0]), drawn[0])
+    start = jax.tree.map(lambda x: jax.device_put(np.asarray(x)[0]), drawn[0])
     x = start.matrix if isinstance(start, SVD) else start
     size = (*x.shape, len(shape_of_point(start).sigma))
     return {

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import PyTree
@@ -167,7 +166,7 @@ class Run(eqx.Module):
     def _solution(self, first: int, out: Any) -> Solution:
         kernel = self.flow.kernel
         if any(np.ndim(leaf) for leaf in jax.tree.leaves(kernel)):
-            kernel = jax.tree.map(jnp.asarray, self._kernels(self._seeds(first)))
+            kernel = jax.tree.map(jax.device_put, self._kernels(self._seeds(first)))
         return self.flow.solution(kernel, out, self.plan.times)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
-from dlnjax._checks import as_array, as_count, as_key, as_positive, require
+from dlnjax._checks import as_array, as_count, as_key, as_positive, known, require
 from dlnjax._compile import compiled
 from dlnjax._noise import standard_normal
 from dlnjax._svd import SVD
@@ -98,7 +98,8 @@ class Ensemble(eqx.Module):
             raise ValueError(f"index must be whole numbers of shape (k,), got {index.dtype}{list(index.shape)}.")
         # The comparison needs a type that holds `n`. The type of `index` may be too narrow, and JAX cuts int64 to int32
         # where float64 is switched off, so that NumPy keeps its int64.
-        wide = np.asarray(given, np.int64) if isinstance(given, np.ndarray) else index.astype(jnp.asarray(0).dtype)
+        whole = jnp.result_type(int)
+        wide = np.asarray(given, np.int64) if isinstance(given, np.ndarray) else known(index).astype(whole)
         outside = (wide < 0) | (wide >= self.n)
         index = require(index, outside, f"index must be seeds of this ensemble, from 0 to {self.n - 1}.")
         axes = {name: jnp.asarray(values) for name, values in axes.items()}
