@@ -27,6 +27,11 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
+def inside_of_jit() -> bool:
+    # Inside of `jit` a new array is traced, even if all arguments are concrete.
+    return not is_concrete(jax.device_put(np.zeros(())))
+
+
 def known(x: Any) -> Any:
     """`x` as a NumPy array if it is concrete, and unchanged if it is traced.
 
@@ -68,8 +73,7 @@ def error_if(tree: Tree, failed: Any, index: Any, sentences: Sequence[str]) -> T
 
 def refuse_tracing(what: str, values: Any, instead: str) -> None:
     """A `TypeError` inside of `jax.jit`, `jax.grad` or `jax.vmap`, for a function that cannot be traced."""
-    # The zero is there because under `jit` a new array is traced, even if all `values` are concrete.
-    if not all(map(is_concrete, [*jax.tree.leaves(values), jax.device_put(np.zeros(()))])):
+    if inside_of_jit() or not all(map(is_concrete, jax.tree.leaves(values))):
         raise TypeError(f"{what} cannot be traced by jax.jit, jax.grad or jax.vmap. Use {instead} there.")
 
 

@@ -20,7 +20,7 @@ import jax.monitoring
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_path, is_concrete
+from dlnjax._checks import as_path, inside_of_jit, is_concrete
 from dlnjax._terminal import say, waiting_for
 
 
@@ -57,7 +57,7 @@ def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callab
     @functools.wraps(f)
     @_little_garbage()
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not all(map(_is_value, jax.tree.leaves((args, kwargs)))) or _inside_of_jit():
+        if not all(map(_is_value, jax.tree.leaves((args, kwargs)))) or inside_of_jit():
             return plain(*args, **kwargs)
         with waiting_for("running") as shown:
             out = best()(*args, **kwargs)
@@ -173,7 +173,7 @@ def cache(folder: str | os.PathLike[str] | None = None) -> Path:
 
 def runs_at_once(*trees: Any) -> bool:
     """Whether a program of these arguments runs when it is called, so that Python can use the numbers it returns."""
-    return all(map(is_concrete, jax.tree.leaves(trees))) and not _inside_of_jit()
+    return all(map(is_concrete, jax.tree.leaves(trees))) and not inside_of_jit()
 
 
 # How often Python looks for garbage while a program is traced, as arguments of `gc.set_threshold`.
@@ -201,11 +201,6 @@ def _little_garbage() -> Iterator[None]:
             _tracing.pop()
             if not _tracing:
                 gc.set_threshold(*first)
-
-
-def _inside_of_jit() -> bool:
-    # Inside of `jit` a new array is traced, even if all arguments are concrete.
-    return not is_concrete(jax.device_put(np.zeros(())))
 
 
 def _is_value(x: Any) -> bool:
