@@ -49,6 +49,13 @@ def as_index(index: Any, shape: tuple[int, ...], what: str) -> Any:
     return index
 
 
+def taken(x: Any, index: Any) -> Any:
+    """`x[index]`. NumPy takes the entries where it can, as JAX compiles a program for each shape and kind of index."""
+    if all(map(is_concrete, (x, *jax.tree.leaves(index)))):
+        return jax.device_put(np.asarray(x)[index])
+    return x[index]
+
+
 def _as_integers(index: Any) -> Any:
     """Arrays and lists of integers in the widest type, other indices as they are.
 
@@ -190,7 +197,7 @@ class RESULTS(eqx.Module):
         raise TypeError("codes have no hash: compare them, or take their names.")
 
     def __getitem__(self, index: Any) -> "RESULTS":
-        return RESULTS(self.code[as_index(index, np.shape(self.code), "result")])
+        return RESULTS(taken(self.code, as_index(index, np.shape(self.code), "result")))
 
     def __len__(self) -> int:
         return len(self.code)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlnjax._checks import as_path, require_known
-from dlnjax._results import as_index, NAMES, RESULTS
+from dlnjax._results import as_index, NAMES, RESULTS, taken
 from dlnjax._show import Shown
 from dlnjax._svd import SVD
 
@@ -108,7 +108,7 @@ class Solution(Shown):
         chosen = as_index(index, self._lead, self.layout.lead)
 
         def take(path: Any, leaf: Any):
-            return leaf[chosen] if self._carries_lead(_name(path), leaf) else leaf
+            return taken(leaf, chosen) if self._carries_lead(_name(path), leaf) else leaf
 
         return jax.tree_util.tree_map_with_path(take, self)
 

@@ -170,10 +170,13 @@ def test_first_calls_make_few_programs():
     assert found == [*flow, *passes, "jit(_tangents)", "jit(_tangents)"]
     assert len(programs) <= 20
     with lowered() as programs:
-        dln.sweep(energy, jnp.stack([x0, 2 * x0]), ts=[0.0, 1.0], progress=False)
+        sol = dln.sweep(energy, jnp.stack([x0, 2 * x0]), ts=[0.0, 1.0], progress=False)
     # The beginning, the turn of the explicit method, and the conclusion.
     assert programs.count("jit(_solve_chunk)") == 3
     assert len(programs) <= 10
+    with lowered() as programs:
+        _ = sol[1], sol[1:], sol[[0]], sol.result[1], sol.result[[0]]
+    assert not programs
 
 
 # No other test has as many singular values.
