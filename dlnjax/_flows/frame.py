@@ -52,29 +52,27 @@ def frame_velocity(
     """
     size, sign = jnp.abs(sigma), side_of_zero(sigma)
     # A pair turns at the rate of its larger value.
-    rates = _relative_rates(sigma, kernel)
-    damping, wide = _damping(rates, gap), _widened(rates, gap)
+    speeds = _relative_rates(sigma, kernel)
+    damping, wide = _damping(speeds, gap), _widened(speeds, gap)
     g = pullback * sign * jnp.maximum(damping[:, None], damping)
-    left, right = rotation_rates(kernel.rotation_weights(size), size, wide, common)
-    relative = right - left
-    left, right = left * g, right * g
+    rates = rotation_rates(kernel.rotation_weights(size), size, wide, common)
+    left, right = rates * g.T, rates * g
     return (
         left - left.T,
         -kernel.speed(sigma) * jnp.diagonal(pullback),
         (right - right.T) * sign * sign[:, None],
-        relative,
+        rates + rates.T,
     )
 
 
 def rotation_rates(
     weights: Float[Array, "d d"], sigma: Float[Array, " d"], gap: Float[Array, " d"], common: Array | float = 1.0
-) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-    """The rates at which (4.17) and (4.19) turn the frame, from the `rotation_weights` of a kernel.
+) -> Float[Array, "d d"]:
+    """The rates Q at which (4.17) and (4.19) turn the frame, from the `rotation_weights` of a kernel.
 
-    With G = U^T dE V the first is P and the second is Q = -P^T of U^T dU/dt = P o G - (P o G)^T and
-    V^T dV/dt = Q o G - (Q o G)^T. They are P_ij = lambda_ij sigma_j / (sigma_i^2 - sigma_j^2) and
-    Q_ij = lambda_ij sigma_i / (sigma_i^2 - sigma_j^2). Their sum is the rate of the common rotation of U and V, and
-    Q - P that of the relative rotation.
+    With G = U^T dE V they are Q_ij = lambda_ij sigma_i / (sigma_i^2 - sigma_j^2), V^T dV/dt = Q o G - (Q o G)^T and
+    U^T dU/dt = Q o G^T - (Q o G^T)^T. The rate of the common rotation of U and V is Q - Q^T, and that of the relative
+    rotation Q + Q^T.
 
     The common rotation is singular where sigma_i = sigma_j, and there it does not move X. Therefore its factor 1/u,
     u = log(sigma_i/sigma_j), is replaced by u/(u^2 + g^2), g^2 = gap_i gap_j, which moves X by at most g sigma_i. It is
@@ -86,10 +84,11 @@ def rotation_rates(
     total, difference = sigma[:, None] + sigma[None, :], sigma[:, None] - sigma[None, :]
     # The weights may be as large as 1/sigma^2, so they are multiplied by sigma first.
     total, difference = weights * total, weights * difference
-    square = gap[:, None] * gap
-    inverse = 1 / (u * u + square)
-    half, share = 0.5 * u * inverse, 0.25 * square * inverse
-    return half * (common * total - difference) - share * total, half * (common * total + difference) + share * total
+    # Both fractions are divided by g^2, which may be too large for a float. The division comes last: XLA computes what
+    # ends in a division once on a CPU, and other expressions for each of their uses and again for the transpose.
+    inverse = 1 / gap
+    narrow = inverse[:, None] * inverse
+    return (0.5 * u * narrow * (common * total + difference) + 0.25 * total) / (u * u * narrow + 1)
 
 
 def is_thin(point: SVD) -> bool:
