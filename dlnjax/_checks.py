@@ -6,6 +6,8 @@ A concrete value is checked in Python, before anything runs. A traced value is c
 
 import math
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +23,9 @@ from dlnjax._lapack import sign_of_determinant
 from dlnjax._tree import nan_unless
 
 Tree = TypeVar("Tree")
+# The least `rtol` in float32. Below some 40 roundings the estimate of the error is rounding, which shorter steps do not
+# make smaller.
+FINEST_OF_FLOAT32 = 5e-6
 
 
 def is_concrete(x: Any) -> bool:
@@ -90,6 +95,12 @@ def as_array(name: str, x: Any, hint: str = "") -> Array:
     try:
         if x is None or isinstance(x, str):
             raise TypeError
+        if any(isinstance(z, np.ma.MaskedArray) for z in jax.tree.leaves(x)):
+            raise TypeError(
+                f"{name} must be an array without a mask, got a masked array of NumPy, whose hidden entries would "
+                "count. Put numbers in their place by .filled, or pass .data. To leave entries out of a fit, use "
+                "MatrixCompletion."
+            )
         if not all(map(is_concrete, jax.tree.leaves(x))):
             return jnp.asarray(x)
         if isinstance(x, (list, tuple)) and np.asarray(x).dtype.kind in "biuf":
@@ -182,7 +193,10 @@ def _conversion(name: str, x: Array | np.ndarray) -> str:
     """How to make `x` an array of floats, in a message. Of a complex array the conversion would drop a part."""
     if x.dtype.kind == "c":
         return f"If its imaginary part is 0, pass {name}.real."
-    return f"Convert it: {name}.astype(float)."
+    if not name.isidentifier():
+        return "Convert it to floating point."
+    # What was given may have been a list, which has no `astype`.
+    return f"Convert it: np.asarray({name}, float)." if is_concrete(x) else f"Convert it: {name}.astype(float)."
 
 
 def as_matrix(name: str, x: Any, leading: bool = False) -> Array:
@@ -190,7 +204,8 @@ def as_matrix(name: str, x: Any, leading: bool = False) -> Array:
     x = as_float(name, x)
     if x.ndim < 2 or (x.ndim > 2 and not leading) or 0 in x.shape[-2:]:
         expected = "(..., m, n)" if leading else "(m, n)"
-        hint = " For many starts at once use dlnjax.sweep or jax.vmap." if x.ndim == 3 and not leading else ""
+        many = x.ndim == 3 and not leading and name.isidentifier()
+        hint = " For many starts at once use dlnjax.sweep or jax.vmap." if many else ""
         raise ValueError(f"{name} must be a matrix of shape {expected}, got shape {x.shape}.{hint}")
     return x
 
@@ -267,6 +282,42 @@ def as_positive(name: str, value: Any, hint: str = "", finite: bool = True, many
     value = require_normal(name, value, axis=())
     positive = (known(value) > 0) & ((known(value) < np.inf) | (not finite))
     return require(value, ~positive.all(), message)
+
+
+def as_tolerance(name: str, value: Any, hint: str = "") -> Array:
+    """`value` as a number above 0. Derivatives in it are 0, since it decides on the accuracy of a result alone."""
+    value = as_positive(name, value, hint)
+    return value if is_concrete(value) else jax.lax.stop_gradient(value)
+
+
+def without_derivative(x: Array, message: str) -> Array:
+    """`x`, whose derivative is refused by a `TypeError` with `message`."""
+
+    @jax.custom_jvp
+    def same(x: Array) -> Array:
+        return x
+
+    @same.defjvp
+    def refuse(primals: Any, tangents: Any) -> Any:
+        raise TypeError(message)
+
+    return x if is_concrete(x) else same(x)
+
+
+def warn_of_precision(what: str, dtype: Any, rtol: Any) -> None:
+    """A warning at the user's line if steps in float32 cannot keep the tolerance `rtol`."""
+    if dtype == np.float32 and is_concrete(rtol) and float(rtol) < FINEST_OF_FLOAT32:
+        warnings.warn(
+            f"{what} float32, which cannot keep rtol={float(rtol):g}. Enable float64 before the first array is made, "
+            'jax.config.update("jax_enable_x64", True), or pass rtol=1e-5.',
+            stacklevel=_calls_of_the_library(),
+        )
+
+
+def _calls_of_the_library() -> int:
+    """The `stacklevel` of the line that called this library. Frames of Equinox may stand between its own."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_stack(sys._getframe(1))]
+    return 2 + max(i for i, file in enumerate(files) if Path(file).is_relative_to(Path(__file__).parent))
 
 
 def as_count(name: str, value: Any) -> int:

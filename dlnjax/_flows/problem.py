@@ -1,6 +1,5 @@
 """The problem and the options of a flow, made from what the user gave and checked here."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +17,13 @@ from dlnjax._checks import (
     as_positive,
     as_real,
     as_times,
+    as_tolerance,
     check_energy,
     is_concrete,
     known,
     require_finite,
     shape_of,
+    warn_of_precision,
 )
 from dlnjax._flows.noise import check_noise
 from dlnjax._geometry.kernel import as_kernel, Kernel
@@ -114,9 +115,9 @@ class Options(eqx.Module):
             )
         if stop is not None and not isinstance(stop, Steady):
             raise TypeError(f"stop must be dlnjax.Steady(...) or None, got {stop!r}.")
-        self.rtol = as_positive("rtol", rtol, "Use 1e-3 for a sketch, 1e-6 by default, 1e-10 to check a formula.")
+        self.rtol = as_tolerance("rtol", rtol, "Use 1e-3 for a sketch, 1e-6 by default, 1e-10 to check a formula.")
         self.share = as_real("share", ATOL_SHARE if atol is None else 0.0)
-        self.fixed = as_real("atol", 0.0) if atol is None else as_positive("atol", atol)
+        self.fixed = as_real("atol", 0.0) if atol is None else as_tolerance("atol", atol)
         self.steady = as_real("stop", 0.0) if stop is None else stop.gradient
         self.max_steps = as_array("max_steps", as_count("max_steps", max_steps))
         self.solver = solver
@@ -127,12 +128,8 @@ class Options(eqx.Module):
     def of(self, point: SVD) -> "Options":
         """The options for points with the shapes and dtype of `point`: numbers are cast, and `observe` is traced."""
         dtype = point.sigma.dtype
-        if self.steps is None and dtype == jnp.float32 and is_concrete(self.rtol) and float(self.rtol) < 5e-6:
-            warnings.warn(
-                f"x0 is float32, which cannot keep rtol={float(self.rtol):g}. Enable float64 before the first array is "
-                'made, jax.config.update("jax_enable_x64", True), or pass rtol=1e-5.',
-                stacklevel=4,
-            )
+        if self.steps is None:
+            warn_of_precision("x0 is", dtype, self.rtol)
         observe = self.observe
         if observe is not None:
             shape_of("observe", observe, point)

@@ -10,19 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from dlnjax._checks import as_count, as_matrix, as_positive, as_times, known, require, require_finite, require_full_rank
+from dlnjax._checks import (
+    as_count,
+    as_matrix,
+    as_times,
+    as_tolerance,
+    require_finite,
+    warn_of_precision,
+    without_derivative,
+)
 from dlnjax._compile import compiled, first_times, with_more_times
 from dlnjax._geodesics import low_rank
 from dlnjax._geodesics.hamiltonian import integrate, Path
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
+from dlnjax._geometry.metric import full_rank
 from dlnjax._geometry.operator import apply_metric_operator, is_square
 from dlnjax._geometry.thin import as_thin
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._scale import scaled
 from dlnjax._show import Curves, singular_values_of
-from dlnjax._svd import singular_values, SVD
+from dlnjax._svd import SVD
 from dlnjax._tree import instantiate, positive, ravel, tangent_at
 from dlnjax._types import Matrix, Number, Numbers, Scalar, Square
 
@@ -127,8 +136,12 @@ def exponential(
         [2.718282, 1.0]
     """
     x, p = _as_start(x, p)
-    rtol = as_positive("rtol", rtol).astype(p.dtype)
-    kernel, ts = as_kernel(depth, p.dtype), as_times(ts, p.dtype)
+    rtol = as_tolerance("rtol", rtol)
+    warn_of_precision("x is", p.dtype, rtol)
+    rtol = rtol.astype(p.dtype)
+    kernel = as_kernel(depth, p.dtype)
+    message = "exponential has no derivative in ts: it is the velocity, dlnjax.metric_operator(x, momentum, depth)."
+    ts = without_derivative(as_times(ts, p.dtype), message)
     solve = _solve_low_rank if isinstance(x, SVD) or not is_square(x) else _solve
     solution = solve(x, p, kernel, with_more_times(ts, 2 * p.size), rtol, as_count("max_steps", max_steps))
     solution = replace(solution, ts=ts, x=first_times(solution.x, ts), momentum=first_times(solution.momentum, ts))
@@ -145,14 +158,7 @@ def _as_start(x: Any, p: Any) -> tuple[Matrix | SVD, Matrix]:
         raise ValueError(f"p must be a covector at x, of the shape {x.shape}, got {p.shape}. For many use jax.vmap.")
     dtype = np.result_type(x.dtype, p.dtype)
     x, p = require_finite("x", x.astype(dtype)), require_finite("p", p.astype(dtype))
-    if is_square(x):
-        return require_full_rank("x", x, "its determinant is 0, and the metric of depth > 1 ends there."), p
-    sigma = known(singular_values(jax.lax.stop_gradient(x)))
-    message = (
-        "x must have full rank: its least singular value is 0 to rounding. A matrix of rank r is an SVD of r values, "
-        "dlnjax.svd(x, rank=r)."
-    )
-    return require(x, ~(sigma[-1] > max(x.shape) * np.finfo(x.dtype).eps * sigma[0]), message), p
+    return full_rank(x), p
 
 
 @compiled

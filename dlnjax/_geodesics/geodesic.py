@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from dlnjax._checks import as_positive, as_real, is_concrete, known, require
+from dlnjax._checks import as_real, as_tolerance, is_concrete, known, require
 from dlnjax._compile import compiled
 from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import hessian, respond, segments
@@ -190,7 +190,7 @@ def _rtol(x: Array) -> Scalar:
 
 
 def _tolerance(rtol: Number, dtype: Any) -> Scalar:
-    return as_positive("rtol", rtol).astype(dtype)
+    return as_tolerance("rtol", rtol).astype(dtype)
 
 
 def _solution(a: Square, b: Square, kernel: Kernel, found: Connection) -> GeodesicSolution:

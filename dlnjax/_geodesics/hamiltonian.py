@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geometry.differences import first_difference, squares, values
 from dlnjax._geometry.kernel import Kernel
+from dlnjax._geometry.metric import to_the_boundary
 from dlnjax._geometry.motion import densities, in_x, moved, turned
 from dlnjax._geometry.operator import form_gradient, into, out_of
 from dlnjax._geometry.separable import Differences, Jet
@@ -29,6 +30,9 @@ _FALL, _ORDINARY, _ROUNDINGS = 1e-3, 1e-5, 4
 # Where the solver could not go on, a fall of the ratio by the factor _STALLED_FALL is enough, if the ratio is also
 # below _UNRESOLVED eps/rtol. There rounding alone makes the error of a step larger than its tolerance.
 _STALLED_FALL, _UNRESOLVED = 0.1, 1e3
+# Where all singular values vanish together, their ratio need not fall. There the solver stops at a distance from the
+# matrices of lower rank below eps^_ARRIVED times that of the start.
+_ARRIVED = 0.4
 # Up to this size an array of all divided differences takes less time than their products.
 _SMALL = 4
 
@@ -161,7 +165,10 @@ def follow(
     sign = sign_of_determinant(x)
     walk = solve(velocity, start, ts, rtol, max_steps=max_steps, judge=judge)
     reached = (walk.index == len(ts)) & ~walk.left
-    lost_rank = bounded & (ratio(square(walk.y)) <= jnp.where(reached, floor, stalled))
+    away, before = (to_the_boundary(singular_values(square(y))[-1], kernel) for y in (walk.y, start))
+    lost_rank = bounded & (
+        (ratio(square(walk.y)) <= jnp.where(reached, floor, stalled)) | (walk.stuck & (away < eps**_ARRIVED * before))
+    )
     return Path(
         states=jax.tree.map(lambda saved, last: jnp.concatenate([saved, last[None]]), walk.saved, walk.y),
         t_end=jnp.where(reached, ts[-1], ts[0] + walk.t),

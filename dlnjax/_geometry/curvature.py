@@ -21,7 +21,7 @@ from dlnjax._geometry.metric import as_pair, full_rank
 from dlnjax._geometry.operator import into, out_of
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import svd
-from dlnjax._tree import positive
+from dlnjax._tree import positive, root
 from dlnjax._types import Matrix, Scalar
 
 Vectors = tuple[Matrix, ...]
@@ -135,8 +135,7 @@ def _sectional(at: LeviCivita, y1: Array, y2: Array) -> Float[Array, "2"]:
 
     def unit(y: Array) -> tuple[Array, Scalar]:
         square = at.inner(y, y)
-        length = jnp.sqrt(positive(square))
-        return y / length, jnp.where(square > 0, length, 0.0)
+        return y / jnp.sqrt(positive(square)), root(square)
 
     y1, y2 = unit(y1)[0], unit(y2)[0]
     y2, sine = unit(y2 - at.inner(y1, y2) * y1)
@@ -198,9 +197,10 @@ def covariant_derivative(field: Callable[[Matrix], Matrix], x: Matrix, z: Matrix
         [[1.0, 1.0], [1.0, 1.0]]
     """
     x, (z,), kernel = _checked(x, depth, z=z)
-    returned = jax.tree.leaves(shape_of("field", field, jax.ShapeDtypeStruct(x.shape, x.dtype)))
-    if [r.shape for r in returned] != [x.shape]:
-        shown = ", ".join(str(r.shape) for r in returned) or "nothing"
+    returned = shape_of("field", field, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    if getattr(returned, "shape", None) != x.shape:
+        shown = f"{type(returned).__name__} of " * (not hasattr(returned, "shape"))
+        shown += " and ".join(str(r.shape) for r in jax.tree.leaves(returned)) or "nothing"
         raise ValueError(f"field must return one matrix of shape {x.shape}, that of x, got {shown}.")
     value, change = jax.jvp(field, (x,), (z,))
     value = as_pair(x, "the value of field at x", value)[1]
@@ -263,7 +263,7 @@ def sectional_curvature(x: Matrix, z1: Matrix, z2: Matrix, depth: Depth) -> Scal
     """
     x, z, kernel = _checked(x, depth, z1=z1, z2=z2)
     out, sine = _plane(x, z, kernel)
-    bad = ~(known(jax.lax.stop_gradient(sine)) > _DEPENDENT * float(jnp.finfo(x.dtype).eps))
+    bad = known(jax.lax.stop_gradient(sine)) <= _DEPENDENT * float(jnp.finfo(x.dtype).eps)
     return require(out, bad, "z1 and z2 must span a plane, and are parallel to rounding, or zero.")
 
 

@@ -5,9 +5,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from dlnjax._checks import as_finite, as_matrix, as_spectrum, check_energy, known, require
+from dlnjax._checks import as_finite, as_matrix, as_spectrum, check_energy, is_concrete, known, require
 from dlnjax._compile import compiled
 from dlnjax._geometry import thin
 from dlnjax._geometry.kernel import as_kernel, Balanced, degree_of, Depth, Kernel, scale_exponent
@@ -94,12 +95,17 @@ def _root(x: Matrix, z: Matrix, kernel: Kernel) -> Scalar:
 
 
 def full_rank(x: Matrix) -> Matrix:
-    sigma = singular_values(jax.lax.stop_gradient(x))
+    """`x`, if its least singular value is more than rounding, or if `x` is traced and NaN."""
+    # Of a known matrix NumPy finds the values, so that nothing is compiled.
+    value = x if is_concrete(x) else jax.lax.stop_gradient(x)
+    sigma = np.linalg.svd(value, compute_uv=False) if is_concrete(value) else singular_values(value)
+    shown = f"its singular values go from {sigma[0]:.1e} to {sigma[-1]:.1e}. " if is_concrete(sigma) else ""
     message = (
-        "x must have full rank: at a singular matrix the metric of depth > 1 is infinite or has no inverse. "
-        "The operator itself, metric_operator, is defined there."
+        f"x must have full rank: {shown}At a matrix that is singular to rounding the metric of depth > 1 is infinite "
+        "or has no inverse. The operator itself, metric_operator, is defined there. A matrix of rank r is an SVD of r "
+        "values, dlnjax.svd(x, rank=r)."
     )
-    return require(x, ~(known(sigma)[-1] > 0), message)
+    return require(x, sigma[-1] <= max(x.shape) * np.finfo(x.dtype).eps * sigma[0], message)
 
 
 def _invertible(x: Matrix, kernel: Kernel) -> Matrix:
@@ -113,7 +119,7 @@ def _invertible(x: Matrix, kernel: Kernel) -> Matrix:
         f"x has shape ({m}, {n}), and at infinite depth its {space} space never turns: motions that leave it have "
         "weight 0, so that the metric is infinite and the operator has no inverse. Use a finite depth, or a square x."
     )
-    return require(x, ~(known(_least_weight(jax.lax.stop_gradient(x), kernel)) > 0), message)
+    return require(x, known(_least_weight(jax.lax.stop_gradient(x), kernel)) <= 0, message)
 
 
 @compiled
@@ -297,7 +303,7 @@ def norm(x: Matrix | SVD, z: Matrix, depth: Depth) -> Scalar:
         1.414214
     """
     if isinstance(x, SVD):
-        return root(thin.inner(x, {"z": z}, depth))
+        return thin.length(x, z, depth)
     x, z = as_pair(x, "z", z)
     kernel = as_kernel(depth, x.dtype)
     return _root(_invertible(x, kernel), z, kernel)
@@ -376,11 +382,12 @@ def boundary_distance(x: Matrix | SVD, depth: Depth) -> Scalar:
         sigma = thin.as_ranked(x).sigma
     else:
         sigma = singular_values(full_rank(as_finite("x", as_matrix("x", x))))
-    return _to_the_boundary(jnp.min(sigma), as_kernel(depth, sigma.dtype))
+    return to_the_boundary(jnp.min(sigma), as_kernel(depth, sigma.dtype))
 
 
 @compiled
-def _to_the_boundary(least: Scalar, kernel: Kernel) -> Scalar:
+def to_the_boundary(least: Scalar, kernel: Kernel) -> Scalar:
+    """`boundary_distance` of a matrix with this least singular value."""
     if isinstance(kernel, Balanced):
         a, deep = kernel.inverse_depth, kernel.inverse_depth == 0
         return jnp.where(deep, jnp.inf, least**a / jnp.where(deep, 1.0, a))

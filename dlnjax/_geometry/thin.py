@@ -17,8 +17,9 @@ from dlnjax._checks import as_finite, as_matrix, check_energy, known, require
 from dlnjax._compile import compiled
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._protocol import sides
+from dlnjax._scale import exponent, scaled
 from dlnjax._svd import as_point, SVD
-from dlnjax._tree import positive
+from dlnjax._tree import positive, ravel, root
 from dlnjax._types import Energy, Matrix, Scalar
 
 # A part of a tangent vector counts as zero up to this multiple of eps^(3/4) of the vector, as the columns of a point
@@ -81,9 +82,9 @@ def as_thin(point: SVD, name: str, z: Any) -> tuple[SVD, Matrix]:
 
 
 def as_ranked(point: SVD) -> SVD:
-    """A point whose r singular values are positive."""
+    """A point whose r singular values are positive, or NaN. They count as they are given, however small."""
     point = as_point("x", point)
-    low = ~(known(point.sigma) > 0).all()
+    low = (known(point.sigma) <= 0).any()
     message = "x.sigma must be positive: an SVD of r values is a matrix of rank r. Leave out the values that are 0."
     return SVD(point.u, require(point.sigma, low, message), point.v)
 
@@ -118,6 +119,18 @@ def inner(point: SVD, vectors: dict[str, Any], depth: Depth) -> Scalar:
 @compiled
 def _inner(one: Parts, other: Parts) -> Scalar:
     return one.inner(other)
+
+
+def length(point: SVD, z: Any, depth: Depth) -> Scalar:
+    """The root of Tr(Z^T A_X^{-1}(Z)), whose square may leave the range of the floats."""
+    return _length(_of_finite_length(point, "z", z, depth, -0.5))
+
+
+@compiled
+def _length(parts: Parts) -> Scalar:
+    k = exponent(ravel(parts)[0])
+    unit = jax.tree.map(lambda part: scaled(part, -k), parts)
+    return scaled(root(unit.inner(unit)), k)
 
 
 def hamiltonian(point: SVD, p: Any, depth: Depth) -> Scalar:
@@ -157,13 +170,13 @@ def _of_finite_length(point: SVD, name: str, z: Any, depth: Depth, power: int | 
         f"{name} leaves the matrices of rank {len(point.sigma)}: (I - U U^T) Z (I - V V^T) is not 0, and the length of "
         "such a motion is infinite. Subtract this part."
     )
-    parts = require(parts, ~(known(leaves) <= bound), message)
+    parts = require(parts, known(leaves) > bound, message)
     for space, share in zip(("column", "row"), turns, strict=True):
         message = (
             f"{name} turns the {space} space of x, which never turns at infinite depth: the length of such a motion is "
             "infinite. Use a finite depth, or the part inside of both spaces, U U^T Z V V^T."
         )
-        parts = require(parts, ~(known(share) <= bound), message)
+        parts = require(parts, known(share) > bound, message)
     return parts
 
 

@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
-from dlnjax._checks import as_count, as_positive, require
+from dlnjax._checks import as_count, as_tolerance, require
 from dlnjax._compile import compiled
 from dlnjax._networks.chain import as_weights, dtype_of, each, require_finite_weights, sizes_of
 from dlnjax._networks.cores import cores_of, restored
@@ -57,7 +57,7 @@ def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = Non
     if len(weights) == 1:
         return weights
     dtype = dtype_of(weights)
-    rtol = as_positive("rtol", (1e-12 if dtype == jnp.float64 else 1e-5) if rtol is None else rtol).astype(dtype)
+    rtol = as_tolerance("rtol", (1e-12 if dtype == jnp.float64 else 1e-5) if rtol is None else rtol).astype(dtype)
     with own_arithmetic():
         frames, cores = cores_of(weights)
         out, arrived = _balance(frames, cores, rtol, as_count("max_steps", max_steps))

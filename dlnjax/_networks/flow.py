@@ -1,6 +1,5 @@
 """The network upstairs in continuous time: its gradient flow, with noise or without."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -15,10 +14,10 @@ from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import (
     as_count,
-    as_positive,
     as_times,
+    as_tolerance,
     check_energy,
-    is_concrete,
+    warn_of_precision,
 )
 from dlnjax._compile import compiled, first_times, with_more_times
 from dlnjax._networks.chain import (
@@ -48,9 +47,6 @@ from dlnjax._types import Energy, Number, Numbers, Scalar, Weights
 # A flow that fails has blown up if its shortest step would move the factors by more than this share of their norm. At a
 # singular gradient the shortest step moves them by less.
 BLOW_UP = 1e-3
-# The least `rtol` in float32. Below some 40 roundings the estimate of the error is rounding, which shorter steps do not
-# make smaller.
-FINEST_OF_FLOAT32 = 5e-6
 
 
 class NetworkSolution(Solution):
@@ -211,9 +207,9 @@ def _without_noise(
 
 def as_tolerances(rtol: Number, atol: Number | None, dtype: Any) -> tuple[Scalar, Scalar | None]:
     """(rtol, atol) as numbers of the precision of the factors. An `atol` of None follows the start."""
-    rtol = as_positive("rtol", rtol).astype(dtype)
-    _warn_of_precision(dtype, rtol)
-    return rtol, None if atol is None else as_positive("atol", atol).astype(dtype)
+    rtol = as_tolerance("rtol", rtol).astype(dtype)
+    warn_of_precision("weights are", dtype, rtol)
+    return rtol, None if atol is None else as_tolerance("atol", atol).astype(dtype)
 
 
 def unit_of(weights: Weights, atol: Scalar | None) -> Sizes:
@@ -236,15 +232,6 @@ def integrated(
     padded = with_more_times(ts, sum(w.size for w in jax.tree.leaves(weights)))
     sol = _network_flow(energy, weights, unit, padded, rtol, atol, max_steps=max_steps)
     return eqx.tree_at(lambda s: (s.ts, s.weights), sol, (ts, first_times(sol.weights, ts)))
-
-
-def _warn_of_precision(dtype: Any, rtol: Scalar) -> None:
-    if dtype == jnp.float32 and is_concrete(rtol) and float(rtol) < FINEST_OF_FLOAT32:
-        warnings.warn(
-            f"weights are float32, which cannot keep rtol={float(rtol):g}. Enable float64 before the first array is "
-            'made, jax.config.update("jax_enable_x64", True), or pass rtol=1e-5.',
-            stacklevel=4,
-        )
 
 
 class _Controller(diffrax.AbstractStepSizeController):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._checks import as_positive, refuse_tracing
+from dlnjax._checks import as_tolerance, refuse_tracing
 from dlnjax._geodesics.connection import measure
 from dlnjax._geodesics.ends import as_stack, require_double
 from dlnjax._geometry.kernel import as_kernel, Depth
@@ -62,7 +62,7 @@ def distances(
     if first.shape[1:] != second.shape[1:]:
         raise ValueError(f"a and b must hold matrices of one shape, got {first.shape[1:]} and {second.shape[1:]}.")
     require_double("a and b", first, second)
-    kernel, rtol = as_kernel(depth, first.dtype), as_positive("rtol", rtol).astype(first.dtype)
+    kernel, rtol = as_kernel(depth, first.dtype), as_tolerance("rtol", rtol).astype(first.dtype)
     same = signs[:, None] == others[None, :]
     table = np.where(same, np.nan, np.inf)
     wanted = np.triu(same, 1) if b is None else same

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from typing import Any, TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import dlnjax as dln
+from dlnjax._geodesics.transport import carried
+from dlnjax._geometry.kernel import as_kernel
 from dlnjax.adapters._float64 import require_float64
 
 if TYPE_CHECKING:
@@ -74,13 +77,24 @@ class DeepLinearMetric(RiemannianMetric):
     def parallel_transport(
         self, tangent_vec: Any, base_point: Any, direction: Any = None, end_point: Any = None
     ) -> Any:
-        """Transport along the geodesic from `base_point` to `end_point`, or to the end of `direction`."""
-        end_point = self.exp(direction, base_point) if end_point is None else end_point
+        """Transport along the geodesic with velocity `direction`, or else along a shortest one to `end_point`.
 
-        def carry(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
+        The geodesic of a velocity need not be a shortest one, and is not searched for.
+        """
+        if direction is None and end_point is None:
+            raise ValueError("parallel_transport needs a direction or an end_point, got neither.")
+
+        def along(a: jax.Array, velocity: jax.Array, z: jax.Array) -> jax.Array:
+            momentum = dln.metric_operator_inverse(a, velocity, self.depth)
+            dln.exponential(a, momentum, self.depth)  # It raises an error where the geodesic does not reach its end.
+            return carried(a, momentum, z, as_kernel(self.depth, a.dtype), jnp.ones(1))[0]
+
+        def towards(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
             return dln.transport(dln.geodesic(a, b, self.depth), z)
 
-        return _each(carry, base_point, end_point, tangent_vec)
+        if direction is None:
+            return _each(towards, base_point, end_point, tangent_vec)
+        return _each(along, base_point, direction, tangent_vec)
 
     def sectional_curvature(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any = None) -> Any:
         def curvature(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -99,6 +113,8 @@ def _each(f: Callable[..., jax.Array], *matrices: Any) -> Any:
     """
     stacks = [np.asarray(z, np.float64) for z in matrices]
     lead = np.broadcast_shapes(*(z.shape[:-2] for z in stacks))
+    if 0 in lead:
+        raise ValueError(f"points and vectors must be at least one each, got the shapes {[z.shape for z in stacks]}.")
     rows = [np.broadcast_to(z, lead + z.shape[-2:]).reshape(-1, *z.shape[-2:]) for z in stacks]
     found = [np.asarray(f(*map(jax.device_put, row))) for row in zip(*rows, strict=True)]
     return gs.array(np.stack(found).reshape(lead + found[0].shape)) if lead else gs.array(found[0])

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 import dlnjax as dln
+from dlnjax._geometry.kernel import as_kernel
 from dlnjax.adapters._float64 import require_float64
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ else:
         raise ImportError(
             "dlnjax.adapters.pymanopt needs pymanopt: pip install '.[pymanopt]' in a copy of the repository."
         ) from error
+
+
+# A singular value below this part of the largest counts as 0, since the points of an optimiser come with rounding.
+_ROUNDING = 1e-8
 
 
 def _array(z: Any) -> jax.Array:
@@ -57,9 +62,10 @@ class DeepLinear(Manifold):
         if not 1 <= r <= min(m, n):
             raise ValueError(f"rank must be from 1 to {min(m, n)} for {m} x {n} matrices, got {rank}.")
         require_float64("pymanopt")
-        self.m, self.n, self.rank, self.depth = m, n, r, depth
+        self.m, self.n, self.rank, self.depth = m, n, int(r), depth
         self._square = m == n == r
-        if not self._square and isinstance(depth, (int, float)) and depth == np.inf:
+        kernel = as_kernel(depth, np.float64)
+        if not self._square and isinstance(kernel, dln.Balanced) and kernel.inverse_depth == 0:
             raise ValueError(
                 f"at infinite depth the column and the row space of {m} x {n} matrices of rank {r} never turn. Use a "
                 f"finite depth, or the {r} x {r} matrices U^T X V between fixed spaces: DeepLinear({r}, {r}, inf)."
@@ -71,7 +77,18 @@ class DeepLinear(Manifold):
         return float(np.sqrt(self.dim))
 
     def _at(self, point: np.ndarray) -> Any:
-        return _array(point) if self._square else dln.svd(_array(point), rank=self.rank)
+        x = np.asarray(point, np.float64)
+        if x.shape != (self.m, self.n):
+            raise ValueError(f"a point must have the shape {(self.m, self.n)} of {self}, got {x.shape}.")
+        if self._square:
+            return _array(x)
+        sigma = np.linalg.svd(x, compute_uv=False) if np.isfinite(x).all() else np.full(self.rank, np.nan)
+        if not (sigma[self.rank - 1] > 0 and (sigma[self.rank :] <= _ROUNDING * sigma[0]).all()):
+            raise ValueError(
+                f"a point must have rank {self.rank} to {_ROUNDING:g} of its size, got the singular values "
+                f"{np.array2string(sigma, precision=3)}. A matrix is brought there by dlnjax.svd(x, rank=r).matrix."
+            )
+        return dln.svd(_array(x), rank=self.rank)
 
     def _require_square(self, what: str) -> None:
         if not self._square:

@@ -96,6 +96,15 @@ def test_energy_and_both_momenta_are_conserved(points):
     assert_close(first[:, 1], (2 * first[:, 0] + first[:, 3]) / 3, INTEGRATION)
 
 
+@pytest.mark.parametrize(("size", "depth"), [(1.0, 2.0), (1.0, 8.0), (1e100, 3.0)])
+def test_rank_is_lost_where_all_singular_values_vanish_together(size, depth):
+    # Their ratio stays 1. At size 1, N sigma^(1/N) falls from N at the speed 2 N.
+    x, p = size * jnp.eye(3), -2 * depth * size ** (2 / depth - 1) * jnp.eye(3)
+    out = dln.exponential(x, p, jnp.asarray(depth), ts=[0.0, 0.25, 1.0], throw=False)
+    assert out.result.names == "rank_lost" and abs(out.t_end - 0.5) < 1e-6
+    assert_close(out.x[1] / size, 0.5**depth * np.eye(3), INTEGRATION)
+
+
 @pytest.mark.parametrize("depth", [2.0, 3.0, 8.0])
 def test_rank_is_lost_in_finite_time_at_finite_depth(depth):
     # On diagonals N sigma^(1/N) moves in a line: here the second reaches zero at t = 1/2.
@@ -145,4 +154,5 @@ def test_derivative_is_that_under_jit_and_of_a_geodesic_that_ends_early():
 
 def test_float32_reaches_the_end_at_the_default_tolerance():
     x, p = jnp.eye(2, dtype=jnp.float32), 0.3 * jnp.ones((2, 2), jnp.float32)
-    assert dln.exponential(x, p, 2.0).t_end == 1
+    with pytest.warns(UserWarning, match="float32"):
+        assert dln.exponential(x, p, 2.0).t_end == 1

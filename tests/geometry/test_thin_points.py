@@ -50,6 +50,13 @@ def test_full_rank_is_the_metric_of_matrices():
     assert_close(dln.norm(dln.svd(square), p[:N], jnp.inf), dln.norm(square, p[:N], jnp.inf), ALGEBRA)
 
 
+@pytest.mark.parametrize("power", [-550, 500])
+def test_length_of_a_vector_whose_square_leaves_the_range_of_the_floats(power):
+    _, point, p, _ = draw()
+    z = dln.metric_operator(point, p, 3.0)
+    assert_close(dln.norm(point, z * 2.0**power, 3.0) / 2.0**power, dln.norm(point, z, 3.0), ALGEBRA)
+
+
 def test_infinite_depth_is_the_metric_of_the_core_within_fixed_spaces():
     _, point, p, q = draw()
     z1, z2 = (point.u @ point.u.T @ z @ point.v @ point.v.T for z in (p, q))

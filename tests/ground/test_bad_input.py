@@ -88,7 +88,7 @@ WRONG = [
     (flow(x0=np.ones(3)), ValueError, ["x0", "matrix", "(3,)"]),
     (flow(x0=EYE[None]), ValueError, ["x0", "matrix", "sweep"]),
     (flow(x0=np.ones((0, 0))), ValueError, ["x0", "matrix"]),
-    (flow(x0=np.eye(3, dtype=int)), TypeError, ["x0", "floating point", "int", "astype"]),
+    (flow(x0=np.eye(3, dtype=int)), TypeError, ["x0", "floating point", "int", "np.asarray(x0, float)"]),
     (flow(x0=EYE + 0j), TypeError, ["x0", "complex", "x0.real"]),
     (flow(x0="identity"), TypeError, ["x0", "numbers", "str"]),
     (flow(x0=[["one", "two"], ["three", "four"]]), TypeError, ["x0", "numbers"]),
@@ -396,11 +396,37 @@ WRONG = [
     (lambda: dln.metric_eigenvalues(-np.ones(3), 2.0), ValueError, ["sigma", "nonnegative"]),
     (lambda: dln.metric_eigenvalues(np.ones((2, 3)), 2.0), ValueError, ["sigma", "(2, 3)", "vmap"]),
     (lambda: dln.christoffel(SINGULAR, EYE, EYE, 2.0), ValueError, ["x", "full rank"]),
+    # Its least singular value is a number of the size of rounding, above 0.
+    *(
+        (lambda f=f: f(np.outer([0.3, 0.1, 0.7], [0.2, 0.9, 0.4])), ValueError, ["x", "full rank", "to rounding"])
+        for f in (
+            lambda x: dln.norm(x, EYE, 2.0),
+            lambda x: dln.boundary_distance(x, 100),
+            lambda x: dln.scalar_curvature(x, 2.0),
+            lambda x: dln.exponential(x, EYE, 2.0),
+        )
+    ),
+    *(
+        (lambda f=f: f(np.ma.masked_equal([[1.0, -999.0], [0.5, 2.0]], -999.0)), TypeError, [name, "mask", ".filled"])
+        for name, f in {
+            "x": lambda x: dln.norm(x, np.eye(2), 2.0),
+            "labels": lambda x: dln.MatrixCompletion(x, np.ones((2, 2), bool)),
+            "outputs": lambda x: dln.LeastSquares(np.eye(2), x),
+            "weights": lambda x: dln.product([x, x]),
+            "sigma": lambda x: dln.entropy(x[0], 2.0),
+        }.items()
+    ),
+    (
+        lambda: jax.jvp(lambda t: dln.exponential(EYE, EYE, 2.0, ts=t).x, (np.array(TS),), (np.ones(2),)),
+        TypeError,
+        ["no derivative in ts", "metric_operator(x, momentum, depth)"],
+    ),
     (lambda: dln.curvature(EYE, EYE, EYE, np.eye(2), 2.0), ValueError, ["x and z3", "(3, 3)", "(2, 2)"]),
     (lambda: dln.scalar_curvature(np.ones((3, 2)), 2.0), ValueError, ["x", "square", "(3, 2)", "curvature"]),
     (lambda: dln.sectional_curvature(EYE, EYE, -2 * EYE, 2.0), ValueError, ["z1 and z2", "span a plane", "parallel"]),
     (lambda: dln.ricci(EYE, with_nan(EYE), EYE, 2.0), ValueError, ["z1", "finite"]),
     (lambda: dln.covariant_derivative(lambda x: x[0], EYE, EYE, 2.0), ValueError, ["field", "(3, 3)", "(3,)"]),
+    (lambda: dln.covariant_derivative(lambda x: [x], EYE, EYE, 2.0), ValueError, ["field", "list of (3, 3)"]),
     (lambda: dln.covariant_derivative(EYE, EYE, EYE, 2.0), TypeError, ["field", "callable"]),
     (lambda: dln.exponential(EYE, np.eye(2), 2.0), ValueError, ["p", "covector", "(3, 3)", "(2, 2)"]),
     (lambda: dln.exponential(SINGULAR, EYE, 2.0), ValueError, ["x", "full rank"]),
@@ -480,13 +506,13 @@ WRONG = [
     (lambda: dln.PerSeed(ENERGY, where=3), TypeError, ["where", "callable", "3"]),
     # what NumPy has and JAX has not, or not to compute with
     (flow(x0=EYE.astype(np.clongdouble)), TypeError, ["x0", str(np.dtype(np.clongdouble)), "x0.real"]),
-    (flow(x0=EYE.astype(np.longdouble)), TypeError, ["x0", str(np.dtype(np.longdouble)), "x0.astype(float)"]),
-    (flow(x0=EYE.astype(object)), TypeError, ["x0", "object", "x0.astype(float)"]),
-    (flow(x0=EYE.astype(np.float16)), TypeError, ["x0", "float32 or float64", "float16", "x0.astype(float)"]),
-    (flow(x0=jnp.eye(3, dtype=jnp.bfloat16)), TypeError, ["x0", "bfloat16", "x0.astype(float)"]),
+    (flow(x0=EYE.astype(np.longdouble)), TypeError, ["x0", str(np.dtype(np.longdouble)), "np.asarray(x0, float)"]),
+    (flow(x0=EYE.astype(object)), TypeError, ["x0", "object", "np.asarray(x0, float)"]),
+    (flow(x0=EYE.astype(np.float16)), TypeError, ["x0", "float32 or float64", "float16", "np.asarray(x0, float)"]),
+    (flow(x0=jnp.eye(3, dtype=jnp.bfloat16)), TypeError, ["x0", "bfloat16", "np.asarray(x0, float)"]),
     (flow(x0=EYE.astype("M8[s]")), TypeError, ["x0", "datetime64"]),
     (flow(x0=[[10**20, 0], [0, 1]]), TypeError, ["x0", "too large for an integer", "floating-point"]),
-    (flow(rtol=np.longdouble(1e-6)), TypeError, ["rtol", "rtol.astype(float)"]),
+    (flow(rtol=np.longdouble(1e-6)), TypeError, ["rtol", "np.asarray(rtol, float)"]),
     (flow(depth=10**400), TypeError, ["depth", "too large"]),
     (flow(max_steps=2**70), ValueError, ["max_steps", "at most", str(2**70)]),
     (lambda: dln.MatrixCompletion.diagonal(np.array([3])), TypeError, ["d", "whole"]),
@@ -541,7 +567,7 @@ def test_times_that_the_precision_of_the_start_cannot_tell_apart_are_refused(ts)
     doors = (
         flow(energy, eye, ts, rtol=1e-5),
         sweep(energy, eye[None], ts, rtol=1e-5),
-        lambda: dln.exponential(eye, eye, 2.0, ts=ts),
+        lambda: dln.exponential(eye, eye, 2.0, ts=ts, rtol=1e-5),
         lambda: dln.network_flow(energy, weights, ts=ts),
     )
     for call in doors:
@@ -602,8 +628,11 @@ def test_inside_of_jit_a_code_is_told_before_all_else(capfd):
 
 def test_float32_is_told_once_that_it_cannot_keep_the_tolerance():
     x0 = jnp.eye(3, dtype=jnp.float32)
-    with pytest.warns(UserWarning, match=r"float32, which cannot keep rtol=1e-06.*rtol=1e-5"):
+    with pytest.warns(UserWarning, match=r"float32, which cannot keep rtol=1e-06.*rtol=1e-5") as told:
         dln.gradient_flow(ENERGY, x0, ts=TS)
+    assert [warning.filename for warning in told] == [__file__]
+    with pytest.warns(UserWarning, match=r"x is float32, which cannot keep rtol=1e-10"):
+        dln.exponential(x0, x0, 2.0)
     solution = dln.gradient_flow(ENERGY, 2 * x0, ts=TS, rtol=1e-5)
     assert solution.x.dtype == jnp.float32
     np.testing.assert_allclose(solution.x[-1], dln.gradient_flow(ENERGY, 2 * EYE, ts=TS).x[-1], atol=1e-4)

@@ -162,6 +162,13 @@ def is_marked(out):
     return any(not np.isfinite(z).all() for z in floats)
 
 
+@pytest.mark.parametrize("name", ["metric_operator", "metric_operator_inverse", "inner", "norm", "boundary_distance"])
+def test_nan_in_one_of_many_leaves_the_others_as_they_are(name):
+    out = jax.vmap(MATRIX[name])(jnp.stack([GENERIC, NAN * GENERIC]))
+    np.testing.assert_array_equal(out[0], MATRIX[name](GENERIC))
+    assert np.isnan(out[1]).all()
+
+
 def check_matrix(transform, name, f):
     for x in NOT_FINITE.values():
         out = outcome(transform, f, x)

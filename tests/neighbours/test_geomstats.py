@@ -1,5 +1,6 @@
 """The metric for geomstats: against its metric of Bures and Wasserstein, and what its algorithms find."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.tolerances import ALGEBRA, assert_close, INTEGRATION
@@ -48,6 +49,17 @@ def test_many_are_each_of_them():
     moved = metric.parallel_transport(logs, points[0], end_point=points[1])
     assert_close(metric.norm(moved, points[1]), metric.norm(logs, points[0]), INTEGRATION)
     assert metric.sectional_curvature(points[1], points[2], points[0]).shape == ()
+
+
+def test_velocity_is_transported_to_velocity_along_a_geodesic_that_is_not_shortest():
+    metric, x, z = space_of(3.0).metric, jnp.diag(jnp.array([2.0, 1.0])), jnp.array([[0.0, -8.0], [16.0, 0.0]])
+    out = dln.exponential(x, dln.metric_operator_inverse(x, z, 3.0), 3.0)
+    velocity = dln.metric_operator(out.x[-1], out.momentum[-1], 3.0)
+    assert dln.distance(x, out.x[-1], 3.0) < metric.norm(z, x) - 0.01
+    assert_close(metric.parallel_transport(z, x, direction=z), velocity, 100 * INTEGRATION)
+    for given in ({}, {"direction": np.zeros((0, 2, 2))}):
+        with pytest.raises(ValueError, match=r"needs a direction|at least one each"):
+            metric.parallel_transport(z, x, **given)
 
 
 def test_mean_of_geomstats_is_ours():

@@ -1,5 +1,6 @@
 """The manifold for pymanopt: its gradient and Hessian along geodesics, and what pymanopt's optimisers find on it."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRATION
@@ -7,6 +8,7 @@ from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRA
 pymanopt = pytest.importorskip("pymanopt")
 from pymanopt.manifolds import FixedRankEmbedded  # noqa: E402
 
+import dlnjax as dln  # noqa: E402
 from dlnjax.adapters.pymanopt import DeepLinear  # noqa: E402
 
 
@@ -99,5 +101,14 @@ def test_log_dist_and_mean_of_a_pair():
 def test_what_is_no_manifold_is_refused():
     with pytest.raises(ValueError, match=r"rank must be from 1 to 2 for 3 x 2 matrices, got 3"):
         DeepLinear(3, 2, 2.0, rank=3)
-    with pytest.raises(ValueError, match=r"never turn.*DeepLinear\(2, 2, inf\)"):
-        DeepLinear(3, 2, float("inf"))
+    for depth in (float("inf"), np.float32(np.inf), jnp.asarray(np.inf), dln.Balanced(np.inf)):
+        with pytest.raises(ValueError, match=r"never turn.*DeepLinear\(2, 2, inf\)"):
+            DeepLinear(3, 2, depth)
+
+
+def test_a_point_elsewhere_is_refused():
+    manifold, x = DeepLinear(3, 2, 2.0, rank=1), np.array([[1.0, 2.0], [3.0, 4.0], [0.0, 1.0]])
+    with pytest.raises(ValueError, match=r"rank 1 to 1e-08.*\[5\.5.*svd\(x, rank=r\)"):
+        manifold.norm(x, x)
+    with pytest.raises(ValueError, match=r"shape \(3, 2\).*got \(2, 2\)"):
+        manifold.norm(np.eye(2), np.eye(2))
