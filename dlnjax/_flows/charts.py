@@ -116,10 +116,12 @@ class Pairs(FrameChart):
         return jnp.where(half == 0, order, jnp.sign(half)) * z.coupling / positive(width)
 
     def turn(self, z: Coupled, rotation: Float[Array, " d"]) -> Coupled:
-        p, t, c = self.partner, rotation, 1 / jnp.sqrt(1 + rotation * rotation)
-        columns = lambda q: c * (q + t * q[:, p])
-        values = c * c * (z.sigma + t * t * z.sigma[p] + 2 * t * z.coupling)
-        coupling = c * c * ((1 - t * t) * z.coupling - t * (z.sigma - z.sigma[p]))
+        p, t = self.partner, rotation
+        # The divisions come last, for the reason that `rotation_rates` gives.
+        width = 1 + t * t
+        columns = lambda q: (q + t * q[:, p]) / jnp.sqrt(width)
+        values = (z.sigma + t * t * z.sigma[p] + 2 * t * z.coupling) / width
+        coupling = ((1 - t * t) * z.coupling - t * (z.sigma - z.sigma[p])) / width
         return Coupled(columns(z.u), values, columns(z.v), coupling)
 
     def back(self, rotation: Float[Array, " d"]) -> Float[Array, " d"]:
