@@ -68,6 +68,22 @@ def root(square: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.where(square > 0, jnp.sqrt(positive(square)), square)
 
 
+@jax.custom_jvp
+def kept(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`x`, which XLA computes once on a CPU, and keeps.
+
+    XLA computes an expression of cheap operations again in each loop that reads it, however long the expression is, and
+    compiles it as often. It does not do so with a quotient. The divisor here is 1, which XLA does not know, since it is
+    NaN where `x` is. `jax.lax.optimization_barrier` is of no use: XLA removes it before it decides on the loops.
+    """
+    return x / jnp.where(x == x, 1.0, x)
+
+
+@kept.defjvp
+def _kept_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return kept(primals[0]), tangents[0]
+
+
 def side_of_zero(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """-1 where x is negative and 1 elsewhere, so that x is always |x| times this. `jnp.sign` is 0 at 0."""
     return jnp.where(x < 0, -1.0, 1.0).astype(x.dtype)

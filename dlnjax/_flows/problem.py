@@ -16,20 +16,18 @@ from dlnjax._checks import (
     as_matrix,
     as_positive,
     as_real,
-    as_times,
-    as_tolerance,
     check_energy,
     is_concrete,
     known,
     require_finite,
     shape_of,
-    warn_of_precision,
 )
 from dlnjax._flows.noise import check_noise
 from dlnjax._geometry.kernel import as_kernel, Kernel
 from dlnjax._noise import check_steps, Noise
 from dlnjax._protocol import at_start
 from dlnjax._scale import ATOL_SHARE
+from dlnjax._solver import as_times, as_tolerance, warn_of_precision
 from dlnjax._svd import as_point, SVD
 from dlnjax._traced import Traced, traced_energy
 from dlnjax._types import Number

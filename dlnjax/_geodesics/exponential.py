@@ -13,11 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from dlnjax._checks import (
     as_count,
     as_matrix,
-    as_times,
-    as_tolerance,
     require_finite,
-    warn_of_precision,
-    without_derivative,
 )
 from dlnjax._compile import compiled, first_times, with_more_times
 from dlnjax._geodesics import low_rank
@@ -31,6 +27,7 @@ from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._scale import scaled
 from dlnjax._show import Curves, singular_values_of
+from dlnjax._solver import as_times, as_tolerance, warn_of_precision, without_derivative
 from dlnjax._svd import SVD
 from dlnjax._tree import instantiate, positive, ravel, tangent_at
 from dlnjax._types import Matrix, Number, Numbers, Scalar, Square

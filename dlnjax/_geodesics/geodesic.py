@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from dlnjax._checks import as_real, as_tolerance, is_concrete, known, require
+from dlnjax._checks import as_real, is_concrete, known, require
 from dlnjax._compile import compiled
 from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import hessian, respond, segments
@@ -23,6 +23,7 @@ from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._results import result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves, singular_values_of
+from dlnjax._solver import as_tolerance
 from dlnjax._svd import svd
 from dlnjax._tree import nan_unless
 from dlnjax._types import Number, Numbers, Scalar, Square

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_count, as_positive, as_real, as_square, as_tolerance, refuse_tracing
+from dlnjax._checks import as_count, as_positive, as_real, as_square, refuse_tracing
 from dlnjax._geodesics.ends import as_stack, require_double, sign_at_the_door
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geodesics.mean_descent import arithmetic_mean, descend, Descent, inductive_mean, on_device, Task
@@ -14,6 +14,7 @@ from dlnjax._geometry.kernel import as_kernel, Balanced, Depth, Kernel
 from dlnjax._results import RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves
+from dlnjax._solver import as_tolerance
 from dlnjax._terminal import waiting_for
 from dlnjax._types import Number, Numbers, Square
 

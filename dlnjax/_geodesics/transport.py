@@ -57,7 +57,7 @@ def transport(line: GeodesicSolution, z: Float[Array, "*n d d"], t: Numbers = 1.
     t = require(t, ~((known(t) >= 0) & (known(t) <= 1)).all(), "t must lie in [0, 1], the times of the geodesic.")
     lost = known(line.result != RESULTS.successful)
     z = require(z, lost.any(), "line did not arrive, and is no geodesic between its ends: see its result.")
-    carry = carried
+    carry = _carried
     for _ in range(line.length.ndim):
         carry = jax.vmap(carry, in_axes=(0, 0, 0, 0, None))
     out = carry(line.a, line.momentum, z, line.depth, t.ravel())
@@ -65,11 +65,8 @@ def transport(line: GeodesicSolution, z: Float[Array, "*n d d"], t: Numbers = 1.
 
 
 @compiled
-def carried(x: Square, p: Square, z: Square, kernel: Kernel, t: Float[Array, " t"]) -> Float[Array, "t d d"]:
-    """Z at the times `t` on the geodesic from X with momentum P, which must reach the time 1.
-
-    It is computed for X at size one, since X -> cX is an isometry up to a factor.
-    """
+def _carried(x: Square, p: Square, z: Square, kernel: Kernel, t: Float[Array, " t"]) -> Float[Array, "t d d"]:
+    """Z at the times `t`, computed for X at size one, since X -> cX is an isometry up to a factor."""
     k = scale_exponent(x, kernel)
     x, p, size = scaled(x, -k), scaled(p, k * (degree_of(kernel) - 1)), exponent(z)
     order = jnp.argsort(t)

@@ -9,11 +9,12 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
-from dlnjax._checks import as_count, as_tolerance, require
+from dlnjax._checks import as_count, require
 from dlnjax._compile import compiled
 from dlnjax._networks.chain import as_weights, dtype_of, each, require_finite_weights, sizes_of
 from dlnjax._networks.cores import cores_of, restored
 from dlnjax._networks.factors import balancedness_of_stack
+from dlnjax._solver import as_tolerance
 from dlnjax._tree import norm, own_arithmetic
 from dlnjax._types import Layer, Number, Scalar, Stack, Weights
 

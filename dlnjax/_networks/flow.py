@@ -14,10 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import (
     as_count,
-    as_times,
-    as_tolerance,
     check_energy,
-    warn_of_precision,
 )
 from dlnjax._compile import compiled, first_times, with_more_times
 from dlnjax._networks.chain import (
@@ -40,6 +37,7 @@ from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._scale import ATOL_SHARE, shortest_step
 from dlnjax._show import Curves, FLOW_TIME, singular_values_of
+from dlnjax._solver import as_times, as_tolerance, warn_of_precision
 from dlnjax._traced import traced_energy
 from dlnjax._tree import all_finite, norm, own_arithmetic, where
 from dlnjax._types import Energy, Number, Numbers, Scalar, Weights

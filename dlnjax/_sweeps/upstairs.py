@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from dlnjax._checks import as_count, as_times
+from dlnjax._checks import as_count
 from dlnjax._compile import first_times, repeated
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._networks.chain import as_weights, chain_product, dtype_of, matrix_shape, widths_of
@@ -18,6 +18,7 @@ from dlnjax._networks.flow import as_tolerances, diffused, integrated, NetworkSo
 from dlnjax._noise import check_steps, Noise
 from dlnjax._protocol import gradient
 from dlnjax._results import RESULTS
+from dlnjax._solver import as_times
 from dlnjax._sweeps.downstairs import seeded_noise
 from dlnjax._sweeps.fingerprint import described_energies, described_noise, digest
 from dlnjax._sweeps.flow import Chunk, Program

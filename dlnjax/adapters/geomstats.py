@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import dlnjax as dln
-from dlnjax._geodesics.transport import carried
-from dlnjax._geometry.kernel import as_kernel
 from dlnjax.adapters._float64 import require_float64
 
 if TYPE_CHECKING:
@@ -85,9 +83,20 @@ class DeepLinearMetric(RiemannianMetric):
             raise ValueError("parallel_transport needs a direction or an end_point, got neither.")
 
         def along(a: jax.Array, velocity: jax.Array, z: jax.Array) -> jax.Array:
-            momentum = dln.metric_operator_inverse(a, velocity, self.depth)
-            dln.exponential(a, momentum, self.depth)  # It raises an error where the geodesic does not reach its end.
-            return carried(a, momentum, z, as_kernel(self.depth, a.dtype), jnp.ones(1))[0]
+            out = dln.exponential(a, dln.metric_operator_inverse(a, velocity, self.depth), self.depth)
+            line = dln.GeodesicSolution(
+                a=a,
+                b=out.x[-1],
+                depth=self.depth if isinstance(self.depth, dln.Kernel) else dln.Balanced(self.depth),
+                momentum=out.momentum[0],
+                end_momentum=out.momentum[-1],
+                length=dln.norm(a, velocity, self.depth),
+                endpoint_error=jnp.zeros(()),
+                hamiltonian_drift=out.hamiltonian_drift,
+                result=out.result,
+                stats=out.stats,
+            )
+            return dln.transport(line, z)
 
         def towards(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
             return dln.transport(dln.geodesic(a, b, self.depth), z)

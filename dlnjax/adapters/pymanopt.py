@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 import dlnjax as dln
-from dlnjax._geometry.kernel import as_kernel
 from dlnjax.adapters._float64 import require_float64
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class DeepLinear(Manifold):
         require_float64("pymanopt")
         self.m, self.n, self.rank, self.depth = m, n, int(r), depth
         self._square = m == n == r
-        kernel = as_kernel(depth, np.float64)
+        kernel = depth if isinstance(depth, dln.Kernel) else dln.Balanced(depth)
         if not self._square and isinstance(kernel, dln.Balanced) and kernel.inverse_depth == 0:
             raise ValueError(
                 f"at infinite depth the column and the row space of {m} x {n} matrices of rank {r} never turn. Use a "

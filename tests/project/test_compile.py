@@ -1,5 +1,6 @@
 """What compiles again, and when: the page says it, and each of its rows is tried."""
 
+import functools
 import gc
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from support.programs import lowered
 
 import dlnjax as dln
 from dlnjax._compile import compiled, unless_named
+from dlnjax._tree import kept
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/compile.md"
 OURS = {"_begin", "_turn", "_conclude", "_draw", "_solve_chunk", "_connections", "_solve"}
@@ -256,6 +258,22 @@ def test_repeated_times_of_a_sweep_change_nothing():
     np.testing.assert_allclose(some, all[:, ::5], rtol=1e-6)
     assert some.shape == (8, 5, D) and all.shape == (8, 21, D)
     assert np.all(np.abs(some[:, -1] - some[:, 0]) > 1e-3)
+
+
+def test_what_is_kept_is_computed_once():
+    def products(keep):
+        def f(x):
+            y = keep(functools.reduce(lambda y, _: y * x + 0.5, range(20), x))
+            return y - y.T, y @ y
+
+        return jax.jit(f).lower(jnp.ones((3, 3))).compile().as_text().count(" multiply(")
+
+    assert products(kept) == 20
+    # XLA may get better. Then `kept` can go.
+    assert products(lambda x: x) > 20
+    x = jnp.array([-0.0, jnp.inf, jnp.nan, 0.3])
+    np.testing.assert_array_equal(kept(x), x)
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(kept(x) * x))(x[-1:]), 2 * x[-1:])
 
 
 def test_options_that_xla_flags_names_are_left_to_it():

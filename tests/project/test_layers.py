@@ -14,6 +14,7 @@ ROOT = Path(dlnjax.__file__).parent
 GROUND = {
     "_types",
     "_checks",
+    "_solver",
     "_compile",
     "_lapack",
     "_results",
