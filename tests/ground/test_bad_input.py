@@ -11,7 +11,7 @@ import pytest
 import xarray
 
 import dlnjax as dln
-from dlnjax import _checks, plot
+from dlnjax import _checks, _solver, plot
 from dlnjax._flows.problem import Options, prepare
 
 EYE, TS = np.eye(3), [0.0, 1.0]
@@ -669,7 +669,7 @@ def test_netcdf_of_something_else_is_refused(tmp_path):
     [
         (lambda z: _checks.as_depth(z), 2.0, 0.5),
         (lambda z: _checks.as_positive("rtol", z), 1e-3, 0.0),
-        (lambda z: _checks.as_times(z, jnp.float64), [0.0, 1.0], [1.0, 0.0]),
+        (lambda z: _solver.as_times(z, jnp.float64), [0.0, 1.0], [1.0, 0.0]),
         (lambda z: _checks.require_finite("x", z), np.eye(2), np.full((2, 2), np.nan)),
         (lambda z: _checks.require_full_rank("x", z, "no inverse."), np.diag([1e-200, 1e-200]), np.ones((2, 2))),
         (lambda z: dln.MatrixCompletion(z, np.eye(2)).labels, np.eye(2), np.full((2, 2), np.nan)),
