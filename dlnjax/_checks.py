@@ -90,13 +90,14 @@ def as_array(name: str, x: Any, hint: str = "") -> Array:
     try:
         if x is None or isinstance(x, str):
             raise TypeError
-        if any(isinstance(z, np.ma.MaskedArray) for z in jax.tree.leaves(x)):
+        leaves = jax.tree.leaves(x)
+        if any(isinstance(z, np.ma.MaskedArray) for z in leaves):
             raise TypeError(
                 f"{name} must be an array without a mask, got a masked array of NumPy, whose hidden entries would "
                 "count. Put numbers in their place by .filled, or pass .data. To leave entries out of a fit, use "
                 "MatrixCompletion."
             )
-        if not all(map(is_concrete, jax.tree.leaves(x))):
+        if not all(map(is_concrete, leaves)):
             return jnp.asarray(x)
         if isinstance(x, (list, tuple)) and np.asarray(x).dtype.kind in "biuf":
             x = np.asarray(x)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from dlnjax import _lapack
-from dlnjax._checks import as_count, as_float, as_matrix, known, require, require_normal
+from dlnjax._checks import as_count, as_float, as_matrix, is_concrete, known, require, require_normal
 from dlnjax._compile import compiled
 from dlnjax._tree import nan_unless, positive, side_of_zero
 
@@ -65,6 +65,16 @@ def singular_values(x: Float[Array, "*seeds m n"]) -> Float[Array, "*seeds r"]:
 def _singular_values_jvp(primals, tangents):
     (_, sigma, _), (_, dsigma, _) = _decompose_jvp(primals, tangents)
     return sigma, dsigma
+
+
+def values_at_the_door(x: Any) -> Any:
+    """The singular values of a matrix, without a derivative. NumPy finds them if `x` is known: nothing is compiled."""
+    return np.linalg.svd(x, compute_uv=False) if is_concrete(x) else singular_values(jax.lax.stop_gradient(x))
+
+
+def singular_to_rounding(sigma: Any, size: int) -> Any:
+    """Whether the least of the descending singular values is at most `size` roundings of the largest; not if NaN."""
+    return sigma[-1] <= size * np.finfo(sigma.dtype).eps * sigma[0]
 
 
 def eigh(x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlnjax._checks import as_float, as_square, is_concrete, require
-from dlnjax._svd import SVD
+from dlnjax._svd import singular_to_rounding, SVD
 from dlnjax._types import Square
 
 _AT_RANK_R = "Between ends of rank r with the same column and row spaces, join the r x r matrices U^T X V."
@@ -59,7 +59,7 @@ def sign_at_the_door(name: str, z: Any) -> int:
     x = np.asarray(z)
     require(x, not np.isfinite(x).all(), f"{name} must be finite, got NaN or infinity.")
     sigma = np.linalg.svd(x, compute_uv=False)
-    if not sigma[-1] > len(x) * np.finfo(x.dtype).eps * sigma[0]:
+    if singular_to_rounding(sigma, len(x)):
         raise ValueError(
             f"{name} is singular: its smallest singular value is {sigma[-1]:.1e}, its largest {sigma[0]:.1e}. "
             "Geodesics join matrices of full rank: add a multiple of the identity, or leave out what has no rank. "

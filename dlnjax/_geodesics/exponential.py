@@ -10,11 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from dlnjax._checks import (
-    as_count,
-    as_matrix,
-    require_finite,
-)
+from dlnjax._checks import as_count, as_matrix, require_finite
 from dlnjax._compile import compiled, first_times, with_more_times
 from dlnjax._geodesics import low_rank
 from dlnjax._geodesics.hamiltonian import integrate, Path

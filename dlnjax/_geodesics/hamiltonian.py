@@ -106,9 +106,8 @@ class Path(eqx.Module):
         return self.states[1]
 
 
-def ratio(x: Square) -> Scalar:
-    """The ratio of the smallest singular value to the largest, or 1 for a matrix that is not finite."""
-    sigma = singular_values(x)
+def ratio(sigma: Float[Array, " d"]) -> Scalar:
+    """The ratio of the smallest singular value to the largest, or 1 if they are NaN, as of a matrix not finite."""
     # A state that is not finite must not count as one that has lost rank.
     return jnp.where(jnp.isnan(sigma[0]), 1.0, sigma[-1] / sigma[0])
 
@@ -147,7 +146,8 @@ def follow(
 ) -> Path:
     """The flow of any state with this velocity. `square` is a matrix of the state that has the singular values of X."""
     x = square(start)
-    eps, first = jnp.finfo(x.dtype).eps, ratio(x)
+    eps, began = jnp.finfo(x.dtype).eps, singular_values(x)
+    first = ratio(began)
     floor = jnp.maximum(_FALL * jnp.minimum(_ORDINARY, first), _ROUNDINGS * eps)
     stalled = jnp.maximum(jnp.minimum(_UNRESOLVED * eps / rtol, _STALLED_FALL * first), floor)
     # At order 0 the kernel does not vanish at singular matrices, and geodesics cross them. From order 2 on singular
@@ -160,14 +160,15 @@ def follow(
         # gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. X
         # is not scaled to avoid this, since the squares of the singular values leave that range earlier.
         x = square(y)
-        return bounded & (sign * sign_of_determinant(x) < 0), bounded & (ratio(x) <= floor)
+        return bounded & (sign * sign_of_determinant(x) < 0), bounded & (ratio(singular_values(x)) <= floor)
 
     sign = sign_of_determinant(x)
     walk = solve(velocity, start, ts, rtol, max_steps=max_steps, judge=judge)
     reached = (walk.index == len(ts)) & ~walk.left
-    away, before = (to_the_boundary(singular_values(square(y))[-1], kernel) for y in (walk.y, start))
+    ended = singular_values(square(walk.y))
+    before, away = (to_the_boundary(sigma[-1], kernel) for sigma in (began, ended))
     lost_rank = bounded & (
-        (ratio(square(walk.y)) <= jnp.where(reached, floor, stalled)) | (walk.stuck & (away < eps**_ARRIVED * before))
+        (ratio(ended) <= jnp.where(reached, floor, stalled)) | (walk.stuck & (away < eps**_ARRIVED * before))
     )
     return Path(
         states=jax.tree.map(lambda saved, last: jnp.concatenate([saved, last[None]]), walk.saved, walk.y),

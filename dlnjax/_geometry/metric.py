@@ -5,7 +5,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_finite, as_matrix, as_spectrum, check_energy, is_concrete, known, require
@@ -23,7 +22,7 @@ from dlnjax._geometry.operator import (
 )
 from dlnjax._protocol import gradient
 from dlnjax._scale import along_slope, exponent, scaled
-from dlnjax._svd import singular_values, SVD
+from dlnjax._svd import singular_to_rounding, singular_values, SVD, values_at_the_door
 from dlnjax._tree import is_perturbed, root
 from dlnjax._types import Energy, Matrix, Scalar
 
@@ -96,16 +95,14 @@ def _root(x: Matrix, z: Matrix, kernel: Kernel) -> Scalar:
 
 def full_rank(x: Matrix) -> Matrix:
     """`x`, if its least singular value is more than rounding, or if `x` is traced and NaN."""
-    # Of a known matrix NumPy finds the values, so that nothing is compiled.
-    value = x if is_concrete(x) else jax.lax.stop_gradient(x)
-    sigma = np.linalg.svd(value, compute_uv=False) if is_concrete(value) else singular_values(value)
+    sigma = values_at_the_door(x)
     shown = f"its singular values go from {sigma[0]:.1e} to {sigma[-1]:.1e}. " if is_concrete(sigma) else ""
     message = (
         f"x must have full rank: {shown}At a matrix that is singular to rounding the metric of depth > 1 is infinite "
         "or has no inverse. The operator itself, metric_operator, is defined there. A matrix of rank r is an SVD of r "
         "values, dlnjax.svd(x, rank=r)."
     )
-    return require(x, sigma[-1] <= max(x.shape) * np.finfo(x.dtype).eps * sigma[0], message)
+    return require(x, singular_to_rounding(sigma, max(x.shape)), message)
 
 
 def _invertible(x: Matrix, kernel: Kernel) -> Matrix:

@@ -36,7 +36,7 @@ from dlnjax._networks.chain import layers_of, widths_of
 from dlnjax._noise import cut, Free, Noise, Path, standard_normal
 from dlnjax._protocol import pullback
 from dlnjax._results import code_of, RESULTS
-from dlnjax._svd import eigh, orthogonalise, singular_values, SVD, svd
+from dlnjax._svd import eigh, orthogonalise, singular_to_rounding, SVD, svd, values_at_the_door
 from dlnjax._tree import all_finite, norm, positive, power_of_two, side_of_zero
 from dlnjax._types import Scalar, Square, Stack, Weights
 
@@ -220,8 +220,8 @@ def check_diffusion(weights: Weights, noise: Noise) -> Stack:
         "or dlnjax.balance(weights)."
     )
     stack = require(stack, imbalance > np.finfo(stack.dtype).eps ** 0.5, message)
-    values = np.linalg.svd(unit[0], compute_uv=False) if concrete else singular_values(unit[0])
-    singular = values[-1] <= len(values) * np.finfo(stack.dtype).eps * values[0]
+    values = values_at_the_door(unit[0])
+    singular = singular_to_rounding(values, len(values))
     message = "noise on the factors needs a product of full rank, and it is singular: start nearby instead."
     return jnp.asarray(require(stack, singular & (len(stack) > 1), message))
 

@@ -12,10 +12,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import (
-    as_count,
-    check_energy,
-)
+from dlnjax._checks import as_count, check_energy
 from dlnjax._compile import compiled, first_times, with_more_times
 from dlnjax._networks.chain import (
     as_weights,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dlnjax as dln
-from dlnjax.adapters._float64 import require_float64
+from dlnjax.adapters._shared import kernel_of, require_float64
 
 if TYPE_CHECKING:
     # geomstats has no types, and need not be there where types are checked.
@@ -87,7 +87,7 @@ class DeepLinearMetric(RiemannianMetric):
             line = dln.GeodesicSolution(
                 a=a,
                 b=out.x[-1],
-                depth=self.depth if isinstance(self.depth, dln.Kernel) else dln.Balanced(self.depth),
+                depth=kernel_of(self.depth),
                 momentum=out.momentum[0],
                 end_momentum=out.momentum[-1],
                 length=dln.norm(a, velocity, self.depth),

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import dlnjax as dln
-from dlnjax.adapters._float64 import require_float64
+from dlnjax.adapters._shared import kernel_of, require_float64
 
 if TYPE_CHECKING:
     # pymanopt has no types, and need not be there where types are checked.
@@ -63,7 +63,7 @@ class DeepLinear(Manifold):
         require_float64("pymanopt")
         self.m, self.n, self.rank, self.depth = m, n, int(r), depth
         self._square = m == n == r
-        kernel = depth if isinstance(depth, dln.Kernel) else dln.Balanced(depth)
+        kernel = kernel_of(depth)
         if not self._square and isinstance(kernel, dln.Balanced) and kernel.inverse_depth == 0:
             raise ValueError(
                 f"at infinite depth the column and the row space of {m} x {n} matrices of rank {r} never turn. Use a "
@@ -75,19 +75,21 @@ class DeepLinear(Manifold):
     def typical_dist(self) -> float:
         return float(np.sqrt(self.dim))
 
-    def _at(self, point: np.ndarray) -> Any:
-        x = np.asarray(point, np.float64)
+    def _at(self, at: np.ndarray) -> Any:
+        x = np.asarray(at, np.float64)
         if x.shape != (self.m, self.n):
             raise ValueError(f"a point must have the shape {(self.m, self.n)} of {self}, got {x.shape}.")
         if self._square:
             return _array(x)
-        sigma = np.linalg.svd(x, compute_uv=False) if np.isfinite(x).all() else np.full(self.rank, np.nan)
+        point = dln.svd(_array(x))
+        sigma = np.asarray(point.sigma)
         if not (sigma[self.rank - 1] > 0 and (sigma[self.rank :] <= _ROUNDING * sigma[0]).all()):
             raise ValueError(
                 f"a point must have rank {self.rank} to {_ROUNDING:g} of its size, got the singular values "
                 f"{np.array2string(sigma, precision=3)}. A matrix is brought there by dlnjax.svd(x, rank=r).matrix."
             )
-        return dln.svd(_array(x), rank=self.rank)
+        # NumPy cuts the arrays, since JAX would compile a program for each of them.
+        return jax.tree.map(lambda z: _array(np.asarray(z)[..., : self.rank]), point)
 
     def _require_square(self, what: str) -> None:
         if not self._square:

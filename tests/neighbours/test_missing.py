@@ -6,7 +6,7 @@ import sys
 import jax
 import pytest
 
-from dlnjax.adapters._float64 import require_float64
+from dlnjax.adapters._shared import require_float64
 
 
 @pytest.mark.parametrize(
