@@ -1,14 +1,16 @@
 """How time and memory grow: with the number of seeds, with d, and with the depth.
 
-    python benchmarks/scaling.py [--part seeds d depth] [--seeds 100 1000 10000 100000] [--device gpu] [--quick]
+    python benchmarks/scaling.py [--part seeds d depth] [--seeds 100 1000 10000 100000] [--sizes 5] [--device gpu]
+        [--quick]
 
-E = sum (X_ii - 1)^2, starts with entries from N(0, 1/d). Seeds: d = 5, infinite depth, to |dE| <= 1e-4, in a process of
-its own for each number, whose memory is the growth of its largest resident set once it is compiled and warm; and the
-same written to a folder as it goes. d: 32
-seeds to t = 2. Depth: 64 seeds at d = 10 to t = 2 (--t-end).
+E = sum (X_ii - 1)^2, starts with entries from N(0, 1/d). Seeds: at each d of --sizes, infinite depth, to |dE| <= 1e-4,
+in a process of its own for each number, whose memory is the growth of its largest resident set once it is compiled and
+warm; and the same written to a folder as it goes. A size ends with the first number of seeds that takes longer than
+--patience. d: 32 seeds to t = 2. Depth: 64 seeds at d = 10 to t = 2 (--t-end).
 """
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -27,7 +29,7 @@ import dlnjax as dln
 import dlnjax.plot
 from dlnjax._sweeps.plan import as_devices, chunk_size, per_seed, worker_count
 
-COLUMNS = ["varied", "value", "seeds", "s", "min-max", "ms per seed", "us per rhs", "MB grown", "MB of results"]
+COLUMNS = ["varied", "value", "d", "seeds", "s", "min-max", "ms per seed", "us per rhs", "MB grown", "MB of results"]
 NOTES = (
     "Times are medians of the runs, after a first call; for the number of seeds, of runs in one process. A right-hand"
     " side is one evaluation of one flow. Memory is that of the host."
@@ -58,17 +60,17 @@ def into_folder(many, starts) -> int:
         return int(data["evaluations"].sum())
 
 
-def measure_seeds(n: int, runs: int, folder: bool) -> dict:
+def measure_seeds(d: int, n: int, runs: int, folder: bool) -> dict:
     """Seconds, evaluations and memory of a sweep over n seeds, in chunks as the sweep would choose them."""
-    energy, devices = dln.MatrixCompletion.diagonal(5), as_devices(None)
+    energy, devices = dln.MatrixCompletion.diagonal(d), as_devices(None)
     workers = worker_count(devices, n)
-    chunk = chunk_size(n, workers, devices, per_seed(2, 5, True))
+    chunk = chunk_size(n, d, workers, devices, per_seed(2, d, True))
     many = partial(flow, energy, t_end=100.0, stop=dln.Steady(1e-4), chunk=chunk)
     run = partial(into_folder, many) if folder else many
-    clock(partial(run, ensemble(5, min(n, chunk * workers))))
+    clock(partial(run, ensemble(d, min(n, chunk * workers))))
     before, times = resident(), []
     for _ in range(runs):
-        out, seconds = clock(partial(run, ensemble(5, n)))
+        out, seconds = clock(partial(run, ensemble(d, n)))
         times.append(seconds)
         grown = resident() - before if len(times) == 1 else grown
     evaluations = out if folder else int(np.sum(out.stats["evaluations"]))
@@ -76,9 +78,9 @@ def measure_seeds(n: int, runs: int, folder: bool) -> dict:
     return {"times": times, "evaluations": evaluations, "grown": grown, "size": size}
 
 
-def in_process(args, n: int, folder: bool) -> dict:
+def in_process(args, d: int, n: int, folder: bool) -> dict:
     """`measure_seeds` in a process of its own."""
-    command = [sys.executable, __file__, "--device", args.device, "--runs", f"{args.runs}", "--child", f"{n}"]
+    command = [sys.executable, __file__, "--device", args.device, "--runs", f"{args.runs}", "--child", f"{d}", f"{n}"]
     command += ["--folder"] * folder
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(out.splitlines()[-1])
@@ -86,27 +88,32 @@ def in_process(args, n: int, folder: bool) -> dict:
 
 def by_seeds(args, report: Report) -> dict:
     curves = {}
-    for folder, name in ((False, "seeds"), (True, "seeds, in a folder")):
+    for d, (folder, name) in itertools.product(args.sizes, ((False, "seeds"), (True, "seeds, in a folder"))):
         cost, memory = [], []
         for n in args.seeds:
-            found = in_process(args, n, folder)
+            found = in_process(args, d, n, folder)
             median, spread = float(np.median(found["times"])), f"{min(found['times']):.3g}-{max(found['times']):.3g}"
             speed = 1e3 * median / n, 1e6 * median / found["evaluations"]
-            report.add(name, f"{n}", f"{n}", median, spread, *speed, found["grown"], found["size"])
+            report.add(name, f"{n}", f"{d}", f"{n}", median, spread, *speed, found["grown"], found["size"])
+            report.save(not args.quick, final=False)
             cost.append(speed[0])
             memory.append(found["grown"])
-        curves[name] = (args.seeds, cost, memory)
+            if median > args.patience:
+                break
+        if d == args.sizes[0]:
+            curves[name] = (args.seeds[: len(cost)], cost, memory)
     return curves
 
 
-def in_turns(args, report: Report, varied: str, contenders: dict) -> list[float]:
-    """A row for each contender; microseconds for a right-hand side."""
+def in_turns(args, report: Report, varied: str, contenders: dict, d: int | None = None) -> list[float]:
+    """A row for each contender, whose value is d where that is None; microseconds for a right-hand side."""
     timings = interleave(contenders, args.runs)
     cost = []
     for value, timing in timings.items():
         cost.append(1e6 * timing.median / timing.score.evaluations)
         speed = timing.median, timing.spread, 1e3 * timing.median / timing.seeds, cost[-1]
-        report.add(varied, value, f"{timing.seeds}", *speed, "-", "-")
+        report.add(varied, value, value if d is None else f"{d}", f"{timing.seeds}", *speed, "-", "-")
+    report.save(not args.quick, final=False)
     return cost
 
 
@@ -124,7 +131,7 @@ def by_d(args, report: Report) -> dict:
 def by_depth(args, report: Report) -> dict:
     d, n = (5, 16) if args.quick else (10, 64)
     contenders = {f"{depth:g}": contender(args, d, n, depth) for depth in args.depth}
-    return {"depth": (args.depth, in_turns(args, report, "depth", contenders))}
+    return {"depth": (args.depth, in_turns(args, report, "depth", contenders, d))}
 
 
 def draw(found: dict) -> Figure:
@@ -172,12 +179,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5], help="the d at which the number of seeds varies")
     parser.add_argument("--d", type=int, nargs="+", default=[5, 10, 25, 50, 100])
     parser.add_argument("--depth", type=float, nargs="+", default=[2, 3, 10, 100, 1000, np.inf])
     parser.add_argument("--t-end", type=float, default=2.0)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="small sizes, and no file is written")
-    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds after which no more seeds are tried")
+    parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--folder", action="store_true", help=argparse.SUPPRESS)
     add_device(parser)
     args = parser.parse_args()
@@ -185,7 +194,7 @@ def main() -> None:
         args.seeds, args.d, args.runs = [100, 1000], [5, 10], 2
     use_device(args.device)
     if args.child is not None:
-        print(json.dumps(measure_seeds(args.child, args.runs, args.folder)))
+        print(json.dumps(measure_seeds(*args.child, args.runs, args.folder)))
         return
     report = Report("scaling", "Time and memory against the number of seeds, d and the depth", COLUMNS, NOTES)
     found = {}

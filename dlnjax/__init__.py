@@ -1,7 +1,6 @@
 """dlnjax: the deep linear network as a Riemannian geometry on matrices, differentiable, in JAX."""
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TYPE_CHECKING
 
 from dlnjax import closed_form as closed_form
@@ -78,12 +77,10 @@ from dlnjax._sweeps.pairs import distances as distances
 from dlnjax._sweeps.seeds import PerSeed as PerSeed
 from dlnjax._sweeps.starts import Ensemble as Ensemble, gaussian as gaussian
 from dlnjax._sweeps.sweep import sweep as sweep
+from dlnjax._versions import version_of
 from dlnjax.claims import check as check, thesis as thesis
 
-try:
-    __version__ = version("dlnjax")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+__version__ = version_of("dlnjax")
 
 if TYPE_CHECKING:
     from dlnjax import plot as plot

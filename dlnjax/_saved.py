@@ -11,7 +11,6 @@ import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TYPE_CHECKING, TypeVar
 
@@ -24,6 +23,7 @@ from dlnjax._checks import as_path, require_known
 from dlnjax._results import as_index, NAMES, RESULTS, taken
 from dlnjax._show import Shown
 from dlnjax._svd import SVD
+from dlnjax._versions import version_of
 
 if TYPE_CHECKING:
     import xarray
@@ -138,7 +138,11 @@ class Solution(Shown):
 
         layout, lead = self.layout, _numbered(self.layout.lead, len(self._lead))
         notes = _NOTES | layout.notes
-        data, coords, attrs = {}, {}, {"format": layout.format, "written_by": f"dlnjax {_version()}", **layout.attrs}
+        data, coords, attrs = (
+            {},
+            {},
+            {"format": layout.format, "written_by": f"dlnjax {version_of('dlnjax')}", **layout.attrs},
+        )
         for name, value in self.to_numpy().items():
             setting = name in _SETTINGS or name.startswith(_PREFIXES["depth"])
             own = ("time", *_numbered(name, 9)) if name.startswith("observed") else _axes(layout, name)
@@ -212,13 +216,6 @@ def _axes(layout: Layout, name: str) -> list[str]:
 
 def _numbered(name: str, n: int) -> list[str]:
     return [name] if n == 1 else [f"{name}_{k}" for k in range(n)]
-
-
-def _version() -> str:
-    try:
-        return version("dlnjax")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _write_netcdf(data: "xarray.Dataset", path: Path) -> None:

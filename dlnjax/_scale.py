@@ -42,8 +42,8 @@ def exponent(x: Float[Array, "..."]) -> Scalar:
 def scaled(x: Float[Array, "*s"], e: Scalar | float) -> Float[Array, "*s"]:
     """2^e x for a real number e. No intermediate result leaves the range of the floats if x and the result do not.
 
-    XLA computes 2^e as the exponential of e log 2, which rounds. The whole part of e is therefore applied by `ldexp`,
-    which does not round.
+    XLA computes 2^e as the exponential of e log 2, which rounds. The whole part of e is therefore applied by powers of
+    two that do not round.
     """
     e = jnp.asarray(e, x.dtype)
     whole = jnp.round(jax.lax.stop_gradient(e))
@@ -65,5 +65,7 @@ def _largest(x: Float[Array, "..."]) -> int:
 
 
 def _power(k: Scalar) -> Scalar:
-    largest = _largest(k)
-    return jnp.ldexp(jnp.ones((), k.dtype), jnp.clip(k, -largest, largest).astype(jnp.int32))
+    """2^k for a whole number k, from its bits. `jnp.ldexp` computes a power of 2, which is not exact on a GPU."""
+    largest, info = _largest(k), jnp.finfo(k.dtype)
+    biased = jnp.clip(k, -largest, largest).astype(f"int{info.bits}") + (1 - int(info.minexp))
+    return jax.lax.bitcast_convert_type(biased << info.nmant, k.dtype)

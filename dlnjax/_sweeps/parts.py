@@ -11,7 +11,6 @@ import os
 import socket
 import zlib
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TYPE_CHECKING
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from dlnjax._saved import coded
 from dlnjax._sweeps.grid import Grid
+from dlnjax._versions import version_of
 
 if TYPE_CHECKING:
     import xarray
@@ -147,14 +147,7 @@ def read_receipts(folder: Path) -> dict[int, dict[str, int]]:
 @functools.cache
 def versions() -> dict[str, str]:
     """The versions on which the bits of a result depend."""
-    return {name: _version_of(name) for name in ("dlnjax", "jax", "jaxlib")}
-
-
-def _version_of(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
+    return {name: version_of(name) for name in ("dlnjax", "jax", "jaxlib")}
 
 
 def device_kind() -> str:

@@ -26,10 +26,13 @@ from dlnjax._svd import SVD
 
 # The largest number of bytes of saved states in one chunk. The memory must hold one chunk for each worker.
 _MOST_BYTES = 2**28
-# The largest number of flows in one chunk. On a CPU 256 flows are enough to keep the lanes busy. On other devices each
-# call costs more, and chunks are larger.
-_MOST_ROWS = {"cpu": 256}
-_MOST_ROWS_ELSEWHERE = 2**16
+# The largest number of flows in one chunk on a CPU, where it is enough to keep the lanes busy.
+_MOST_ROWS = 256
+# The number of entries of the matrices on all lanes of other devices, and the largest one of those in one chunk. An
+# NVIDIA H200 with a lane for each flow takes twice as long as with this queue, since it waits for the longest flow:
+# benchmarks/results/gpu-nvidia-h200.md.
+_LANE_ENTRIES = 2**20
+_CHUNK_ENTRIES = 2**23
 # A chunk is small if all its matrices together have at most this many entries.
 _SMALL = 8000
 # A sweep into a folder has at least this many parts if it has as many chunks. Many processes then get equal shares, and
@@ -90,7 +93,7 @@ def divided(n: int, d: int, seed_bytes: int, decomposes: bool, *, devices: Any, 
     workers = worker_count(devices, n)
     if devices[0].platform == "cpu" and decomposes:
         devices, workers = devices[:1], 1
-    chunk = chunk or chunk_size(n, workers, devices, seed_bytes)
+    chunk = chunk or chunk_size(n, d, workers, devices, seed_bytes)
     rows = -(-_rounded_up(chunk, devices[0]) // len(devices)) * len(devices)
     part = part_size(n, chunk, seed_bytes)
     lanes = lane_count(devices[0], rows // len(devices), d)
@@ -129,10 +132,10 @@ def per_seed(times: int, d: int, observed: bool) -> int:
     return 8 * times * (d if observed else 2 * d * d + d)
 
 
-def chunk_size(n: int, workers: int, devices: tuple[Any, ...], seed_bytes: int) -> int:
-    """The number of flows in a chunk, as large as `_MOST_ROWS` and `_MOST_BYTES` allow, and equal for all workers."""
-    most = _MOST_ROWS.get(devices[0].platform, _MOST_ROWS_ELSEWHERE)
-    most = len(devices) * int(max(1, min(most, _MOST_BYTES // seed_bytes)))
+def chunk_size(n: int, d: int, workers: int, devices: tuple[Any, ...], seed_bytes: int) -> int:
+    """The number of flows in a chunk, as large as the numbers above allow, and equal for all workers."""
+    most = _MOST_ROWS if devices[0].platform == "cpu" else _CHUNK_ENTRIES // d**2
+    most = len(devices) * max(1, min(most, _MOST_BYTES // seed_bytes))
     rounds = -(-n // (workers * most))
     return -(-n // (workers * rounds))
 
@@ -147,7 +150,7 @@ def _rounded_up(chunk: int, device: Any) -> int:
 
     Sweeps with other numbers of seeds then have the same shapes, and share the compiled program.
     """
-    return power_of_two_from(chunk) if device.platform == "cpu" and chunk <= _MOST_ROWS["cpu"] else chunk
+    return power_of_two_from(chunk) if device.platform == "cpu" and chunk <= _MOST_ROWS else chunk
 
 
 def time_count(times: int, bytes_a_time: int) -> int:
@@ -163,7 +166,7 @@ def lane_count(device: Any, rows: int, d: int) -> int:
     """
     if device.platform == "cpu":
         return rows if rows * d**2 <= _SMALL else min(rows, max(2, min(32, 5000 // d**2)))
-    return min(rows, max(256, 2**23 // (d * d)))
+    return min(rows, max(256, _LANE_ENTRIES // d**2))
 
 
 _LAPACK = {

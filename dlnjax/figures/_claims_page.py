@@ -4,10 +4,10 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dlnjax._versions import version_of
 from dlnjax.figures._report import templates
 from dlnjax.figures._run import replacing
 
@@ -30,7 +30,7 @@ def write_claims(folder: Path, verdicts: Sequence[dict[str, Any]], *, seed: int,
             seconds=sum(verdict["seconds"] for verdict in verdicts),
             seed=seed,
             command=command,
-            versions=", ".join(f"{name} {version(name)}" for name in ("dlnjax", "jax", "numpy", "scipy", "mpmath")),
+            versions=", ".join(f"{name} {version_of(name)}" for name in ("dlnjax", "jax", "numpy", "scipy", "mpmath")),
         )
     )
     with replacing(path) as fresh:

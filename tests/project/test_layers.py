@@ -15,6 +15,7 @@ GROUND = {
     "_types",
     "_checks",
     "_solver",
+    "_versions",
     "_compile",
     "_lapack",
     "_results",

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import jaxtyping
@@ -12,6 +13,7 @@ import pytest
 from support.tolerances import assert_close
 
 import dlnjax as dln
+from dlnjax._sweeps import plan
 
 N, D, TS = 11, 3, [0.0, 0.5, 4.0]
 NAMES = ("sigma", "x", "energy", "t_end")
@@ -67,6 +69,19 @@ def test_three_devices_one_device_and_another_process_agree(tmp_path):
                 assert_close(many[good], expected[good], 1e-9)
                 assert_close(many[good], one[good], 1e-9)
                 assert np.all(np.isnan(many[4])) == np.all(np.isnan(expected[4]))
+
+
+@pytest.mark.parametrize("d", [2, 5, 25, 50])
+@pytest.mark.parametrize("cards", [1, 4])
+def test_a_gpu_has_a_queue_of_flows_where_they_are_many(d, cards):
+    # The planner asks a device for its platform alone.
+    devices = (SimpleNamespace(platform="gpu"),) * cards
+    chunk = plan.chunk_size(10**7, d, 1, devices, plan.per_seed(2, d, True))
+    rows = -(-chunk // cards)
+    lanes = plan.lane_count(devices[0], rows, d)
+    assert rows * d**2 <= 2**23 and 7 * lanes <= rows and lanes * d**2 <= 2**20
+    assert plan.chunk_size(1000, 5, 1, devices, plan.per_seed(2, 5, True)) == 1000
+    assert plan.lane_count(devices[0], 1000, 5) == 1000
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_parts_in_any_order_make_the_folder_of_one_process(tmp_path, one):
     assert executor.seen == [*range(0, N, CHUNK)][::-1]
     assert_same_folder(tmp_path / "run", one)
     receipt = receipts_of(tmp_path / "run")[1]
-    assert receipt["first"] == receipt["count"] == CHUNK and receipt["device"] == "cpu"
+    assert receipt["first"] == receipt["count"] == CHUNK and receipt["device"] == jax.local_devices()[0].device_kind
     assert receipt["versions"]["jax"] == jax.__version__ and receipt["versions"]["dlnjax"] == dln.__version__
 
 
