@@ -29,10 +29,12 @@ _MOST_BYTES = 2**28
 # The largest number of flows in one chunk on a CPU, where it is enough to keep the lanes busy.
 _MOST_ROWS = 256
 # The number of entries of the matrices on all lanes of other devices, and the largest one of those in one chunk. An
-# NVIDIA H200 with a lane for each flow takes twice as long as with this queue, since it waits for the longest flow:
+# NVIDIA H200 with a lane for each flow takes twice as long as with a queue of four flows for each lane, since it waits
+# for the longest flow. It compiles the queue for 6 s or more, which fewer flows do not save:
 # benchmarks/results/gpu-nvidia-h200.md.
 _LANE_ENTRIES = 2**20
 _CHUNK_ENTRIES = 2**23
+_QUEUE = 4
 # A chunk is small if all its matrices together have at most this many entries.
 _SMALL = 8000
 # A sweep into a folder has at least this many parts if it has as many chunks. Many processes then get equal shares, and
@@ -166,7 +168,8 @@ def lane_count(device: Any, rows: int, d: int) -> int:
     """
     if device.platform == "cpu":
         return rows if rows * d**2 <= _SMALL else min(rows, max(2, min(32, 5000 // d**2)))
-    return min(rows, max(256, _LANE_ENTRIES // d**2))
+    lanes = max(256, _LANE_ENTRIES // d**2)
+    return lanes if rows >= _QUEUE * lanes else rows
 
 
 _LAPACK = {
