@@ -428,6 +428,11 @@ WRONG = [
     (lambda: dln.covariant_derivative(lambda x: x[0], EYE, EYE, 2.0), ValueError, ["field", "(3, 3)", "(3,)"]),
     (lambda: dln.covariant_derivative(lambda x: [x], EYE, EYE, 2.0), ValueError, ["field", "list of (3, 3)"]),
     (lambda: dln.covariant_derivative(EYE, EYE, EYE, 2.0), TypeError, ["field", "callable"]),
+    (
+        lambda: dln.covariant_derivative(lambda x: jnp.ones((3, 3), int), EYE, EYE, 2.0),
+        TypeError,
+        ["value of field at x", "floating point", "int"],
+    ),
     (lambda: dln.exponential(EYE, np.eye(2), 2.0), ValueError, ["p", "covector", "(3, 3)", "(2, 2)"]),
     (lambda: dln.exponential(SINGULAR, EYE, 2.0), ValueError, ["x", "full rank"]),
     (lambda: dln.exponential(EYE, with_nan(EYE), 2.0), ValueError, ["p", "finite"]),
@@ -573,6 +578,12 @@ def test_times_that_the_precision_of_the_start_cannot_tell_apart_are_refused(ts)
     for call in doors:
         with pytest.raises(ValueError, match=r"ts must be finite and strictly increasing.*In float32, the precision"):
             call()
+
+
+def test_a_tolerance_has_the_derivative_0():
+    tangent = lambda f, x: jax.jvp(f, (x,), (1.0,))[1]
+    assert not np.any(tangent(lambda rtol: dln.balance([2 * EYE, EYE], rtol=rtol)[0], 1e-9))
+    assert tangent(lambda rtol: _solver.as_tolerance("rtol", rtol), 1e-6) == 0.0
 
 
 def test_a_start_in_two_precisions_is_taken_in_the_wider():
