@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any, TYPE_CHECKING
 
-from dlnjax import closed_form as closed_form
+from dlnjax import _versions, closed_form as closed_form
 from dlnjax._compile import cache as cache
 from dlnjax._energies.completion import MatrixCompletion as MatrixCompletion
 from dlnjax._energies.regression import LeastSquares as LeastSquares
@@ -77,10 +77,9 @@ from dlnjax._sweeps.pairs import distances as distances
 from dlnjax._sweeps.seeds import PerSeed as PerSeed
 from dlnjax._sweeps.starts import Ensemble as Ensemble, gaussian as gaussian
 from dlnjax._sweeps.sweep import sweep as sweep
-from dlnjax._versions import version_of
 from dlnjax.claims import check as check, thesis as thesis
 
-__version__ = version_of("dlnjax")
+__version__ = _versions.version_of("dlnjax")
 
 if TYPE_CHECKING:
     from dlnjax import plot as plot
