@@ -148,7 +148,9 @@ class Report:
         return "\n".join([line(self.columns), rule, *map(line, self.rows)])
 
     def text(self) -> str:
-        return "\n\n".join(part for part in (f"# {self.title}", machine(), str(self), self.notes) if part) + "\n"
+        device = jax.devices()[0]
+        title = self.title if device.platform == "cpu" else f"{self.title}: {device.device_kind}"
+        return "\n\n".join(part for part in (f"# {title}", machine(), str(self), self.notes) if part) + "\n"
 
     def save(self, write: bool = True, final: bool = True) -> None:
         """Write the table, and print it if it is `final`."""
