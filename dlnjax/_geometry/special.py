@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,23 @@ NEAR, _SMALL_TERMS = 0.1, 5
 _COINCIDENT = 1e-5
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _polynomial(coefficients: Sequence[float], x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The polynomial with these coefficients, of which the first is the constant, by Horner's scheme."""
+    """The polynomial with these coefficients, of which the first is the constant, by Horner's scheme.
+
+    The rule gives the derivative as one more polynomial. Autodiff would make the scheme three times as long with each
+    derivative, and the curvature takes four.
+    """
     out = jnp.full_like(x, coefficients[-1])
     for c in coefficients[-2::-1]:
         out = out * x + c
     return out
+
+
+@_polynomial.defjvp
+def _polynomial_jvp(coefficients: Sequence[float], primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    slope = [k * c for k, c in enumerate(coefficients)][1:] or [0.0]
+    return _polynomial(coefficients, *primals), _polynomial(slope, *primals) * tangents[0]
 
 
 def shc_small(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
