@@ -36,7 +36,9 @@ def _polynomial(coefficients: Sequence[float], x: Float[Array, "*s"]) -> Float[A
 
 
 @_polynomial.defjvp
-def _polynomial_jvp(coefficients: Sequence[float], primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _polynomial_jvp(
+    coefficients: Sequence[float], primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
     slope = [k * c for k, c in enumerate(coefficients)][1:] or [0.0]
     return _polynomial(coefficients, *primals), _polynomial(slope, *primals) * tangents[0]
 
