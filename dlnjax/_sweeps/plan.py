@@ -28,12 +28,13 @@ from dlnjax._svd import SVD
 _MOST_BYTES = 2**28
 # The largest number of flows in one chunk on a CPU, where it is enough to keep the lanes busy.
 _MOST_ROWS = 256
-# The number of entries of the matrices on all lanes of other devices, and the largest one of those in one chunk. An
-# NVIDIA H200 with a lane for each flow takes twice as long as with a queue of four flows for each lane, since it waits
-# for the longest flow. It compiles the queue for 6 s or more, which fewer flows do not save:
-# benchmarks/results/gpu-nvidia-h200.md.
-_LANE_ENTRIES = 2**20
-_CHUNK_ENTRIES = 2**23
+# On other devices the size of a flow is d^2 and some thirty numbers more. Of this size are all lanes together, and all
+# flows of a chunk at most. An NVIDIA H200 with a lane for each flow takes twice as long as with a queue of four flows
+# for each lane, since it waits for the longest flow. It compiles the queue for 6 s or more, which fewer flows do not
+# save: benchmarks/results/gpu-nvidia-h200.md.
+_BESIDES = 32
+_SIZE_OF_LANES = 2**21
+_SIZE_OF_CHUNK = 2**24
 _QUEUE = 4
 # A chunk is small if all its matrices together have at most this many entries.
 _SMALL = 8000
@@ -136,7 +137,7 @@ def per_seed(times: int, d: int, observed: bool) -> int:
 
 def chunk_size(n: int, d: int, workers: int, devices: tuple[Any, ...], seed_bytes: int) -> int:
     """The number of flows in a chunk, as large as the numbers above allow, and equal for all workers."""
-    most = _MOST_ROWS if devices[0].platform == "cpu" else _CHUNK_ENTRIES // d**2
+    most = _MOST_ROWS if devices[0].platform == "cpu" else _SIZE_OF_CHUNK // (d**2 + _BESIDES)
     most = len(devices) * max(1, min(most, _MOST_BYTES // seed_bytes))
     rounds = -(-n // (workers * most))
     return -(-n // (workers * rounds))
@@ -168,7 +169,7 @@ def lane_count(device: Any, rows: int, d: int) -> int:
     """
     if device.platform == "cpu":
         return rows if rows * d**2 <= _SMALL else min(rows, max(2, min(32, 5000 // d**2)))
-    lanes = max(256, _LANE_ENTRIES // d**2)
+    lanes = max(256, _SIZE_OF_LANES // (d**2 + _BESIDES))
     return lanes if rows >= _QUEUE * lanes else rows
 
 
