@@ -138,11 +138,8 @@ class Solution(Shown):
 
         layout, lead = self.layout, _numbered(self.layout.lead, len(self._lead))
         notes = _NOTES | layout.notes
-        data, coords, attrs = (
-            {},
-            {},
-            {"format": layout.format, "written_by": f"dlnjax {version_of('dlnjax')}", **layout.attrs},
-        )
+        data, coords = {}, {}
+        attrs = {"format": layout.format, "written_by": f"dlnjax {version_of('dlnjax')}", **layout.attrs}
         for name, value in self.to_numpy().items():
             setting = name in _SETTINGS or name.startswith(_PREFIXES["depth"])
             own = ("time", *_numbered(name, 9)) if name.startswith("observed") else _axes(layout, name)
