@@ -41,10 +41,15 @@ def use_device(device: str) -> None:
     jax.config.update("jax_platforms", "cpu" if device == "cpu" else "cuda,cpu")
 
 
+def accelerator() -> str:
+    """The model of the accelerator, or nothing on a CPU."""
+    device = jax.devices()[0]
+    return "" if device.platform == "cpu" else device.device_kind
+
+
 def device_name() -> str:
     """The device in file names: cpu, or the model of the accelerator."""
-    device = jax.devices()[0]
-    return "cpu" if device.platform == "cpu" else re.sub(r"\W+", "-", device.device_kind).strip("-").lower()
+    return re.sub(r"\W+", "-", accelerator() or "cpu").strip("-").lower()
 
 
 def cores() -> int:
@@ -57,8 +62,8 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     parts = [model[1] if model else platform.processor() or platform.machine(), f"{cores()} cores"]
-    if jax.devices()[0].platform != "cpu":
-        parts.append(f"{len(jax.devices())} x {jax.devices()[0].device_kind}")
+    if accelerator():
+        parts.append(f"{len(jax.devices())} x {accelerator()}")
     modules = (jax, diffrax, scipy, np)
     return ", ".join([*parts, *(f"{module.__name__} {module.__version__}" for module in modules)])
 
@@ -148,8 +153,7 @@ class Report:
         return "\n".join([line(self.columns), rule, *map(line, self.rows)])
 
     def text(self) -> str:
-        device = jax.devices()[0]
-        title = self.title if device.platform == "cpu" else f"{self.title}: {device.device_kind}"
+        title = ": ".join(part for part in (self.title, accelerator()) if part)
         return "\n\n".join(part for part in (f"# {title}", machine(), str(self), self.notes) if part) + "\n"
 
     def save(self, write: bool = True, final: bool = True) -> None:

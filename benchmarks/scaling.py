@@ -105,14 +105,14 @@ def by_seeds(args, report: Report) -> dict:
     return curves
 
 
-def in_turns(args, report: Report, varied: str, contenders: dict, d: int | None = None) -> list[float]:
-    """A row for each contender, whose value is d where that is None; microseconds for a right-hand side."""
+def in_turns(args, report: Report, varied: str, contenders: dict, sizes: list[int]) -> list[float]:
+    """A row for each contender, of which `sizes` has the d; microseconds for a right-hand side."""
     timings = interleave(contenders, args.runs)
     cost = []
-    for value, timing in timings.items():
+    for d, (value, timing) in zip(sizes, timings.items(), strict=True):
         cost.append(1e6 * timing.median / timing.score.evaluations)
         speed = timing.median, timing.spread, 1e3 * timing.median / timing.seeds, cost[-1]
-        report.add(varied, value, value if d is None else f"{d}", f"{timing.seeds}", *speed, "-", "-")
+        report.add(varied, value, f"{d}", f"{timing.seeds}", *speed, "-", "-")
     report.save(not args.quick, final=False)
     return cost
 
@@ -125,13 +125,13 @@ def contender(args, d: int, n: int, depth: float) -> Contender:
 
 def by_d(args, report: Report) -> dict:
     contenders = {f"{d}": contender(args, d, 8 if args.quick else 32, np.inf) for d in args.d}
-    return {"d": (args.d, in_turns(args, report, "d", contenders))}
+    return {"d": (args.d, in_turns(args, report, "d", contenders, args.d))}
 
 
 def by_depth(args, report: Report) -> dict:
     d, n = (5, 16) if args.quick else (10, 64)
     contenders = {f"{depth:g}": contender(args, d, n, depth) for depth in args.depth}
-    return {"depth": (args.depth, in_turns(args, report, "depth", contenders, d))}
+    return {"depth": (args.depth, in_turns(args, report, "depth", contenders, [d] * len(contenders)))}
 
 
 def draw(found: dict) -> Figure:

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, UTC
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from jaxtyping import PRNGKeyArray
 
 import dlnjax
 from dlnjax import plot
+from dlnjax._versions import version_of
 from dlnjax.figures import FIGURES
 from dlnjax.figures._figure import Figure, Number
 
@@ -161,4 +161,4 @@ def _machine() -> str:
 def _versions() -> str:
     packages = ("jax", "diffrax", "equinox", "numpy", "scipy", "matplotlib")
     own = [f"dlnjax {dlnjax.__version__}", f"Python {platform.python_version()}"]
-    return ", ".join(own + [f"{package} {version(package)}" for package in packages])
+    return ", ".join(own + [f"{package} {version_of(package)}" for package in packages])
