@@ -251,7 +251,8 @@ def roofline(args, _) -> None:
         energy, x0 = at_start(dln.MatrixCompletion.diagonal(d)), starts(d, args.seeds, d**-0.5)
         ts, devices = jnp.linspace(0.0, 100.0, 101), as_devices(None)
         workers = worker_count(devices, len(x0))
-        lanes = lane_count(devices[0], chunk_size(len(x0), d, workers, devices, per_seed(len(ts), d, True)), d)
+        chunk = chunk_size(len(x0), d, workers, devices, per_seed(len(ts), d, True))
+        lanes = lane_count(devices[0], chunk, d, len(x0))
         rounds = int(max(10, (1e7 if args.quick else 1e9) / (6 * d**3 * lanes)))
         y = jax.vmap(dln.svd)(jnp.resize(x0, (lanes, d, d)))
         with ThreadPoolExecutor(workers) as pool:

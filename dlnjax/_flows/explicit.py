@@ -96,8 +96,11 @@ class Explicit(Method):
         """Try one step of the flow on every lane."""
         step = jax.vmap(lambda own, flow, start: self.step(task.coordinates(own), task.rules, flow, start))
         flow, start, saves = step(work.own, work.flow, work.stage)
-        saved = save_reached(task, work, saved, flow.y, (work.flow.index, (work.id < task.n) & saves))
-        return Lanes(work.id, flow, work.own, start), saved
+        saves, now = saves & (work.id < task.n), work.flow.index
+        state = lambda lane, index: jax.tree.map(lambda x: x[lane], flow.y)
+        return save_reached(
+            task, Lanes(work.id, flow, work.own, start), saved, lambda index: saves & (index == now), state
+        )
 
     def step(
         self, coordinates: Coordinates, rules: Rules, s: Flow, start: "Start | None"
@@ -121,8 +124,8 @@ class Explicit(Method):
             asks = keep & (s.choice.stay % ASKED == ASKED - 1)
             choice = self._choose(s.choice, keep, reach).asked(asks, misfit, self.other)
         saves = keep & last
-        advanced = (s.index + saves.astype(int), s.evaluations + evaluations, choice)
-        return eqx.tree_at(lambda f: (f.index, f.evaluations, f.choice), after, advanced), start, saves
+        advanced = (s.evaluations + evaluations, choice)
+        return eqx.tree_at(lambda f: (f.evaluations, f.choice), after, advanced), start, saves
 
     def _choose(self, choice: Choice, keep: Bool[Array, ""], reach: Scalar) -> Choice:
         if self.stiff is None:
@@ -160,13 +163,14 @@ class Explicit(Method):
         carry = jax.tree.map(begin, start.velocity), z0, s.unrest
         ks, z, unrest = jax.lax.fori_loop(first, len(rows), stage, carry)
         error = weigh(jnp.asarray(self.tableau.b_error, h.dtype), ks)
-        penultimate, velocity = (jax.tree.map(lambda k, i=i: k[i], ks) for i in (-2, -1))
+        velocity = jax.tree.map(lambda k: k[-1], ks)
         # The last two stages have the same time. The difference of their velocities over the difference of their states
         # estimates the spectral radius: E. Hairer and G. Wanner, Solving Ordinary Differential Equations II, section
         # IV.2. Velocities are multiplied by the step before they are squared, so that the squares stay in the range of
         # the floats in any unit of time.
         apart = chart.measure(z0, weigh(jnp.asarray(rows[-1] - rows[-2], h.dtype), ks))
-        moved = chart.measure(z0, combine((h_exact, velocity), (-h_exact, penultimate)))
+        last_two = jnp.asarray([0.0] * (len(rows) - 2) + [-1.0, 1.0], h.dtype)
+        moved = chart.measure(z0, weigh(last_two, ks))
         reach = moved / positive(apart)
         y1, ended = chart.leave(z, velocity)
         reach = jnp.where(jnp.isfinite(reach), reach, 0.0)

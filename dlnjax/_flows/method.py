@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.step import Flow, Rules
-from dlnjax._tree import any_of_batch
+from dlnjax._tree import while_any
 from dlnjax._types import State
 
 
@@ -57,18 +57,29 @@ class Method(abc.ABC):
 
 
 def save_reached(
-    task: Task, work: Lanes, saved: PyTree, points: Any, at: tuple[Int[Array, " lanes"], Bool[Array, " lanes"]]
-) -> PyTree:
-    """Write `observe(points)` to the buffers `saved`.
+    task: Task,
+    work: Lanes,
+    saved: PyTree,
+    reached: Callable[[Int[Array, " lanes"]], Bool[Array, " lanes"]],
+    point: Callable[[Any, Any], Any],
+) -> tuple[Lanes, PyTree]:
+    """Write what is observed of all flows at the times that they have reached: (the lanes, the buffers).
 
-    `at` is (the index of a time for each lane, whether the flow on that lane has reached this time).
+    `reached(index)` says which lanes have reached their time of that index, and `point(lane, index)` is the state then.
+    One state is written after the other. Few flows reach a time in a step, or one flow reaches many, and a CPU would
+    loop over all lanes to write to several.
     """
-    index, reached = at
 
-    def write(saved: PyTree):
-        # There is no row `n`, so what is written to that row is dropped.
-        id = jnp.where(reached, work.id, task.n)
-        seen = jax.vmap(task.observe)(points)
-        return jax.tree.map(lambda buffer, x: buffer.at[id, index].set(x, mode="drop"), saved, seen)
+    def one(carry: PyTree) -> PyTree:
+        index, saved = carry
+        now = reached(index)
+        lane = jnp.argmax(now)
+        at, due = index[lane], now[lane]
+        # In another batch of a `vmap` no lane may be due. There is no row `n`, so what is written to it is dropped.
+        id = jnp.where(due, work.id[lane], task.n)
+        seen = task.observe(point(lane, at))
+        saved = jax.tree.map(lambda buffer, x: buffer.at[id, at].set(x, mode="drop"), saved, seen)
+        return index.at[lane].add(due.astype(int)), saved
 
-    return jax.lax.cond(any_of_batch(reached), write, lambda saved: saved, saved)
+    index, saved = while_any(lambda carry: jnp.any(reached(carry[0])), one, (work.flow.index, saved))
+    return eqx.tree_at(lambda work: work.flow.index, work, index), saved

@@ -7,6 +7,7 @@ those of the Runge-Kutta method. The reach of a step is h times the spectral rad
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,7 +20,7 @@ from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
 from dlnjax._flows.step import attempt_in, Choice, conclude, Flow, MEMORY, Rules
 from dlnjax._runge_kutta import clip
-from dlnjax._tree import all_of_batch, any_of_batch, where, while_any
+from dlnjax._tree import all_of_batch, any_of_batch, where
 from dlnjax._types import Scalar, State
 
 # The phases of a step. `_ENTER` evaluates the velocity at the start. `_PROBE` estimates the spectral radius. `_READY`
@@ -113,25 +114,16 @@ class Stabilised(Method):
         flow, stage, step = close(work.own, work.flow, work.stage)
         flow, stage = where(ended, flow, work.flow), where(ended, stage, work.stage)
         kept = ended & (flow.accepted > work.flow.accepted)
-        ts, times = task.rules.ts, len(task.rules.ts)
-
+        ts = task.rules.ts
         # Only the last time may be repeated. The flow ends there, and `fill` writes the repetitions.
         first = jnp.append(True, ts[1:] > ts[:-1])
+        reached = lambda index: kept & (index < len(ts)) & (ts[index] <= flow.t) & first[index]
 
-        def pending(index):
-            at = jnp.minimum(index, times - 1)
-            return kept & (index < times) & (ts[at] <= flow.t) & first[at]
+        def point(lane: Any, index: Any) -> State:
+            own, passed = jax.tree.map(lambda x: x[lane], (work.own, step))
+            return passed.at(task.coordinates(own), ts[index])
 
-        def save(carry):
-            index, saved = carry
-            at = jnp.minimum(index, times - 1)
-            points = jax.vmap(lambda own, step, t: step.at(task.coordinates(own), t))(work.own, step, ts[at])
-            now = pending(index)
-            return index + now.astype(int), save_reached(task, work, saved, points, (at, now))
-
-        index, saved = while_any(lambda carry: jnp.any(pending(carry[0])), save, (flow.index, saved))
-        flow = eqx.tree_at(lambda f: f.index, flow, index)
-        return Lanes(work.id, flow, work.own, stage), saved
+        return save_reached(task, Lanes(work.id, flow, work.own, stage), saved, reached, point)
 
     def begin(self, coordinates: Coordinates, flow: Flow) -> Stage:
         gauge, zero = coordinates.gauge(flow.y), jnp.array(0)

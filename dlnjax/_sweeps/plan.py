@@ -36,8 +36,11 @@ _BESIDES = 32
 _SIZE_OF_LANES = 2**21
 _SIZE_OF_CHUNK = 2**24
 _QUEUE = 4
-# A chunk is small if all its matrices together have at most this many entries.
+# A chunk is small if all its matrices together have at most this many entries, and a sweep is short if all of its have
+# at most so many. The queue makes small chunks a quarter faster, which in a short sweep is less than the second that it
+# takes to compile.
 _SMALL = 8000
+_SHORT = 2**16
 # A sweep into a folder has at least this many parts if it has as many chunks. Many processes then get equal shares, and
 # one that dies loses little.
 _LEAST_PARTS = 128
@@ -99,7 +102,7 @@ def divided(n: int, d: int, seed_bytes: int, decomposes: bool, *, devices: Any, 
     chunk = chunk or chunk_size(n, d, workers, devices, seed_bytes)
     rows = -(-_rounded_up(chunk, devices[0]) // len(devices)) * len(devices)
     part = part_size(n, chunk, seed_bytes)
-    lanes = lane_count(devices[0], rows // len(devices), d)
+    lanes = lane_count(devices[0], rows // len(devices), d, n)
     return Plan(devices, workers, chunk, part, rows, lanes, quick=True, times=0)
 
 
@@ -162,13 +165,15 @@ def time_count(times: int, bytes_a_time: int) -> int:
     return more if more * bytes_a_time <= _MOST_BYTES else times
 
 
-def lane_count(device: Any, rows: int, d: int) -> int:
+def lane_count(device: Any, rows: int, d: int, n: int) -> int:
     """The number of lanes on a device: on a CPU as many as fit in its cache, elsewhere as many as fill the device.
 
-    In a small chunk each flow has its own lane. The queue of flows would take longer to compile than it saves.
+    In a small chunk of a short sweep each of its `rows` has its own lane. The queue of flows would take longer to
+    compile than it saves. `n` is the number of flows of the sweep.
     """
     if device.platform == "cpu":
-        return rows if rows * d**2 <= _SMALL else min(rows, max(2, min(32, 5000 // d**2)))
+        alone = rows * d**2 <= _SMALL and n * d**2 <= _SHORT
+        return rows if alone else min(rows, max(2, min(32, 5000 // d**2)))
     lanes = max(256, _SIZE_OF_LANES // (d**2 + _BESIDES))
     return lanes if rows >= _QUEUE * lanes else rows
 

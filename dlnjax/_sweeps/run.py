@@ -78,12 +78,12 @@ class Programs:
                 self.compiling(False)
         return self.run(kept, state)
 
-    def _compile(self, kept: PyTree, state: PyTree) -> None:
+    def _compile(self, kept: PyTree, state: PyTree) -> Any:
         with warnings.catch_warnings():
             # Not all of the state has a place in what the last program returns. JAX says so when it compiles. Workers
             # that run at once must not change the filters of warnings, since some changes would then stay.
             warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
-            self.run.lower(kept, state).compile()
+            return self.run.lower(kept, state).compile()
 
 
 class ByPoint(NamedTuple):

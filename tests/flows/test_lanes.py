@@ -11,7 +11,10 @@ from support.flows import ended
 from support.tolerances import ALGEBRA, assert_close
 
 import dlnjax as dln
-from dlnjax._sweeps import plan
+from dlnjax._flows import trajectory
+from dlnjax._flows.problem import Options, prepare
+from dlnjax._sweeps import downstairs, plan
+from dlnjax._sweeps.run import Programs
 
 # More seeds than the 32 lanes of a small d, so that lanes are handed on.
 N, D, TS = 40, 2, [0.0, 0.3, 5.0]
@@ -82,6 +85,41 @@ def test_a_lane_for_each_gives_what_the_queue_gives(solution, starts, monkeypatc
     for name, count in solution.stats.items():
         np.testing.assert_array_equal(side_by_side.stats[name], count)
     assert_close(side_by_side.x, solution.x, ALGEBRA)
+
+
+def copies(program, buffer):
+    """The instructions that copy an array of the shape `buffer` inside of the loops of a compiled program."""
+    text = program.as_text()
+    loops = text[: text.index("ENTRY")]
+    assert f"= {buffer}" in loops
+    return [line for line in loops.splitlines() if f"= {buffer}" in line and " copy(" in line]
+
+
+@pytest.mark.parametrize("number", [trajectory.EXPLICIT, trajectory.STIFF])
+def test_no_pass_of_a_flow_copies_what_is_saved(starts, number):
+    # XLA did so six times a pass, without a word, and the flow took two to three times as long.
+    problem, options = prepare(Well(STIFFNESS[0]), starts[0], 2, jnp.linspace(0.0, 5.0, 77), Options())
+    y0, state = trajectory._begin(problem, options)
+    problem = eqx.tree_at(lambda p: p.start, problem, None)
+    turn = trajectory._turn.lower(problem, options, y0, state, number).compile()
+    assert not copies(turn.compiled, f"f64[1,77,{D},{D}]")
+
+
+@pytest.mark.parametrize("small", [0, 8000])
+def test_no_pass_of_a_sweep_copies_what_is_saved(starts, small, monkeypatch):
+    turns, compiled = [], Programs._compile
+
+    def recorded(self, kept, state):
+        program = compiled(self, kept, state)
+        if kept[0] is downstairs._turn:
+            turns.append(program.compiled)
+
+    monkeypatch.setattr(plan, "_SMALL", small)
+    monkeypatch.setattr(Programs, "_compile", recorded)
+    run(starts, ts=np.linspace(0.0, 5.0, 9))
+    assert len(turns) == 2
+    for turn in turns:
+        assert not copies(turn, f"f64[64,16,{D},{D}]")
 
 
 def test_neighbours_that_fail_change_no_bit(solution, starts):

@@ -1,5 +1,6 @@
 """The same sweep on several devices, which XLA can pretend to have."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -78,10 +79,18 @@ def test_a_gpu_has_a_queue_of_flows_where_they_are_many(d, cards):
     devices = (SimpleNamespace(platform="gpu"),) * cards
     chunk = plan.chunk_size(10**7, d, 1, devices, plan.per_seed(2, d, True))
     rows = -(-chunk // cards)
-    lanes = plan.lane_count(devices[0], rows, d)
+    lanes = plan.lane_count(devices[0], rows, d, 10**7)
     assert rows * d**2 <= 2**24 and 4 * lanes <= rows <= 2**19 and lanes * d**2 <= 2**21
     assert plan.chunk_size(1000, 5, 1, devices, plan.per_seed(2, 5, True)) == 1000
-    assert [plan.lane_count(devices[0], n, 5) for n in (1000, 100_000)] == [1000, 100_000]
+    assert [plan.lane_count(devices[0], n, 5, n) for n in (1000, 100_000)] == [1000, 100_000]
+
+
+def test_a_cpu_has_a_queue_of_flows_where_they_are_many_or_large():
+    lanes = functools.partial(plan.lane_count, SimpleNamespace(platform="cpu"))
+    # The chunks are of the same size, and the sweeps of 1,000 and of a million seeds.
+    assert [lanes(256, 5, n) for n in (1000, 10**6)] == [256, 32]
+    assert [lanes(256, d, 256) for d in (2, 5, 10, 25, 50, 400)] == [256, 256, 32, 8, 2, 2]
+    assert lanes(1, 400, 1) == 1
 
 
 @pytest.fixture
