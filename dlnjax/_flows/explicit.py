@@ -97,10 +97,9 @@ class Explicit(Method):
         step = jax.vmap(lambda own, flow, start: self.step(task.coordinates(own), task.rules, flow, start))
         flow, start, saves = step(work.own, work.flow, work.stage)
         saves, now = saves & (work.id < task.n), work.flow.index
-        state = lambda lane, index: jax.tree.map(lambda x: x[lane], flow.y)
-        return save_reached(
-            task, Lanes(work.id, flow, work.own, start), saved, lambda index: saves & (index == now), state
-        )
+        reached = lambda index: saves & (index == now)
+        work = Lanes(work.id, flow, work.own, start)
+        return save_reached(task, work, saved, reached, flow.y, lambda y, index: y)
 
     def step(
         self, coordinates: Coordinates, rules: Rules, s: Flow, start: "Start | None"

@@ -106,8 +106,8 @@ class Turn(NamedTuple):
     def _until_someone_leaves(self, work: Lanes, saved: PyTree) -> tuple[Lanes, PyTree]:
         """Advance all lanes until a flow has ended or has changed to another method.
 
-        The loop carries nothing but what `advance` does. With a select of the flows that are still in the turn in it,
-        XLA would copy the buffers of saved states six times at each pass on a CPU.
+        This loop must stand inside of another. XLA copies the buffers of saved states six times at each pass on a CPU
+        where a loop with the condition of `Stabilised.advance` is the outermost (jax 0.10.2).
         """
         n = self.task.n
         left = lambda work: any_of_batch(jnp.any((work.id < n) & ~self._in_turn(work.flow)))

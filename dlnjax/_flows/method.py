@@ -56,30 +56,38 @@ class Method(abc.ABC):
         """
 
 
+# On more lanes than this, the states of all are saved together.
+_FEW = 32
+
+
 def save_reached(
     task: Task,
     work: Lanes,
     saved: PyTree,
     reached: Callable[[Int[Array, " lanes"]], Bool[Array, " lanes"]],
-    point: Callable[[Any, Any], Any],
+    passed: PyTree,
+    point: Callable[[Any, Any], State],
 ) -> tuple[Lanes, PyTree]:
     """Write what is observed of all flows at the times that they have reached: (the lanes, the buffers).
 
-    `reached(index)` says which lanes have reached their time of that index, and `point(lane, index)` is the state then.
-    One state is written after the other. Few flows reach a time in a step, or one flow reaches many, and a CPU would
-    loop over all lanes to write to several.
+    `reached(index)` says which lanes have reached their time of that index. `passed` has one row for each lane, and
+    `point(row, index)` is the state at that time. On few lanes one state is written after the other: in a step few
+    flows reach a time, or one reaches many, and a CPU would loop over all lanes. A GPU has many lanes.
     """
+    one_by_one = len(work.id) <= _FEW
 
-    def one(carry: PyTree) -> PyTree:
+    def write(carry: PyTree) -> PyTree:
         index, saved = carry
         now = reached(index)
         lane = jnp.argmax(now)
-        at, due = index[lane], now[lane]
-        # In another batch of a `vmap` no lane may be due. There is no row `n`, so what is written to it is dropped.
-        id = jnp.where(due, work.id[lane], task.n)
-        seen = task.observe(point(lane, at))
+        pick = (lambda x: x[lane][None]) if one_by_one else (lambda x: x)
+        rows, id, at, due = jax.tree.map(pick, (passed, work.id, index, now))
+        # There is no row `n`, so what is written to that row is dropped.
+        id = jnp.where(due, id, task.n)
+        seen = jax.vmap(lambda row, at: task.observe(point(row, at)))(rows, at)
         saved = jax.tree.map(lambda buffer, x: buffer.at[id, at].set(x, mode="drop"), saved, seen)
-        return index.at[lane].add(due.astype(int)), saved
+        written = now & (jnp.arange(len(now)) == lane) if one_by_one else now
+        return index + written.astype(int), saved
 
-    index, saved = while_any(lambda carry: jnp.any(reached(carry[0])), one, (work.flow.index, saved))
+    index, saved = while_any(lambda carry: jnp.any(reached(carry[0])), write, (work.flow.index, saved))
     return eqx.tree_at(lambda work: work.flow.index, work, index), saved

@@ -7,7 +7,6 @@ those of the Runge-Kutta method. The reach of a step is h times the spectral rad
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -119,11 +118,8 @@ class Stabilised(Method):
         first = jnp.append(True, ts[1:] > ts[:-1])
         reached = lambda index: kept & (index < len(ts)) & (ts[index] <= flow.t) & first[index]
 
-        def point(lane: Any, index: Any) -> State:
-            own, passed = jax.tree.map(lambda x: x[lane], (work.own, step))
-            return passed.at(task.coordinates(own), ts[index])
-
-        return save_reached(task, Lanes(work.id, flow, work.own, stage), saved, reached, point)
+        state = lambda row, index: row[1].at(task.coordinates(row[0]), ts[index])
+        return save_reached(task, Lanes(work.id, flow, work.own, stage), saved, reached, (work.own, step), state)
 
     def begin(self, coordinates: Coordinates, flow: Flow) -> Stage:
         gauge, zero = coordinates.gauge(flow.y), jnp.array(0)
