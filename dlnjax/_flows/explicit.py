@@ -95,16 +95,15 @@ class Explicit(Method):
     def advance(self, task: Task, work: Lanes, saved: PyTree) -> tuple[Lanes, PyTree]:
         """Try one step of the flow on every lane."""
         step = jax.vmap(lambda own, flow, start: self.step(task.coordinates(own), task.rules, flow, start))
-        flow, start, saves = step(work.own, work.flow, work.stage)
-        saves, now = saves & (work.id < task.n), work.flow.index
-        reached = lambda index: saves & (index == now)
-        work = Lanes(work.id, flow, work.own, start)
-        return save_reached(task, work, saved, reached, flow.y, lambda y, index: y)
+        flow, start = step(work.own, work.flow, work.stage)
+        reached = lambda index: (work.id < task.n) & (index < flow.index)
+        after = Lanes(work.id, flow, work.own, start)
+        return save_reached(task, after, saved, work.flow.index, reached, flow.y, lambda y, index: y)
 
     def step(
         self, coordinates: Coordinates, rules: Rules, s: Flow, start: "Start | None"
-    ) -> tuple[Flow, "Start | None", Bool[Array, ""]]:
-        """(the flow after one attempt, the start of the next step, whether a time to be saved is reached)."""
+    ) -> tuple[Flow, "Start | None"]:
+        """(the flow after one attempt, the start of the next step)."""
         end = rules.ts[jnp.minimum(s.index, len(rules.ts) - 1)]
         h, last = clip(s.h, end - s.t)
         t1 = jnp.where(last, end, s.t + h)
@@ -122,9 +121,8 @@ class Explicit(Method):
             start = Start(start.gauge, velocity, keep, jnp.where(keep, start.age + 1, OLD))
             asks = keep & (s.choice.stay % ASKED == ASKED - 1)
             choice = self._choose(s.choice, keep, reach).asked(asks, misfit, self.other)
-        saves = keep & last
-        advanced = (s.evaluations + evaluations, choice)
-        return eqx.tree_at(lambda f: (f.evaluations, f.choice), after, advanced), start, saves
+        advanced = (s.index + (keep & last).astype(int), s.evaluations + evaluations, choice)
+        return eqx.tree_at(lambda f: (f.index, f.evaluations, f.choice), after, advanced), start
 
     def _choose(self, choice: Choice, keep: Bool[Array, ""], reach: Scalar) -> Choice:
         if self.stiff is None:
@@ -161,15 +159,15 @@ class Explicit(Method):
         begin = lambda v: jnp.zeros((len(rows), *v.shape), v.dtype).at[0].set(v)
         carry = jax.tree.map(begin, start.velocity), z0, s.unrest
         ks, z, unrest = jax.lax.fori_loop(first, len(rows), stage, carry)
-        error = weigh(jnp.asarray(self.tableau.b_error, h.dtype), ks)
         velocity = jax.tree.map(lambda k: k[-1], ks)
         # The last two stages have the same time. The difference of their velocities over the difference of their states
         # estimates the spectral radius: E. Hairer and G. Wanner, Solving Ordinary Differential Equations II, section
         # IV.2. Velocities are multiplied by the step before they are squared, so that the squares stay in the range of
         # the floats in any unit of time.
-        apart = chart.measure(z0, weigh(jnp.asarray(rows[-1] - rows[-2], h.dtype), ks))
-        last_two = jnp.asarray([0.0] * (len(rows) - 2) + [-1.0, 1.0], h.dtype)
-        moved = chart.measure(z0, weigh(last_two, ks))
+        last_two = [0.0] * (len(rows) - 2) + [-1.0, 1.0]
+        sums = weigh(jnp.asarray([self.tableau.b_error, rows[-1] - rows[-2], last_two], h.dtype), ks)
+        error, of_states, of_velocities = (jax.tree.map(lambda x, i=i: x[i], sums) for i in range(3))
+        apart, moved = chart.measure(z0, of_states), chart.measure(z0, of_velocities)
         reach = moved / positive(apart)
         y1, ended = chart.leave(z, velocity)
         reach = jnp.where(jnp.isfinite(reach), reach, 0.0)

@@ -90,29 +90,20 @@ class Turn(NamedTuple):
     def _side_by_side(self, flows: Flow, saved: PyTree) -> tuple[Flow, PyTree]:
         """The turn where each flow has a lane of its own, so that no flow is moved."""
         n = self.task.n
+        ids = lambda flow: jnp.where(self._in_turn(flow), jnp.arange(n), n)
 
         def body(carry: PyTree) -> PyTree:
-            flows, saved, work = carry
-            work, saved = self._until_someone_leaves(work, saved)
-            flows = where(work.id < n, work.flow, flows)
-            id = jnp.where(self._in_turn(work.flow), work.id, n)
-            return flows, saved, Lanes(id, work.flow, work.own, work.stage)
+            work, saved = carry
+            after, saved = self.method.advance(self.task, work, saved)
+            flow = where(work.id < n, after.flow, work.flow)
+            return Lanes(ids(flow), flow, self.own, after.stage), saved
 
-        id = jnp.where(self._in_turn(flows), jnp.arange(n), n)
-        work = Lanes(id, flows, self.own, self._enter(self.own, flows))
-        flows, saved, _ = while_any(lambda carry: jnp.any(carry[2].id < n), body, (flows, saved, work))
-        return flows, saved
-
-    def _until_someone_leaves(self, work: Lanes, saved: PyTree) -> tuple[Lanes, PyTree]:
-        """Advance all lanes until a flow has ended or has changed to another method.
-
-        This loop must stand inside of another. XLA copies the buffers of saved states six times at each pass on a CPU
-        where a loop with the condition of `Stabilised.advance` is the outermost (jax 0.10.2).
-        """
-        n = self.task.n
-        left = lambda work: any_of_batch(jnp.any((work.id < n) & ~self._in_turn(work.flow)))
-        go_on = lambda carry: jnp.any(carry[0].id < n) & ~left(carry[0])
-        return while_any(go_on, lambda carry: self.method.advance(self.task, *carry), (work, saved))
+        work = Lanes(ids(flows), flows, self.own, self._enter(self.own, flows))
+        go_on = lambda carry: jnp.any(carry[0].id < n)
+        # The outer loop is passed once. Where the inner one stands alone, and its body has the condition of
+        # `Stabilised.advance`, XLA copies the buffers of saved states six times at each pass on a CPU (jax 0.10.2).
+        work, saved = while_any(go_on, lambda carry: while_any(go_on, body, carry), (work, saved))
+        return work.flow, saved
 
     def _in_line(self, flows: Flow, saved: PyTree, lanes: int) -> tuple[Flow, PyTree]:
         """The turn with fewer lanes than flows. A flow that is done leaves its lane to the next flow in the queue."""
@@ -138,11 +129,15 @@ class Turn(NamedTuple):
             stage = where(taken, self._enter(own, flow), work.stage)
             return packed, Lanes(id, flow, own, stage), head + jnp.sum(taken)
 
+        def someone_left(work: Lanes) -> Bool[Array, ""]:
+            return any_of_batch(jnp.any((work.id < n) & ~self._in_turn(work.flow)))
+
         def body(carry: PyTree) -> PyTree:
             # The packed flows stand outside of the inner loop, which would copy them at each pass.
             packed, saved, work, head = carry
             packed, work, head = refill(packed, work, head)
-            work, saved = self._until_someone_leaves(work, saved)
+            go_on = lambda carry: jnp.any(carry[0].id < n) & ~someone_left(carry[0])
+            work, saved = while_any(go_on, lambda carry: self.method.advance(self.task, *carry), (work, saved))
             return packed, saved, work, head
 
         def unfinished(carry: PyTree) -> Bool[Array, ""]:

@@ -64,17 +64,19 @@ def save_reached(
     task: Task,
     work: Lanes,
     saved: PyTree,
+    first: Int[Array, " lanes"],
     reached: Callable[[Int[Array, " lanes"]], Bool[Array, " lanes"]],
     passed: PyTree,
     point: Callable[[Any, Any], State],
 ) -> tuple[Lanes, PyTree]:
     """Write what is observed of all flows at the times that they have reached: (the lanes, the buffers).
 
-    `reached(index)` says which lanes have reached their time of that index. `passed` has one row for each lane, and
-    `point(row, index)` is the state at that time. On few lanes one state is written after the other: in a step few
-    flows reach a time, or one reaches many, and a CPU would loop over all lanes. A GPU has many lanes.
+    `first` is the index of the first time of each lane that is not saved yet. `reached(index)` says which lanes have
+    reached their time of that index. `passed` has one row for each lane, and `point(row, index)` is the state at that
+    time. On few lanes one state is written after the other: in a step few flows reach a time, or one reaches many, and
+    a CPU would loop over all lanes. A GPU has many lanes.
     """
-    one_by_one = len(work.id) <= _FEW
+    one_by_one = 1 < len(work.id) <= _FEW
 
     def write(carry: PyTree) -> PyTree:
         index, saved = carry
@@ -89,5 +91,5 @@ def save_reached(
         written = now & (jnp.arange(len(now)) == lane) if one_by_one else now
         return index + written.astype(int), saved
 
-    index, saved = while_any(lambda carry: jnp.any(reached(carry[0])), write, (work.flow.index, saved))
+    index, saved = while_any(lambda carry: jnp.any(reached(carry[0])), write, (first, saved))
     return eqx.tree_at(lambda work: work.flow.index, work, index), saved

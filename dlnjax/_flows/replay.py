@@ -155,7 +155,7 @@ def _some_steps(
 
     def step(carry: Any) -> Any:
         state, ends = carry
-        flow, start, _ = _METHOD.step(coordinates, rules, *state)
+        flow, start = _METHOD.step(coordinates, rules, *state)
         # Under `vmap` a flow that has ended stays as it is. A select over `ends` would read all of it at each step.
         state = where(go_on(state), (flow, start), state)
         flow = state[0]

@@ -119,7 +119,8 @@ class Stabilised(Method):
         reached = lambda index: kept & (index < len(ts)) & (ts[index] <= flow.t) & first[index]
 
         state = lambda row, index: row[1].at(task.coordinates(row[0]), ts[index])
-        return save_reached(task, Lanes(work.id, flow, work.own, stage), saved, reached, (work.own, step), state)
+        work = Lanes(work.id, flow, work.own, stage)
+        return save_reached(task, work, saved, flow.index, reached, (work.own, step), state)
 
     def begin(self, coordinates: Coordinates, flow: Flow) -> Stage:
         gauge, zero = coordinates.gauge(flow.y), jnp.array(0)
