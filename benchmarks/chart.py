@@ -29,12 +29,13 @@ LOOKS = {
 
 
 def milliseconds(table: Path) -> dict[str, dict[int, float]]:
-    """Of each contender and each d the milliseconds per seed; of SciPy those of its fastest method."""
+    """Of each contender in `LOOKS` and each d the milliseconds per seed; of SciPy those of its fastest method."""
     found: dict[str, dict[int, float]] = {name: {} for name in LOOKS}
     for cells in read_rows(table):
         name = "SciPy" if cells["contender"].startswith("SciPy") else cells["contender"]
         d, cost = int(cells["d"]), float(cells["ms per seed"])
-        found[name][d] = min(cost, found[name].get(d, cost))
+        if name in found:
+            found[name][d] = min(cost, found[name].get(d, cost))
     return found
 
 
