@@ -56,8 +56,8 @@ class Method(abc.ABC):
         """
 
 
-# On more lanes than this, the states of all are saved together.
-_FEW = 32
+# A CPU has at most this many lanes in a queue of flows. On more lanes, the states of all are saved together.
+FEW = 32
 
 
 def save_reached(
@@ -76,7 +76,7 @@ def save_reached(
     time. On few lanes one state is written after the other: in a step few flows reach a time, or one reaches many, and
     a CPU would loop over all lanes. A GPU has many lanes.
     """
-    one_by_one = 1 < len(work.id) <= _FEW
+    one_by_one = 1 < len(work.id) <= FEW
 
     def write(carry: PyTree) -> PyTree:
         index, saved = carry

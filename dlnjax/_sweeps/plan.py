@@ -19,6 +19,7 @@ from dlnjax._checks import as_count, is_concrete
 from dlnjax._compile import power_of_two_from
 from dlnjax._flows.charts import CHARTED
 from dlnjax._flows.frame import is_thin
+from dlnjax._flows.method import FEW
 from dlnjax._flows.problem import Options, saved_entries
 from dlnjax._flows.trajectory import TOGETHER
 from dlnjax._protocol import pullback, sides
@@ -36,9 +37,9 @@ _BESIDES = 32
 _SIZE_OF_LANES = 2**21
 _SIZE_OF_CHUNK = 2**24
 _QUEUE = 4
-# A chunk is small if all its matrices together have at most this many entries, and a sweep is short if all of its have
-# at most so many. The queue makes small chunks a quarter faster, which in a short sweep is less than the second that it
-# takes to compile.
+# A chunk is small if all its matrices together have at most `_SMALL` entries, and a sweep is short if the matrices of
+# all its flows have at most `_SHORT`. The queue makes small chunks a quarter faster, which in a short sweep is less
+# than the second that it takes to compile.
 _SMALL = 8000
 _SHORT = 2**16
 # A sweep into a folder has at least this many parts if it has as many chunks. Many processes then get equal shares, and
@@ -173,7 +174,7 @@ def lane_count(device: Any, rows: int, d: int, n: int) -> int:
     """
     if device.platform == "cpu":
         alone = rows * d**2 <= _SMALL and n * d**2 <= _SHORT
-        return rows if alone else min(rows, max(2, min(32, 5000 // d**2)))
+        return rows if alone else min(rows, max(2, min(FEW, 5000 // d**2)))
     lanes = max(256, _SIZE_OF_LANES // (d**2 + _BESIDES))
     return lanes if rows >= _QUEUE * lanes else rows
 
