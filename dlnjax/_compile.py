@@ -116,21 +116,20 @@ def power_of_two_from(n: int) -> int:
     return 2 ** (n - 1).bit_length()
 
 
-def first_times(tree: Any, ts: Float[Array, " ts"], axis: int = 0) -> Any:
-    """What was saved at the times `ts`, along `axis`, without what was saved at the repeated times after them."""
+def first_times(tree: Any, ts: Float[Array, " ts"]) -> Any:
+    """What was saved at the times `ts`, without what was saved at the repeated times after them."""
     n = len(ts)
-    if all(x.shape[axis] == n for x in jax.tree.leaves(tree)):
+    if all(len(x) == n for x in jax.tree.leaves(tree)):
         return tree
     values, traced = eqx.partition(tree, is_concrete)
-    front = (slice(None),) * axis + (slice(n),)
     # NumPy cuts the arrays, since JAX would compile a program for each new length.
-    values = jax.tree.map(lambda x: jax.device_put(np.asarray(x)[front]), values)
-    return eqx.combine(values, _cut(traced, n, axis) if jax.tree.leaves(traced) else traced)
+    values = jax.tree.map(lambda x: jax.device_put(np.asarray(x)[:n]), values)
+    return eqx.combine(values, _cut(traced, n) if jax.tree.leaves(traced) else traced)
 
 
 @eqx.filter_jit
-def _cut(tree: Any, n: int, axis: int) -> Any:
-    return jax.tree.map(lambda x: jax.lax.slice_in_dim(x, 0, n, axis=axis), tree)
+def _cut(tree: Any, n: int) -> Any:
+    return jax.tree.map(lambda x: x[:n], tree)
 
 
 def cache(folder: str | os.PathLike[str] | None = None) -> Path:

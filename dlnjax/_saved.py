@@ -8,9 +8,10 @@ is run when it is read.
 
 import dataclasses
 import itertools
+import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TYPE_CHECKING, TypeVar
 
@@ -37,6 +38,8 @@ _LAYERS = "weights"
 _LARGEST = 2**31 - 4
 # The attribute that marks an array of integers that had 64 bits before it was written.
 _LONG = "before_netcdf"
+# JAX shares the memory of an array of NumPy that begins at a multiple of this many bytes.
+_ALIGNMENT = 64
 _NOTES = {
     "result": "how it ended, a code of dlnjax.RESULTS",
     "steps": "accepted steps of the solver",
@@ -84,16 +87,26 @@ class Solution(Shown):
         own = len(_axes(self.layout, name))
         return np.ndim(leaf) > own and np.shape(leaf)[: len(self._lead)] == self._lead
 
-    @classmethod
-    def joined(cls: type[S], parts: Sequence[S]) -> S:
-        """One solution from several, joined along the axis of seeds. What all seeds share is taken from the first."""
+    @staticmethod
+    def joined(parts: Iterable[S], n: int) -> S:
+        """One solution of `n` seeds from its parts, in their order. What all seeds share is taken from the first part.
 
-        def join(path: Any, first: Any, *rest):
-            if not parts[0]._carries_lead(_name(path), first):
-                return jax.device_put(first)
-            return jax.device_put(np.concatenate((first, *rest)))
+        Each part is copied to its place when it comes, and is not kept, so that the memory holds the numbers once.
+        """
+        whole, done = None, 0
+        for part in parts:
+            whole = part._taken(lambda leaf: _aligned((n, *leaf.shape[1:]), leaf.dtype)) if whole is None else whole
+            rows = slice(done, done + len(part))
+            leaves = jax.tree_util.tree_leaves_with_path(part)
+            for (path, leaf), room in zip(leaves, jax.tree.leaves(whole), strict=True):
+                if part._carries_lead(_name(path), leaf):
+                    room[rows] = leaf
+            done += len(part)
+        return jax.tree.map(jax.device_put, whole)
 
-        return jax.tree_util.tree_map_with_path(join, *parts)
+    def first_seeds(self: S, n: int) -> S:
+        """The solution of the first `n` seeds, as views by NumPy, which copy nothing."""
+        return self._taken(lambda leaf: np.asarray(leaf)[:n])
 
     def __len__(self) -> int:
         if not self._lead:
@@ -106,11 +119,12 @@ class Solution(Shown):
         """The solution of one seed, or of some: what all seeds share, such as `ts`, is left as it is."""
         len(self)
         chosen = as_index(index, self._lead, self.layout.lead)
+        return self._taken(lambda leaf: taken(leaf, chosen))
 
-        def take(path: Any, leaf: Any):
-            return taken(leaf, chosen) if self._carries_lead(_name(path), leaf) else leaf
-
-        return jax.tree_util.tree_map_with_path(take, self)
+    def _taken(self: S, take: Callable[[Any], Any]) -> S:
+        """The solution with `take` of each array that has the seeds in front."""
+        own = lambda path, leaf: take(leaf) if self._carries_lead(_name(path), leaf) else leaf
+        return jax.tree_util.tree_map_with_path(own, self)
 
     def __iter__(self: S) -> Iterator[S]:
         return (self[i] for i in range(len(self)))
@@ -184,6 +198,14 @@ class Solution(Shown):
             _write_zarr(data, path)
         else:
             _write_netcdf(data, path)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array without values yet, which JAX on a CPU takes as it is, and copies where its memory begins elsewhere."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % _ALIGNMENT
+    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def _name(path: tuple[Any, ...]) -> str:

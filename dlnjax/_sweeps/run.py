@@ -113,14 +113,15 @@ class Run(eqx.Module):
     ) -> Iterator[Solution]:
         """The solutions of the chunks of some parts: the number of seeds of each, by its first seed.
 
-        `compiling` is told when a program begins to be compiled, and when it has been.
+        Their arrays are of NumPy, so that nothing is compiled to cut or to join them. `compiling` is told when
+        a program begins to be compiled, and when it has been.
         """
         counts = self.plan.chunks(parts)
         programs = Programs(self.plan, compiling)
         begin = lambda first: self._begin(first, counts[first])
         solve = lambda first, chunk: self._solve(first, chunk, programs)
         for first, chunk in in_order(begin, solve, list(counts), self.plan.workers):
-            yield chunk[: counts[first]]
+            yield chunk.first_seeds(counts[first])
 
     def blank(self) -> Solution:
         """The solution of a chunk with zeros in place of its numbers. It is found by tracing, and nothing is compiled

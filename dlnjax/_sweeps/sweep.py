@@ -1,7 +1,7 @@
 """`sweep`: the flow from each of many starts, and its progress bar."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, overload, TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
@@ -16,6 +16,7 @@ from dlnjax._flows.solution import FlowSolution
 from dlnjax._geometry.kernel import Depths
 from dlnjax._networks.flow import NetworkSolution
 from dlnjax._noise import Noise
+from dlnjax._saved import Solution
 from dlnjax._svd import SVD
 from dlnjax._sweeps.call import Call, check_call, Checked
 from dlnjax._sweeps.executor import hand_out, Lost, require_executor
@@ -219,12 +220,15 @@ def _require_fitting(executor: Any, folder: Any, devices: Any) -> None:
 
 
 def _into_memory(checked: Checked, plan: Plan, progress: bool) -> Any:
-    run, parts = checked.run(plan), []
+    run = checked.run(plan)
     with show_progress(run.n, progress, 0) as (compiling, advance):
-        for chunk in run.chunks({0: run.n}, compiling):
-            parts.append(chunk)
-            advance(len(chunk))
-    return type(parts[0]).joined(parts)
+
+        def chunks() -> Iterator[Solution]:
+            for chunk in run.chunks({0: run.n}, compiling):
+                yield chunk
+                advance(len(chunk))
+
+        return Solution.joined(chunks(), run.n)
 
 
 def _into_folder(checked: Checked, plan: Plan, store: Store, missing: dict[int, int], progress: bool) -> None:
@@ -236,7 +240,7 @@ def _into_folder(checked: Checked, plan: Plan, store: Store, missing: dict[int, 
                 part = next(parts)
             chunks.append(chunk)
             if sum(map(len, chunks)) == missing[part]:
-                store.write(part, dataset_of(type(chunks[0]).joined(chunks)))
+                store.write(part, dataset_of(Solution.joined(chunks, missing[part])))
                 chunks = []
             advance(len(chunk))
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_count
-from dlnjax._compile import first_times, repeated
+from dlnjax._compile import repeated
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._networks.chain import as_weights, chain_product, dtype_of, matrix_shape, widths_of
 from dlnjax._networks.diffusion import check_diffusion
@@ -156,8 +156,11 @@ class Upstairs(eqx.Module):
 
     def solution(self, kernel: Kernel | None, out: PyTree, times: int) -> NetworkSolution:
         weights, t_end, result, stats = out
-        weights = first_times(weights, self.ts, axis=1)
-        return NetworkSolution(ts=self.ts, weights=weights, t_end=t_end, result=result, stats=stats)
+        ts = repeated(self.ts, times)
+        sol = NetworkSolution(ts=ts, weights=weights, t_end=t_end, result=result, stats=stats)
+        # NumPy cuts off what stands at repeated times, since JAX would compile a program for each length.
+        cut = jax.tree.map(lambda w: np.asarray(w)[:, : len(self.ts)], weights)
+        return eqx.tree_at(lambda s: (s.ts, s.weights), sol, (self.ts, cut))
 
 
 def are_networks(starts: Any) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from dlnjax._saved import Solution
 from dlnjax._sweeps.call import Call, check_call
 from dlnjax._sweeps.flow import dataset_of
 from dlnjax._sweeps.parts import device_kind, not_written, Parts, versions, write_receipt
@@ -133,8 +134,7 @@ class _Worker:
         # A receipt that is there already is no reason to leave the part out. It may be of an earlier sweep, and have
         # been seen by others only after the caller had made new arrays.
         count = self.sizes[first]
-        chunks = list(self.run.chunks({first: count}))
-        part = dataset_of(type(chunks[0]).joined(chunks))
+        part = dataset_of(Solution.joined(self.run.chunks({first: count}), count))
         try:
             write_receipt(self.folder, first, count, self.parts.write(first, part), device_kind())
         except OSError as error:

@@ -267,8 +267,7 @@ def _paths_of(state: State, seeds: np.ndarray) -> Any:
     how = {"solver": None, "rtol": None, "atol": None, "coordinates": "svd", "stop": None, "observe": None}
     checked = check_call(Call(**sweep, ts=jnp.asarray(times(state)), **how, noise=noise, max_steps=100_000, grid=None))
     run = checked.run(checked.plan(None, len(seeds)))
-    parts = list(run.chunks({int(seeds[0]): len(seeds)}))
-    return type(parts[0]).joined(parts)
+    return dln.FlowSolution.joined(run.chunks({int(seeds[0]): len(seeds)}), len(seeds))
 
 
 def _first(state: State) -> None:

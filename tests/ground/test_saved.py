@@ -150,10 +150,16 @@ def test_seeds_are_indexed(kind):
                 if not isinstance(x, str):
                     expected = x[jnp.asarray(index) if isinstance(index, list) else index] if x.shape[:1] == (N,) else x
                     np.testing.assert_array_equal(y, expected)
-    assert_same(type(sol).joined([sol[:2], sol[2:]]), sol)
+    assert_same(type(sol).joined(iter([sol[:2], sol[2:]]), len(sol)), sol)
     for index in (N, -N - 1):
         with pytest.raises(IndexError, match=rf"there is no \w+ {index} among {N}"):
             sol[index]
+
+
+def test_jax_takes_over_the_memory_in_which_parts_are_joined():
+    rooms = [_saved._aligned((n, D), np.dtype(float)) for n in (1, 2, 10, 1000, 100_000)]
+    cpu = jax.devices("cpu")[0]
+    assert all(np.shares_memory(np.asarray(jax.device_put(room, cpu)), room) for room in rooms)
 
 
 OUTSIDE = ([N], [-N - 1], np.asarray(N), jnp.array(N), jnp.array([0, N]), np.ones(N + 1, bool))
