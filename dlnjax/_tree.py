@@ -183,6 +183,19 @@ def iterate(step: Callable[[Carry], Carry], go_on: Callable[[Carry], Bool[Array,
 # needed. JAX has no public function for this: jax-ml/jax#8409. Equinox's module `internal` may change without notice.
 
 
+def rowwise(f: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """`jax.vmap(f)`. For a single row it is `f` of this row, which is traced and compiled in less: JAX traces each
+    operation of a batch a second time, and computes both branches of its conditions."""
+
+    def call(*rows: PyTree) -> PyTree:
+        if len(jax.tree.leaves(rows)[0]) != 1:
+            return jax.vmap(f)(*rows)
+        alone = lambda x: jax.lax.squeeze(x, (0,))
+        return jax.tree.map(lambda x: jax.lax.expand_dims(x, (0,)), f(*jax.tree.map(alone, rows)))
+
+    return call
+
+
 def any_of_batch(condition: Bool[Array, "..."]) -> Bool[Array, ""]:
     """Whether the condition holds anywhere, in any batch of an enclosing `vmap`."""
     return eqxi.unvmap_any(condition)

@@ -19,7 +19,7 @@ from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
 from dlnjax._flows.step import Attempt, attempt_in, Choice, conclude, Flow, MEMORY, MOST_PATIENCE, NO_TERMS, Rules
 from dlnjax._runge_kutta import clip, square_tableau
-from dlnjax._tree import all_equal, any_of_batch, combine, positive, put, where
+from dlnjax._tree import all_equal, any_of_batch, combine, positive, put, rowwise, where
 from dlnjax._types import Scalar, State
 
 # Dopri5 is stable up to a reach of 3.3. Where the running mean of the reach is above this value, stability limits the
@@ -94,7 +94,7 @@ class Explicit(Method):
 
     def advance(self, task: Task, work: Lanes, saved: PyTree) -> tuple[Lanes, PyTree]:
         """Try one step of the flow on every lane."""
-        step = jax.vmap(lambda own, flow, start: self.step(task.coordinates(own), task.rules, flow, start))
+        step = rowwise(lambda own, flow, start: self.step(task.coordinates(own), task.rules, flow, start))
         flow, start = step(work.own, work.flow, work.stage)
         reached = lambda index: (work.id < task.n) & (index < flow.index)
         after = Lanes(work.id, flow, work.own, start)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, Task
 from dlnjax._flows.step import Flow, Rules, start_flow
-from dlnjax._tree import any_of_batch, where, while_any
+from dlnjax._tree import any_of_batch, rowwise, where, while_any
 from dlnjax._types import State
 
 
@@ -33,7 +33,7 @@ def begin(
         c = coordinates(own)
         return start_flow(c, y0, rules, first.order, first.memory(c))
 
-    return jax.vmap(one)(*starts)
+    return rowwise(one)(*starts)
 
 
 def empty(task: Task, y0: State) -> PyTree:
@@ -85,7 +85,7 @@ class Turn(NamedTuple):
         return flow.active & (flow.choice.method == self.number)
 
     def _enter(self, own: PyTree, flow: Flow) -> PyTree:
-        return jax.vmap(lambda own, flow: self.method.begin(self.task.coordinates(own), flow))(own, flow)
+        return rowwise(lambda own, flow: self.method.begin(self.task.coordinates(own), flow))(own, flow)
 
     def _side_by_side(self, flows: Flow, saved: PyTree) -> tuple[Flow, PyTree]:
         """The turn where each flow has a lane of its own, so that no flow is moved."""

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.step import Flow, Rules
-from dlnjax._tree import while_any
+from dlnjax._tree import rowwise, while_any
 from dlnjax._types import State
 
 
@@ -86,7 +86,7 @@ def save_reached(
         rows, id, at, due = jax.tree.map(pick, (passed, work.id, index, now))
         # There is no row `n`, so what is written to that row is dropped.
         id = jnp.where(due, id, task.n)
-        seen = jax.vmap(lambda row, at: task.observe(point(row, at)))(rows, at)
+        seen = rowwise(lambda row, at: task.observe(point(row, at)))(rows, at)
         saved = jax.tree.map(lambda buffer, x: buffer.at[id, at].set(x, mode="drop"), saved, seen)
         written = now & (jnp.arange(len(now)) == lane) if one_by_one else now
         return index + written.astype(int), saved

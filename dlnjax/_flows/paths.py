@@ -21,7 +21,7 @@ from dlnjax._flows.trajectory import decomposed_start, Trajectory, values_along
 from dlnjax._noise import cut, Path
 from dlnjax._results import code_of, RESULTS
 from dlnjax._svd import SVD
-from dlnjax._tree import all_finite, is_perturbed, own_arithmetic, tangent_at
+from dlnjax._tree import all_finite, is_perturbed, own_arithmetic, rowwise, tangent_at
 from dlnjax._types import Scalar
 
 # Singular values that differ by less than this fraction count as repeated, where a path has no derivative.
@@ -48,7 +48,7 @@ def paths(
     """
     rows, points = starts
     any_wanted = jnp.any(wanted)
-    return jax.vmap(lambda row, point: _path(of_row(row), point, ts, options, run=any_wanted))(rows, points)
+    return rowwise(lambda row, point: _path(of_row(row), point, ts, options, run=any_wanted))(rows, points)
 
 
 @eqx.filter_custom_jvp

@@ -19,7 +19,7 @@ from dlnjax._flows.coordinates import Coordinates
 from dlnjax._flows.method import Lanes, Method, save_reached, Task
 from dlnjax._flows.step import attempt_in, Choice, conclude, Flow, MEMORY, Rules
 from dlnjax._runge_kutta import clip
-from dlnjax._tree import all_of_batch, any_of_batch, where
+from dlnjax._tree import all_of_batch, any_of_batch, rowwise, where
 from dlnjax._types import Scalar, State
 
 # The phases of a step. `_ENTER` evaluates the velocity at the start. `_PROBE` estimates the spectral radius. `_READY`
@@ -99,7 +99,7 @@ class Stabilised(Method):
 
         Steps are concluded when one of them has waited for `LONGEST_WAIT` evaluations, or all steps have ended.
         """
-        spend = jax.vmap(lambda own, flow, stage: self.evaluate(task.coordinates(own), task.rules, flow, stage))
+        spend = rowwise(lambda own, flow, stage: self.evaluate(task.coordinates(own), task.rules, flow, stage))
         flow, stage = spend(work.own, work.flow, work.stage)
         busy = work.id < task.n
         work = Lanes(work.id, flow, work.own, stage)
@@ -109,7 +109,7 @@ class Stabilised(Method):
         return jax.lax.cond(due, finish, lambda *same: same, work, saved)
 
     def _finish_all(self, task: Task, work: Lanes, saved: PyTree, ended: Bool[Array, " lanes"]) -> tuple[Lanes, PyTree]:
-        close = jax.vmap(lambda own, flow, stage: self.finish(task.coordinates(own), task.rules, flow, stage))
+        close = rowwise(lambda own, flow, stage: self.finish(task.coordinates(own), task.rules, flow, stage))
         flow, stage, step = close(work.own, work.flow, work.stage)
         flow, stage = where(ended, flow, work.flow), where(ended, stage, work.stage)
         kept = ended & (flow.accepted > work.flow.accepted)

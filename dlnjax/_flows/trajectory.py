@@ -27,7 +27,7 @@ from dlnjax._flows.step import Flow, Rules
 from dlnjax._protocol import pullback, value
 from dlnjax._results import RESULTS
 from dlnjax._svd import canonical, orthogonalise, SVD, svd, turn
-from dlnjax._tree import all_finite, norm, ravel, where, while_any
+from dlnjax._tree import all_finite, norm, ravel, rowwise, where, while_any
 from dlnjax._types import Scalar, State
 
 # The numbers of the methods of a flow in the frame, between which it changes.
@@ -155,7 +155,7 @@ class Flows:
     ):
         self.of_row, self.rows, self.y0, self.ts, self.options = of_row, rows, y0, ts, options
         self.frame = options.coordinates == "svd"
-        self.own = rows, y0.sigma if self.frame else jax.vmap(norm)(y0)
+        self.own = rows, y0.sigma if self.frame else rowwise(norm)(y0)
         # The velocity does not depend on the time, so times are counted from the start. Near a large time, a short step
         # would be lost in rounding.
         self.rules = Rules(ts - ts[0], options.steady, options.max_steps)
@@ -191,7 +191,7 @@ class Flows:
             sigma=sigma,
             energy=energy,
             observed=observed,
-            final=jax.vmap(self._to_svd)(flows.y),
+            final=rowwise(self._to_svd)(flows.y),
             t_end=jnp.where(flows.t == self.task.rules.ts[-1], self.ts[-1], self.ts[0] + flows.t),
             code=flows.code,
             steps=flows.accepted,
@@ -203,9 +203,9 @@ class Flows:
         """(the states at the first `count` of the times, and perhaps at more, their energies)."""
 
         def found(saved: State, first: Any) -> tuple[SVD, Float[Array, "n together"]]:
-            points = jax.vmap(jax.vmap(self._to_svd))(ends.fill(saved, first))
+            points = rowwise(jax.vmap(self._to_svd))(ends.fill(saved, first))
             energies = lambda row, points: values_along(self.of_row(row).energy, points)
-            return points, jax.vmap(energies)(self.rows, points)
+            return points, rowwise(energies)(self.rows, points)
 
         times = len(self.ts)
         if times % TOGETHER > 0:
