@@ -48,7 +48,7 @@ def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[T
     )
     if not is_concrete(singular) or singular:
         states = require(states, singular & (known(problem.kernel.order) > 0), message)
-    steps = _steps_in_x(problem, states.t_end, options)
+    steps = _steps_in_x(problem, states, options)
     out = states
     if options.observe is not None:
         observed = jax.vmap(options.observe)(states.svd)
@@ -119,10 +119,10 @@ def _frame_tangent(points: SVD, moving: tuple[State, State]) -> SVD:
     return SVD(*motion_of_frame(points, by_v, by_u))
 
 
-def _steps_in_x(problem: Problem, t_end: Scalar, options: Options) -> Steps:
-    """The steps of the flow of X, or of its factors, up to the time `t_end`, or an error if they are too many."""
-    arrays, t_end = jax.lax.stop_gradient((eqx.filter(problem, eqx.is_array), t_end))
-    steps = find_steps(eqx.combine(arrays, problem), t_end, options)
+def _steps_in_x(problem: Problem, states: Trajectory, options: Options) -> Steps:
+    """The steps of the flow of X, or of its factors, up to the end of `states`, or an error if they are too many."""
+    arrays, t_end = jax.lax.stop_gradient((eqx.filter(problem, eqx.is_array), states.t_end))
+    steps = find_steps(eqx.combine(arrays, problem), t_end, states.steps, options)
     message = (
         f"the derivative of the flow, which is taken in X, needs more than {MOST_STEPS} steps: end the flow earlier, "
         "at rest with stop=dlnjax.Steady(...), or loosen rtol."

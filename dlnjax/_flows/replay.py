@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._compile import compiled, power_of_two_from, runs_at_once
 from dlnjax._flows.coordinates import Coordinates, MatrixCoordinates
@@ -24,7 +24,7 @@ from dlnjax._flows.explicit import Explicit
 from dlnjax._flows.factored import Factored, factored, FactoredCoordinates, lifted
 from dlnjax._flows.frame import is_thin
 from dlnjax._flows.problem import Options, Problem
-from dlnjax._flows.step import Flow, Rules, start_flow
+from dlnjax._flows.step import Flow, flow_with_step, Rules
 from dlnjax._flows.trajectory import of_own_type
 from dlnjax._results import RESULTS
 from dlnjax._runge_kutta import square_tableau
@@ -94,13 +94,13 @@ def reached(problem: Problem, t_end: Scalar) -> Float[Array, " ts"]:
     return jnp.where(problem.ts <= t_end, problem.ts - start, jax.lax.stop_gradient(t_end - start))
 
 
-def find_steps(problem: Problem, t_end: Scalar, options: Options) -> Steps:
-    """The steps of Dopri5 that end at each of the times that the flow reaches.
+def find_steps(problem: Problem, t_end: Scalar, count: Int[Array, ""], options: Options) -> Steps:
+    """The steps of Dopri5 that end at each of the times that the flow reaches. About so many are needed as `count`.
 
     Inside of `jit` there is room for `MOST_STEPS`. Outside of it, a program finds a few steps and is called again until
     the flow has ended, so that few steps need little memory.
     """
-    size, state = _begin_steps(problem, t_end, options)
+    size, state = _begin_steps(problem, t_end, count, options)
     if not runs_at_once(state):
         return _some_steps(problem, t_end, options, size, state, most=MOST_STEPS)[1]
     parts = []
@@ -133,13 +133,20 @@ def _ways(problem: Problem, t_end: Scalar, options: Options, size: Scalar, thin:
 
 
 @compiled
-def _begin_steps(problem: Problem, t_end: Scalar, options: Options) -> tuple[Scalar, tuple[Flow, Any]]:
-    """(the size of X at the start, the flow before its first step and the start of this step)."""
+def _begin_steps(
+    problem: Problem, t_end: Scalar, count: Int[Array, ""], options: Options
+) -> tuple[Scalar, tuple[Flow, Any]]:
+    """(the size of X at the start, the flow before its first step and the start of this step).
+
+    The first step that is tried has the mean length. Where it is too long, it is refused and shortened. `start_flow`
+    finds a length from the velocity, which would be compiled once more.
+    """
     y0 = start_of(problem)
     thin = isinstance(y0, Factored)
     size = norm(y0.s if thin else y0)
     coordinates, rules = _ways(problem, t_end, options, size, thin)
-    flow = start_flow(coordinates, (y0, _probe(y0)), rules, _METHOD.order, _METHOD.memory(coordinates))
+    first = rules.ts[-1] / jnp.maximum(count, 1)
+    flow = flow_with_step((y0, _probe(y0)), first, rules, _METHOD.order, None)
     return of_own_type((size, (flow, _METHOD.begin(coordinates, flow))))
 
 

@@ -151,23 +151,29 @@ def start_flow(coordinates: Coordinates, y0: State, rules: Rules, order: float, 
     scale = jnp.where(start_ok, power_of_two(norm(velocity)), 1.0)
     moved = coordinates.error(y0, y0, jax.tree.map(lambda v: v / scale, velocity)) * scale
     h0 = jnp.where(moved > 0, jnp.minimum(FIRST_MOVE / positive(moved), ts[-1]), ts[-1])
-    zero = jnp.zeros_like(h0)
-    controller_state = _CONTROLLER.init(NO_TERMS, ts[0], ts[-1], zero, h0, None, lambda *args: None, order)[1]
     at_rest = rules.at_rest(unrest)
-    none = jnp.array(0)
+    flow = flow_with_step(y0, h0, rules, order, memory(ts[0], h0, y0))
+    code = code_of((~start_ok, RESULTS.non_finite), (at_rest, RESULTS.steady))
+    return replace(flow, unrest=unrest, evaluations=jnp.array(1), active=start_ok & ~at_rest, code=code)
+
+
+def flow_with_step(y0: State, h: Scalar, rules: Rules, order: float, memory: PyTree) -> Flow:
+    """The flow before its first step, of length `h`. No velocity is needed for it."""
+    ts, none, zero = rules.ts, jnp.array(0), jnp.zeros_like(h)
+    controller_state = _CONTROLLER.init(NO_TERMS, ts[0], ts[-1], zero, h, None, lambda *args: None, order)[1]
     return Flow(
         t=ts[0],
-        h=h0,
+        h=h,
         y=y0,
-        memory=memory(ts[0], h0, y0),
-        unrest=unrest,
+        memory=memory,
+        unrest=None,
         controller_state=controller_state,
         index=jnp.array(1),
         accepted=none,
         rejected=none,
-        evaluations=jnp.array(1),
-        active=start_ok & ~at_rest,
-        code=code_of((~start_ok, RESULTS.non_finite), (at_rest, RESULTS.steady)),
+        evaluations=none,
+        active=jnp.asarray(True),
+        code=RESULTS.successful,
         choice=Choice(none, zero, none, jnp.array(PATIENCE), none),
         idle=zero,
     )
