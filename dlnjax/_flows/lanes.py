@@ -95,7 +95,7 @@ class Turn(NamedTuple):
         def body(carry: PyTree) -> PyTree:
             work, saved = carry
             after, saved = self.method.advance(self.task, work, saved)
-            flow = where(work.id < n, after.flow, work.flow)
+            flow = after.flow if self.task.alone else where(work.id < n, after.flow, work.flow)
             return Lanes(ids(flow), flow, self.own, after.stage), saved
 
         work = Lanes(ids(flows), flows, self.own, self._enter(self.own, flows))

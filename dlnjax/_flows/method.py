@@ -16,12 +16,16 @@ from dlnjax._types import State
 
 
 class Task(NamedTuple):
-    """What the `n` flows of a loop share. `coordinates` makes the coordinates of a flow from its own row."""
+    """What the `n` flows of a loop share. `coordinates` makes the coordinates of a flow from its own row.
+
+    A flow is `alone` if the loop ends when it does. Other flows end before the loop, and must then stay as they are.
+    """
 
     coordinates: Callable[[PyTree], Coordinates]
     rules: Rules
     observe: Callable[[State], PyTree]
     n: int
+    alone: bool
 
 
 class Lanes(eqx.Module):

@@ -111,7 +111,8 @@ class Stabilised(Method):
     def _finish_all(self, task: Task, work: Lanes, saved: PyTree, ended: Bool[Array, " lanes"]) -> tuple[Lanes, PyTree]:
         close = rowwise(lambda own, flow, stage: self.finish(task.coordinates(own), task.rules, flow, stage))
         flow, stage, step = close(work.own, work.flow, work.stage)
-        flow, stage = where(ended, flow, work.flow), where(ended, stage, work.stage)
+        if not task.alone:
+            flow, stage = where(ended, flow, work.flow), where(ended, stage, work.stage)
         kept = ended & (flow.accepted > work.flow.accepted)
         ts = task.rules.ts
         # Only the last time may be repeated. The flow ends there, and `fill` writes the repetitions.

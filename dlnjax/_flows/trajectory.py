@@ -154,6 +154,9 @@ class Flows:
         whole: bool = False,
     ):
         self.of_row, self.rows, self.y0, self.ts, self.options = of_row, rows, y0, ts, options
+        self.n = len(jax.tree.leaves(y0)[0])
+        # Beside a flow of a program of all methods, others may run under `jax.vmap`.
+        self.alone = self.n == 1 and not whole
         self.frame = options.coordinates == "svd"
         self.own = rows, y0.sigma if self.frame else rowwise(norm)(y0)
         # The velocity does not depend on the time, so times are counted from the start. Near a large time, a short step
@@ -167,7 +170,7 @@ class Flows:
 
     def _task(self, blocked: bool) -> Task:
         coordinates = lambda own: _coordinates(self.of_row(own[0]), own[1], self.options, blocked)
-        return Task(coordinates, self.rules, self._seen, len(jax.tree.leaves(self.y0)[0]))
+        return Task(coordinates, self.rules, self._seen, self.n, self.alone)
 
     def begin(self, wanted: Bool[Array, " n"] | bool = True) -> tuple[Flow, PyTree]:
         """(the flows before their first step, empty buffers). A flow that is not `wanted` has ended already."""
