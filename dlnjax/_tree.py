@@ -55,15 +55,6 @@ def plain_norm(tree: PyTree) -> Scalar:
     return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
 
 
-def row_sums(a: Float[Array, "m n"]) -> Float[Array, " m"]:
-    """The sums of the rows, by a product with two columns of ones.
-
-    For this product XLA calls a library on a CPU. For a product with one column it compiles a kernel that takes as long
-    to compile as three others, and a sum of the entries of a row runs many times longer.
-    """
-    return (a @ jnp.ones((a.shape[1], 2), a.dtype))[:, 0]
-
-
 def positive(size: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Sizes by which one may divide: `size`, or 1 where it is 0."""
     return jnp.where(size > 0, size, 1.0)
