@@ -20,8 +20,12 @@ from jaxtyping import Array, Complex, Float
 _SHARED, _OPERATIONS = 200_000, 30
 
 
-def _in_turn(decompose: Callable[..., Any]) -> Callable[..., Any]:
-    """`decompose` of arrays whose last two axes are matrices. Their leading axes must be the same."""
+def in_turn(decompose: Callable[..., Any]) -> Callable[..., Any]:
+    """`decompose` of arrays whose last two axes are matrices. Their leading axes must be the same.
+
+    Where a loop is differentiated twice, JAX drops the derivative rule of whatever calls this function, and takes that
+    of `decompose`.
+    """
 
     @custom_vmap
     def together(*xs: Array) -> Any:
@@ -29,6 +33,11 @@ def _in_turn(decompose: Callable[..., Any]) -> Callable[..., Any]:
 
     @together.def_vmap
     def _(size: int, batched: list[bool], *xs: Array) -> tuple[Any, Any]:
+        if not any(batched):
+            # JAX calls this rule with no batch where only the tangents of second derivatives have one. `together` would
+            # then come here again, for ever (jax 0.10.2).
+            out = decompose(*xs)
+            return out, jax.tree.map(lambda _: False, out)
         stacks = [x if many else jnp.broadcast_to(x, (size, *x.shape)) for x, many in zip(xs, batched, strict=True)]
         if sum(x.size * min(x.shape[-2:]) for x in stacks) * _OPERATIONS < _SHARED:
             out = together(*stacks)
@@ -48,26 +57,20 @@ def _in_turn(decompose: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-_svd = _in_turn(lambda x: tuple(jnp.linalg.svd(x, full_matrices=False)))
-_values = _in_turn(lambda x: jnp.linalg.svd(x, compute_uv=False))
-_eigh = _in_turn(lambda x: tuple(jnp.linalg.eigh(x)))
-_eigenvalues = _in_turn(jnp.linalg.eigvalsh)
-_qr = _in_turn(lambda x: tuple(jnp.linalg.qr(x)))
-_cholesky = _in_turn(jnp.linalg.cholesky)
-_cholesky_solve = _in_turn(lambda l, b: jax.scipy.linalg.cho_solve((l, True), b))
-_sign = _in_turn(lambda x: jnp.linalg.slogdet(x)[0])
-_solve = _in_turn(jnp.linalg.solve)
-_upper = _in_turn(jax.scipy.linalg.solve_triangular)
-_lower = _in_turn(lambda r, b: jax.scipy.linalg.solve_triangular(r, b, trans=1))
+_values = in_turn(lambda x: jnp.linalg.svd(x, compute_uv=False))
+_eigh = in_turn(lambda x: tuple(jnp.linalg.eigh(x)))
+_eigenvalues = in_turn(jnp.linalg.eigvalsh)
+_qr = in_turn(lambda x: tuple(jnp.linalg.qr(x)))
+_cholesky = in_turn(jnp.linalg.cholesky)
+_cholesky_solve = in_turn(lambda l, b: jax.scipy.linalg.cho_solve((l, True), b))
+_sign = in_turn(lambda x: jnp.linalg.slogdet(x)[0])
+_solve = in_turn(jnp.linalg.solve)
+_upper = in_turn(jax.scipy.linalg.solve_triangular)
+_lower = in_turn(lambda r, b: jax.scipy.linalg.solve_triangular(r, b, trans=1))
 
 
 def _t(x: Array) -> Array:
     return jnp.swapaxes(x, -1, -2)
-
-
-def svd(x: Float[Array, "*n d e"]) -> tuple[Array, Array, Array]:
-    """(U, sigma, V^T), thin, sigma descending. It has no derivative: see `dlnjax._svd`."""
-    return _svd(x)
 
 
 def singular_values(x: Float[Array, "*n d e"]) -> Float[Array, "*n r"]:

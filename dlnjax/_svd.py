@@ -1,6 +1,7 @@
 """`SVD`, a matrix held as its singular value decomposition, with its derivative. The frame is the pair (U, V)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -103,17 +104,25 @@ def _plain_svd_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def _decompose(x):
-    u, sigma, vt = _of_finite(_lapack.svd, x)
+def _of_lapack(x):
+    u, sigma, vt = jnp.linalg.svd(x, full_matrices=False)
     return u, sigma, jnp.swapaxes(vt, -1, -2)
 
 
-@_decompose.defjvp
-def _decompose_jvp(primals, tangents):
-    (x,), (dx,) = primals, tangents
-    u, sigma, v = _decompose(x)
-    du, dsigma, dv = frame_tangent(SVD(u, sigma, v), dx)
-    return (u, sigma, v), (du, dsigma, dv)
+@jax.custom_jvp
+def _decompose(x):
+    return _of_finite(_in_turn, x)
+
+
+def _with_tangent(decompose, primals, tangents):
+    point = decompose(*primals)
+    return point, frame_tangent(SVD(*point), *tangents)
+
+
+_in_turn = _lapack.in_turn(_of_lapack)
+_of_lapack.defjvp(partial(_with_tangent, _of_lapack))
+_decompose_jvp = partial(_with_tangent, _decompose)
+_decompose.defjvp(_decompose_jvp)
 
 
 def _are_apart(s, t):
