@@ -178,14 +178,12 @@ def iterate(step: Callable[[Carry], Carry], go_on: Callable[[Carry], Bool[Array,
     return jax.lax.while_loop(go_on, step, start)
 
 
-# Under `vmap`, JAX runs both branches of a `cond`, and selects between their results. A `while_loop` selects likewise
-# over all that it carries. The three functions below make one condition of those of all batches, so that no select is
-# needed. JAX has no public function for this: jax-ml/jax#8409. Equinox's module `internal` may change without notice.
-
-
 def rowwise(f: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """`jax.vmap(f)`. For a single row it is `f` of this row, which is traced and compiled in less: JAX traces each
-    operation of a batch a second time, and computes both branches of its conditions."""
+    """`jax.vmap(f)`. For a single row it is `f` of this row.
+
+    This is traced and compiled in less time: JAX traces each operation of a batch a second time, and computes both
+    branches of its conditions.
+    """
 
     def call(*rows: PyTree) -> PyTree:
         if len(jax.tree.leaves(rows)[0]) != 1:
@@ -194,6 +192,11 @@ def rowwise(f: Callable[..., PyTree]) -> Callable[..., PyTree]:
         return jax.tree.map(lambda x: jax.lax.expand_dims(x, (0,)), f(*jax.tree.map(alone, rows)))
 
     return call
+
+
+# Under `vmap`, JAX runs both branches of a `cond`, and selects between their results. A `while_loop` selects likewise
+# over all that it carries. The three functions below make one condition of those of all batches, so that no select is
+# needed. JAX has no public function for this: jax-ml/jax#8409. Equinox's module `internal` may change without notice.
 
 
 def any_of_batch(condition: Bool[Array, "..."]) -> Bool[Array, ""]:
