@@ -134,7 +134,8 @@ class Run(eqx.Module):
             return eqx.filter_eval_shape(shapes, chunk, common, state)
 
         out = common.solve(Chunk(rows, y0, np.ones(plan.rows, bool)), plan.lanes, program)
-        return self._solution(0, jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), out))
+        zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), out)
+        return jax.tree.map(jax.device_put, self._solution(0, zeros))
 
     def _common(self) -> Common:
         return self.flow.common(self.energies.shared, self.plan.times)
