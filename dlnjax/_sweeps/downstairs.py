@@ -18,7 +18,7 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._noise import Noise
 from dlnjax._svd import SVD
 from dlnjax._sweeps.fingerprint import identity
-from dlnjax._sweeps.flow import Chunk, Program
+from dlnjax._sweeps.flow import Chunk, of_times, Program
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import make_plan, Plan
 from dlnjax._sweeps.seeds import Energies
@@ -130,12 +130,12 @@ class Downstairs(eqx.Module):
         return Matrices(energy, repeated(ts, times), count, self.options, self.problem.noise)
 
     def solution(self, kernel: Kernel | None, out: PyTree, times: int) -> FlowSolution:
-        """The solution without what stands at repeated times. NumPy cuts it, since JAX would compile for that."""
+        """The solution without what stands at repeated times."""
         ts, length = self.problem.ts, len(self.problem.ts)
         problem = eqx.tree_at(lambda p: (p.kernel, p.ts), self.problem, (kernel, repeated(ts, times)))
         sol = solution_of(problem, self.options, out)
         if length == times:
             return sol
         saved = lambda sol: (sol._svd, sol.sigma, sol._energy, sol.observed)
-        cut = jax.tree.map(lambda x: np.asarray(x)[:, :length], saved(sol))
+        cut = of_times(saved(sol), length)
         return eqx.tree_at(lambda sol: (*saved(sol), sol.ts), sol, (*cut, ts), is_leaf=lambda leaf: leaf is None)

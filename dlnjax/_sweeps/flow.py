@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable, TYPE_CHECKING
 
 import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
@@ -97,6 +98,14 @@ class Flow(Protocol):
     def solution(self, kernel: Kernel | None, out: PyTree, times: int) -> Solution:
         """The solution of a chunk, from what `Common.solve` returned for a program of so many times."""
         ...
+
+
+def of_times(saved: PyTree, count: int) -> PyTree:
+    """What was saved of each seed at the first `count` times, without what was saved at the repeated times after them.
+
+    They are views by NumPy, since JAX would compile a program for each number of times.
+    """
+    return jax.tree.map(lambda x: np.asarray(x)[:, :count], saved)
 
 
 def dataset_of(solution: Solution) -> "xarray.Dataset":

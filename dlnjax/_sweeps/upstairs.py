@@ -21,7 +21,7 @@ from dlnjax._results import RESULTS
 from dlnjax._solver import as_times
 from dlnjax._sweeps.downstairs import seeded_noise
 from dlnjax._sweeps.fingerprint import described_energies, described_noise, digest
-from dlnjax._sweeps.flow import Chunk, Program
+from dlnjax._sweeps.flow import Chunk, of_times, Program
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import divided, Plan, time_count, uses_lapack
 from dlnjax._sweeps.seeds import Energies
@@ -158,9 +158,7 @@ class Upstairs(eqx.Module):
         weights, t_end, result, stats = out
         ts = repeated(self.ts, times)
         sol = NetworkSolution(ts=ts, weights=weights, t_end=t_end, result=result, stats=stats)
-        # NumPy cuts off what stands at repeated times, since JAX would compile a program for each length.
-        cut = jax.tree.map(lambda w: np.asarray(w)[:, : len(self.ts)], weights)
-        return eqx.tree_at(lambda s: (s.ts, s.weights), sol, (self.ts, cut))
+        return eqx.tree_at(lambda s: (s.ts, s.weights), sol, (self.ts, of_times(weights, len(self.ts))))
 
 
 def are_networks(starts: Any) -> bool:
