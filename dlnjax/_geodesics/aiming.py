@@ -5,10 +5,12 @@ arrives. The next path is aimed beside B, by as much as the shot has missed B on
 derivative of the shot, which Broyden's method in `shooting.py` starts from, at the cost of d^6 operations.
 """
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._geodesics import guesses
 from dlnjax._geodesics.charts import Pair
@@ -99,6 +101,23 @@ class Aiming(eqx.Module):
         return cls(path, nothing, jnp.zeros_like(b), nothing, one, best, jnp.asarray(False))
 
 
+class Guess(NamedTuple):
+    """A first guess: the path to which it has led so far, and the best shot from there."""
+
+    path: Descent
+    shot: Shot
+
+
+class _Turn(NamedTuple):
+    """The guess whose turn it is, the other one, whether both lead to the same path, and whether they have changed
+    places."""
+
+    this: Guess
+    other: Guess
+    same: Bool[Array, ""]
+    swapped: Bool[Array, ""]
+
+
 def aimed(ends: Pair, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""], elements: int = ELEMENTS) -> Shot:
     """The geodesics from the two first guesses. The leading axis of the result is that of the guesses.
 
@@ -111,25 +130,31 @@ def aimed(ends: Pair, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""], elem
     def rough(xs: Float[Array, "nodes d d"]) -> Descent:
         return Descent.at(ends.straight(guesses.bend(xs, mesh.ts), mesh.ts))
 
-    paths = jax.vmap(rough)(guesses.first_guesses(a, b, guesses.turns_between(a, b), kernel, mesh.ts))
+    paths = map(rough, guesses.first_guesses(a, b, guesses.turns_between(a, b), kernel, mesh.ts))
 
     # Two turns lead the guesses to paths, and two follow the paths. The turns are one loop, so that the search of a
-    # path is compiled once.
-    def turn(now: tuple[Descent, Shot], k: Int[Array, ""]) -> tuple[tuple[Descent, Shot], tuple[Int[Array, ""], Shot]]:
-        paths, before = now
-        action = paths.course.action
-        same = jnp.abs(action[0] - action[1]) <= _SAME_ACTION * action[0]
-        best = jnp.where(same, 0, jnp.argmin(action))
-        rough, guess = k < 2, jnp.where(k < 2, k, (k + best) % 2)
-        path = jax.tree.map(lambda z: z[guess], paths)
-        wanted = rough | every | ~(before.error <= NEAR)
-        skipped = Aiming.at(path, where(same, before, Shot.none(b.matrix)))
-        found = jax.lax.cond(wanted, lambda: _follow(ends, mesh, kernel, rtol, rough, path), lambda: skipped)
-        paths = jax.tree.map(lambda z, new: z.at[guess].set(jnp.where(rough, new, z[guess])), paths, found.path)
-        return (paths, found.best), (guess, found.best)
+    # path is compiled once. They change places by a branch, for which XLA compiles nothing, while it compiles two
+    # functions for each array that is read and written by an index.
+    def turn(now: _Turn, k: Int[Array, ""]) -> tuple[_Turn, None]:
+        action, action_of_other = now.this.path.course.action, now.other.path.course.action
+        same = jnp.where(k == 2, jnp.abs(action - action_of_other) <= _SAME_ACTION * action, now.same)
+        swapped = jnp.where(k == 2, ~same & (action_of_other < action), now.swapped)
+        this, other = _swap_if(swapped & (k == 2), now.this, now.other)
+        wanted = (k < 2) | every | ~(other.shot.error <= NEAR)
+        skipped = Aiming.at(this.path, where(same, other.shot, Shot.none(b.matrix)))
+        follow = lambda: _follow(ends, mesh, kernel, rtol, k < 2, this.path)
+        found = jax.lax.cond(wanted, follow, lambda: skipped)
+        return _Turn(other, Guess(found.path, found.best), same, swapped), None
 
-    _, (guess, shots) = jax.lax.scan(turn, (paths, Shot.none(b.matrix)), jnp.arange(4))
-    return jax.tree.map(lambda z: z[2 + jnp.argsort(guess[2:])], shots)
+    false, none = jnp.asarray(False), Shot.none(b.matrix)
+    start = _Turn(*(Guess(path, none) for path in paths), false, false)
+    last, _ = jax.lax.scan(turn, start, jnp.arange(4))
+    shots = _swap_if(last.swapped, last.this.shot, last.other.shot)
+    return jax.tree.map(lambda *z: jnp.stack(z), *shots)
+
+
+def _swap_if(condition: Bool[Array, ""], a: PyTree, b: PyTree) -> tuple[PyTree, PyTree]:
+    return jax.lax.cond(condition, lambda: (b, a), lambda: (a, b))
 
 
 def _follow(ends: Pair, mesh: Mesh, kernel: Kernel, rtol: Scalar, rough: Bool[Array, ""], path: Descent) -> Aiming:
