@@ -230,15 +230,10 @@ def require_finite(name: str, x: Array) -> Array:
 def require_full_rank(name: str, x: Array, message: str) -> Array:
     """`x`, one square matrix or a stack of them, if elimination meets no pivot of exactly 0.
 
-    The sign of the determinant is checked, since the determinant itself may leave the range of the floats. The sign of
-    a 2 x 2 matrix is also 0 where a product of two entries leaves that range. The matrix is therefore singular only if
-    the sign is 0 for the matrix scaled to size one as well.
+    The sign of the determinant is checked, since the determinant itself may leave the range of the floats.
     """
     sign = (lambda x: np.linalg.slogdet(x)[0]) if is_concrete(x) else sign_of_determinant
-    size = abs(known(x)).max((-2, -1), keepdims=True)
-    unit = known(x) / (size + (size == 0).astype(size.dtype))
-    singular = ((sign(known(x)) == 0) & (sign(unit) == 0)).any()
-    return require(x, singular, f"{name} must have full rank: {message}")
+    return require(x, (sign(known(x)) == 0).any(), f"{name} must have full rank: {message}")
 
 
 def as_finite(name: str, x: Array) -> Array:

@@ -57,13 +57,25 @@ def in_turn(decompose: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _sign_by_elimination(x: Array) -> Array:
+    """The product of the signs of the pivots and of the exchanges of rows. It is NaN where a pivot is.
+
+    `jnp.linalg.slogdet` multiplies the entries of a 2 x 2 matrix, and gives a wrong sign where a product leaves the
+    range of the floats (jax 0.10.2).
+    """
+    lu, rows, _ = jax.lax.linalg.lu(x)
+    pivots = jnp.diagonal(lu, axis1=-2, axis2=-1)
+    exchanged = rows != jax.lax.broadcasted_iota(rows.dtype, rows.shape, rows.ndim - 1)
+    return jnp.prod(jnp.where(exchanged, -jnp.sign(pivots), jnp.sign(pivots)), axis=-1)
+
+
 _values = in_turn(lambda x: jnp.linalg.svd(x, compute_uv=False))
 _eigh = in_turn(lambda x: tuple(jnp.linalg.eigh(x)))
 _eigenvalues = in_turn(jnp.linalg.eigvalsh)
 _qr = in_turn(lambda x: tuple(jnp.linalg.qr(x)))
 _cholesky = in_turn(jnp.linalg.cholesky)
 _cholesky_solve = in_turn(lambda l, b: jax.scipy.linalg.cho_solve((l, True), b))
-_sign = in_turn(lambda x: jnp.linalg.slogdet(x)[0])
+_sign = in_turn(_sign_by_elimination)
 _solve = in_turn(jnp.linalg.solve)
 _upper = in_turn(jax.scipy.linalg.solve_triangular)
 _lower = in_turn(lambda r, b: jax.scipy.linalg.solve_triangular(r, b, trans=1))
@@ -131,10 +143,7 @@ def cholesky_solve(l: Float[Array, "*n d d"], b: Float[Array, "*b"]) -> Float[Ar
 
 
 def sign_of_determinant(x: Float[Array, "*n d d"]) -> Float[Array, "*n"]:
-    """The sign of det X, a constant in derivatives.
-
-    JAX gives a 2 x 2 matrix a wrong sign where a product of two entries leaves the range of the floats.
-    """
+    """The sign of det X, a constant in derivatives. It is right where det X leaves the range of the floats."""
     return _sign(jax.lax.stop_gradient(x))
 
 

@@ -147,7 +147,7 @@ class MatrixCompletion(eqx.Module):
         rows, columns, seen = self.entries
         u, v = point.u[rows], point.v[columns]
         labels = jnp.where(seen > 0, self.labels[rows, columns], 0.0)
-        # The rows are added up by a product with a vector of ones. A sweep is faster by it than by a sum of the rows, by 4
+        # The rows are added up by a product with a vector of ones. By a sum of the rows a sweep would be slower, by 4
         # parts in 100 at d = 5 and 2 at d = 25.
         residual = seen.astype(u.dtype) * ((u * point.sigma[None, :] * v) @ jnp.ones_like(point.sigma) - labels)
         return (point.u.T[:, rows] * (2 * self.weight * residual)[None, :]) @ v

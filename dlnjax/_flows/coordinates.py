@@ -159,7 +159,4 @@ class MatrixCoordinates(Coordinates):
             # Matrices of lower rank do not separate the others where X is not square. A path can go around them, so
             # that no crossing is looked for.
             return jnp.asarray(False)
-        # The matrix is scaled to size one. Unscaled, a 2 x 2 matrix gets a wrong sign from JAX where a product of its
-        # entries overflows.
-        sign = lambda y: sign_of_determinant(y / jnp.max(jnp.abs(y)))
-        return (jnp.asarray(self.kernel.order) > 0) & (sign(y0) * sign(y1) < 0)
+        return (jnp.asarray(self.kernel.order) > 0) & (sign_of_determinant(y0) * sign_of_determinant(y1) < 0)

@@ -108,8 +108,6 @@ def segments(
     x, v = (xs[1:] + xs[:-1]) / 2, (ys[1:] - ys[:-1]) / h[:, None, None]
     part = jax.vmap(partial(segment, kernel=kernel))(x, v)
     action = jnp.sum(h * jnp.sum(part.by_v * v.reshape(part.by_v.shape), axis=1)) / 2
-    # JAX gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. The
-    # matrices are not scaled to avoid this, since the squares of the singular values leave that range earlier.
     signs = sign_of_determinant(jnp.concatenate([x, xs]))
     inside = jnp.all(signs == signs[-1]) | (jnp.asarray(kernel.order) <= 0)
     return part, jnp.where(inside & jnp.isfinite(action), action, jnp.inf)

@@ -127,10 +127,8 @@ def aimed(ends: Pair, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""], elem
     a, b = ends.first, ends.last
     mesh = Mesh.of(guesses.times(a, b, kernel, elements))
 
-    def rough(xs: Float[Array, "nodes d d"]) -> Descent:
-        return Descent.at(ends.straight(guesses.bend(xs, mesh.ts), mesh.ts))
-
-    paths = map(rough, guesses.first_guesses(a, b, guesses.turns_between(a, b), kernel, mesh.ts))
+    first = guesses.first_guesses(a, b, guesses.turns_between(a, b), kernel, mesh.ts)
+    paths = jax.vmap(lambda xs: ends.straight(guesses.bend(xs, mesh.ts), mesh.ts))(first)
 
     # Two turns lead the guesses to paths, and two follow the paths. The turns are one loop, so that the search of a
     # path is compiled once. They change places by a branch, for which XLA compiles nothing, while it compiles two
@@ -147,7 +145,7 @@ def aimed(ends: Pair, kernel: Kernel, rtol: Scalar, every: Bool[Array, ""], elem
         return _Turn(other, Guess(found.path, found.best), same, swapped), None
 
     false, none = jnp.asarray(False), Shot.none(b.matrix)
-    start = _Turn(*(Guess(path, none) for path in paths), false, false)
+    start = _Turn(Guess(Descent.at(paths[0]), none), Guess(Descent.at(paths[1]), none), false, false)
     last, _ = jax.lax.scan(turn, start, jnp.arange(4))
     shots = _swap_if(last.swapped, last.this.shot, last.other.shot)
     return jax.tree.map(lambda *z: jnp.stack(z), *shots)

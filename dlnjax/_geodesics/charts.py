@@ -26,32 +26,27 @@ class Pair(eqx.Module):
     their digits. Rounding of X would be a large part of B - A. Between other ends a position is X itself, since X - A
     loses the digits of an X that is much smaller than A.
 
-    **Attributes:** `first`, A; `last`, B; `between`, B - A.
+    **Attributes:** `first`, A; `last`, B; `between`, B - A; `near`, whether the ends are near; `origin`, the matrix
+    that is taken off X, which is A where the ends are near and 0 elsewhere; `start` and `goal`, the positions of A and
+    of B; `size`, |B|.
     """
 
     first: SVD
     last: SVD
     between: Square
+    near: Bool[Array, ""]
+    origin: Square
+    start: Square
+    goal: Square
+    size: Scalar
 
-    @property
-    def near(self) -> Bool[Array, ""]:
-        """Whether the ends are near."""
-        return norm(self.between) <= _NEAR * jnp.minimum(self.first.sigma[-1], self.last.sigma[-1])
-
-    @property
-    def origin(self) -> Square:
-        """The matrix that is taken off X: A where the ends are near, and 0 elsewhere."""
-        return jnp.where(self.near, self.first.matrix, 0.0)
-
-    @property
-    def start(self) -> Square:
-        """The position of A."""
-        return jnp.where(self.near, 0.0, self.first.matrix)
-
-    @property
-    def goal(self) -> Square:
-        """The position of B."""
-        return jnp.where(self.near, self.between, self.last.matrix)
+    @classmethod
+    def of(cls, first: SVD, last: SVD, between: Square) -> "Pair":
+        """The pair of A and B, of which B - A is given too."""
+        near = norm(between) <= _NEAR * jnp.minimum(first.sigma[-1], last.sigma[-1])
+        a, b = first.matrix, last.matrix
+        origin, start = jnp.where(near, a, 0.0), jnp.where(near, 0.0, a)
+        return cls(first, last, between, near, origin, start, jnp.where(near, between, b), norm(last.sigma))
 
     def straight(self, path: Float[Array, "nodes d d"], ts: Float[Array, " nodes"]) -> Float[Array, "nodes d d"]:
         """The positions of a path from A to B, or of the straight line where the ends are near."""
@@ -74,10 +69,9 @@ class Pair(eqx.Module):
         X from B over the length, in units of `_SHARE`, without what rounding of X makes of it.
         """
         eigenvalues = kernel.eigenvalues(self.last.sigma)
-        size = norm(self.last.sigma)
-        rounding = _ROUNDINGS * jnp.finfo(size.dtype).eps * size / jnp.sqrt(jnp.min(eigenvalues))
+        rounding = _ROUNDINGS * jnp.finfo(self.size.dtype).eps * self.size / jnp.sqrt(jnp.min(eigenvalues))
         off = jnp.maximum(plain_norm(miss) - rounding, 0.0) / positive(plain_norm(w))
-        return jnp.maximum(norm(y - self.goal) / size, off / _SHARE)
+        return jnp.maximum(norm(y - self.goal) / self.size, off / _SHARE)
 
     def beside(self, coordinates: Float[Array, " n"], kernel: Kernel) -> Square:
         """The position with these coordinates around B, which is the inverse of `miss`."""

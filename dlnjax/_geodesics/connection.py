@@ -77,7 +77,7 @@ class Frame(eqx.Module):
 
     def pair(self, ends: "Ends") -> Pair:
         """The pair (A', B')."""
-        return Pair(self.first, self.last, self.into(ends.between))
+        return Pair.of(self.first, self.last, self.into(ends.between))
 
     def into(self, x: Square) -> Square:
         return self.u.T @ (x / self.scale) @ self.v
@@ -147,8 +147,6 @@ def sign_of(point: SVD) -> Scalar:
     """The sign of the determinant, 0 where the matrix is singular to rounding."""
     sigma = point.sigma
     rounding = sigma.shape[0] * jnp.finfo(sigma.dtype).eps * sigma[0]
-    # The determinant of U V^T is 1 or -1, and has the sign of det X. The determinant of X may leave the range of the
-    # floats, and JAX then gives a 2 x 2 matrix a wrong sign.
     return jnp.where(sigma[-1] > rounding, sign_of_determinant(point.u @ point.v.T), 0.0)
 
 

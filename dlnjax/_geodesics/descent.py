@@ -100,19 +100,17 @@ def course(ys: Float[Array, "nodes d d"], origin: Square, mesh: Mesh, kernel: Ke
 
     In discrete time a path could jump over them at a finite cost. A kernel that does not vanish there lets paths cross.
     """
-    xs, at = ys + jnp.broadcast_to(origin, ys.shape), Mesh.at(mesh.elements)
+    xs = ys + jnp.broadcast_to(origin, ys.shape)
     points = jax.vmap(svd)(xs)
     v = jnp.tensordot(mesh.rates, ys, 1)
-    here = jax.tree.map(lambda z: z[at], points)
+    here = jax.tree.map(mesh.gather, points)
     by_v, by_x = jax.vmap(partial(momentum_and_force, kernel=kernel))(here, v)
     weights = mesh.weights[:, None, None]
     by_v, by_x = weights * by_v, weights * by_x
     action = jnp.sum(by_v * v) / 2
-    # JAX gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. The
-    # squares of the singular values leave that range earlier.
     signs = sign_of_determinant(xs)
     inside = jnp.all(signs == signs[-1]) | (jnp.asarray(kernel.order) <= 0)
-    slope = jnp.tensordot(mesh.rates.T, by_v, 1).at[at].add(by_x)
+    slope = jnp.tensordot(mesh.rates.T, by_v, 1) + mesh.add_up(by_x)
     return Course(ys, points, jnp.where(inside & jnp.isfinite(action), action, jnp.inf), slope)
 
 

@@ -136,7 +136,7 @@ def _attempt(
     rows, error_weights = jnp.asarray(_ROWS, h.dtype), jnp.asarray(_TABLEAU.b_error, h.dtype)
 
     def moved(weights: Float[Array, " stages"], ks: PyTree) -> PyTree:
-        return jax.tree.map(lambda k: h * jnp.tensordot(weights, k, 1, precision="highest"), ks)
+        return jax.tree.map(lambda k: h * jnp.sum(jnp.expand_dims(weights, range(1, k.ndim)) * k, axis=0), ks)
 
     # The stages run in a loop, so that the velocity is compiled once and not once for each stage. The last stage is the
     # state at the end of the step.

@@ -1,15 +1,14 @@
 """First guesses, in closed form, of a path between two matrices whose determinants have the same sign."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from dlnjax._geometry.kernel import Kernel, symmetric
 from dlnjax._geometry.operator import form
-from dlnjax._lapack import sign_of_determinant, solve_linear
+from dlnjax._lapack import qr, sign_of_determinant, solve_triangular
 from dlnjax._svd import eigh, singular_values, SVD
 from dlnjax._tree import norm, side_of_zero
 from dlnjax._types import Scalar, Square
@@ -25,11 +24,17 @@ _BEND = 0.1
 _FINE = 257
 
 
-def _generic(d: int, dtype: Any) -> Square:
+def _generic(d: int) -> np.ndarray:
     """A fixed antisymmetric matrix that has no other symmetry."""
-    i = jnp.arange(d, dtype=dtype)
-    k = jnp.cos(1.0 + jnp.add.outer(i, 2 * i) + jnp.multiply.outer(i, i))
+    i = np.arange(d)
+    k = np.cos(1.0 + np.add.outer(i, 2 * i) + np.multiply.outer(i, i))
     return (k - k.T) / d
+
+
+def _small_turn(d: int) -> tuple[np.ndarray, np.ndarray]:
+    """(an antisymmetric matrix k, the rotation near exp(k) that is Cayley's transform of k)."""
+    k = _TURN * _generic(d)
+    return k, np.linalg.solve(np.eye(d) - k / 2, np.eye(d) + k / 2)
 
 
 def _imaginary(x: Float[Array, "*s"]) -> Complex[Array, "*s"]:
@@ -53,17 +58,18 @@ class Rotation(eqx.Module):
     @classmethod
     def to(cls, q: Square) -> "Rotation":
         eye = jnp.eye(q.shape[0], dtype=q.dtype)
-        nearest = singular_values(q + eye)[-1]
-        k = jnp.where(nearest < _NEAR * _TURN, _TURN, 0.0) * _generic(q.shape[0], q.dtype)
-        # Cayley's transform of the antisymmetric matrix k is a rotation. It is near exp(k), and cheaper than exp(k).
-        detour = solve_linear(eye - k / 2, eye + k / 2)
-        q = q @ detour
+        near = singular_values(q + eye)[-1] < _NEAR * _TURN
+        k, turn = (jnp.asarray(z, q.dtype) for z in _small_turn(len(q)))
+        k, turn = jnp.where(near, k, 0.0), jnp.where(near, turn, eye)
+        q = q @ turn
         # The inverse of Cayley's transform, (Q - I)(Q + I)^(-1), is antisymmetric with the eigenvalues i tan(angle/2),
         # so that `eigh` applies to it. A solver for matrices that are not Hermitian, applied to Q, would not give
         # orthogonal eigenvectors where angles repeat.
-        half = solve_linear((q + eye).T, (q - eye).T).T
+        # Its factors commute. The elimination of `solve_linear` would take longer to compile.
+        orthogonal, upper = qr(q + eye)
+        half = solve_triangular(upper, orthogonal.T @ (q - eye))
         tangents, vectors = eigh(_imaginary((half.T - half) / 2))
-        return cls(vectors, 2 * jnp.arctan(tangents), k, detour.T)
+        return cls(vectors, 2 * jnp.arctan(tangents), k, turn.T)
 
     def __call__(self, t: Scalar) -> Square:
         turned = (self.vectors * jnp.exp(_imaginary(self.angles * t))[None, :]) @ self.vectors.conj().T
@@ -92,6 +98,8 @@ def first_guesses(
 ) -> Float[Array, "2 nodes d d"]:
     """Two paths, at the times `ts`. Each of them is a geodesic where A and B have the same singular vectors.
 
+    Its first and its last node are A and B up to rounding.
+
     The polar path is (3.76) between the positive factors of A = S_A O_A and B = S_B O_B, times the rotation from O_A to
     O_B. The frames path turns the singular vectors of A into those of B, in the order of the singular values. `turns`
     are those of `turns_between`.
@@ -104,14 +112,13 @@ def first_guesses(
         sigma = kernel.mix(t, a.sigma, b.sigma)
         return polar, a.u @ (turn_left * sigma[None, :]) @ (a.v @ turn_right).T
 
-    return jnp.stack(jax.vmap(at)(ts)).at[:, 0].set(a.matrix).at[:, -1].set(b.matrix)
+    return jnp.stack(jax.vmap(at)(ts))
 
 
 def _signs(left: Square, right: Square) -> Float[Array, " d"]:
     """The common signs of the columns of U_B and V_B for which the frames of A turn least, and by proper rotations."""
     near = jnp.diagonal(left) + jnp.diagonal(right)
     sign = side_of_zero(near)
-    # The matrix is orthogonal, so its determinant is 1 or -1 and does not leave the range of the floats.
     odd = sign_of_determinant(left * sign[None, :]) < 0
     return jnp.where(odd & (jnp.arange(len(near)) == jnp.argmin(jnp.abs(near))), -sign, sign)
 
@@ -120,7 +127,7 @@ def bend(xs: Float[Array, "nodes d d"], ts: Float[Array, " nodes"]) -> Float[Arr
     """The path, turned a little between its ends. Newton's method would keep a symmetry of the path, and could then
     end at a symmetric saddle.
     """
-    generic, eye = _generic(xs.shape[-1], xs.dtype), jnp.eye(xs.shape[-1], dtype=xs.dtype)
+    generic, eye = jnp.asarray(_generic(xs.shape[-1]), xs.dtype), jnp.eye(xs.shape[-1], dtype=xs.dtype)
 
     def at(x: Square, t: Scalar) -> Square:
         k = _BEND * jnp.sin(jnp.pi * t) * generic

@@ -156,9 +156,7 @@ def follow(
     bounded = (order > 0) & (order < 2)
 
     def judge(y: Any) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
-        # A step that changes the sign of the determinant has crossed the singular matrices, which no geodesic does. JAX
-        # gives a 2 x 2 matrix a wrong sign where the product of its singular values leaves the range of the floats. X
-        # is not scaled to avoid this, since the squares of the singular values leave that range earlier.
+        # A step that changes the sign of the determinant has crossed the singular matrices, which no geodesic does.
         x = square(y)
         return bounded & (sign * sign_of_determinant(x) < 0), bounded & (ratio(singular_values(x)) <= floor)
 

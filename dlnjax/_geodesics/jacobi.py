@@ -138,8 +138,6 @@ def _orthonormal(x: Square, zs: Float[Array, "n d d"], kernel: Kernel) -> Float[
 def _singular(x: Square, dx: Float[Array, "n d d"], kernel: Kernel) -> tuple[Scalar, Scalar]:
     """(the smallest singular value of the Jacobian in orthonormal coordinates, the sign of its determinant)."""
     n = x.size
-    # JAX may give a 2 x 2 matrix a wrong sign where its determinant leaves the range of the floats. The Jacobian has
-    # d^2 rows, which is never 2.
     j = _orthonormal(x, dx, kernel).reshape(n, n)
     return singular_values(j)[-1], sign_of_determinant(j)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dlnjax._lapack import solve_linear
+from dlnjax._lapack import cholesky, cholesky_solve
 
 # The number of elements and the degree of the polynomials on them. The product is the number of pieces of a path.
 ELEMENTS, DEGREE = 8, 4
@@ -54,20 +54,37 @@ class Mesh(eqx.Module):
     @classmethod
     def of(cls, ends: Float[Array, " elements"]) -> "Mesh":
         """The mesh whose elements lie between the times `ends`."""
-        h, at = jnp.diff(ends), cls.at(len(ends) - 1)
+        h = jnp.diff(ends)
         inside = ends[:-1, None] + h[:, None] * jnp.asarray((1 + _NODES) / 2, ends.dtype)[None, :]
         ts = jnp.append(inside[:, :-1].ravel(), ends[-1])
         weights = (h[:, None] / 2 * jnp.asarray(_WEIGHTS, ends.dtype)[None, :]).ravel()
         # Within an element the derivative in time is that on [-1, 1] times 2/h.
-        local = 2 / h[:, None, None] * jnp.asarray(_RATES, ends.dtype)[None, :, :]
-        rows = np.arange(len(at)).reshape(-1, DEGREE + 1)
-        rates = jnp.zeros((len(at), len(ts)), ends.dtype)
-        rates = rates.at[rows[:, :, None], at.reshape(rows.shape)[:, None, :]].set(local)
+        rates = jnp.repeat(2 / h, DEGREE + 1)[:, None] * jnp.asarray(_rates_on(len(h)), ends.dtype)
         inner = rates[:, 1:-1]
-        green = solve_linear(inner.T @ (weights[:, None] * inner), jnp.eye(inner.shape[1], dtype=ends.dtype))
-        return cls(ts, rates, weights, green)
+        factor = cholesky(inner.T @ (weights[:, None] * inner))
+        return cls(ts, rates, weights, cholesky_solve(factor, jnp.eye(len(factor), dtype=ends.dtype)))
 
     @staticmethod
     def at(elements: int) -> np.ndarray:
         """The node of each point of the quadrature. Neighbouring elements share a node."""
         return (DEGREE * np.arange(elements)[:, None] + np.arange(DEGREE + 1)).ravel()
+
+    def gather(self, z: Float[Array, "nodes *s"]) -> Float[Array, "points *s"]:
+        """The values at the points, of values at the nodes."""
+        return z.at[self.at(self.elements)].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+    def add_up(self, z: Float[Array, "points *s"]) -> Float[Array, "nodes *s"]:
+        """The transpose of `gather`: at each node the sum over its points.
+
+        A product with ones and zeros takes less time than `z.at[...].add`, which XLA makes a loop on a CPU.
+        """
+        ones = np.equal.outer(np.arange(DEGREE * self.elements + 1), self.at(self.elements))
+        return jnp.tensordot(jnp.asarray(ones, z.dtype), z, 1)
+
+
+def _rates_on(elements: int) -> np.ndarray:
+    """The matrix `points nodes` that takes values at the nodes to the derivatives in times on [-1, 1]."""
+    rates = np.zeros((elements * (DEGREE + 1), elements * DEGREE + 1))
+    for k in range(elements):
+        rates[k * (DEGREE + 1) :, k * DEGREE :][: DEGREE + 1, : DEGREE + 1] = _RATES
+    return rates

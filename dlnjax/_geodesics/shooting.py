@@ -127,7 +127,7 @@ def flattened(ends: Pair, power: Scalar, bend: Scalar) -> Pair:
     """
     k = jnp.linspace(-0.5, 0.5, len(ends.between), dtype=ends.between.dtype)
     first, last = (SVD(x.u, x.sigma ** (power ** (1 + bend * k)), x.v) for x in (ends.first, ends.last))
-    return Pair(first, last, jnp.where(power < 1, last.matrix - first.matrix, ends.between))
+    return Pair.of(first, last, jnp.where(power < 1, last.matrix - first.matrix, ends.between))
 
 
 def from_frame(a: SVD, w: Float[Array, " n"]) -> Square:
@@ -268,7 +268,8 @@ def candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""
     """
     if len(ends.between) <= _SMALL:
         return _shot(ends, kernel, rtol, descend)
-    found = first_candidates(ends, kernel, rtol, descend, every)
+    first = lambda: first_candidates(ends, kernel, rtol, descend, every)
+    found = jax.lax.cond(is_easy(ends, descend), first, lambda: no_candidates(ends))
     last = lambda: nearest(found, last_candidates(ends, kernel, rtol, descend, every))
     return jax.lax.cond(suffices(found), lambda: found, last)
 
@@ -276,8 +277,8 @@ def candidates(ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""
 def first_candidates(
     ends: Pair, kernel: Kernel, rtol: Scalar, descend: Bool[Array, ""], every: Bool[Array, ""]
 ) -> Shot:
-    """What the search of `aiming.py` finds, or nothing for a pair that is not easy."""
-    return jax.lax.cond(is_easy(ends, descend), lambda: aimed(ends, kernel, rtol, every), lambda: no_candidates(ends))
+    """What the search of `aiming.py` finds, for a pair that is easy."""
+    return aimed(ends, kernel, rtol, every)
 
 
 def is_easy(ends: Pair, descend: Bool[Array, ""]) -> Bool[Array, ""]:

@@ -81,6 +81,12 @@ def _quotient(above: Float[Array, "*#s"], gap: Float[Array, "*#s"], far: Bool[Ar
     return above / jnp.where(far, gap, 1.0)
 
 
+def _over_nodes(z: Float[Array, "*s nodes"]) -> Float[Array, "*s"]:
+    """The mean by the quadrature. It is written as a sum, since a product with a vector takes XLA long to compile."""
+    weights = jnp.asarray(_WEIGHTS, z.dtype)
+    return jnp.sum(z * jnp.expand_dims(weights, range(z.ndim - 1)), axis=-1)
+
+
 def _gaps(s: Float[Array, " d"], threshold: float) -> tuple[Float[Array, "d d"], Bool[Array, "d d"]]:
     """(s_i - s_j, whether its size is above the threshold times s_i + s_j)."""
     gap, total = s[:, None] - s[None, :], s[:, None] + s[None, :]
@@ -101,7 +107,7 @@ def first_difference(s: Float[Array, " d"], kernel: Kernel, power: int | float) 
     def mean(s: Float[Array, " d"]) -> Float[Array, "d d d"]:
         # Hermite-Genocchi: the divided difference is the mean of the slope over the segment from s_i to s_k.
         along = s[:, None, None, None] - gap[:, :, None, None] * jnp.asarray(_NODES, s.dtype)[None, None, None, :]
-        return slope(along, s[:, None]) @ jnp.asarray(_WEIGHTS, s.dtype)
+        return _over_nodes(slope(along, s[:, None]))
 
     def mean_on_diagonal(s: Float[Array, " d"]) -> Float[Array, "d d d"]:
         return jnp.broadcast_to(slope(s[:, None], s)[:, None, :], quotient.shape)
@@ -181,7 +187,7 @@ def first_of_one(f: OfOne, s: Float[Array, " d"]) -> Float[Array, "d d"]:
     value = f(s)
     gap, far = _gaps(s, _CLOSE)
     along = s[:, None, None] - gap[:, :, None] * jnp.asarray(_NODES, s.dtype)
-    mean = _slope_of_one(f)(along) @ jnp.asarray(_WEIGHTS, s.dtype)
+    mean = _over_nodes(_slope_of_one(f)(along))
     return jnp.where(far, _quotient(value[:, None] - value[None, :], gap, far), mean)
 
 

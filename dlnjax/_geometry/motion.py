@@ -18,13 +18,22 @@ def moved(m: Matrix, sigma: Float[Array, " d"]) -> tuple[Matrix, Matrix]:
 
 def turned(first: Float[Array, "d d d"], g: Matrix, left: Matrix, right: Matrix) -> Matrix:
     """The motion of A_X^power(G) at fixed G, when X X^T moves by `left` and X^T X by `right`."""
-    return jnp.einsum("ikj,ik,kj->ij", first, left, g) + jnp.einsum("jki,ik,kj->ij", first, g, right)
+
+    # `einsum` makes products of many matrices with one vector each, which take XLA long to compile.
+    def by_left(g: Matrix, left: Matrix) -> Matrix:
+        return jnp.sum(first * left[:, :, None] * g[None, :, :], axis=1)
+
+    return by_left(g, left) + by_left(g.T, right.T).T
 
 
 def densities(first: Float[Array, "d d d"], p: Matrix, q: Matrix) -> tuple[Matrix, Matrix]:
     """The gradients of the form in X X^T and in X^T X."""
-    left, right = jnp.einsum("ikj,ij,kj->ik", first, p, q), jnp.einsum("jki,ij,ik->jk", first, p, q)
-    return (left + left.T) / 2, (right + right.T) / 2
+
+    def in_left(p: Matrix, q: Matrix) -> Matrix:
+        left = jnp.sum(first * p[:, None, :] * q[None, :, :], axis=2)
+        return (left + left.T) / 2
+
+    return in_left(p, q), in_left(p.T, q.T)
 
 
 def in_x(sigma: Float[Array, " d"], left: Matrix, right: Matrix) -> Matrix:

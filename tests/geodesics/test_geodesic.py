@@ -238,7 +238,7 @@ def test_end_is_reached_in_the_metric_and_not_only_in_its_large_entries(number, 
 def test_error_counts_small_singular_values_but_not_rounding():
     kernel, eye = dln.Balanced(jnp.asarray(3.0)), jnp.eye(D)
     first, last = (SVD(eye, jnp.array([1.0, small]), eye) for small in (1e-9, 2e-9))
-    pair = Pair(first, last, last.matrix - first.matrix)
+    pair = Pair.of(first, last, last.matrix - first.matrix)
     errors = []
     for wrong in (1e-9, 1e-17):
         y = pair.goal.at[1, 1].add(wrong)
@@ -337,7 +337,7 @@ def test_flaw_of_a_shot(name):
 @pytest.mark.long
 def test_a_shot_with_too_many_steps_and_a_search_with_too_many_shots_say_so(monkeypatch):
     a, b = (SVD(z.u, jnp.array([1.0, 1e-6]), z.v) for z in map(svd, (rotation(1.0), SKEW[1])))
-    ends = Pair(a, b, b.matrix - a.matrix)
+    ends = Pair.of(a, b, b.matrix - a.matrix)
     search = lambda: shooting._shot(ends, dln.Balanced(jnp.asarray(np.inf)), jnp.asarray(1e-11), jnp.asarray(True))
     for name, least in (("MOST_STEPS", 20), ("_MOST_SHOTS", 4)):
         with monkeypatch.context() as patch:

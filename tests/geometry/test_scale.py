@@ -9,6 +9,7 @@ import pytest
 from support.tolerances import ALGEBRA, assert_close
 
 import dlnjax as dln
+from dlnjax._lapack import sign_of_determinant
 from dlnjax._scale import exponent, scaled
 
 X = jnp.array([[2.0, 0.3, -0.5], [0.1, 1.0, 0.7], [0.4, -0.2, 0.6]])
@@ -169,12 +170,12 @@ def test_powers_of_two_are_exact():
     assert jax.vmap(lambda z: exponent(z[None]))(entries).tolist() == [0, 1, 2, 1021, 0, 0]
 
 
-@pytest.mark.parametrize("sizes", [(1e-153, 1e-153), (1e153, 1e153), (1e153, 1e140)])
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_sign_of_a_determinant_of_two_rows_is_right_where_squares_are_in_range(sizes, sign):
-    # Geodesics compare these signs without bringing X to size one, and use the squares of its singular values besides.
-    c, s = np.cos(0.7), np.sin(0.7)
-    turn = np.array([[c, -s], [s, c]])
-    x = turn @ np.diag([sizes[0], sign * sizes[1]]) @ turn
-    expected = np.linalg.slogdet(x / abs(x).max())[0]
-    assert float(jnp.linalg.slogdet(jnp.asarray(x))[0]) == expected
+@pytest.mark.parametrize("d", [1, 2, 3, 6])
+@pytest.mark.parametrize("scale", [1e-300, 1e-153, 1.0, 1e153, 1e300])
+def test_sign_of_a_determinant_is_right_where_the_determinant_leaves_the_range(d, scale, key):
+    # JAX multiplies the entries of a 2 x 2 matrix, and finds 0 or a wrong sign where a product leaves the range.
+    x = jax.random.normal(key, (20, d, d)).at[0, :, 0].set(0.0).at[1, 0, 0].set(jnp.nan)
+    expected = np.linalg.slogdet(x[2:])[0]
+    assert {-1.0, 1.0} <= set(expected)
+    np.testing.assert_array_equal(sign_of_determinant(scale * x)[2:], expected)
+    assert sign_of_determinant(scale * x[0]) == 0 and np.isnan(sign_of_determinant(scale * x[1]))
