@@ -139,6 +139,8 @@ def _add_reproduce(commands: Any, completion: bool) -> None:
     add("--seeds", type=_whole(10), metavar="N", help="starts for each ensemble, in place of the thesis's; at least 10")
     add("--quick", action="store_true", help="a tenth of the starts or fewer: a look, not a result")
     add("--resume", action="store_true", help="take up the figures that DIR holds already from the same options")
+    what = "processes that share the figures (default: one for each core, at most 8)"
+    add("--workers", type=_whole(1), metavar="K", help=what)
     parser.set_defaults(run=_reproduce, stopped="what is finished is in {out}, and --resume goes on from there")
 
 

@@ -12,18 +12,20 @@ import jax
 import numpy as np
 import pytest
 import xarray
+from support import two_figures
 from support.two_figures import TWO
 
 import dlnjax
 from dlnjax import _cli, figures
-from dlnjax._commands import _sweep
+from dlnjax._commands import _reproduce, _sweep
 
 SCRIPT = Path(__file__).parents[1] / "support" / "two_figures.py"
 
 
 @pytest.fixture
 def two(monkeypatch):
-    """The command line that knows two small figures alone."""
+    """The command line that knows two small figures alone, and makes them in this process."""
+    monkeypatch.setattr(_reproduce, "MOST_WORKERS", 1)
     for name in figures.FIGURES.copy():
         monkeypatch.delitem(figures.FIGURES, name)
     for name, figure in TWO.items():
@@ -172,7 +174,8 @@ def test_numbers_are_written_in_full_and_those_of_other_figures_stay(two, tmp_pa
 def start(*args, log, wait=True):
     env = os.environ | {"TWO_FIGURES_LOG": str(log), "PYTHONPATH": str(Path(dlnjax.__file__).parents[1])}
     env |= {"TWO_FIGURES_WAIT": "1"} if wait else {}
-    return subprocess.Popen([sys.executable, str(SCRIPT), *args], env=env, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, str(SCRIPT), *args, "--workers", "1"]
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_the_second(log, process):
@@ -215,6 +218,31 @@ def test_ctrl_c_says_in_one_line_what_is_kept(tmp_path):
     assert process.returncode == 130
     assert said.splitlines()[-1] == f"dlnjax: stopped; what is finished is in {out}, and --resume goes on from there"
     assert "Traceback" not in said and (out / "1.1a.nc").exists()
+
+
+def test_shared_among_processes_the_data_are_the_same_and_a_failure_is_told(two, tmp_path, monkeypatch, capsys):
+    log = tmp_path / "log"
+    monkeypatch.setenv("TWO_FIGURES_LOG", str(log))
+    monkeypatch.setattr(_reproduce, "_make_apart", two_figures.make_apart)
+    monkeypatch.setitem(_reproduce.SECONDS, "1.1b", 100)
+    args = ["reproduce", "--seeds", "12", "--out"]
+    assert _cli.main([*args, str(tmp_path / "one")]) == 0
+    assert _cli.main([*args, str(tmp_path / "two"), "--workers", "9"]) == 0
+    assert sorted(log.read_text().split()) == ["1.1a", "1.1a", "1.1b", "1.1b"]
+    assert rows_of(tmp_path / "one") == rows_of(tmp_path / "two")
+    for name in TWO:
+        one, other = (data_of(tmp_path / folder / f"{name}.nc") for folder in ("one", "two"))
+        assert one.equals(other)
+        assert (tmp_path / "two" / f"{name}.svg").exists()
+    said = capsys.readouterr().err
+    assert "1 to go" in said and "0 to go" in said
+    full = "cannot write figure 1.1b: [Errno 28] No space left"
+    for failure, words in (("full", full), ("killed", "cannot make figure 1.1b: process")):
+        monkeypatch.setenv("TWO_FIGURES_FAIL", failure)
+        assert _cli.main([*args, str(tmp_path / failure), "--workers", "2"]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert words in said and "--resume" in said and ("--workers 1" in said) == (failure == "killed")
+        assert not (tmp_path / failure / "1.1b.nc").exists()
 
 
 def test_what_cannot_be_written_to_its_end_leaves_what_was_there(two, tmp_path, monkeypatch, capsys):

@@ -42,8 +42,25 @@ def test_time_left_follows_the_pace_of_what_is_done(monkeypatch):
     assert progress.estimate() == ", about 5 min 40 s left"
     progress.end("b", kept=True)
     assert progress.estimate() == ", about 5 min 0 s left"
+    progress.begin("c")
     progress.end("c", kept=False)
     assert progress.estimate() == ""
+
+
+def test_time_left_is_shared_among_the_workers(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(_progress.time, "perf_counter", lambda: now[0])
+    progress = _progress.RunProgress(dict.fromkeys("abcde", 10) | {"e": 60}, dict.fromkeys("abcde", ""), workers=2)
+    progress.begin("a")
+    progress.begin("b")
+    now[0] = 20.0
+    progress.end("a", kept=False)
+    progress.begin("c")
+    now[0] = 30.0
+    # Twice as slow as foreseen: b should have ended, c has 10 s left, and d and e take 20 and 120.
+    assert progress.estimate() == ", about 2 min 0 s left"
+    progress.end("b", kept=False)
+    assert progress.estimate() == ", about 2 min 30 s left"
 
 
 @pytest.mark.parametrize(("columns", "words"), [(40, ""), (60, "figures, about "), (100, "figures, about ")])

@@ -26,7 +26,7 @@ def report(tmp_path_factory):
             patch.delitem(figures.FIGURES, name)
         for name, figure in TWO.items():
             patch.setitem(figures.FIGURES, name, figure)
-        assert main(["reproduce", "--out", str(folder), "--seed", "3", "--seeds", "12"]) == 0
+        assert main(["reproduce", "--out", str(folder), "--seed", "3", "--seeds", "12", "--workers", "1"]) == 0
     return folder / "report.html"
 
 

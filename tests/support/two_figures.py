@@ -1,10 +1,11 @@
 """Two small figures, for the tests of what is done with figures; as a program, the command line that knows these alone.
 
 Where the environment variable TWO_FIGURES_LOG names a file, each computation is told there; where TWO_FIGURES_WAIT is
-set, that of the second one then waits to be killed.
+set, that of the second one then waits to be killed. Where TWO_FIGURES_FAIL is set, that of the second one fails so.
 """
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -13,8 +14,16 @@ import jax
 import numpy as np
 import xarray
 
-from dlnjax import plot
+from dlnjax import figures, plot
+from dlnjax._commands import _reproduce
 from dlnjax.figures import Figure, Number
+
+
+def _full():
+    raise OSError(28, "No space left on device")
+
+
+FAILURES = {"full": _full, "killed": lambda: os.kill(os.getpid(), signal.SIGKILL)}
 
 
 def _compute(name):
@@ -24,6 +33,8 @@ def _compute(name):
                 print(name, file=file)
             if name == "1.1b" and "TWO_FIGURES_WAIT" in os.environ:
                 time.sleep(120)
+        if name == "1.1b" and "TWO_FIGURES_FAIL" in os.environ:
+            FAILURES[os.environ["TWO_FIGURES_FAIL"]]()
         values = np.random.default_rng(jax.random.key_data(key).tolist()).normal(size=seeds)
         return xarray.Dataset({"value": ("seed", values), "large": ("seed", values > 0)}, attrs={"energy": "none"})
 
@@ -55,8 +66,14 @@ def _figure(name, title):
 
 TWO = {name: _figure(name, f"What a figure with the name {name} shows") for name in ("1.1a", "1.1b")}
 
+
+def make_apart(*task):
+    """What a process does that shares the figures, which knows these alone."""
+    figures.FIGURES.update(TWO)
+    return _reproduce._make_apart(*task)
+
+
 if __name__ == "__main__":
-    from dlnjax import figures
     from dlnjax._cli import main
 
     figures.FIGURES.clear()
