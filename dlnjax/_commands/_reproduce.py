@@ -34,7 +34,7 @@ SECONDS = {
     **{"6.1": 20, "6.2": 40, "6.3": 45, "6.4": 45, "6.5": 130, "6.6": 60, "6.7": 30, "6.8": 30},
 }
 OTHERS = 15
-# The largest number of processes that is taken by itself. A process that has made many figures holds two gigabytes.
+# The largest number of processes that is taken by itself. A process that has made half of the figures holds 2.4 GB.
 MOST_WORKERS = 8
 
 
