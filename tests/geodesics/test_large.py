@@ -13,8 +13,8 @@ from scipy.linalg import sqrtm
 from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 
 import dlnjax as dln
-from dlnjax._geodesics import shooting
-from dlnjax._geodesics.aiming import Shot
+from dlnjax._geodesics import connection, guesses, shooting
+from dlnjax._geodesics.aiming import aimed, Shot
 from dlnjax._geodesics.charts import chart, point_of
 from dlnjax._geodesics.mesh import DEGREE, ELEMENTS, Mesh
 from dlnjax._geometry.differences import first_difference, squares, values
@@ -49,10 +49,12 @@ def test_products_are_sums_over_divided_differences(key, kernel, power):
 
 def test_mesh_differentiates_and_integrates_polynomials_exactly():
     mesh = Mesh.of(jnp.array([0.0, 0.05, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9, 1.0]))
-    points = mesh.ts[Mesh.at(ELEMENTS)]
+    points = mesh.gather(mesh.ts)
     assert_close(mesh.rates @ mesh.ts**DEGREE, DEGREE * points ** (DEGREE - 1), ALGEBRA)
     # Lobatto's quadrature with r + 1 nodes is exact to the degree 2 r - 1.
     assert_close(mesh.weights @ points ** (2 * DEGREE - 1), 1 / (2 * DEGREE), ALGEBRA)
+    z = np.cos(np.arange(len(points)))
+    assert_close(mesh.add_up(jnp.asarray(z)), np.bincount(Mesh.at(ELEMENTS), z), ALGEBRA)
     # The inverse of the second difference is Green's function at the ends of the elements, min(s, t) - s t.
     t = mesh.ts[DEGREE:-1:DEGREE]
     green = mesh.green[DEGREE - 1 :: DEGREE, DEGREE - 1 :: DEGREE]
@@ -84,6 +86,25 @@ def test_search_goes_on_from_a_geodesic_beside_a_shorter_one_that_missed(errors,
     values = jnp.asarray(errors), start, jnp.asarray(shots)
     found = eqx.tree_at(lambda s: (s.error, s.start, s.shots), found, values)
     assert shooting.suffices(found) == enough
+
+
+def test_results_stand_in_the_order_of_the_guesses(monkeypatch):
+    kernel, first_guesses = dln.Balanced(jnp.inf), guesses.first_guesses
+    # Ends whose guesses lead to two geodesics.
+    x, y = jax.random.normal(jax.random.key(1), (2, 3, 3))
+    y = y.at[0].multiply(jnp.sign(jnp.linalg.det(x) * jnp.linalg.det(y)))
+
+    def lengths(x, y):
+        ends = connection.Ends.of(x, y)
+        frame = connection.Frame.of(ends.first, ends.last, kernel)
+        found = aimed(frame.pair(ends), kernel, jnp.asarray(1e-9), every=jnp.asarray(True))
+        return jnp.linalg.norm(found.start, axis=(1, 2)), found.error
+
+    there, errors = jax.jit(lengths)(x, y)
+    monkeypatch.setattr(guesses, "first_guesses", lambda *how: first_guesses(*how)[::-1])
+    exchanged, _ = jax.jit(lambda x, y: lengths(x, y))(x, y)
+    assert jnp.max(errors) < 1e-9 and there[0] < 0.9 * there[1]
+    assert_close(exchanged[::-1], there, INTEGRATION)
 
 
 @pytest.mark.long
