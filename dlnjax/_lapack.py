@@ -13,38 +13,52 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Complex, Float
 
 # JAX counts at most 30 operations for each m n min(m, n), those of complex singular values.
 _SHARED, _OPERATIONS = 200_000, 30
 
 
-def in_turn(decompose: Callable[..., Any]) -> Callable[..., Any]:
+def in_turn(decompose: Callable[..., Any], tangent: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """`decompose` of arrays whose last two axes are matrices. Their leading axes must be the same.
 
-    Where a loop is differentiated twice, JAX drops the derivative rule of whatever calls this function, and takes that
-    of `decompose`.
+    `tangent` takes what was returned and the tangents of the arrays to the tangents of what was returned. By default
+    they are those of `decompose`.
+
+    It is a primitive, with rules for `jax.vmap` and for derivatives. JAX drops the rules of `jax.custom_jvp` where a
+    loop is differentiated twice, and a `jax.custom_batching.custom_vmap` cannot be differentiated twice in reverse
+    (jax 0.10.2).
     """
+    flat = lambda *xs: jax.tree.leaves(decompose(*xs))
+    primitive = Primitive("in_turn")
+    primitive.multiple_results = True
+    together = primitive.bind
 
-    @custom_vmap
-    def together(*xs: Array) -> Any:
-        return decompose(*xs)
-
-    @together.def_vmap
-    def _(size: int, batched: list[bool], *xs: Array) -> tuple[Any, Any]:
-        if not any(batched):
-            # JAX calls this rule with no batch where only the tangents of second derivatives have one. `together` would
-            # then come here again, for ever (jax 0.10.2).
-            out = decompose(*xs)
-            return out, jax.tree.map(lambda _: False, out)
-        stacks = [x if many else jnp.broadcast_to(x, (size, *x.shape)) for x, many in zip(xs, batched, strict=True)]
+    def of_batch(xs: tuple[Any, ...], axes: tuple[int | None, ...]) -> tuple[list[Array], list[int]]:
+        size = next(x.shape[axis] for x, axis in zip(xs, axes, strict=True) if axis is not None)
+        stacks = [batching.bdim_at_front(x, axis, size) for x, axis in zip(xs, axes, strict=True)]
         if sum(x.size * min(x.shape[-2:]) for x in stacks) * _OPERATIONS < _SHARED:
             out = together(*stacks)
         else:
             one_by_one = lambda *xs: jax.lax.map(lambda each: together(*each), xs)
             out = jax.lax.platform_dependent(*stacks, cpu=one_by_one, default=together)
-        return out, jax.tree.map(lambda _: True, out)
+        return out, [0] * len(out)
+
+    def with_tangents(xs: tuple[Any, ...], dxs: tuple[Any, ...]) -> tuple[list[Array], list[Array]]:
+        dxs = tuple(map(ad.instantiate_zeros, dxs))
+        if tangent is None:
+            return jax.jvp(flat, xs, dxs)
+        out = together(*xs)
+        return out, jax.tree.leaves(tangent(tuple(out), *dxs))
+
+    primitive.def_impl(flat)
+    primitive.def_abstract_eval(lambda *xs: [ShapedArray(x.shape, x.dtype) for x in jax.eval_shape(flat, *xs)])
+    mlir.register_lowering(primitive, mlir.lower_fun(flat, multiple_results=True))
+    batching.primitive_batchers[primitive] = of_batch
+    ad.primitive_jvps[primitive] = with_tangents
 
     # Outside of a program, each call of `lax.map` would be compiled anew.
     @jax.jit
@@ -52,7 +66,7 @@ def in_turn(decompose: Callable[..., Any]) -> Callable[..., Any]:
         f = together
         for _ in xs[0].shape[:-2]:
             f = jax.vmap(f)
-        return f(*xs)
+        return jax.tree.unflatten(jax.tree.structure(jax.eval_shape(decompose, *xs)), f(*xs))
 
     return call
 
@@ -70,9 +84,7 @@ def _sign_by_elimination(x: Array) -> Array:
 
 
 _values = in_turn(lambda x: jnp.linalg.svd(x, compute_uv=False))
-_eigh = in_turn(lambda x: tuple(jnp.linalg.eigh(x)))
 _eigenvalues = in_turn(jnp.linalg.eigvalsh)
-_qr = in_turn(lambda x: tuple(jnp.linalg.qr(x)))
 _cholesky = in_turn(jnp.linalg.cholesky)
 _cholesky_solve = in_turn(lambda l, b: jax.scipy.linalg.cho_solve((l, True), b))
 _sign = in_turn(_sign_by_elimination)
@@ -95,7 +107,17 @@ def eigenvalues(x: Float[Array, "*n d d"]) -> Float[Array, "*n d"]:
     return _eigenvalues(x)
 
 
-@jax.custom_jvp
+def _tangent_of_eigh(out: tuple[Array, Array], dx: Array) -> tuple[Array, Array]:
+    w, v = out
+    inside = _t(v.conj()) @ ((dx + _t(dx.conj())) / 2) @ v
+    one = jnp.eye(w.shape[-1], dtype=w.dtype)
+    gap = w[..., None, :] - w[..., :, None]
+    return jnp.real(jnp.diagonal(inside, axis1=-2, axis2=-1)), v @ ((1 / (one + gap) - one) * inside)
+
+
+_eigh = in_turn(lambda x: tuple(jnp.linalg.eigh(x)), _tangent_of_eigh)
+
+
 def eigh(x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> tuple[Array, Array]:
     """(eigenvalues, eigenvectors) of a Hermitian matrix, the values ascending.
 
@@ -104,32 +126,21 @@ def eigh(x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> tuple[Array, A
     return _eigh(x)
 
 
-@eigh.defjvp
-def _eigh_jvp(primals: tuple[Array], tangents: tuple[Array]):
-    (x,), (dx,) = primals, tangents
-    w, v = eigh(x)
-    inside = _t(v.conj()) @ ((dx + _t(dx.conj())) / 2) @ v
-    one = jnp.eye(w.shape[-1], dtype=w.dtype)
-    gap = w[..., None, :] - w[..., :, None]
-    dw = jnp.real(jnp.diagonal(inside, axis1=-2, axis2=-1))
-    return (w, v), (dw, v @ ((1 / (one + gap) - one) * inside))
-
-
-@jax.custom_jvp
-def qr(x: Float[Array, "*n d e"]) -> tuple[Array, Array]:
-    """(Q, R), thin. It is differentiable where d >= e and the rank is e."""
-    return _qr(x)
-
-
-@qr.defjvp
-def _qr_jvp(primals: tuple[Array], tangents: tuple[Array]):
-    (x,), (dx,) = primals, tangents
-    q, r = qr(x)
+def _tangent_of_qr(out: tuple[Array, Array], dx: Array) -> tuple[Array, Array]:
+    q, r = out
     # dX R^(-1) = dQ + Q dR R^(-1), of which Q^T dQ is antisymmetric and dR R^(-1) upper triangular.
     ratio = _t(solve_triangular(r, _t(dx), transposed=True))
     inside = _t(q) @ ratio
     turn = jnp.tril(inside, -1) - _t(jnp.tril(inside, -1))
-    return (q, r), (ratio - q @ (inside - turn), (inside - turn) @ r)
+    return ratio - q @ (inside - turn), (inside - turn) @ r
+
+
+_qr = in_turn(lambda x: tuple(jnp.linalg.qr(x)), _tangent_of_qr)
+
+
+def qr(x: Float[Array, "*n d e"]) -> tuple[Array, Array]:
+    """(Q, R), thin. It is differentiable where d >= e and the rank is e."""
+    return _qr(x)
 
 
 def cholesky(x: Float[Array, "*n d d"]) -> Float[Array, "*n d d"]:

@@ -1,7 +1,6 @@
 """`SVD`, a matrix held as its singular value decomposition, with its derivative. The frame is the pair (U, V)."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -103,7 +102,6 @@ def _plain_svd_jvp(primals, tangents):
     return (sigma, u, v), (dsigma, du, dv)
 
 
-@jax.custom_jvp
 def _of_lapack(x):
     u, sigma, vt = jnp.linalg.svd(x, full_matrices=False)
     return u, sigma, jnp.swapaxes(vt, -1, -2)
@@ -114,15 +112,13 @@ def _decompose(x):
     return _of_finite(_in_turn, x)
 
 
-def _with_tangent(decompose, primals, tangents):
-    point = decompose(*primals)
+_in_turn = _lapack.in_turn(_of_lapack, lambda point, dx: frame_tangent(SVD(*point), dx))
+
+
+@_decompose.defjvp
+def _decompose_jvp(primals, tangents):
+    point = _decompose(*primals)
     return point, frame_tangent(SVD(*point), *tangents)
-
-
-_in_turn = _lapack.in_turn(_of_lapack)
-_of_lapack.defjvp(partial(_with_tangent, _of_lapack))
-_decompose_jvp = partial(_with_tangent, _decompose)
-_decompose.defjvp(_decompose_jvp)
 
 
 def _are_apart(s, t):

@@ -36,6 +36,10 @@ PAIRS = {
 CONSTANT = {"eigenvalues", "cholesky", "sign", "svd", "values"}
 
 
+def loop(f, x):
+    return jnp.sum(jax.lax.scan(lambda x, _: (jnp.sin(f(x)), None), x, None, length=2)[0])
+
+
 LARGE, SEEDS = 20, 1000
 DEPTH, TS = 3, [0.0, 1.0]
 
@@ -75,11 +79,12 @@ TWICE = {name: PAIRS[name][0] for name in sorted(set(PAIRS) - CONSTANT)} | {"svd
 
 
 @pytest.mark.parametrize("name", TWICE)
-def test_hessian_of_a_loop_is_the_forward_one(name, x):
-    # JAX drops the derivative rules of a loop for the second derivative, and took a rule of `vmap` for ever.
+@pytest.mark.parametrize("second", [jax.hessian, lambda f: jax.grad(jax.grad(f))], ids=["hessian", "reverse"])
+def test_second_derivative_of_a_loop_is_the_forward_one(name, second, x):
+    # JAX drops the rules of `jax.custom_jvp` in a loop for the second derivative.
     step = lambda c: 0.1 * sum(jnp.sum(jnp.sin(z)) for z in jax.tree.leaves(TWICE[name](c * x[0, 0])))
     loop = lambda c: jax.lax.scan(lambda c, _: (step(c), None), c, None, length=2)[0]
-    close(jax.jit(jax.hessian(loop))(1.0), jax.jit(jax.jacfwd(jax.jacfwd(loop)))(1.0))
+    close(jax.jit(second(loop))(1.0), jax.jit(jax.jacfwd(jax.jacfwd(loop)))(1.0))
 
 
 def test_sign_is_a_constant(x):
@@ -97,6 +102,7 @@ FUNCTIONS = {
     "boundary": lambda x, p: dln.boundary_distance(x, DEPTH),
     "line": lambda x, p: dln.closed_form.printed_line(x @ x.T, p @ p.T, DEPTH)(0.3),
     "factors": lambda x, p: dln.balancedness(dln.balanced_factors(x, DEPTH)),
+    "twice": jax.grad(lambda x, p: jnp.vdot(jax.grad(lambda x: loop(lambda x: dln.svd(x).matrix, x))(x), p)),
     "entropy": jax.grad(lambda x, p: dln.entropy(dln.svd(x).sigma, DEPTH) + dln.Schatten(1.0)(x)),
     "flow": lambda x, p: dln.gradient_flow(dln.MatrixCompletion.diagonal(LARGE), x, ts=TS, throw=False).x,
     "matrix": lambda x, p: (
