@@ -135,8 +135,9 @@ def _attempt(
     """
     rows, error_weights = jnp.asarray(_ROWS, h.dtype), jnp.asarray(_TABLEAU.b_error, h.dtype)
 
+    # A product with the vector of weights takes longer, to run and to compile.
     def moved(weights: Float[Array, " stages"], ks: PyTree) -> PyTree:
-        return jax.tree.map(lambda k: h * jnp.sum(jnp.expand_dims(weights, range(1, k.ndim)) * k, axis=0), ks)
+        return jax.tree.map(lambda k: h * sum(weights[i] * k[i] for i in range(_STAGES)), ks)
 
     # The stages run in a loop, so that the velocity is compiled once and not once for each stage. The last stage is the
     # state at the end of the step.
