@@ -14,22 +14,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array
 
+from dlnjax._custom_jvp import inside_of_jit, is_concrete
 from dlnjax._lapack import sign_of_determinant
 from dlnjax._tree import nan_unless
 
 Tree = TypeVar("Tree")
-
-
-def is_concrete(x: Any) -> bool:
-    return not isinstance(x, Tracer)
-
-
-def inside_of_jit() -> bool:
-    # Inside of `jit` a new array is traced, even if all arguments are concrete.
-    return not is_concrete(jax.device_put(np.zeros(())))
 
 
 def known(x: Any) -> Any:

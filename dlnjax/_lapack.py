@@ -7,7 +7,7 @@ shows this fault within seconds, without this library, on jaxlib 0.10.2. We know
 concerns the same pool. Here such stacks are therefore decomposed in a loop, also those that `jax.vmap` makes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,15 +25,15 @@ _SHARED, _OPERATIONS = 200_000, 30
 def in_turn(decompose: Callable[..., Any], tangent: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """`decompose` of arrays whose last two axes are matrices. Their leading axes must be the same.
 
-    `tangent` takes what was returned and the tangents of the arrays to the tangents of what was returned. By default
-    they are those of `decompose`.
+    `tangent` takes the arrays, what was returned and the tangents of the arrays, three lists, to the tangents of what
+    was returned. Without it there is no derivative, and JAX says so.
 
     It is a primitive, with rules for `jax.vmap` and for derivatives. JAX drops the rules of `jax.custom_jvp` where a
     loop is differentiated twice, and a `jax.custom_batching.custom_vmap` cannot be differentiated twice in reverse
     (jax 0.10.2).
     """
     flat = lambda *xs: jax.tree.leaves(decompose(*xs))
-    primitive = Primitive("in_turn")
+    primitive = Primitive(f"{decompose.__name__}_in_turn")
     primitive.multiple_results = True
     together = primitive.bind
 
@@ -48,17 +48,16 @@ def in_turn(decompose: Callable[..., Any], tangent: Callable[..., Any] | None = 
         return out, [0] * len(out)
 
     def with_tangents(xs: tuple[Any, ...], dxs: tuple[Any, ...]) -> tuple[list[Array], list[Array]]:
-        dxs = tuple(map(ad.instantiate_zeros, dxs))
-        if tangent is None:
-            return jax.jvp(flat, xs, dxs)
+        assert tangent is not None
         out = together(*xs)
-        return out, jax.tree.leaves(tangent(tuple(out), *dxs))
+        return out, jax.tree.leaves(tangent(xs, out, tuple(map(ad.instantiate_zeros, dxs))))
 
     primitive.def_impl(flat)
     primitive.def_abstract_eval(lambda *xs: [ShapedArray(x.shape, x.dtype) for x in jax.eval_shape(flat, *xs)])
     mlir.register_lowering(primitive, mlir.lower_fun(flat, multiple_results=True))
     batching.primitive_batchers[primitive] = of_batch
-    ad.primitive_jvps[primitive] = with_tangents
+    if tangent is not None:
+        ad.primitive_jvps[primitive] = with_tangents
 
     # Outside of a program, each call of `lax.map` would be compiled anew.
     @jax.jit
@@ -83,7 +82,6 @@ def _sign_by_elimination(x: Array) -> Array:
     return jnp.prod(jnp.where(exchanged, -jnp.sign(pivots), jnp.sign(pivots)), axis=-1)
 
 
-_values = in_turn(lambda x: jnp.linalg.svd(x, compute_uv=False))
 _eigenvalues = in_turn(jnp.linalg.eigvalsh)
 _cholesky = in_turn(jnp.linalg.cholesky)
 _cholesky_solve = in_turn(lambda l, b: jax.scipy.linalg.cho_solve((l, True), b))
@@ -97,18 +95,13 @@ def _t(x: Array) -> Array:
     return jnp.swapaxes(x, -1, -2)
 
 
-def singular_values(x: Float[Array, "*n d e"]) -> Float[Array, "*n r"]:
-    """The singular values alone, descending. They have no derivative: see `dlnjax._svd`."""
-    return _values(x)
-
-
 def eigenvalues(x: Float[Array, "*n d d"]) -> Float[Array, "*n d"]:
     """The eigenvalues of a symmetric matrix, ascending. They have no derivative."""
     return _eigenvalues(x)
 
 
-def _tangent_of_eigh(out: tuple[Array, Array], dx: Array) -> tuple[Array, Array]:
-    w, v = out
+def _tangent_of_eigh(_: Any, out: list[Array], dxs: Sequence[Array]) -> tuple[Array, Array]:
+    (w, v), (dx,) = out, dxs
     inside = _t(v.conj()) @ ((dx + _t(dx.conj())) / 2) @ v
     one = jnp.eye(w.shape[-1], dtype=w.dtype)
     gap = w[..., None, :] - w[..., :, None]
@@ -126,8 +119,8 @@ def eigh(x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> tuple[Array, A
     return _eigh(x)
 
 
-def _tangent_of_qr(out: tuple[Array, Array], dx: Array) -> tuple[Array, Array]:
-    q, r = out
+def _tangent_of_qr(_: Any, out: list[Array], dxs: Sequence[Array]) -> tuple[Array, Array]:
+    (q, r), (dx,) = out, dxs
     # dX R^(-1) = dQ + Q dR R^(-1), of which Q^T dQ is antisymmetric and dR R^(-1) upper triangular.
     ratio = _t(solve_triangular(r, _t(dx), transposed=True))
     inside = _t(q) @ ratio

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dlnjax._custom_jvp import custom_jvp
 from dlnjax._tree import positive
 
 # Newton's method arrives at rounding within 5 steps at two layers, 6 at 20, 7 at 100 and 10 at 1000: the worst of some
@@ -11,7 +12,7 @@ from dlnjax._tree import positive
 NEWTON_STEPS = 5
 
 
-@jax.custom_jvp
+@custom_jvp
 def layer_values(sigma: Float[Array, "*s"], imbalance: Float[Array, " g"]) -> Float[Array, "g+1 *s"]:
     """The singular values s_p of the layers, where W_p W_p^T - W_{p+1}^T W_{p+1} = g_p I for p = 1, ..., N-1:
 

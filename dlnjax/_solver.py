@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from dlnjax._checks import as_array, as_positive, as_real, is_concrete, known, require
+from dlnjax._custom_jvp import custom_jvp
 
 # The least `rtol` in float32. Below some 40 roundings the estimate of the error is rounding, which shorter steps do not
 # make smaller.
@@ -45,7 +46,7 @@ def _increase(t: Any) -> Any:
 def without_derivative(x: Array, message: str) -> Array:
     """`x`, whose derivative is refused by a `TypeError` with `message`."""
 
-    @jax.custom_jvp
+    @custom_jvp
     def same(x: Array) -> Array:
         return x
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Complex, Float
 from dlnjax import _lapack
 from dlnjax._checks import as_count, as_float, as_matrix, is_concrete, known, require, require_normal
 from dlnjax._compile import compiled
+from dlnjax._custom_jvp import custom_jvp
 from dlnjax._tree import nan_unless, positive, side_of_zero
 
 
@@ -55,10 +56,10 @@ def _of_finite(decompose: Callable[[Array], Any], x: Float[Array, "*seeds m n"] 
     return jax.tree.map(lambda z: nan_unless(trim(z), z), out)
 
 
-@jax.custom_jvp
+@custom_jvp
 def singular_values(x: Float[Array, "*seeds m n"]) -> Float[Array, "*seeds r"]:
     """The singular values alone, in descending order. They are NaN for a matrix that is not finite."""
-    return _of_finite(_lapack.singular_values, x)
+    return _of_finite(_values_in_turn, x)
 
 
 @singular_values.defjvp
@@ -82,7 +83,7 @@ def eigh(x: Float[Array, "*n d d"] | Complex[Array, "*n d d"]) -> tuple[Array, A
     return _of_finite(_lapack.eigh, x)
 
 
-@jax.custom_jvp
+@custom_jvp
 def plain_svd(x: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
     """(sigma, U, V) of one matrix, with a derivative that is NaN where singular values repeat.
 
@@ -107,12 +108,15 @@ def _of_lapack(x):
     return u, sigma, jnp.swapaxes(vt, -1, -2)
 
 
-@jax.custom_jvp
+@custom_jvp
 def _decompose(x):
     return _of_finite(_in_turn, x)
 
 
-_in_turn = _lapack.in_turn(_of_lapack, lambda point, dx: frame_tangent(SVD(*point), dx))
+_in_turn = _lapack.in_turn(_of_lapack, lambda _, point, dxs: frame_tangent(SVD(*point), *dxs))
+_values_in_turn = _lapack.in_turn(
+    lambda x: jnp.linalg.svd(x, compute_uv=False), lambda xs, _, dxs: frame_tangent(SVD(*_in_turn(*xs)), *dxs)[1]
+)
 
 
 @_decompose.defjvp
@@ -130,9 +134,26 @@ def _divide(x, y, where):
     return jnp.where(where, x / jnp.where(where, y, 1.0), 0.0)
 
 
+@custom_jvp
+def dual(u: Float[Array, "*seeds m r"]) -> Float[Array, "*seeds m r"]:
+    """U (U^T U)^(-1), the frame dual to U. It is U itself, but its derivatives are those that it has at any U."""
+    return u
+
+
+@dual.defjvp
+def _dual_jvp(primals, tangents):
+    (u,), (du,) = primals, tangents
+    t = lambda z: jnp.swapaxes(z, -1, -2)
+    d = dual(u)
+    out = -d @ (t(du) @ d)
+    if u.shape[-2] > u.shape[-1]:
+        out = out + (du - d @ (t(u) @ du)) @ (t(d) @ d)
+    return d, out
+
+
 def frame_tangent(point: SVD, dx: Float[Array, "*seeds m n"]):
     """The motion (du, dsigma, dv) of the decomposition when X moves by dx: see `motion_of_frame`."""
-    return motion_of_frame(point, dx @ point.v, jnp.swapaxes(dx, -1, -2) @ point.u)
+    return motion_of_frame(point, dx @ point.v, jnp.swapaxes(dx, -1, -2) @ dual(point.u))
 
 
 def motion_of_frame(point: SVD, by_v: Float[Array, "*seeds m r"], by_u: Float[Array, "*seeds n r"]):
@@ -140,15 +161,16 @@ def motion_of_frame(point: SVD, by_v: Float[Array, "*seeds m r"], by_u: Float[Ar
 
     Where singular values agree, to the root of rounding, (4.2) divides by zero, and the decomposition has no
     derivative. There the frame is not turned. The rest of dX is put into du, so that `matrix` still has its exact
-    derivative, unless two or more of the values are zero. Between two zero values no motion of the factors moves X, so
-    that only the diagonal of this part of dX is kept.
+    derivatives, of each order, unless two or more of the values are zero. So U does not stay orthonormal, and the rule
+    has its `dual` in place of U, also in `by_u`. Between two zero values no motion of the factors moves X, so that only
+    the diagonal of this part of dX is kept.
 
     The columns of a thin frame also leave the space that they span, by (I - U U^T) dX V / sigma and
     (I - V V^T) dX^T U / sigma. The part of dX that is outside of both spaces leaves the matrices of rank r, and is
     dropped.
     """
     u, sigma, v = point.u, point.sigma, point.v
-    m = jnp.swapaxes(u, -1, -2) @ by_v
+    m = jnp.swapaxes(dual(u), -1, -2) @ by_v
     mt = jnp.swapaxes(m, -1, -2)
     row, column = sigma[..., :, None], sigma[..., None, :]
     gap, total = column - row, column + row

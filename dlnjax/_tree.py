@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Bool, Float, PyTree
 
+from dlnjax._custom_jvp import custom_jvp
 from dlnjax._types import Scalar
 
 Carry = TypeVar("Carry")
@@ -68,7 +69,7 @@ def root(square: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.where(square > 0, jnp.sqrt(positive(square)), square)
 
 
-@jax.custom_jvp
+@custom_jvp
 def kept(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """`x`, which XLA computes once on a CPU, and keeps.
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_positive, shape_of
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._geometry.special import divided_difference
 from dlnjax._protocol import gradient, pullback, sides, value
@@ -23,7 +24,7 @@ from dlnjax._tree import is_perturbed, positive, side_of_zero
 from dlnjax._types import Energy, Matrix, Number
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def _isospectral(f: Callable, x: Matrix):
     """U diag(f(sigma)) V^T, for a function f: `r` -> `r` that commutes with permutations."""
     point = svd(x)
@@ -57,7 +58,7 @@ def _isospectral_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
     return (u * values[None, :]) @ v.T, tangent
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def _of_singular_values(f: Callable, x: Matrix):
     return f(svd(x).sigma)
 
@@ -116,7 +117,7 @@ class _Entropy(eqx.Module):
         return self.kernel.entropy_gradient(sigma)
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def _of_values(f: Callable, sigma: Float[Array, " r"]):
     return f(sigma)
 

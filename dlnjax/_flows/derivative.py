@@ -14,17 +14,18 @@ from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import is_concrete, known, require
 from dlnjax._compile import compiled
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._flows.factored import Factored
 from dlnjax._flows.problem import Options, Problem, rounding
 from dlnjax._flows.replay import find_steps, MOST_STEPS, reached, replay, Steps
 from dlnjax._flows.trajectory import Trajectory, trajectory_of
 from dlnjax._protocol import value
-from dlnjax._svd import frame_tangent, motion_of_frame, SVD, svd
+from dlnjax._svd import dual, frame_tangent, motion_of_frame, SVD, svd
 from dlnjax._tree import nan_unless, own_arithmetic, tangent_at
 from dlnjax._types import Scalar, State
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def trajectory(problem: Problem, *, options: Options) -> Trajectory:
     """The flow of one problem, with the derivative rule of this module."""
     with own_arithmetic():
@@ -115,7 +116,7 @@ def _frame_tangent(points: SVD, moving: tuple[State, State]) -> SVD:
         return dp @ (s @ (turned(q) @ v)) + p @ (ds @ (turned(q) @ v) + s @ (turned(dq) @ v))
 
     by_v = half(at.p, at.s, at.q, dat.p, dat.s, dat.q, points.v)
-    by_u = half(at.q, turned(at.s), at.p, dat.q, turned(dat.s), dat.p, points.u)
+    by_u = half(at.q, turned(at.s), at.p, dat.q, turned(dat.s), dat.p, dual(points.u))
     return SVD(*motion_of_frame(points, by_v, by_u))
 
 

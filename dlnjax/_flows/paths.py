@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from dlnjax._checks import known, require
 from dlnjax._compile import compiled
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._flows.langevin import Frame, Langevin
 from dlnjax._flows.noise import DEEP
 from dlnjax._flows.problem import Options, Problem
@@ -51,7 +52,7 @@ def paths(
     return rowwise(lambda row, point: _path(of_row(row), point, ts, options, run=any_wanted))(rows, points)
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def path(problem: Problem, *, options: Options, most: int | None) -> Trajectory:
     """The path of one problem, with the derivative for its fixed key. No gap between two times has more than `most`
     steps; it is None where their number is not known yet, and then there is no derivative.

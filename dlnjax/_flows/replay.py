@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax._compile import compiled, power_of_two_from, runs_at_once
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._flows.coordinates import Coordinates, MatrixCoordinates
 from dlnjax._flows.explicit import Explicit
 from dlnjax._flows.factored import Factored, factored, FactoredCoordinates, lifted
@@ -205,7 +206,7 @@ def replay(problem: Problem, t_end: Scalar, steps: Steps, times_move: bool) -> S
     return ys
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def _at_ends(problem: Problem, *, steps: Steps) -> State:
     """X, or its factors, at the start and at the ends of the steps. They are known, and this gives them a derivative.
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from dlnjax._compile import compiled, runs_at_once
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geodesics.aiming import Shot
 from dlnjax._geodesics.charts import Pair
 from dlnjax._geodesics.exponential import covector, orthonormal
@@ -230,7 +231,7 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
 
 # `connect` is not compiled as a whole. The long compilation is that of `_connections`, which `distance`, `geodesics`
 # and the derivatives share. Compiled as a whole, each of these would compile `_connections` once more.
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def connect(a: Square, b: Square, kernel: Kernel, *, rtol: Scalar) -> Connection:
     """The shortest of the geodesics that arrive at B or, if none arrives, the one that comes nearest to B."""
     return _shortest(connect_all(a, b, kernel, rtol, jax.device_put(True), jax.device_put(False)))
@@ -313,7 +314,7 @@ def _length_of(found: Connection) -> Scalar:
     return jnp.where(found.result == RESULTS.successful, found.length, jnp.inf)
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def measure(a: Square, b: Square, kernel: Kernel, *, rtol: Scalar) -> tuple[Scalar, RESULTS]:
     """(the length that `connect` finds, or infinity where no geodesic arrives; the result code)."""
     found = connect(a, b, kernel, rtol=rtol)

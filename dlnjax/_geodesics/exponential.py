@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from dlnjax._checks import as_count, as_matrix, require_finite
 from dlnjax._compile import compiled, first_times, with_more_times
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geodesics import low_rank
 from dlnjax._geodesics.hamiltonian import integrate, Path
 from dlnjax._geodesics.jacobi import jacobians
@@ -182,7 +183,7 @@ def _solve_low_rank(
     return replace(out, x=scaled(xs, k), momentum=scaled(ps, k * (1 - degree)))
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def _low_rank(
     start: low_rank.State, kernel: Kernel, *, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
 ) -> tuple[low_rank.State, ExponentialSolution]:
@@ -203,7 +204,7 @@ def _states(out: ExponentialSolution) -> tuple[Any, Any]:
     return out.x, out.momentum
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def _exponential(
     x: Square, p: Square, kernel: Kernel, *, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
 ) -> ExponentialSolution:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from dlnjax._custom_jvp import custom_jvp
 from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geodesics.hamiltonian import follow, Path, velocity_in_frame
 from dlnjax._geometry.differences import first_of_one, squares
@@ -64,7 +65,7 @@ class State(eqx.Module):
         return Parts(self.pi, left, right).out_of(self.q1, self.q2)
 
 
-@jax.custom_jvp
+@custom_jvp
 def core_of(x: Matrix) -> tuple[Array, Array, Array]:
     """(Q1, S, Q2) of a matrix of full rank."""
     point = svd(x)
@@ -73,11 +74,15 @@ def core_of(x: Matrix) -> tuple[Array, Array, Array]:
 
 @core_of.defjvp
 def _core_of_jvp(primals, tangents):
-    """S takes up all of dX inside of the spaces, so that the frame need not turn where singular values repeat."""
+    """S takes up all of dX inside of the spaces, so that the frame need not turn where singular values repeat.
+
+    The tangents are those of the core as it moves, and not of a new decomposition: so X has all its derivatives.
+    """
     (x,), (dx,) = primals, tangents
-    point = svd(x)
-    parts = Parts.of(point, dx)
-    return core_of(x), (parts.left / point.sigma, parts.inside, parts.right / point.sigma)
+    q1, s, q2 = core_of(x)
+    parts = Parts.of(SVD(q1, jnp.ones(len(s)), q2), dx)
+    left, right = solve_linear(s.T, parts.left.T).T, solve_linear(s, parts.right.T).T
+    return (q1, s, q2), (left, parts.inside, right)
 
 
 class _Moving(eqx.Module):

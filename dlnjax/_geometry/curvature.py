@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_finite, as_square, known, require, shape_of
 from dlnjax._compile import compiled
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
 from dlnjax._geometry.levi_civita import LeviCivita
 from dlnjax._geometry.metric import as_pair, full_rank
@@ -40,7 +41,7 @@ _SMALL = 5
 _DEPENDENT = 64
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def _in_frame(x: Matrix, z: Vectors, kernel: Kernel, *, formula: Formula) -> Array:
     """A formula of the connection at X and of tangent vectors Z, evaluated in the frame of X."""
     return _plain(x, z, kernel, formula)

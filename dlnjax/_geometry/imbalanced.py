@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_real, is_concrete, known, require
+from dlnjax._custom_jvp import custom_jvp
 from dlnjax._geometry.kernel import Kernel, log_or_tiny, log_ratio
 from dlnjax._geometry.special import logarithmic_mean
 from dlnjax._tree import positive, root
@@ -231,7 +232,7 @@ def _sum_after(z: Float[Array, "N *s"]) -> Float[Array, "N *s"]:
     return jnp.flip(_sum_before(jnp.flip(z, 0)), 0)
 
 
-@jax.custom_jvp
+@custom_jvp
 def log_layers(log_sigma: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Array, "N *s"]:
     """log w_p, of the squared singular values w_p = a + c_p of the layers with prod_p w_p = sigma^2."""
     above = _above_least(c)
@@ -321,7 +322,7 @@ def _length_per_b(log_b: Float[Array, "*s"], above: Float[Array, " N"]) -> Float
     return jnp.sqrt(len(above) * jnp.sum(share, 0))
 
 
-@jax.custom_jvp
+@custom_jvp
 def _log_at_length(log_y: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Array, "*s"]:
     """log sigma at which the length is y, by Newton's method in b.
 

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geometry.differences import first_of_one, leaving_power, OfOne, second_of_one, squares
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.motion import moved
@@ -12,7 +13,7 @@ from dlnjax._tree import instantiate, positive
 from dlnjax._types import Matrix
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def leaving_rates(s: Matrix, kernel: Kernel) -> tuple[Matrix, Matrix]:
     """(U diag(nu/sigma) V^T, U diag(mu/sigma) V^T) of S = U diag(sigma) V^T, a square matrix of full rank."""
     point = svd(s)
@@ -66,7 +67,7 @@ def turning_rate(kernel: Kernel, side: int, power: float = 1) -> OfOne:
     return rate
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def turning(s: Matrix, m: Matrix, kernel: Kernel, *, side: int) -> tuple[Matrix, Matrix]:
     """(G, the gradient in S of Tr(M G)/2) for G = g(S S^T), where g is the `turning_rate` and M is symmetric."""
     point = svd(s)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_finite, as_matrix, as_spectrum, check_energy, is_concrete, known, require
 from dlnjax._compile import compiled
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geometry import thin
 from dlnjax._geometry.kernel import as_kernel, Balanced, degree_of, Depth, Kernel, scale_exponent
 from dlnjax._geometry.operator import (
@@ -60,7 +61,7 @@ def _at_size_one(
     return units, ks, ks[0] * degree_of(kernel) * power + ks[1] + ks[2]
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def _scaled_form(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int | float) -> Scalar:
     (x, p, q), _, e = _at_size_one(x, p, q, kernel, power)
     return scaled(form(x, p, q, kernel, power=power), e)
@@ -227,7 +228,7 @@ def _eigenvalues(sigma: Float[Array, " d"], kernel: Kernel) -> Matrix:
     return scaled(_eigenvalues_at_size_one(scaled(sigma, -k), kernel), k * degree_of(kernel))
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def _eigenvalues_at_size_one(sigma: Float[Array, " d"], kernel: Kernel) -> Matrix:
     return kernel.eigenvalues(sigma)
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geometry import tall
 from dlnjax._geometry.differences import first_difference, second_differences, squares, values
 from dlnjax._geometry.kernel import Kernel
@@ -59,7 +60,7 @@ def is_square(x: Matrix) -> bool:
     return x.shape[0] == x.shape[1]
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def apply_metric_operator(x: Matrix, p: Matrix, kernel: Kernel, *, power: int | float = 1) -> Matrix:
     """A_X^power(P); `metric_operator` and its inverse are the public forms."""
     return operator_at(svd(x), p, kernel, power=power)
@@ -95,7 +96,7 @@ def _along_kernel(f: Callable[[Kernel], Any], kernel: Kernel, dkernel: PyTree) -
     return eqx.filter_jvp(f, (kernel,), (dkernel,))[1]
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def form(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int | float) -> Scalar:
     """Tr(P^T A_X^power(Q)), with first and second derivatives exact at any singular values."""
     return jnp.sum(p * apply_metric_operator(x, q, kernel, power=power))
@@ -111,7 +112,7 @@ def _form_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int | floa
     return form(*primals, power=power), tangent
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def form_gradient(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int | float) -> Gradients:
     """The gradients of `form` in X, P and Q."""
     if not is_square(x):
@@ -176,7 +177,7 @@ def _tall_form_gradient_jvp(
     return out, change
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def form_by_kernel(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, *, power: int | float) -> Kernel:
     """The gradient of `form` in the arrays of the kernel, a tree like it."""
     point = svd(x)

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dlnjax._custom_jvp import custom_jvp
 from dlnjax._types import Scalar
 
 # Taylor's coefficients in x^2 of shc(x) = sinh(x)/x = sum x^(2k)/(2k+1)!, and those of shc'(x)/x. The sum of nine terms
@@ -22,7 +22,7 @@ NEAR, _SMALL_TERMS = 0.1, 5
 _COINCIDENT = 1e-5
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(custom_jvp, nondiff_argnums=(0,))
 def _polynomial(coefficients: Sequence[float], x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """The polynomial with these coefficients, of which the first is the constant, by Horner's scheme.
 
@@ -106,7 +106,7 @@ def bose(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.where(apart, safe * jnp.exp(-safe) / -jnp.expm1(-safe), 1.0 - x / 2)
 
 
-@jax.custom_jvp
+@custom_jvp
 def log_balanced(log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"], a: Scalar) -> Float[Array, "..."]:
     """log lambda of (2.20) over N, with a = 1/N. No part of it overflows.
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_positive, as_spectrum
 from dlnjax._compile import compiled
+from dlnjax._custom_jvp import custom_jvp, filter_custom_jvp
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._scale import along_slope, exponent, scaled
 from dlnjax._tree import is_perturbed, positive
@@ -41,7 +42,7 @@ def effective_rank_or_nan(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     return _effective_rank(sigma)
 
 
-@jax.custom_jvp
+@custom_jvp
 def _effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     unit, _ = _unit(sigma)
     share = unit / jnp.sum(unit, axis=-1, keepdims=True)
@@ -133,7 +134,7 @@ def _schatten_norm(sigma: Float[Array, "*n d"], p: Scalar) -> Float[Array, "*n"]
     return jnp.vectorize(scaled)(_schatten(unit, p.astype(unit.dtype)), k)
 
 
-@jax.custom_jvp
+@custom_jvp
 def _schatten(sigma: Float[Array, "*n d"], p: Scalar) -> Float[Array, "*n"]:
     # The largest value is taken out of the sum, since its power would overflow for large p. At p = inf the root of what
     # is left is 1.
@@ -193,7 +194,7 @@ def entropy(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Float[Array,
     return _over_seeds(_entropy, sigma, as_kernel(depth, sigma.dtype, many=""), "()")
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def _entropy(kernel: Kernel, sigma: Float[Array, " d"]) -> Scalar:
     return kernel.entropy(sigma)
 

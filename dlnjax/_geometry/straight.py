@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geometry.kernel import Balanced, Kernel
 from dlnjax._geometry.special import bose, log_shc
 from dlnjax._tree import instantiate, ravel
@@ -223,7 +224,7 @@ def _with_odd(even: Differences, log: Float[Array, " d"], kernel: Balanced) -> D
     return Differences(*stacked)
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def straight(sigma: Float[Array, " d"], kernel: Kernel) -> Straight:
     """`Straight`, with a rule for its derivative that is quick to compile."""
     return Straight(sigma, kernel)

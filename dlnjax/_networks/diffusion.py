@@ -31,6 +31,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dlnjax._checks import is_concrete, known, require
 from dlnjax._compile import compiled
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._lapack import solve_linear
 from dlnjax._networks.chain import layers_of, widths_of
 from dlnjax._noise import cut, Free, Noise, Path, standard_normal
@@ -226,7 +227,7 @@ def check_diffusion(weights: Weights, noise: Noise) -> Stack:
     return jnp.asarray(require(stack, singular & (len(stack) > 1), message))
 
 
-@eqx.filter_custom_jvp
+@filter_custom_jvp
 def diffuse(energy: Callable, weights: Stack, noise: Noise, ts: Float[Array, " ts"]) -> tuple[Saved, Path]:
     """(the factors at each of `ts`, the path at its end)."""
     return _diffuse(energy, weights, noise, ts)

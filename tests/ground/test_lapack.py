@@ -31,13 +31,19 @@ PAIRS = {
     ),
     "sign": (_lapack.sign_of_determinant, lambda x: jnp.linalg.slogdet(x)[0]),
     "svd": (_svd._in_turn, lambda x: (lambda u, s, vt: (u, s, vt.mT))(*jnp.linalg.svd(x, full_matrices=False))),
-    "values": (_lapack.singular_values, lambda x: jnp.linalg.svd(x, compute_uv=False)),
+    "values": (_svd._values_in_turn, lambda x: jnp.linalg.svd(x, compute_uv=False)),
 }
 CONSTANT = {"eigenvalues", "cholesky", "sign", "svd", "values"}
 
 
 def loop(f, x):
     return jnp.sum(jax.lax.scan(lambda x, _: (jnp.sin(f(x)), None), x, None, length=2)[0])
+
+
+def scaled(x, p):
+    """A loop whose derivative in `x` leaves the singular values of `p` alone."""
+    step = lambda c, _: ((jnp.sin(_svd.singular_values(c[1])[0] * c[0]), jnp.sin(c[1])), None)
+    return jnp.sum(jax.lax.scan(step, (x, p), None, length=2)[0][0])
 
 
 LARGE, SEEDS = 20, 1000
@@ -75,7 +81,10 @@ def test_first_and_second_derivatives_are_those_of_jax(name, x):
     close(second(ours), second(jaxs))
 
 
-TWICE = {name: PAIRS[name][0] for name in sorted(set(PAIRS) - CONSTANT)} | {"svd": lambda x: dln.svd(x).sigma}
+TWICE = {name: PAIRS[name][0] for name in sorted(set(PAIRS) - CONSTANT)} | {
+    "svd": lambda x: dln.svd(x).sigma,
+    "values": _svd.singular_values,
+}
 
 
 @pytest.mark.parametrize("name", TWICE)
@@ -85,6 +94,13 @@ def test_second_derivative_of_a_loop_is_the_forward_one(name, second, x):
     step = lambda c: 0.1 * sum(jnp.sum(jnp.sin(z)) for z in jax.tree.leaves(TWICE[name](c * x[0, 0])))
     loop = lambda c: jax.lax.scan(lambda c, _: (step(c), None), c, None, length=2)[0]
     close(jax.jit(second(loop))(1.0), jax.jit(jax.jacfwd(jax.jacfwd(loop)))(1.0))
+
+
+def test_second_derivative_of_a_loop_in_another_matrix_is_the_forward_one(x):
+    x, p = x[0, :2]
+    reverse = lambda p: jax.grad(scaled)(x, p)
+    forward = lambda p: jax.jacfwd(scaled)(x, p)
+    close(jax.jit(jax.jacrev(reverse))(p), jax.jit(jax.jacfwd(forward))(p))
 
 
 def test_sign_is_a_constant(x):
@@ -103,6 +119,7 @@ FUNCTIONS = {
     "line": lambda x, p: dln.closed_form.printed_line(x @ x.T, p @ p.T, DEPTH)(0.3),
     "factors": lambda x, p: dln.balancedness(dln.balanced_factors(x, DEPTH)),
     "twice": jax.grad(lambda x, p: jnp.vdot(jax.grad(lambda x: loop(lambda x: dln.svd(x).matrix, x))(x), p)),
+    "values": lambda x, p: jax.grad(lambda p: jnp.sum(jax.grad(scaled)(x, p)))(p),
     "entropy": jax.grad(lambda x, p: dln.entropy(dln.svd(x).sigma, DEPTH) + dln.Schatten(1.0)(x)),
     "flow": lambda x, p: dln.gradient_flow(dln.MatrixCompletion.diagonal(LARGE), x, ts=TS, throw=False).x,
     "matrix": lambda x, p: (

@@ -17,6 +17,7 @@ GROUND = {
     "_solver",
     "_versions",
     "_compile",
+    "_custom_jvp",
     "_lapack",
     "_results",
     "_runge_kutta",
