@@ -12,8 +12,9 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.core import eval_jaxpr, Tracer
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
@@ -28,86 +29,137 @@ def inside_of_jit() -> bool:
     return not is_concrete(jax.device_put(np.zeros(())))
 
 
-class custom_jvp(jax.custom_jvp):
-    """`jax.custom_jvp`, with a rule that loops keep. Like there, the rule calls the function for what it returns."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _kept(super().__call__, args, kwargs)
-
-
 class filter_custom_jvp(eqx.filter_custom_jvp):
-    """`eqx.filter_custom_jvp`, with a rule that loops keep."""
+    """`eqx.filter_custom_jvp`, with a rule that loops keep.
+
+    In the tangents that the rule takes and returns, None stands for zero. The rule calls the function for what it
+    returns, so that it is also there for the next derivative.
+    """
+
+    def __init__(self, f: Callable[..., Any]):
+        super().__init__(f)
+        self.f, self.back = f, None
+
+    def def_jvp(self, rule: Callable[..., Any]) -> None:
+        """Take `rule` as the derivative of the function."""
+        super().def_jvp(rule)
+        self.rule = rule
+
+    def def_transpose(self, back: Callable[..., Array]) -> None:
+        """Take `back` as the transpose of the function, which returns one array.
+
+        `back(ct, *args)` returns the cotangent of that argument in which the function is linear. It stands as None in
+        `args`. Reverse mode then calls `back`, whose own rule the next derivative takes, and not the transpose of what
+        the function does.
+        """
+        self.back = back
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _kept(super().__call__, args, kwargs)
+        arrays, others = eqx.partition((args, kwargs), eqx.is_array)
+        xs, structure = jax.tree.flatten(arrays)
+        # There is no loop where all is known, or where `jax.grad` alone is at work.
+        if all(map(is_concrete, xs)) or not (self.back or inside_of_jit()):
+            return super().__call__(*args, **kwargs)
+        returned: Any = None
+
+        def flat(*xs: Array) -> list[Array]:
+            nonlocal returned
+            args, kwargs = eqx.combine(jax.tree.unflatten(structure, xs), others)
+            out, returned = jax.tree.flatten(self.f(*args, **kwargs))
+            return out
+
+        def flat_rule(xs: Sequence[Array], dxs: Sequence[Array | None]) -> tuple[list[Array], list[Array | None]]:
+            args, kwargs = eqx.combine(jax.tree.unflatten(structure, xs), others)
+            out, dout = self.rule(args, jax.tree.unflatten(structure, dxs)[0], **kwargs)
+            leaves: list[Array | None] = []
+            # None may stand for the tangent of a whole tree.
+            spread = lambda dx, x: leaves.extend([dx] if dx is not None else [None for _ in jax.tree.leaves(x)])
+            jax.tree.map(spread, dout, out, is_leaf=lambda z: z is None)
+            return jax.tree.leaves(out), leaves
+
+        def flat_back(ct: Array, xs: Sequence[Array | None]) -> Array:
+            args, kwargs = eqx.combine(jax.tree.unflatten(structure, xs), others)
+            return self.back(ct, *args, **kwargs)  # pyright: ignore[reportOptionalCall]
+
+        jaxpr = jax.make_jaxpr(flat)(*xs)
+        if not all(map(is_concrete, jaxpr.consts)):
+            return super().__call__(*args, **kwargs)
+        back = flat_back if self.back else None
+        return jax.tree.unflatten(returned, _operation.bind(*xs, jaxpr=jaxpr, rule=flat_rule, back=back))
 
 
-def _kept(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    arrays, others = eqx.partition((args, kwargs), eqx.is_array)
-    xs, structure = jax.tree.flatten(arrays)
-    # There is no loop where all is known, or `jax.grad` alone is at work.
-    if all(map(is_concrete, xs)) or not inside_of_jit():
-        return f(*args, **kwargs)
-    shape: Any = None
+class custom_jvp(filter_custom_jvp):
+    """`jax.custom_jvp`, with a rule that loops keep: a `filter_custom_jvp` whose rule never sees None."""
 
-    def flat(*xs: Array) -> list[Array]:
-        nonlocal shape
-        args, kwargs = eqx.combine(jax.tree.unflatten(structure, xs), others)
-        out, shape = jax.tree.flatten(f(*args, **kwargs))
-        return out
+    def defjvp(self, rule: Callable[..., Any]) -> None:
+        """Take `rule` as the derivative of the function."""
 
-    out = _at_once(flat, xs)
-    return jax.tree.unflatten(shape, out)
+        def of_all(xs: tuple[Array, ...], dxs: tuple[Array | None, ...]) -> Any:
+            return rule(xs, tuple(jnp.zeros_like(x) if dx is None else dx for x, dx in zip(xs, dxs, strict=True)))
 
-
-def _at_once(f: Callable[..., Any], xs: Sequence[Array]) -> list[Array]:
-    """f(*xs) as one operation. What `f` closes over becomes an argument."""
-    inner = jax.make_jaxpr(f)(*xs)
-    closed = inner.consts
-    if not all(map(is_concrete, closed)):
-        bare = lambda *both: eval_jaxpr(inner.jaxpr, both[: len(closed)], *both[len(closed) :])
-        inner, xs = jax.make_jaxpr(bare)(*closed, *xs), (*closed, *xs)
-    return _operation.bind(*xs, jaxpr=inner)
+        self.def_jvp(of_all)
 
 
 _operation = Primitive("function_with_rule")
 _operation.multiple_results = True
-_operation.def_impl(lambda *xs, jaxpr: jaxpr_as_fun(jaxpr)(*xs))
-_operation.def_effectful_abstract_eval(lambda *xs, jaxpr: (jaxpr.out_avals, jaxpr.effects))
+_operation.def_impl(lambda *xs, jaxpr, **_: jaxpr_as_fun(jaxpr)(*xs))
+_operation.def_effectful_abstract_eval(lambda *xs, jaxpr, **_: (jaxpr.out_avals, jaxpr.effects))
 
 
-def _lower(context: Any, *xs: Any, jaxpr: ClosedJaxpr) -> Any:
+def _lower(context: Any, *xs: Any, jaxpr: ClosedJaxpr, **_: Any) -> Any:
     return mlir.core_call_lowering(context, *xs, name="function_with_rule", call_jaxpr=jaxpr)
 
 
-def _batch(xs: Sequence[Any], axes: Sequence[int | None], *, jaxpr: ClosedJaxpr) -> tuple[list[Array], list[int]]:
-    out = _at_once(jax.vmap(jaxpr_as_fun(jaxpr), in_axes=tuple(axes)), xs)
+def _batch(
+    xs: Sequence[Any],
+    axes: Sequence[int | None],
+    *,
+    jaxpr: ClosedJaxpr,
+    rule: Callable[..., Any],
+    back: Callable[..., Array] | None,
+) -> tuple[list[Array], list[int]]:
+    pick = lambda zs: [None if z is None else axis for z, axis in zip(zs, axes, strict=True)]
+
+    # JAX leaves it to the rule and to the function which axis of their results is that of the batch, and mixes them up
+    # where they differ (`batch_custom_jvp_subtrace` in batching.py, jax 0.10.2). Here it is the first.
+    def of_batch(xs: Sequence[Array], dxs: Sequence[Array | None]) -> Any:
+        return jax.vmap(rule, in_axes=(pick(xs), pick(dxs)))(list(xs), list(dxs))
+
+    def back_of_batch(ct: Array, xs: Sequence[Array | None]) -> Array:
+        out = jax.vmap(back, in_axes=(0, pick(xs)))(ct, list(xs))  # pyright: ignore[reportArgumentType]
+        axis = next(axis for x, axis in zip(xs, axes, strict=True) if x is None)
+        return jnp.sum(out, axis=0) if axis is None else jnp.moveaxis(out, 0, axis)
+
+    many = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(jaxpr), in_axes=tuple(axes)))(*xs)
+    out = _operation.bind(*xs, jaxpr=many, rule=of_batch, back=back_of_batch if back else None)
     return out, [0] * len(out)
 
 
-def _differentiate(xs: Sequence[Any], dxs: Sequence[Any], *, jaxpr: ClosedJaxpr) -> tuple[list[Array], list[Array]]:
-    """By the rule. What does not move is closed over, so that the rule can tell."""
-    moves = [type(dx) is not ad.Zero for dx in dxs]
-
-    def of_moving(*moving: Array) -> list[Array]:
-        rest = iter(moving)
-        return jaxpr_as_fun(jaxpr)(*(next(rest) if at else x for x, at in zip(xs, moves, strict=True)))
-
-    pick = lambda zs: tuple(z for z, at in zip(zs, moves, strict=True) if at)
-    return jax.jvp(of_moving, pick(xs), pick(dxs))
+def _differentiate(
+    xs: Sequence[Any], dxs: Sequence[Any], *, rule: Callable[..., Any], **_: Any
+) -> tuple[list[Array], list[Any]]:
+    out, dout = rule(xs, [None if type(dx) is ad.Zero else dx for dx in dxs])
+    zero = lambda x: ad.Zero(jax.typeof(x).to_tangent_aval())
+    return out, [zero(x) if dx is None else dx for x, dx in zip(out, dout, strict=True)]
 
 
-def _transpose(cts: Sequence[Any], *xs: Any, jaxpr: ClosedJaxpr) -> list[Any]:
+def _transpose(
+    cts: Sequence[Any], *xs: Any, jaxpr: ClosedJaxpr, back: Callable[..., Array] | None, **_: Any
+) -> list[Any]:
     """The transpose in the arguments in which the function is linear: a rule may call it with a tangent."""
     linear = [ad.is_undefined_primal(x) for x in xs]
+    cts = [ad.instantiate_zeros(ct) for ct in cts]
+    if back and sum(linear) == 1:
+        found = iter([back(*cts, [None if at else x for x, at in zip(xs, linear, strict=True)])])
+    else:
 
-    def of_linear(*moving: Array) -> list[Array]:
-        rest = iter(moving)
-        return jaxpr_as_fun(jaxpr)(*(next(rest) if at else x for x, at in zip(xs, linear, strict=True)))
+        def of_linear(*moving: Array) -> list[Array]:
+            rest = iter(moving)
+            return jaxpr_as_fun(jaxpr)(*(next(rest) if at else x for x, at in zip(xs, linear, strict=True)))
 
-    unknown = [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in xs if ad.is_undefined_primal(x)]
-    back = iter(jax.linear_transpose(of_linear, *unknown)([ad.instantiate_zeros(ct) for ct in cts]))
-    return [next(back) if at else None for at in linear]
+        unknown = [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in xs if ad.is_undefined_primal(x)]
+        found = iter(jax.linear_transpose(of_linear, *unknown)(cts))
+    return [next(found) if at else None for at in linear]
 
 
 mlir.register_lowering(_operation, _lower)

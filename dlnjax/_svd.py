@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Bool, Complex, Float
 
 from dlnjax import _lapack
 from dlnjax._checks import as_count, as_float, as_matrix, is_concrete, known, require, require_normal
@@ -128,6 +128,12 @@ def _decompose_jvp(primals, tangents):
 def _are_apart(s, t):
     """Whether two singular values do not agree, to the root of rounding."""
     return jnp.abs(s - t) > jnp.finfo(s.dtype).eps ** 0.5 * (s + t)
+
+
+def repeats(x: Float[Array, "m n"]) -> Bool[Array, ""]:
+    """Whether two singular values of a matrix agree, to the root of rounding."""
+    sigma = singular_values(jax.lax.stop_gradient(x))
+    return ~jnp.all(_are_apart(sigma[:-1], sigma[1:]))
 
 
 def _divide(x, y, where):

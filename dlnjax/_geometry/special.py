@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dlnjax._custom_jvp import custom_jvp
+from dlnjax._custom_jvp import custom_jvp, filter_custom_jvp
 from dlnjax._types import Scalar
 
 # Taylor's coefficients in x^2 of shc(x) = sinh(x)/x = sum x^(2k)/(2k+1)!, and those of shc'(x)/x. The sum of nine terms
@@ -22,7 +22,7 @@ NEAR, _SMALL_TERMS = 0.1, 5
 _COINCIDENT = 1e-5
 
 
-@partial(custom_jvp, nondiff_argnums=(0,))
+@filter_custom_jvp
 def _polynomial(coefficients: Sequence[float], x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """The polynomial with these coefficients, of which the first is the constant, by Horner's scheme.
 
@@ -35,12 +35,11 @@ def _polynomial(coefficients: Sequence[float], x: Float[Array, "*s"]) -> Float[A
     return out
 
 
-@_polynomial.defjvp
-def _polynomial_jvp(
-    coefficients: Sequence[float], primals: tuple[Array], tangents: tuple[Array]
-) -> tuple[Array, Array]:
+@_polynomial.def_jvp
+def _polynomial_jvp(primals: tuple[Sequence[float], Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
+    (coefficients, x), (_, dx) = primals, tangents
     slope = [k * c for k, c in enumerate(coefficients)][1:] or [0.0]
-    return _polynomial(coefficients, *primals), _polynomial(slope, *primals) * tangents[0]
+    return _polynomial(coefficients, x), _polynomial(slope, x) * dx
 
 
 def shc_small(x: Float[Array, "*s"]) -> Float[Array, "*s"]:

@@ -185,22 +185,35 @@ def _upright(f: Callable[..., Any], x: Matrix, *matrices: Matrix | None) -> Any:
     return jax.tree.map(jnp.transpose, f(1, x.T, *transposes))
 
 
-def change_of_operator(
-    x: Matrix, p: Matrix, kernel: Kernel, dx: Matrix | None, dp: Matrix | None, power: int | float
-) -> Matrix:
-    """The derivative of A_X^power(P) along (dX, dP)."""
+def weights(point: SVD, kernel: Kernel, power: int | float) -> Weights:
+    """The `Weights` at X, or at its transpose if X has more columns than rows."""
+    return Weights.of(point.sigma, kernel, power, 0 if len(point.u) > len(point.v) else 1)
 
-    def of_tall(side: int, x: Matrix, p: Matrix, dx: Matrix | None, dp: Matrix | None) -> Matrix:
-        point = svd(x)
-        w = Weights.of(point.sigma, kernel, power, side)
-        out = Entries.of(point, jnp.zeros_like(p))
-        if dp is not None:
-            out += w.apply(Entries.of(point, dp))
-        if dx is not None:
-            out += w.turned(Entries.of(point, p), Motion.of(Entries.of(point, dx), point.sigma))
-        return out.out_of(point)
 
-    return _upright(of_tall, x, p, dx, dp)
+def change_of_operator(point: SVD, w: Weights, p: Matrix, dx: Matrix) -> Matrix:
+    """The derivative of A_X^power(P) along dX at fixed P."""
+
+    def of_tall(point: SVD, p: Matrix, dx: Matrix) -> Matrix:
+        motion = Motion.of(Entries.of(point, dx), point.sigma)
+        return w.turned(Entries.of(point, p), motion).out_of(point)
+
+    return _upright_at(of_tall, point, p, dx)
+
+
+def slope(point: SVD, w: Weights, q: Matrix, p: Matrix) -> Matrix:
+    """The gradient in X of Tr(Q^T A_X^power(P))."""
+
+    def of_tall(point: SVD, q: Matrix, p: Matrix) -> Matrix:
+        by = w.densities(Entries.of(point, q), Entries.of(point, p))
+        return _in_x(point.sigma, by).out_of(point)
+
+    return _upright_at(of_tall, point, q, p)
+
+
+def _upright_at(f: Callable[..., Matrix], point: SVD, *matrices: Matrix) -> Matrix:
+    if len(point.u) > len(point.v):
+        return f(point, *matrices)
+    return f(SVD(point.v, point.sigma, point.u), *(z.T for z in matrices)).T
 
 
 def form_gradient(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, power: int | float) -> tuple[Matrix, Matrix, Matrix]:
