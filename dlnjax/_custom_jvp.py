@@ -29,7 +29,7 @@ def inside_of_jit() -> bool:
     return not is_concrete(jax.device_put(np.zeros(())))
 
 
-class filter_custom_jvp(eqx.filter_custom_jvp):
+class filter_custom_jvp:
     """`eqx.filter_custom_jvp`, with a rule that loops keep.
 
     In the tangents that the rule takes and returns, None stands for zero. The rule calls the function for what it
@@ -37,15 +37,16 @@ class filter_custom_jvp(eqx.filter_custom_jvp):
     """
 
     def __init__(self, f: Callable[..., Any]):
-        super().__init__(f)
-        self.f, self.back = f, None
+        self.f, self.plain = f, eqx.filter_custom_jvp(f)
+        self.back: Callable[..., Array] | None = None
 
-    def def_jvp(self, rule: Callable[..., Any]) -> None:
+    def def_jvp(self, rule: Callable[..., Any]) -> Callable[..., Any]:
         """Take `rule` as the derivative of the function."""
-        super().def_jvp(rule)
+        self.plain.def_jvp(rule)
         self.rule = rule
+        return rule
 
-    def def_transpose(self, back: Callable[..., Array]) -> None:
+    def def_transpose(self, back: Callable[..., Array]) -> Callable[..., Array]:
         """Take `back` as the transpose of the function, which returns one array.
 
         `back(ct, *args)` returns the cotangent of that argument in which the function is linear. It stands as None in
@@ -53,13 +54,14 @@ class filter_custom_jvp(eqx.filter_custom_jvp):
         the function does.
         """
         self.back = back
+        return back
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         arrays, others = eqx.partition((args, kwargs), eqx.is_array)
         xs, structure = jax.tree.flatten(arrays)
         # There is no loop where all is known, or where `jax.grad` alone is at work.
         if all(map(is_concrete, xs)) or not (self.back or inside_of_jit()):
-            return super().__call__(*args, **kwargs)
+            return self.plain(*args, **kwargs)
         returned: Any = None
 
         def flat(*xs: Array) -> list[Array]:
@@ -83,7 +85,7 @@ class filter_custom_jvp(eqx.filter_custom_jvp):
 
         jaxpr = jax.make_jaxpr(flat)(*xs)
         if not all(map(is_concrete, jaxpr.consts)):
-            return super().__call__(*args, **kwargs)
+            return self.plain(*args, **kwargs)
         back = flat_back if self.back else None
         return jax.tree.unflatten(returned, _operation.bind(*xs, jaxpr=jaxpr, rule=flat_rule, back=back))
 
@@ -91,13 +93,14 @@ class filter_custom_jvp(eqx.filter_custom_jvp):
 class custom_jvp(filter_custom_jvp):
     """`jax.custom_jvp`, with a rule that loops keep: a `filter_custom_jvp` whose rule never sees None."""
 
-    def defjvp(self, rule: Callable[..., Any]) -> None:
+    def defjvp(self, rule: Callable[..., Any]) -> Callable[..., Any]:
         """Take `rule` as the derivative of the function."""
 
         def of_all(xs: tuple[Array, ...], dxs: tuple[Array | None, ...]) -> Any:
             return rule(xs, tuple(jnp.zeros_like(x) if dx is None else dx for x, dx in zip(xs, dxs, strict=True)))
 
         self.def_jvp(of_all)
+        return rule
 
 
 _operation = Primitive("function_with_rule")

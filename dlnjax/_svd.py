@@ -103,6 +103,12 @@ def _plain_svd_jvp(primals, tangents):
     return (sigma, u, v), (dsigma, du, dv)
 
 
+def plain_point(x: Float[Array, "m n"]) -> SVD:
+    """The decomposition by `plain_svd`: a derivative that would be wrong where singular values repeat is NaN there."""
+    sigma, u, v = plain_svd(x)
+    return SVD(u, sigma, v)
+
+
 def _of_lapack(x):
     u, sigma, vt = jnp.linalg.svd(x, full_matrices=False)
     return u, sigma, jnp.swapaxes(vt, -1, -2)

@@ -19,7 +19,7 @@ from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
 from dlnjax._geometry.metric import full_rank
 from dlnjax._geometry.operator import apply_metric_operator, is_square
-from dlnjax._geometry.thin import as_thin
+from dlnjax._geometry.thin import as_thin, Core
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._scale import scaled
@@ -175,7 +175,7 @@ def _solve_low_rank(
     x: Matrix | SVD, p: Matrix, kernel: Kernel, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
 ) -> ExponentialSolution:
     """The geodesic in the coordinates of `low_rank.py`, computed for X scaled to size one and then scaled back."""
-    q1, s, q2 = (x.u, jnp.diag(x.sigma), x.v) if isinstance(x, SVD) else low_rank.core_of(x)
+    q1, s, q2 = Core.of(x).matrices if isinstance(x, SVD) else low_rank.core_of(x)
     k, degree = scale_exponent(s, kernel), degree_of(kernel)
     start = low_rank.State.of((q1, scaled(s, -k), q2), scaled(p, k * (degree - 1)))
     states, out = _low_rank(start, kernel, ts=ts, rtol=rtol, max_steps=max_steps)

@@ -27,7 +27,7 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.leaving import turning, turning_rate
 from dlnjax._geometry.motion import moved
 from dlnjax._geometry.operator import apply_metric_operator, form_gradient, into, out_of
-from dlnjax._geometry.thin import Parts
+from dlnjax._geometry.parts import Parts
 from dlnjax._lapack import solve_linear
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate, positive, ravel

@@ -1,5 +1,7 @@
 """The rates at which the singular vectors of a matrix leave their spaces, as smooth functions of the matrix."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -8,9 +10,9 @@ from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geometry.differences import first_of_one, leaving_power, OfOne, second_of_one, squares
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.motion import moved
-from dlnjax._svd import SVD, svd
-from dlnjax._tree import instantiate, positive
-from dlnjax._types import Matrix
+from dlnjax._svd import plain_point, SVD, svd
+from dlnjax._tree import instantiate, is_perturbed, positive
+from dlnjax._types import Matrix, Square
 
 
 @filter_custom_jvp
@@ -30,7 +32,7 @@ def _leaving_rates_jvp(primals: tuple[Matrix, Kernel], tangents: tuple[Matrix | 
     No derivative of the frame occurs, which does not exist where singular values repeat (Daleckii and Krein).
     """
     (s, kernel), (ds, dkernel) = primals, tangents
-    point = svd(s)
+    point = plain_point(s)
     sigma = point.sigma
     values, changed = eqx.filter_jvp(lambda kernel: _rates(sigma, kernel), (kernel,), (dkernel,))
     m = point.u.T @ instantiate(ds, s) @ point.v
@@ -54,6 +56,46 @@ def _rates(sigma: Float[Array, " r"], kernel: Kernel) -> tuple[Float[Array, " r"
 
 def _spectral(point: SVD, values: Float[Array, " r"]) -> Matrix:
     return (point.u * values) @ point.v.T
+
+
+@filter_custom_jvp
+def leaving_weight(s: Square, point: SVD, kernel: Kernel, *, side: int, power: int | float) -> Square:
+    """V diag(nu^power) V^T of S = U diag(sigma) V^T, or U diag(mu^power) U^T for `side` = 1; 0 for a weight of 0.
+
+    `point` is the decomposition of S, which has no derivative here.
+    """
+    return _weight_at(point, kernel, side, power)
+
+
+def _weight_at(point: SVD, kernel: Kernel, side: int, power: int | float) -> Square:
+    frame = point.u if side else point.v
+    return (frame * weight_power(kernel.leaving(point.sigma)[side], power)) @ frame.T
+
+
+def weight_power(weight: Float[Array, "*s"], power: int | float) -> Float[Array, "*s"]:
+    """A power of weights, 0 for a weight of 0."""
+    return jnp.where(weight > 0, positive(weight) ** power, 0.0)
+
+
+@leaving_weight.def_jvp
+def _leaving_weight_jvp(
+    primals: tuple[Square, SVD, Kernel], tangents: tuple[Square | None, Any, PyTree], *, side: int, power: int | float
+):
+    """The function of S^T S, or S S^T, has divided differences in place of derivatives (Daleckii and Krein)."""
+    (s, _, kernel), (ds, _, dkernel) = primals, tangents
+    point = plain_point(s)
+
+    def rate(s: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        return weight_power(kernel.leaving(jnp.sqrt(s.ravel()))[side].reshape(s.shape), power)
+
+    tangent = jnp.zeros_like(s)
+    if is_perturbed(dkernel):
+        tangent += eqx.filter_jvp(lambda k: _weight_at(point, k, side, power), (kernel,), (dkernel,))[1]
+    if ds is not None:
+        left, right = moved(point.u.T @ ds @ point.v, point.sigma)
+        frame, turn = (point.u, left) if side else (point.v, right)
+        tangent += frame @ (first_of_one(rate, squares(point.sigma)) * turn) @ frame.T
+    return leaving_weight(*primals, side=side, power=power), tangent
 
 
 def turning_rate(kernel: Kernel, side: int, power: float = 1) -> OfOne:
@@ -86,7 +128,7 @@ def _turning_jvp(
 ):
     """G and its gradient have divided differences of g in place of derivatives (Daleckii and Krein)."""
     (s, m, kernel), (ds, dm, dkernel) = primals, tangents
-    point, rate = svd(s), turning_rate(kernel, side)
+    point, rate = plain_point(s), turning_rate(kernel, side)
     sigma = point.sigma
     values, by_kernel = eqx.filter_jvp(lambda k: _turning_in_frame(point, m, k, side), (kernel,), (dkernel,))
     (g, first, inside), (dg, dfirst, _) = values, instantiate(by_kernel, values)

@@ -20,8 +20,8 @@ from dlnjax._geometry import tall
 from dlnjax._geometry.differences import first_difference, second_differences, squares, values
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.motion import bent, densities, in_x, moved, turned
-from dlnjax._geometry.thin import Parts
-from dlnjax._svd import repeats, SVD, svd
+from dlnjax._geometry.parts import Parts
+from dlnjax._svd import plain_point, repeats, SVD, svd
 from dlnjax._tree import instantiate, is_perturbed, ravel
 from dlnjax._types import Matrix, Scalar
 
@@ -65,17 +65,17 @@ def apply_metric_operator(x: Matrix, p: Matrix, kernel: Kernel, *, power: int | 
 
     Its first and second derivatives, in either mode, are exact at any singular values.
     """
-    return _applied(x, p, kernel, svd(jax.lax.stop_gradient(x)), power=power)
+    return applied_at(x, p, kernel, svd(jax.lax.stop_gradient(x)), power=power)
 
 
 # The functions below have what they need of X, its decomposition or that and the first divided differences, as their
 # last argument, so that it is computed once. Their rules differentiate in X and leave that argument alone.
 @filter_custom_jvp
-def _applied(x: Matrix, p: Matrix, kernel: Kernel, point: SVD, *, power: int | float) -> Matrix:
+def applied_at(x: Matrix, p: Matrix, kernel: Kernel, point: SVD, *, power: int | float) -> Matrix:
     return operator_at(point, p, kernel, power=power)
 
 
-@_applied.def_jvp
+@applied_at.def_jvp
 def _applied_jvp(
     primals: tuple[Matrix, Matrix, Kernel, SVD],
     tangents: tuple[Matrix | None, Matrix | None, PyTree, Any],
@@ -85,17 +85,17 @@ def _applied_jvp(
     (x, p, kernel, point), (dx, dp, dkernel, _) = primals, tangents
     tangent = jnp.zeros_like(p)
     if dp is not None:
-        tangent += _applied(x, dp, kernel, point, power=power)
+        tangent += applied_at(x, dp, kernel, point, power=power)
     if is_perturbed(dkernel):
-        tangent += _along_kernel(partial(operator_at, point, p, power=power), kernel, dkernel)
+        tangent += _along_kernel(partial(operator_at, plain_point(x), p, power=power), kernel, dkernel)
     if dx is not None:
         tangent += _changed(x, p, dx, kernel, _differences(point, jax.lax.stop_gradient(kernel), power), power=power)
-    return _applied(*primals, power=power), tangent
+    return applied_at(*primals, power=power), tangent
 
 
-@_applied.def_transpose
+@applied_at.def_transpose
 def _applied_back(ct: Matrix, x: Matrix, p: Matrix | None, kernel: Kernel, point: SVD, *, power: int | float) -> Matrix:
-    return _applied(x, ct, kernel, point, power=power)
+    return applied_at(x, ct, kernel, point, power=power)
 
 
 Differences: TypeAlias = tuple[SVD, Any]
@@ -146,7 +146,7 @@ def _changed_jvp(
     if ddx is not None:
         tangent += _changed(x, p, ddx, kernel, at, power=power)
     if is_perturbed(dkernel):
-        tangent += _along_kernel(lambda k: _change(_differences(at[0], k, power), p, dx), kernel, dkernel)
+        tangent += _along_kernel(lambda k: _change(_differences(plain_point(x), k, power), p, dx), kernel, dkernel)
     if dy is not None:
 
         def exact(dy: Matrix) -> Matrix:
@@ -196,7 +196,7 @@ def _slope_jvp(
     if dp is not None:
         tangent += _slope(x, q, dp, kernel, at, power=power)
     if is_perturbed(dkernel):
-        tangent += _along_kernel(lambda k: _slope_at(_differences(at[0], k, power), q, p), kernel, dkernel)
+        tangent += _along_kernel(lambda k: _slope_at(_differences(plain_point(x), k, power), q, p), kernel, dkernel)
     if dx is not None:
         by_x = lambda x: form_gradient(x, q, p, kernel, power=power)[0]
         exact = lambda dx: jax.jvp(by_x, (x,), (dx,))[1]
@@ -252,7 +252,8 @@ def _form_gradient_jvp(primals: FormPrimals, tangents: FormTangents, *, power: i
     (x, p, q, kernel), (dx, dp, dq, dkernel) = primals, tangents
     if not is_square(x):
         return _tall_form_gradient_jvp(primals, tangents, power)
-    point = svd(x)
+    # A third derivative by this frame would be wrong where singular values repeat. It is NaN.
+    point = plain_point(x)
     sigma, s = point.sigma, squares(point.sigma)
     p, q = into(point, p), into(point, q)
     f, first = kernel.eigenvalues(sigma) ** power, first_difference(s, kernel, power)

@@ -61,7 +61,9 @@ def _effective_rank_jvp(primals: tuple[Float[Array, "*n d"]], tangents: tuple[Fl
     none = unit == 0
     log = jnp.log(jnp.where(none, 1.0, unit / total))
     slope = -rank[..., None] * (log + jnp.log(rank)[..., None]) / total
-    slope = jnp.where(none, jnp.inf * rank[..., None], jnp.vectorize(scaled, signature="(d),()->(d)")(slope, -k))
+    # The infinite value is a constant, as the derivative of a product with it would be NaN in reverse mode.
+    infinite = jnp.inf * jax.lax.stop_gradient(rank)[..., None]
+    slope = jnp.where(none, infinite, jnp.vectorize(scaled, signature="(d),()->(d)")(slope, -k))
     return rank, jnp.sum(along_slope(slope, dsigma), axis=-1)
 
 

@@ -27,7 +27,7 @@ from dlnjax._geometry.differences import (
     values,
 )
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._svd import SVD, svd
+from dlnjax._svd import plain_point, SVD, svd
 from dlnjax._types import Matrix
 
 
@@ -235,7 +235,7 @@ def change_of_form_gradient(
     """The derivative of `form_gradient` along `moves`, (dX, dP, dQ)."""
 
     def of_tall(side: int, x: Matrix, p: Matrix, q: Matrix, *moves: Matrix | None) -> tuple[Matrix, ...]:
-        point = svd(x)
+        point = plain_point(x)
         sigma, w = point.sigma, Weights.of(point.sigma, kernel, power, side)
         at_p, at_q = Entries.of(point, p), Entries.of(point, q)
         dx, dp, dq = (None if z is None else Entries.of(point, z) for z in moves)

@@ -2,7 +2,10 @@
 
 The tangent vectors at X = U diag(sigma) V^T are the matrices Z whose part (I - U U^T) Z (I - V V^T) is zero. The other
 three parts of Z are orthogonal to each other in the metric. The operator multiplies them by lambda, nu and mu. The
-frame is given, so that neither a decomposition nor a rule for its derivative is needed.
+frame is given, so that no decomposition is needed.
+
+In derivatives the point is X = Q1 S Q2^T, where S need not stay diagonal: the frame of X has no derivative where
+singular values repeat, and the operator has. The rules for functions of S are those of square matrices.
 """
 
 from typing import Any
@@ -15,7 +18,12 @@ from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_matrix, check_energy, known, require
 from dlnjax._compile import compiled
+from dlnjax._custom_jvp import custom_jvp
 from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
+from dlnjax._geometry.leaving import leaving_weight
+from dlnjax._geometry.operator import applied_at
+from dlnjax._geometry.parts import out_of_span, Parts
+from dlnjax._lapack import solve_linear
 from dlnjax._protocol import sides
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import as_point, SVD
@@ -25,51 +33,6 @@ from dlnjax._types import Energy, Matrix, Scalar
 # A part of a tangent vector counts as zero up to this multiple of eps^(3/4) of the vector, as the columns of a point
 # count as orthonormal.
 _ROUNDINGS = 1e3
-
-
-class Parts(eqx.Module):
-    """A tangent vector or a covector Z at a thin point.
-
-    **Attributes:** `inside`, U^T Z V; `left`, (I - U U^T) Z V, which leaves the column space; `right`,
-    (I - V V^T) Z^T U, which leaves the row space.
-    """
-
-    inside: Float[Array, "r r"]
-    left: Float[Array, "m r"]
-    right: Float[Array, "n r"]
-
-    @classmethod
-    def of(cls, point: SVD, z: Matrix) -> "Parts":
-        return cls.of_sides(point.u, point.v, z @ point.v, z.T @ point.u)
-
-    @classmethod
-    def of_sides(cls, u: Float[Array, "m r"], v: Float[Array, "n r"], by_v: Array, by_u: Array) -> "Parts":
-        """The parts of Z, given Z V and Z^T U."""
-        inside = u.T @ by_v
-        return cls(inside, _out_of_span(u, by_v, inside), _out_of_span(v, by_u, inside.T))
-
-    def out_of(self, u: Float[Array, "m r"], v: Float[Array, "n r"]) -> Matrix:
-        """Z itself, without what leaves the matrices of rank r."""
-        return (u @ self.inside + self.left) @ v.T + u @ self.right.T
-
-    def apply(self, point: SVD, kernel: Kernel, power: int | float = 1) -> "Parts":
-        """The parts of A_X^power(Z). A part of weight 0 becomes 0."""
-        nu, mu = kernel.leaving(point.sigma)
-        inside = kernel.eigenvalues(point.sigma) ** power * self.inside
-        return Parts(inside, _powers(nu, power) * self.left, _powers(mu, power) * self.right)
-
-    def inner(self, other: "Parts") -> Scalar:
-        pairs = (self.inside, other.inside), (self.left, other.left), (self.right, other.right)
-        return sum((jnp.sum(a * b) for a, b in pairs), jnp.zeros((), self.inside.dtype))
-
-
-def _out_of_span(q: Float[Array, "m r"], z: Float[Array, "m r"], inside: Float[Array, "r r"]) -> Float[Array, "m r"]:
-    """(I - Q Q^T) Z, which is exactly 0 where the columns of Q span all."""
-    return z - q @ inside if q.shape[0] > q.shape[1] else jnp.zeros_like(z)
-
-
-def _powers(weight: Float[Array, " r"], power: int | float) -> Float[Array, " r"]:
-    return jnp.where(weight > 0, positive(weight) ** power, 0.0)
 
 
 def as_thin(point: SVD, name: str, z: Any) -> tuple[SVD, Matrix]:
@@ -89,9 +52,60 @@ def as_ranked(point: SVD) -> SVD:
     return SVD(point.u, require(point.sigma, low, message), point.v)
 
 
+class Core(eqx.Module):
+    """The point X = Q1 S Q2^T. Its S is diagonal, with tangents that are not; `point` is the decomposition of S."""
+
+    q1: Float[Array, "m r"]
+    s: Float[Array, "r r"]
+    q2: Float[Array, "n r"]
+    point: SVD
+
+    @classmethod
+    def of(cls, x: SVD) -> "Core":
+        q1, s = _core(x.u, x.sigma)
+        eye = jnp.eye(len(s), dtype=s.dtype)
+        return cls(q1, s, x.v, SVD(eye, jax.lax.stop_gradient(x.sigma), eye))
+
+    @property
+    def matrices(self) -> tuple[Array, Array, Array]:
+        """(Q1, S, Q2)."""
+        return self.q1, self.s, self.q2
+
+    def parts(self, z: Matrix) -> Parts:
+        """The parts of Z."""
+        return Parts.of(SVD(self.q1, self.point.sigma, self.q2), z)
+
+    def apply(self, z: Parts, kernel: Kernel, power: int | float = 1) -> Parts:
+        """The parts of A_X^power(Z). A part of weight 0 becomes 0."""
+        nu, mu = (leaving_weight(self.s, self.point, kernel, side=side, power=power) for side in (0, 1))
+        inside = applied_at(self.s, z.inside, kernel, self.point, power=power)
+        return Parts(inside, z.left @ nu, z.right @ mu)
+
+    def out_of(self, z: Parts) -> Matrix:
+        """Z itself, without what leaves the matrices of rank r."""
+        return z.out_of(self.q1, self.q2)
+
+
+@custom_jvp
+def _core(u: Float[Array, "m r"], sigma: Float[Array, " r"]) -> tuple[Float[Array, "m r"], Float[Array, "r r"]]:
+    """(Q1, S) with Q1 S = U diag(sigma), also in derivatives, along which U need not stay orthonormal."""
+    return u, jnp.diag(sigma)
+
+
+@_core.defjvp
+def _core_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]):
+    (u, sigma), (du, dsigma) = primals, tangents
+    q1, s = _core(u, sigma)
+    moved = du * sigma + u * dsigma
+    inside = q1.T @ moved
+    outside = out_of_span(q1, moved, inside)
+    return (q1, s), (solve_linear(s.T, outside.T).T, inside)
+
+
 @compiled
 def _apply(point: SVD, p: Matrix, kernel: Kernel) -> Matrix:
-    return Parts.of(point, p).apply(point, kernel).out_of(point.u, point.v)
+    core = Core.of(point)
+    return core.out_of(core.apply(core.parts(p), kernel))
 
 
 def operator(point: SVD, p: Any, depth: Depth) -> Matrix:
@@ -107,7 +121,7 @@ def inverse(point: SVD, z: Any, depth: Depth) -> Matrix:
 
 @compiled
 def _out_of(point: SVD, parts: Parts) -> Matrix:
-    return parts.out_of(point.u, point.v)
+    return Core.of(point).out_of(parts)
 
 
 def inner(point: SVD, vectors: dict[str, Any], depth: Depth) -> Scalar:
@@ -141,8 +155,9 @@ def hamiltonian(point: SVD, p: Any, depth: Depth) -> Scalar:
 
 @compiled
 def _hamiltonian(point: SVD, p: Matrix, kernel: Kernel) -> Scalar:
-    parts = Parts.of(point, p)
-    return parts.inner(parts.apply(point, kernel)) / 2
+    core = Core.of(point)
+    parts = core.parts(p)
+    return parts.inner(core.apply(parts, kernel)) / 2
 
 
 def gradient(energy: Energy, point: SVD, depth: Depth) -> Matrix:
@@ -157,8 +172,10 @@ def gradient(energy: Energy, point: SVD, depth: Depth) -> Matrix:
 @compiled
 def _of_slope(point: SVD, slope: Float[Array, "_ r"], kernel: Kernel) -> Matrix:
     by_v, by_u = jnp.split(slope, [point.u.shape[0]])
-    parts = Parts.of_sides(point.u, point.v, by_v, by_u)
-    return parts.apply(point, kernel).out_of(point.u, point.v)
+    core = Core.of(point)
+    # The product with Q1 from that with U. The two agree, but their derivatives need not.
+    by_q1 = solve_linear(point.u.T @ core.q1, by_u.T).T
+    return core.out_of(core.apply(Parts.of_sides(core.q1, core.q2, by_v, by_q1), kernel))
 
 
 def _of_finite_length(point: SVD, name: str, z: Any, depth: Depth, power: int | float) -> Parts:
@@ -183,7 +200,8 @@ def _of_finite_length(point: SVD, name: str, z: Any, depth: Depth, power: int | 
 @compiled
 def _measured(point: SVD, z: Matrix, kernel: Kernel, power: int | float) -> tuple[Parts, Scalar, tuple[Scalar, Scalar]]:
     """(the parts of A_X^power(Z), how much of Z leaves the matrices of rank r, how much turns what never turns)."""
-    parts, weights = Parts.of(point, z), kernel.leaving(point.sigma)
+    core, weights = Core.of(point), kernel.leaving(point.sigma)
+    parts = core.parts(z)
     size = positive(jnp.max(jnp.abs(z)))
 
     def share(part: Float[Array, "_ _"]) -> Scalar:
@@ -192,4 +210,4 @@ def _measured(point: SVD, z: Matrix, kernel: Kernel, power: int | float) -> tupl
     left, right = (
         share(jnp.where(weight > 0, 0.0, part)) for weight, part in zip(weights, (parts.left, parts.right), strict=True)
     )
-    return parts.apply(point, kernel, power), share(z - parts.out_of(point.u, point.v)), (left, right)
+    return core.apply(parts, kernel, power), share(z - core.out_of(parts)), (left, right)

@@ -1,0 +1,113 @@
+"""Second derivatives where singular values repeat, in both modes: against curves on which the operator is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
+
+import dlnjax as dln
+
+D = 3
+SPECTRA = {"all equal": [1.0, 1.0, 1.0], "two equal": [1.0, 1.0, 0.6], "apart": [1.5, 1.0, 0.6]}
+MODES = {
+    "forward": lambda f: jax.jacfwd(jax.jacfwd(f)),
+    "hessian": jax.hessian,
+    "reverse": lambda f: jax.grad(jax.grad(f)),
+}
+
+
+def summed(z):
+    return jnp.sum(jnp.sin(z))
+
+
+class Curve:
+    """X(c) = T^N Q, with T(c) symmetric and Q(c) orthogonal, so that A_X(P) is a polynomial in T."""
+
+    def __init__(self, key, spectrum, depth):
+        a, b, c = jax.random.normal(key, (3, D, D))
+        self.start, self.depth = jnp.diag(jnp.array(spectrum)), depth
+        self.t, self.turn, self.p = (a + a.T) / 4, b - b.T, c
+
+    def factors(self, c):
+        return self.start + c * self.t, jax.scipy.linalg.expm(c * self.turn)
+
+    def x(self, c):
+        t, q = self.factors(c)
+        return jnp.linalg.matrix_power(t, self.depth) @ q
+
+    def operator(self, c):
+        t, q = self.factors(c)
+        p, power = self.p @ q.T, lambda k: jnp.linalg.matrix_power(t, k)
+        n = self.depth
+        return sum(power(2 * (n - k)) @ p @ power(2 * (k - 1)) for k in range(1, n + 1)) / n @ q
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("mode", MODES)
+def test_operator_has_the_second_derivatives_of_the_polynomial(spectrum, mode, key):
+    curve = Curve(key, SPECTRA[spectrum], 3)
+    ours = lambda c: summed(dln.metric_operator(curve.x(c), curve.p, 3))
+    second = jax.jit(MODES[mode](ours))(0.0)
+    assert_close(second, jax.jit(MODES["forward"](lambda c: summed(curve.operator(c))))(0.0), 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3, 4)])
+def test_operator_of_a_rectangular_matrix_has_its_second_derivatives(shape, key):
+    ka, kb, kc = jax.random.split(key, 3)
+    m, n = shape
+    frame = jnp.linalg.qr(jax.random.normal(ka, (m, m)))[0]
+    x, dx, p = frame @ jnp.eye(m, n), jax.random.normal(kb, shape), jax.random.normal(kc, shape)
+    f = jax.jit(lambda c: summed(dln.metric_operator(x + c * dx, p, 3)))
+    h = 1e-3
+    expected = (16 * (f(h) + f(-h)) - (f(2 * h) + f(-2 * h)) - 30 * f(0.0)) / (12 * h**2)
+    for mode in MODES.values():
+        assert_close(jax.jit(mode(f))(0.0), expected, FINITE_DIFFERENCE)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (5, 3), (3, 5)])
+def test_matrix_of_the_decomposition_has_all_derivatives(shape, key):
+    ka, kb = jax.random.split(key)
+    frame = jnp.linalg.qr(jax.random.normal(ka, (shape[0], shape[0])))[0]
+    x, dx = frame @ jnp.zeros(shape).at[:3, :3].set(jnp.diag(jnp.array([1.0, 1.0, 0.5]))), jax.random.normal(kb, shape)
+    ours, itself = (lambda c: summed(dln.svd(x + c * dx).matrix)), (lambda c: summed(x + c * dx))
+    forward = lambda f: jax.jacfwd(jax.jacfwd(jax.jacfwd(f)))
+    assert_close(jax.jit(forward(ours))(0.0), jax.jit(forward(itself))(0.0), ALGEBRA)
+    for mode in MODES.values():
+        assert_close(jax.jit(mode(ours))(0.0), jax.jit(mode(itself))(0.0), ALGEBRA)
+
+
+@pytest.mark.parametrize("depth", [3.0, np.inf])
+def test_first_derivatives_at_a_thin_point_of_equal_values(depth, key):
+    left, right, dl, dr, p, q = jax.random.normal(key, (6, 4, 4))
+    u, v = (jnp.linalg.qr(z[:, :2])[0] for z in (left, right))
+    point = lambda c: dln.svd((u + c * dl[:, :2]) @ (v + c * dr[:, :2]).T, rank=2)
+    energy = lambda x: jnp.sum(q * x**2)
+
+    @jax.jit
+    def all_of(c):
+        x = point(c)
+        tangent = dln.metric_operator(x, p, depth)
+        gradient = dln.riemannian_gradient(energy, x, depth)
+        lengths = dln.norm(x, tangent, depth), dln.inner(x, tangent, gradient, depth), dln.hamiltonian(x, p, depth)
+        back = summed(dln.metric_operator_inverse(x, gradient, depth))
+        return jnp.stack([summed(tangent), summed(gradient), *lengths, back])
+
+    h = 1e-3
+    f = all_of
+    expected = (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h)
+    assert_close(jax.jit(jax.jacfwd(all_of))(0.0), expected, FINITE_DIFFERENCE)
+    assert_close(jax.jit(jax.jacrev(all_of))(0.0), expected, FINITE_DIFFERENCE)
+
+
+def test_a_derivative_that_would_be_wrong_is_nan(key):
+    dx, p = jax.random.normal(key, (2, D, D))
+    third = lambda x: jax.jit(jax.jacfwd(MODES["hessian"](lambda c: dln.hamiltonian(x + c * dx, p, 3))))(0.0)
+    assert jnp.isnan(third(jnp.eye(D)))
+    assert jnp.isfinite(third(jnp.diag(jnp.array([1.5, 1.0, 0.6]))))
+
+
+def test_second_derivatives_of_the_effective_rank_are_finite_in_reverse_mode():
+    sigma = jnp.array([2.0, 1.0, 1.0])
+    f = lambda c: dln.effective_rank(sigma.at[0].add(c))
+    assert_close(jax.jit(MODES["reverse"](f))(0.0), jax.jit(MODES["forward"](f))(0.0), ALGEBRA)
