@@ -205,9 +205,12 @@ def svd(x: Float[Array, "*seeds m n"], *, rank: int | None = None) -> SVD:
     """Singular value decomposition, thin, singular values descending.
 
     Differentiable by (4.2)-(4.4). At repeated singular values, where the frame is a matter of choice, its derivative is
-    finite, and that of `svd(x).matrix` is exact if at most one singular value of a square matrix is 0. Where two or
-    more are 0, the derivative of `svd(x).matrix` lacks what is off the diagonal between their singular vectors. For a
-    matrix that is not square, it also lacks what leaves the space of a singular vector whose value is 0.
+    finite, and those of `svd(x).matrix`, of any order, are exact if at most one singular value of a square matrix is 0.
+    Where two or more are 0, the derivative of `svd(x).matrix` lacks what is off the diagonal between their singular
+    vectors. For a matrix that is not square, it also lacks what leaves the space of a singular vector whose value is 0.
+
+    Second derivatives of functions of `u`, `sigma` or `v` alone are, at repeated values, those of a frame that does not
+    turn. For the Hessian of a function of the singular values take an energy, such as `Schatten` or `FreeEnergy`.
 
     **Arguments:** `x`, `m n`, or with leading axes; `rank`, r, by default min(m, n).
 

@@ -19,7 +19,7 @@ from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._geometry.special import divided_difference
 from dlnjax._protocol import gradient, pullback, sides, value
 from dlnjax._scale import along_slope
-from dlnjax._svd import SVD, svd
+from dlnjax._svd import plain_point, SVD, svd
 from dlnjax._tree import is_perturbed, positive, side_of_zero
 from dlnjax._types import Energy, Matrix, Number
 
@@ -35,7 +35,8 @@ def _isospectral(f: Callable, x: Matrix):
 def _isospectral_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
     f, x = primals
     df, dx = tangents
-    point = svd(x)
+    # The third derivative of an energy by this frame would be wrong where singular values repeat. It is NaN.
+    point = plain_point(x)
     u, sigma, v = point.u, point.sigma, point.v
     values = f(sigma)
     dx = jnp.zeros_like(x) if dx is None else dx

@@ -146,7 +146,8 @@ def metric_operator(x: Matrix | SVD, p: Matrix, depth: Depth) -> Matrix:
 
         A_X(P) = (1/N) sum_{q=1}^N (X X^T)^((N-q)/N) P (X^T X)^((q-1)/N),
 
-    through its diagonalisation (2.20), so that it is smooth in X at repeated singular values and in N up to infinity.
+    through its diagonalisation (2.20), so that it is smooth in X at repeated singular values, with derivatives exact to
+    the second, and in N up to infinity.
     For a kernel, with X = U diag(sigma) V^T in thin frames,
 
         A_X(P) = U [lambda o (U^T P V)] V^T + (I - U U^T) P V diag(nu) V^T + U diag(mu) U^T P (I - V V^T).
