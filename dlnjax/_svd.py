@@ -109,6 +109,19 @@ def plain_point(x: Float[Array, "m n"]) -> SVD:
     return SVD(u, sigma, v)
 
 
+@custom_jvp
+def apart_or_nan(sigma: Float[Array, " r"]) -> Float[Array, " r"]:
+    """`sigma`, whose derivative is NaN where two values agree, to the root of rounding."""
+    return sigma
+
+
+@apart_or_nan.defjvp
+def _apart_or_nan_jvp(primals, tangents):
+    (sigma,), (dsigma,) = primals, tangents
+    order = jnp.sort(jnp.abs(sigma))
+    return apart_or_nan(sigma), nan_unless(jnp.all(_are_apart(order[:-1], order[1:])), dsigma)
+
+
 def _of_lapack(x):
     u, sigma, vt = jnp.linalg.svd(x, full_matrices=False)
     return u, sigma, jnp.swapaxes(vt, -1, -2)

@@ -19,7 +19,7 @@ from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
 from dlnjax._geometry.special import divided_difference
 from dlnjax._protocol import gradient, pullback, sides, value
 from dlnjax._scale import along_slope
-from dlnjax._svd import plain_point, SVD, svd
+from dlnjax._svd import apart_or_nan, plain_point, SVD, svd
 from dlnjax._tree import is_perturbed, positive, side_of_zero
 from dlnjax._types import Energy, Matrix, Number
 
@@ -145,7 +145,8 @@ def _spectral_pullback(f: Callable, point: SVD):
 
 
 def _spectral_sides(f: Callable, point: SVD):
-    slope = _slope(f, point)[None, :]
+    # Where singular values repeat, the derivative of a frame that does not turn would be wrong. It is NaN.
+    slope = _slope(f, SVD(point.u, apart_or_nan(point.sigma), point.v))[None, :]
     return point.u * slope, point.v * slope
 
 
