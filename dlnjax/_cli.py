@@ -75,7 +75,8 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **how: Any):
         self.options: list[str] = []
-        super().__init__(**how)
+        # A script that has only the beginning of an option breaks once another option begins so.
+        super().__init__(allow_abbrev=False, **how)
 
     def add_argument(self, *names: Any, **how: Any) -> argparse.Action:
         self.options += [name for name in names if name.startswith("--")]

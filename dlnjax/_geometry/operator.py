@@ -89,7 +89,7 @@ def _applied_jvp(
     if is_perturbed(dkernel):
         tangent += _along_kernel(partial(operator_at, plain_point(x), p, power=power), kernel, dkernel)
     if dx is not None:
-        tangent += _changed(x, p, dx, kernel, _differences(point, jax.lax.stop_gradient(kernel), power), power=power)
+        tangent += _changed(x, p, dx, kernel, jax.lax.stop_gradient(_differences(point, kernel, power)), power=power)
     return applied_at(*primals, power=power), tangent
 
 

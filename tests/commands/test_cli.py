@@ -88,6 +88,7 @@ WRONG = [
     (["sweep", "--detph", "3"], ["--detph 3", "Did you mean --depth?", "dlnjax sweep --help"]),
     (["sweep", "--detph=3"], ["--detph=3", "Did you mean --depth?"]),
     (["sweep", "--energy", "diagnal"], ["'diagnal'", "Did you mean diagonal?"]),
+    (["reproduce", "--worker", "2"], ["--worker 2", "Did you mean --workers?"]),
     (["sweep", "--figures"], ["unrecognized arguments: --figures. See"]),
     (["reproduce", "--figure", "9.9"], ["'9.9'", "4.1a", "4.2d", "a group"]),
     (["reproduce", "--figure", "4.2.a"], ["'4.2.a'", "Did you mean 4.2a?"]),

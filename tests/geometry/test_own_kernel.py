@@ -1,5 +1,7 @@
 """A kernel of one's own: the metric of (3.76), of which the line that the thesis prints is a geodesic, exactly."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,18 @@ def test_derivative_of_a_distance_in_the_number_of_a_kernel():
         return jnp.linalg.norm(power(A) - power(B)) / a
 
     assert_close(jax.grad(distance)(jnp.asarray(0.4)), jax.grad(closed)(0.4), INTEGRATION)
+
+
+def test_kernel_may_hold_a_function():
+    class Scaled(Printed):
+        scale: Callable
+
+        def log_eigenvalue(self, log_s, log_t):
+            return super().log_eigenvalue(log_s, log_t) + self.scale(0.0)
+
+    one, other = Printed(jnp.asarray(0.5)), Scaled(jnp.asarray(0.5), jnp.sin)
+    f = lambda x, kernel: jnp.sum(jnp.sin(dln.metric_operator(x, A, kernel)))
+    assert_close(jax.grad(f)(B, other), jax.grad(f)(B, one), ALGEBRA)
 
 
 @pytest.mark.parametrize("depth", [1.0, 2.0, 3.5, np.inf])
