@@ -1,6 +1,7 @@
 """The shape of the package: who may import whom, and what every public name owes its reader."""
 
 import ast
+import re
 import inspect
 import subprocess
 import sys
@@ -97,6 +98,12 @@ def test_module_imports_only_what_its_package_may(path):
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_module_is_short(path):
     assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_rules_of_derivatives_are_those_that_loops_keep(path):
+    decorators = re.findall(r"^ *@.*\b(?:jax|eqx)\.(?:filter_)?custom_[jv]+p\b", path.read_text(), re.MULTILINE)
+    assert decorators == [], "use the decorators of dlnjax._custom_jvp"
 
 
 def test_matplotlib_is_imported_by_the_plots_and_figures_alone():
