@@ -1,8 +1,8 @@
 """The shape of the package: who may import whom, and what every public name owes its reader."""
 
 import ast
-import re
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
