@@ -4,7 +4,7 @@ JAX drops the rules of `jax.custom_jvp` in the part of a `jax.lax.scan` that the
 a word, and the second derivative is then that of the code of the function (`_scan_known_hoisting` in loops.py, jax
 0.10.2). For the norm of a metric, where singular values repeat, that is another number. We know of no public report.
 JAX keeps the rules of primitives. While a program is traced, such a function is therefore one operation here, whose
-parameter is the traced function, with the call of `jax.custom_jvp` in it.
+parameters are the traced function and its rules.
 """
 
 from collections.abc import Callable, Sequence
