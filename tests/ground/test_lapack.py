@@ -1,6 +1,5 @@
 """The decompositions of LAPACK: against those of JAX, with their derivatives, and never a large stack in one call."""
 
-import math
 import re
 
 import jax
@@ -135,7 +134,8 @@ def test_no_call_of_lapack_shares_its_matrices_among_threads(name):
     x = jax.ShapeDtypeStruct((SEEDS, LARGE, LARGE), float)
     # Of a CPU also where there is a GPU, beside which a sweep may use it.
     text = jax.jit(jax.vmap(FUNCTIONS[name])).trace(x, x).lower(lowering_platforms=("cpu",)).as_text()
-    calls = [[int(n) for n in call.split("x")] for call in re.findall(r"@lapack_.*: \(tensor<([\dx]*)xf64>", text)]
+    calls = re.findall(r"custom_call @lapack_.*: \(tensor<([\dx]*)xf64>", text)
     assert calls
-    shared = [n for n in calls if len(n) > 2 and 30 * math.prod(n) * min(n[-2:]) >= _lapack._SHARED]
-    assert shared == []
+    # The two saved times of a thin geodesic are decomposed together, which is far too little for threads.
+    few = {"2x4x4"} if name == "thin" else set()
+    assert {call for call in calls if call.count("x") > 1} == few
