@@ -4,10 +4,13 @@ JAX drops the rules of `jax.custom_jvp` in the part of a `jax.lax.scan` that the
 a word, and the second derivative is then that of the code of the function (`_scan_known_hoisting` in loops.py, jax
 0.10.2). For the norm of a metric, where singular values repeat, that is another number. We know of no public report.
 JAX keeps the rules of primitives. While a program is traced, such a function is therefore one operation here, whose
-parameters are the traced function and its rules.
+parameters are the traced function and the call with its rules.
+
+A program calls many of these functions often, with arrays of the same shapes. Each is then traced and lowered once.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -62,32 +65,100 @@ class filter_custom_jvp:
         # There is no loop where all is known, or where `jax.grad` alone is at work.
         if all(map(is_concrete, xs)) or not (self.back or inside_of_jit()):
             return self.plain(*args, **kwargs)
-        returned: Any = None
-
-        def flat(*xs: Array) -> list[Array]:
-            nonlocal returned
-            args, kwargs = eqx.combine(jax.tree.unflatten(structure, xs), others)
-            out, returned = jax.tree.flatten(self.f(*args, **kwargs))
-            return out
-
-        def flat_rule(xs: Sequence[Array], dxs: Sequence[Array | None]) -> tuple[list[Array], list[Array | None]]:
-            args, kwargs = eqx.combine(jax.tree.unflatten(structure, xs), others)
-            out, dout = self.rule(args, jax.tree.unflatten(structure, dxs)[0], **kwargs)
-            leaves: list[Array | None] = []
-            # None may stand for the tangent of a whole tree.
-            spread = lambda dx, x: leaves.extend([dx] if dx is not None else [None for _ in jax.tree.leaves(x)])
-            jax.tree.map(spread, dout, out, is_leaf=lambda z: z is None)
-            return jax.tree.leaves(out), leaves
-
-        def flat_back(ct: Array, xs: Sequence[Array | None]) -> Array:
-            args, kwargs = eqx.combine(jax.tree.unflatten(structure, xs), others)
-            return self.back(ct, *args, **kwargs)  # pyright: ignore[reportOptionalCall]
-
-        jaxpr = jax.make_jaxpr(flat)(*xs)
-        if not all(map(is_concrete, jaxpr.consts)):
+        call = _Call(self, structure, others)
+        traced = _traced(call, *xs)
+        if not all(map(is_concrete, traced.jaxpr.consts)):
             return self.plain(*args, **kwargs)
-        back = flat_back if self.back else None
-        return jax.tree.unflatten(returned, _operation.bind(*xs, jaxpr=jaxpr, rule=flat_rule, back=back))
+        out = _operation.bind(*xs, jaxpr=traced.jaxpr, call=call)
+        return jax.tree.unflatten(jax.tree.structure(traced.out_info), out)
+
+
+class _Key:
+    """What is equal to another object if their keys are."""
+
+    key: tuple[Any, ...]
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.key == self.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+class _Call(_Key):
+    """A call of a function with a rule, as a function of its arrays. Two are equal if all but their arrays is.
+
+    **Attributes:** `is_plain`, whether all of this is numbers and text. A function among the arguments may read numbers
+    that change, so that what was traced of the call must not be used again. `has_back`, whether it has a transpose.
+    """
+
+    def __init__(self, of: filter_custom_jvp, structure: Any, others: Any):
+        self.of, self.structure, self.others = of, structure, others
+        leaves, tree = jax.tree.flatten(others)
+        self.is_plain, self.has_back = all(isinstance(x, bool | int | float | str) for x in leaves), of.back is not None
+        # For Python 1, 1.0 and True are equal, and so are 0.0 and -0.0. JAX makes other programs of them.
+        self.key = of, structure, tree, tuple((type(x), x.hex() if isinstance(x, float) else x) for x in leaves)
+
+    def _arguments(self, xs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return eqx.combine(jax.tree.unflatten(self.structure, xs), self.others)
+
+    def __call__(self, *xs: Array) -> Any:
+        args, kwargs = self._arguments(xs)
+        return self.of.f(*args, **kwargs)
+
+    def rule(self, xs: Sequence[Array], dxs: Sequence[Array | None]) -> tuple[list[Array], list[Array | None]]:
+        args, kwargs = self._arguments(xs)
+        out, dout = self.of.rule(args, jax.tree.unflatten(self.structure, dxs)[0], **kwargs)
+        leaves: list[Array | None] = []
+        # None may stand for the tangent of a whole tree.
+        spread = lambda dx, x: leaves.extend([dx] if dx is not None else [None for _ in jax.tree.leaves(x)])
+        jax.tree.map(spread, dout, out, is_leaf=lambda z: z is None)
+        return jax.tree.leaves(out), leaves
+
+    def back(self, ct: Array, xs: Sequence[Array | None]) -> Array:
+        args, kwargs = self._arguments(xs)
+        return self.of.back(ct, *args, **kwargs)  # pyright: ignore[reportOptionalCall]
+
+
+class _Batch(_Key):
+    """A batch of calls of one kind, which `jaxpr` is traced of. Each array has its axis of the batch in `axes`."""
+
+    def __init__(self, one: "_Call | _Batch", jaxpr: ClosedJaxpr, axes: tuple[int | None, ...]):
+        self.one, self.jaxpr, self.axes = one, jaxpr, axes
+        self.is_plain, self.has_back = one.is_plain, one.has_back
+        # The jaxpr follows from the shapes of the arrays.
+        self.key = one, axes
+
+    def _axes_of(self, zs: Sequence[Any]) -> list[int | None]:
+        return [None if z is None else axis for z, axis in zip(zs, self.axes, strict=True)]
+
+    def __call__(self, *xs: Array) -> Any:
+        return jax.vmap(jaxpr_as_fun(self.jaxpr), in_axes=self.axes)(*xs)
+
+    # JAX leaves it to the rule and to the function which axis of their results is that of the batch, and mixes them up
+    # where they differ (`batch_custom_jvp_subtrace` in batching.py, jax 0.10.2). Here it is the first.
+    def rule(self, xs: Sequence[Array], dxs: Sequence[Array | None]) -> tuple[list[Array], list[Array | None]]:
+        return jax.vmap(self.one.rule, in_axes=(self._axes_of(xs), self._axes_of(dxs)))(list(xs), list(dxs))
+
+    def back(self, ct: Array, xs: Sequence[Array | None]) -> Array:
+        out = jax.vmap(self.one.back, in_axes=(0, self._axes_of(xs)))(ct, list(xs))
+        axis = next(axis for x, axis in zip(xs, self.axes, strict=True) if x is None)
+        return jnp.sum(out, axis=0) if axis is None else jnp.moveaxis(out, 0, axis)
+
+
+@partial(jax.jit, static_argnums=0)
+def _run(call: _Call | _Batch, *xs: Array) -> Any:
+    return call(*xs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _rule(call: _Call | _Batch, xs: list[Array], dxs: list[Array | None]) -> tuple[list[Array], list[Array | None]]:
+    return call.rule(xs, dxs)
+
+
+def _traced(call: _Call | _Batch, *xs: Array) -> Any:
+    """The call as JAX has traced it, for arrays of these shapes."""
+    return _run.trace(call, *xs) if call.is_plain else jax.jit(lambda *xs: call(*xs)).trace(*xs)
 
 
 class custom_jvp(filter_custom_jvp):
@@ -114,46 +185,30 @@ def _lower(context: Any, *xs: Any, jaxpr: ClosedJaxpr, **_: Any) -> Any:
 
 
 def _batch(
-    xs: Sequence[Any],
-    axes: Sequence[int | None],
-    *,
-    jaxpr: ClosedJaxpr,
-    rule: Callable[..., Any],
-    back: Callable[..., Array] | None,
+    xs: Sequence[Any], axes: Sequence[int | None], *, jaxpr: ClosedJaxpr, call: _Call | _Batch
 ) -> tuple[list[Array], list[int]]:
-    pick = lambda zs: [None if z is None else axis for z, axis in zip(zs, axes, strict=True)]
-
-    # JAX leaves it to the rule and to the function which axis of their results is that of the batch, and mixes them up
-    # where they differ (`batch_custom_jvp_subtrace` in batching.py, jax 0.10.2). Here it is the first.
-    def of_batch(xs: Sequence[Array], dxs: Sequence[Array | None]) -> Any:
-        return jax.vmap(rule, in_axes=(pick(xs), pick(dxs)))(list(xs), list(dxs))
-
-    def back_of_batch(ct: Array, xs: Sequence[Array | None]) -> Array:
-        out = jax.vmap(back, in_axes=(0, pick(xs)))(ct, list(xs))  # pyright: ignore[reportArgumentType]
-        axis = next(axis for x, axis in zip(xs, axes, strict=True) if x is None)
-        return jnp.sum(out, axis=0) if axis is None else jnp.moveaxis(out, 0, axis)
-
-    many = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(jaxpr), in_axes=tuple(axes)))(*xs)
-    out = _operation.bind(*xs, jaxpr=many, rule=of_batch, back=back_of_batch if back else None)
+    many = _Batch(call, jaxpr, tuple(axes))
+    out = _operation.bind(*xs, jaxpr=_traced(many, *xs).jaxpr, call=many)
     return out, [0] * len(out)
 
 
 def _differentiate(
-    xs: Sequence[Any], dxs: Sequence[Any], *, rule: Callable[..., Any], **_: Any
+    xs: Sequence[Any], dxs: Sequence[Any], *, call: _Call | _Batch, **_: Any
 ) -> tuple[list[Array], list[Any]]:
-    out, dout = rule(xs, [None if type(dx) is ad.Zero else dx for dx in dxs])
+    xs, dxs = list(xs), [None if type(dx) is ad.Zero else dx for dx in dxs]
+    # A rule may look at arrays that are known.
+    keeps = call.is_plain and not any(map(is_concrete, xs))
+    out, dout = _rule(call, xs, dxs) if keeps else call.rule(xs, dxs)
     zero = lambda x: ad.Zero(jax.typeof(x).to_tangent_aval())
     return out, [zero(x) if dx is None else dx for x, dx in zip(out, dout, strict=True)]
 
 
-def _transpose(
-    cts: Sequence[Any], *xs: Any, jaxpr: ClosedJaxpr, back: Callable[..., Array] | None, **_: Any
-) -> list[Any]:
+def _transpose(cts: Sequence[Any], *xs: Any, jaxpr: ClosedJaxpr, call: _Call | _Batch) -> list[Any]:
     """The transpose in the arguments in which the function is linear: a rule may call it with a tangent."""
     linear = [ad.is_undefined_primal(x) for x in xs]
     cts = [ad.instantiate_zeros(ct) for ct in cts]
-    if back and sum(linear) == 1:
-        found = iter([back(*cts, [None if at else x for x, at in zip(xs, linear, strict=True)])])
+    if call.has_back and sum(linear) == 1:
+        found = iter([call.back(cts[0], [None if at else x for x, at in zip(xs, linear, strict=True)])])
     else:
 
         def of_linear(*moving: Array) -> list[Array]:

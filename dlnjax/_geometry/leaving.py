@@ -83,17 +83,14 @@ def _leaving_weight_jvp(
 ):
     """The function of S^T S, or S S^T, has divided differences in place of derivatives (Daleckii and Krein)."""
     (s, _, kernel), (ds, _, dkernel) = primals, tangents
-    point = plain_point(s)
-
-    def rate(s: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        return weight_power(kernel.leaving(jnp.sqrt(s.ravel()))[side].reshape(s.shape), power)
-
+    point, weight = plain_point(s), leaving_power(kernel, 1, side)
     tangent = jnp.zeros_like(s)
     if is_perturbed(dkernel):
         tangent += eqx.filter_jvp(lambda k: _weight_at(point, k, side, power), (kernel,), (dkernel,))[1]
     if ds is not None:
         left, right = moved(point.u.T @ ds @ point.v, point.sigma)
         frame, turn = (point.u, left) if side else (point.v, right)
+        rate = lambda s: weight_power(weight(s), power)
         tangent += frame @ (first_of_one(rate, squares(point.sigma)) * turn) @ frame.T
     return leaving_weight(*primals, side=side, power=power), tangent
 

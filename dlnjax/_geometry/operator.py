@@ -26,6 +26,8 @@ from dlnjax._tree import instantiate, is_perturbed, ravel
 from dlnjax._types import Matrix, Scalar
 
 Gradients: TypeAlias = tuple[Matrix, Matrix, Matrix]
+# The gradient in X of a quadratic form, as a function of X, P and Q.
+Gradient: TypeAlias = Callable[[Matrix, Matrix, Matrix], Matrix]
 # The arguments of a quadratic form, and their tangents. None stands for a tangent that is zero, also in the leaves of
 # the tangent of the kernel.
 FormPrimals: TypeAlias = tuple[Matrix, Matrix, Matrix, Kernel]
@@ -89,7 +91,8 @@ def _applied_jvp(
     if is_perturbed(dkernel):
         tangent += _along_kernel(partial(operator_at, plain_point(x), p, power=power), kernel, dkernel)
     if dx is not None:
-        tangent += _changed(x, p, dx, kernel, jax.lax.stop_gradient(_differences(point, kernel, power)), power=power)
+        at = jax.lax.stop_gradient(_differences(point, kernel, power))
+        tangent += _bilinear(x, p, dx, kernel, at, power=power, slope=False)
     return applied_at(*primals, power=power), tangent
 
 
@@ -118,97 +121,81 @@ def _along_x(exact: Callable[[Matrix], Matrix], of_x: Callable[[Matrix], Matrix]
     return jax.lax.cond(repeats(x), jax.checkpoint(exact), by_frame, dx)
 
 
-@filter_custom_jvp
-def _changed(x: Matrix, p: Matrix, dx: Matrix, kernel: Kernel, at: Differences, *, power: int | float) -> Matrix:
-    """The derivative of A_X^power(P) along dX at fixed P: the theorem of Daleckii and Krein."""
-    return _change(at, p, dx)
-
-
 def _change(at: Differences, p: Matrix, dx: Matrix) -> Matrix:
+    """The derivative of A_X^power(P) along dX at fixed P: the theorem of Daleckii and Krein."""
     if not is_square(p):
         return tall.change_of_operator(*at, p, dx)
     point, first = at
     return out_of(point, turned(first, into(point, p), *moved(into(point, dx), point.sigma)))
 
 
-@_changed.def_jvp
-def _changed_jvp(
-    primals: tuple[Matrix, Matrix, Matrix, Kernel, Differences],
-    tangents: tuple[Matrix | None, Matrix | None, Matrix | None, PyTree, Any],
-    *,
-    power: int | float,
-):
-    """The second derivative of the operator along dX and dY is the gradient in Q of that of Tr(Q^T A_X^power(P))."""
-    (x, p, dx, kernel, at), (dy, dp, ddx, dkernel, _) = primals, tangents
-    tangent = jnp.zeros_like(x)
-    if dp is not None:
-        tangent += _changed(x, dp, dx, kernel, at, power=power)
-    if ddx is not None:
-        tangent += _changed(x, p, ddx, kernel, at, power=power)
-    if is_perturbed(dkernel):
-        tangent += _along_kernel(lambda k: _change(_differences(plain_point(x), k, power), p, dx), kernel, dkernel)
-    if dy is not None:
-
-        def exact(dy: Matrix) -> Matrix:
-            def along(q: Matrix) -> Scalar:
-                by_x = lambda x: form_gradient(x, q, p, kernel, power=power)[0]
-                return jnp.sum(jax.jvp(by_x, (x,), (dy,))[1] * dx)
-
-            return jax.grad(along)(p)
-
-        tangent += _along_x(exact, lambda x: _change(_differences(svd(x), kernel, power), p, dx), x, dy)
-    return _changed(*primals, power=power), tangent
-
-
-@_changed.def_transpose
-def _changed_back(
-    ct: Matrix, x: Matrix, p: Matrix | None, dx: Matrix | None, kernel: Kernel, at: Differences, *, power: int | float
-) -> Matrix:
-    if dx is None:
-        return _slope(x, ct, p, kernel, at, power=power)
-    return _changed(x, ct, dx, kernel, at, power=power)
-
-
-@filter_custom_jvp
-def _slope(x: Matrix, q: Matrix, p: Matrix, kernel: Kernel, at: Differences, *, power: int | float) -> Matrix:
+def _slope(at: Differences, q: Matrix, p: Matrix) -> Matrix:
     """The gradient in X of Tr(Q^T A_X^power(P))."""
-    return _slope_at(at, q, p)
-
-
-def _slope_at(at: Differences, q: Matrix, p: Matrix) -> Matrix:
     if not is_square(p):
         return tall.slope(*at, q, p)
     point, first = at
     return out_of(point, in_x(point.sigma, *densities(first, into(point, q), into(point, p))))
 
 
-@_slope.def_jvp
-def _slope_jvp(
+def _exact_change(by_x: Gradient, x: Matrix, p: Matrix, dx: Matrix, dy: Matrix) -> Matrix:
+    """The derivative of `_change` along dY is the gradient in Q of that of Tr(dX^T by_x(Q, P))."""
+    return jax.grad(lambda q: jnp.sum(_exact_slope(by_x, x, q, p, dy) * dx))(p)
+
+
+def _exact_slope(by_x: Gradient, x: Matrix, q: Matrix, p: Matrix, dy: Matrix) -> Matrix:
+    return jax.jvp(lambda x: by_x(x, q, p), (x,), (dy,))[1]
+
+
+@filter_custom_jvp
+def _bilinear(
+    x: Matrix, a: Matrix, b: Matrix, kernel: Kernel, at: Differences, *, power: int | float, slope: bool
+) -> Matrix:
+    """`_change` of P = a and dX = b, or `_slope` of Q = a and P = b: each is the transpose of the other."""
+    return (_slope if slope else _change)(at, a, b)
+
+
+@_bilinear.def_jvp
+def _bilinear_jvp(
     primals: tuple[Matrix, Matrix, Matrix, Kernel, Differences],
     tangents: tuple[Matrix | None, Matrix | None, Matrix | None, PyTree, Any],
     *,
     power: int | float,
+    slope: bool,
 ):
-    (x, q, p, kernel, at), (dx, dq, dp, dkernel, _) = primals, tangents
+    (x, a, b, kernel, at), (dx, da, db, dkernel, _) = primals, tangents
+    of = partial(_bilinear, power=power, slope=slope)
+    at_differences, exact = (_slope, _exact_slope) if slope else (_change, _exact_change)
     tangent = jnp.zeros_like(x)
-    if dq is not None:
-        tangent += _slope(x, dq, p, kernel, at, power=power)
-    if dp is not None:
-        tangent += _slope(x, q, dp, kernel, at, power=power)
+    if da is not None:
+        tangent += of(x, da, b, kernel, at)
+    if db is not None:
+        tangent += of(x, a, db, kernel, at)
     if is_perturbed(dkernel):
-        tangent += _along_kernel(lambda k: _slope_at(_differences(plain_point(x), k, power), q, p), kernel, dkernel)
+        of_kernel = lambda k: at_differences(_differences(plain_point(x), k, power), a, b)
+        tangent += _along_kernel(of_kernel, kernel, dkernel)
     if dx is not None:
-        by_x = lambda x: form_gradient(x, q, p, kernel, power=power)[0]
-        exact = lambda dx: jax.jvp(by_x, (x,), (dx,))[1]
-        tangent += _along_x(exact, lambda x: _slope_at(_differences(svd(x), kernel, power), q, p), x, dx)
-    return _slope(*primals, power=power), tangent
+        by_x = lambda x, q, p: form_gradient(x, q, p, kernel, power=power)[0]
+        of_x = lambda x: at_differences(_differences(svd(x), kernel, power), a, b)
+        tangent += _along_x(partial(exact, by_x, x, a, b), of_x, x, dx)
+    return of(*primals), tangent
 
 
-@_slope.def_transpose
-def _slope_back(
-    ct: Matrix, x: Matrix, q: Matrix | None, p: Matrix | None, kernel: Kernel, at: Differences, *, power: int | float
+@_bilinear.def_transpose
+def _bilinear_back(
+    ct: Matrix,
+    x: Matrix,
+    a: Matrix | None,
+    b: Matrix | None,
+    kernel: Kernel,
+    at: Differences,
+    *,
+    power: int | float,
+    slope: bool,
 ) -> Matrix:
-    return _changed(x, p if q is None else q, ct, kernel, at, power=power)
+    of = partial(_bilinear, power=power)
+    if slope:
+        return of(x, b if a is None else a, ct, kernel, at, slope=False)
+    return of(x, ct, b, kernel, at, slope=False) if a is None else of(x, ct, a, kernel, at, slope=True)
 
 
 def _along_kernel(f: Callable[[Kernel], Any], kernel: Kernel, dkernel: PyTree) -> Any:

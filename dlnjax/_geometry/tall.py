@@ -174,20 +174,22 @@ def _in_x(sigma: Float[Array, " r"], by: Motion) -> Entries:
     return Entries(motion.in_x(sigma, by.left, by.right), 2 * by.beside * sigma[None, :])
 
 
-def _upright(f: Callable[..., Any], x: Matrix, *matrices: Matrix | None) -> Any:
-    """f(side, X, ...) if X has more rows than columns; otherwise f of the transposes, transposed back.
-
-    `side` is the index in (nu, mu) of the weights of what is outside.
-    """
-    if x.shape[0] > x.shape[1]:
-        return f(0, x, *matrices)
+def _upright(f: Callable[..., Any], point: SVD, *matrices: Matrix | None) -> Any:
+    """f(X, ...) if X has more rows than columns; otherwise f of the transposes, transposed back."""
+    if len(point.u) > len(point.v):
+        return f(point, *matrices)
     transposes = [None if z is None else z.T for z in matrices]
-    return jax.tree.map(jnp.transpose, f(1, x.T, *transposes))
+    return jax.tree.map(jnp.transpose, f(SVD(point.v, point.sigma, point.u), *transposes))
+
+
+def _side(point: SVD) -> int:
+    """The index in (nu, mu) of the weights of what is outside."""
+    return 0 if len(point.u) > len(point.v) else 1
 
 
 def weights(point: SVD, kernel: Kernel, power: int | float) -> Weights:
     """The `Weights` at X, or at its transpose if X has more columns than rows."""
-    return Weights.of(point.sigma, kernel, power, 0 if len(point.u) > len(point.v) else 1)
+    return Weights.of(point.sigma, kernel, power, _side(point))
 
 
 def change_of_operator(point: SVD, w: Weights, p: Matrix, dx: Matrix) -> Matrix:
@@ -197,7 +199,7 @@ def change_of_operator(point: SVD, w: Weights, p: Matrix, dx: Matrix) -> Matrix:
         motion = Motion.of(Entries.of(point, dx), point.sigma)
         return w.turned(Entries.of(point, p), motion).out_of(point)
 
-    return _upright_at(of_tall, point, p, dx)
+    return _upright(of_tall, point, p, dx)
 
 
 def slope(point: SVD, w: Weights, q: Matrix, p: Matrix) -> Matrix:
@@ -207,25 +209,19 @@ def slope(point: SVD, w: Weights, q: Matrix, p: Matrix) -> Matrix:
         by = w.densities(Entries.of(point, q), Entries.of(point, p))
         return _in_x(point.sigma, by).out_of(point)
 
-    return _upright_at(of_tall, point, q, p)
-
-
-def _upright_at(f: Callable[..., Matrix], point: SVD, *matrices: Matrix) -> Matrix:
-    if len(point.u) > len(point.v):
-        return f(point, *matrices)
-    return f(SVD(point.v, point.sigma, point.u), *(z.T for z in matrices)).T
+    return _upright(of_tall, point, q, p)
 
 
 def form_gradient(x: Matrix, p: Matrix, q: Matrix, kernel: Kernel, power: int | float) -> tuple[Matrix, Matrix, Matrix]:
     """The gradients of Tr(P^T A_X^power(Q)) in X, P and Q."""
 
-    def of_tall(side: int, x: Matrix, p: Matrix, q: Matrix) -> tuple[Matrix, ...]:
-        point = svd(x)
-        w = Weights.of(point.sigma, kernel, power, side)
+    def of_tall(point: SVD, p: Matrix, q: Matrix) -> tuple[Matrix, ...]:
         gradients = w.gradients(point.sigma, Entries.of(point, p), Entries.of(point, q))
         return tuple(z.out_of(point) for z in gradients)
 
-    by_x, by_p, by_q = _upright(of_tall, x, p, q)
+    point = svd(x)
+    w = weights(point, kernel, power)
+    by_x, by_p, by_q = _upright(of_tall, point, p, q)
     return by_x, by_p, by_q
 
 
@@ -234,24 +230,24 @@ def change_of_form_gradient(
 ) -> tuple[Matrix, Matrix, Matrix]:
     """The derivative of `form_gradient` along `moves`, (dX, dP, dQ)."""
 
-    def of_tall(side: int, x: Matrix, p: Matrix, q: Matrix, *moves: Matrix | None) -> tuple[Matrix, ...]:
-        point = plain_point(x)
-        sigma, w = point.sigma, Weights.of(point.sigma, kernel, power, side)
-        at_p, at_q = Entries.of(point, p), Entries.of(point, q)
+    def of_tall(point: SVD, p: Matrix, q: Matrix, *moves: Matrix | None) -> tuple[Matrix, ...]:
+        sigma, at_p, at_q = point.sigma, Entries.of(point, p), Entries.of(point, q)
         dx, dp, dq = (None if z is None else Entries.of(point, z) for z in moves)
-        by_x = by_p = by_q = Entries.of(point, jnp.zeros_like(x))
+        by_x = by_p = by_q = Entries.of(point, jnp.zeros_like(p))
         if dp is not None:
             by_x, by_q = by_x + _in_x(sigma, w.densities(dp, at_q)), by_q + w.apply(dp)
         if dq is not None:
             by_x, by_p = by_x + _in_x(sigma, w.densities(at_p, dq)), by_p + w.apply(dq)
         if dx is not None:
             t = Motion.of(dx, sigma)
-            bent = SecondDifferences.of(sigma, w, kernel, power, side).bent(at_p, at_q, t)
+            bent = SecondDifferences.of(sigma, w, kernel, power, _side(at)).bent(at_p, at_q, t)
             by_x += _in_x(sigma, bent) + _carried(w.densities(at_p, at_q), dx)
             by_p, by_q = by_p + w.turned(at_q, t), by_q + w.turned(at_p, t)
         return tuple(z.out_of(point) for z in (by_x, by_p, by_q))
 
-    by_x, by_p, by_q = _upright(of_tall, x, p, q, *moves)
+    at = plain_point(x)
+    w = weights(at, kernel, power)
+    by_x, by_p, by_q = _upright(of_tall, at, p, q, *moves)
     return by_x, by_p, by_q
 
 

@@ -8,7 +8,7 @@ import pytest
 from support.tolerances import ALGEBRA, assert_close
 
 import dlnjax as dln
-from dlnjax._custom_jvp import custom_jvp
+from dlnjax._custom_jvp import custom_jvp, filter_custom_jvp
 from dlnjax._geometry.kernel import as_kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._solver import without_derivative
@@ -97,3 +97,48 @@ def test_rule_is_that_of_each_row_of_a_batch(axes):
     x, y = (5.0 if axis is None else rows for axis in axes)
     slopes = jax.jit(jax.vmap(jax.grad(lambda x, y: added(x, y) ** 2), in_axes=axes))(x, y)
     assert_close(slopes, jnp.broadcast_to(2 * (x + y) * 2 * y, (3,)), ALGEBRA)
+
+
+TRACED = []
+
+
+@filter_custom_jvp
+def power_of(x, power):
+    TRACED.append(power() if callable(power) else power)
+    return x ** TRACED[-1]
+
+
+@power_of.def_jvp
+def power_rule(primals, tangents):
+    (x, power), (dx, _) = primals, tangents
+    TRACED.append("rule")
+    exponent = power() if callable(power) else power
+    return power_of(x, power), exponent * x ** (exponent - 1) * dx
+
+
+def test_equal_calls_are_traced_once():
+    TRACED.clear()
+    # For Python 2 and 2.0 are equal, but not for JAX.
+    f = lambda x: power_of(x, 2) + power_of(2 * x, 2) + power_of(x, 2.0) + power_of(3 * x, 2)
+    assert_close(jax.jit(f)(3.0), 9 + 36 + 9 + 81, ALGEBRA)
+    assert TRACED == [2, 2.0] and list(map(type, TRACED)) == [int, float]
+    TRACED.clear()
+    slope = jax.jit(jax.vmap(jax.grad(lambda x: jax.jit(f)(x))))
+    assert_close(slope(jnp.ones(2)), 2 + 8 + 2 + 18 + jnp.zeros(2), ALGEBRA)
+    assert TRACED.count("rule") == 2
+
+
+def test_a_call_that_takes_a_function_is_traced_anew():
+    number = 2
+    f = lambda x: power_of(x, lambda: number)
+    assert_close(jax.jit(lambda x: f(x))(3.0), 9.0, ALGEBRA)
+    number = 3
+    assert_close(jax.jit(lambda x: f(x))(3.0), 27.0, ALGEBRA)
+    # The same function, whose number has changed.
+    read = lambda: number
+    assert_close(jax.jit(lambda x: power_of(x, read))(2.0), 8.0, ALGEBRA)
+    number = 4
+    assert_close(jax.jit(lambda x: power_of(x, read))(2.0), 16.0, ALGEBRA)
+    assert_close(jax.jit(lambda x: jax.grad(power_of)(x, read))(2.0), 32.0, ALGEBRA)
+    number = 2
+    assert_close(jax.jit(lambda x: jax.grad(power_of)(x, read))(2.0), 4.0, ALGEBRA)
