@@ -12,6 +12,8 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_enable_x64", True)
 # The cache is on where JAX_COMPILATION_CACHE_DIR names a folder.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# For each error JAX would look at the file of every frame. The tests of wrong input raise thousands.
+jax.config.update("jax_traceback_filtering", "off")
 
 with install_import_hook("dlnjax", "beartype.beartype"):
     import dlnjax  # noqa: F401

@@ -44,6 +44,9 @@ class Kernel(eqx.Module):
     `unstraighten`, and, if lambda is homogeneous, `degree`. Every function that takes a `depth` takes the kernel in its
     place. The arrays of a kernel may be traced: flows and geodesics are differentiable in them.
 
+    The numbers of a kernel that may change are its fields. A method reads a global number, or one of its class, when a
+    program is compiled: a later change of it is not seen.
+
     **Example:**
 
         >>> class Euclidean(dln.Kernel):  # lambda = 1
