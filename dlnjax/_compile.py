@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_path, inside_of_jit, is_concrete
+from dlnjax._custom_jvp import is_value
 from dlnjax._terminal import say, waiting_for
 
 
@@ -57,7 +58,7 @@ def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callab
     @functools.wraps(f)
     @_little_garbage()
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not all(map(_is_value, jax.tree.leaves((args, kwargs)))) or inside_of_jit():
+        if not all(map(is_value, jax.tree.leaves((args, kwargs)))) or inside_of_jit():
             return plain(*args, **kwargs)
         with waiting_for("running") as shown:
             out = best()(*args, **kwargs)
@@ -200,15 +201,6 @@ def _little_garbage() -> Iterator[None]:
             _tracing.pop()
             if not _tracing:
                 gc.set_threshold(*first)
-
-
-def _is_value(x: Any) -> bool:
-    """Whether `x` is concrete, or a batch of concrete values under `jax.vmap`.
-
-    JAX has no public name for the tracer of a batch. If a version of JAX has another name for it, this is False for a
-    batch, which then compiles without the options.
-    """
-    return is_concrete(x) or (type(x).__name__ == "BatchTracer" and _is_value(x.val))
 
 
 @functools.cache

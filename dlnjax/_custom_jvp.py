@@ -20,16 +20,33 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 
 def is_concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
+def is_value(x: Any) -> bool:
+    """Whether `x` is concrete, or a batch of concrete values under `jax.vmap`.
+
+    JAX has no public name for the tracer of a batch. If a version of JAX has another name for it, this is False for a
+    batch, which then compiles without the options of this library.
+    """
+    return is_concrete(x) or (type(x).__name__ == "BatchTracer" and is_value(x.val))
+
+
 def inside_of_jit() -> bool:
     # Inside of `jit` a new array is traced, even if all arguments are concrete.
     return not is_concrete(jax.device_put(np.zeros(())))
+
+
+def leaves_of_tangent(dx: PyTree, x: PyTree) -> list[Array | None]:
+    """The tangent of each leaf of `x`. None stands for zero, in `dx` also for the tangent of a whole tree."""
+    leaves: list[Array | None] = []
+    spread = lambda dx, x: leaves.extend([dx] if dx is not None else [None for _ in jax.tree.leaves(x)])
+    jax.tree.map(spread, dx, x, is_leaf=lambda z: z is None)
+    return leaves
 
 
 class filter_custom_jvp:
@@ -41,7 +58,7 @@ class filter_custom_jvp:
 
     def __init__(self, f: Callable[..., Any]):
         self.f, self.plain = f, eqx.filter_custom_jvp(f)
-        self.back: Callable[..., Array] | None = None
+        self.back: Callable[..., Any] | None = None
 
     def def_jvp(self, rule: Callable[..., Any]) -> Callable[..., Any]:
         """Take `rule` as the derivative of the function."""
@@ -49,12 +66,12 @@ class filter_custom_jvp:
         self.rule = rule
         return rule
 
-    def def_transpose(self, back: Callable[..., Array]) -> Callable[..., Array]:
-        """Take `back` as the transpose of the function, which returns one array.
+    def def_transpose(self, back: Callable[..., Any]) -> Callable[..., Any]:
+        """Take `back` as the transpose of the function.
 
-        `back(ct, *args)` returns the cotangent of that argument in which the function is linear. It stands as None in
-        `args`. Reverse mode then calls `back`, whose own rule the next derivative takes, and not the transpose of what
-        the function does.
+        `back(ct, *args)` returns the cotangents of the arrays in which the function is linear, from that of what it
+        returns. These arrays stand as None in `args`. Reverse mode then calls `back`, whose own rule the next
+        derivative takes, and not the transpose of what the function does.
         """
         self.back = back
         return back
@@ -63,14 +80,15 @@ class filter_custom_jvp:
         arrays, others = eqx.partition((args, kwargs), eqx.is_array)
         xs, structure = jax.tree.flatten(arrays)
         # There is no loop where all is known, or where `jax.grad` alone is at work.
-        if all(map(is_concrete, xs)) or not (self.back or inside_of_jit()):
+        if all(map(is_value, xs)) or not (self.back or inside_of_jit()):
             return self.plain(*args, **kwargs)
         call = _Call(self, structure, others)
         traced = _traced(call, *xs)
         if not all(map(is_concrete, traced.jaxpr.consts)):
             return self.plain(*args, **kwargs)
+        call.returns = jax.tree.structure(traced.out_info)
         out = _operation.bind(*xs, jaxpr=traced.jaxpr, call=call)
-        return jax.tree.unflatten(jax.tree.structure(traced.out_info), out)
+        return jax.tree.unflatten(call.returns, out)
 
 
 class _Key:
@@ -88,12 +106,14 @@ class _Key:
 class _Call(_Key):
     """A call of a function with a rule, as a function of its arrays. Two are equal if all but their arrays is.
 
-    **Attributes:** `is_plain`, whether all of this is numbers and text. A function among the arguments may read numbers
-    that change, so that what was traced of the call must not be used again. `has_back`, whether it has a transpose.
+    **Attributes:** `returns`, the tree of what is returned, as soon as it is known; `is_plain`, whether all but the
+    arrays is numbers and text. A function among the arguments may read numbers that change, so that what was traced of
+    the call must not be used again. `has_back`, whether it has a transpose.
     """
 
     def __init__(self, of: filter_custom_jvp, structure: Any, others: Any):
         self.of, self.structure, self.others = of, structure, others
+        self.returns: Any = None
         leaves, tree = jax.tree.flatten(others)
         self.is_plain, self.has_back = all(isinstance(x, bool | int | float | str) for x in leaves), of.back is not None
         # For Python 1, 1.0 and True are equal, and so are 0.0 and -0.0. JAX makes other programs of them.
@@ -109,15 +129,12 @@ class _Call(_Key):
     def rule(self, xs: Sequence[Array], dxs: Sequence[Array | None]) -> tuple[list[Array], list[Array | None]]:
         args, kwargs = self._arguments(xs)
         out, dout = self.of.rule(args, jax.tree.unflatten(self.structure, dxs)[0], **kwargs)
-        leaves: list[Array | None] = []
-        # None may stand for the tangent of a whole tree.
-        spread = lambda dx, x: leaves.extend([dx] if dx is not None else [None for _ in jax.tree.leaves(x)])
-        jax.tree.map(spread, dout, out, is_leaf=lambda z: z is None)
-        return jax.tree.leaves(out), leaves
+        return jax.tree.leaves(out), leaves_of_tangent(dout, out)
 
-    def back(self, ct: Array, xs: Sequence[Array | None]) -> Array:
+    def back(self, cts: Sequence[Array], xs: Sequence[Array | None]) -> list[Array]:
         args, kwargs = self._arguments(xs)
-        return self.of.back(ct, *args, **kwargs)  # pyright: ignore[reportOptionalCall]
+        back: Any = self.of.back
+        return jax.tree.leaves(back(jax.tree.unflatten(self.returns, cts), *args, **kwargs))
 
 
 class _Batch(_Key):
@@ -140,10 +157,11 @@ class _Batch(_Key):
     def rule(self, xs: Sequence[Array], dxs: Sequence[Array | None]) -> tuple[list[Array], list[Array | None]]:
         return jax.vmap(self.one.rule, in_axes=(self._axes_of(xs), self._axes_of(dxs)))(list(xs), list(dxs))
 
-    def back(self, ct: Array, xs: Sequence[Array | None]) -> Array:
-        out = jax.vmap(self.one.back, in_axes=(0, self._axes_of(xs)))(ct, list(xs))
-        axis = next(axis for x, axis in zip(xs, self.axes, strict=True) if x is None)
-        return jnp.sum(out, axis=0) if axis is None else jnp.moveaxis(out, 0, axis)
+    def back(self, cts: Sequence[Array], xs: Sequence[Array | None]) -> list[Array]:
+        found = jax.vmap(self.one.back, in_axes=(0, self._axes_of(xs)))(list(cts), list(xs))
+        axes = [axis for x, axis in zip(xs, self.axes, strict=True) if x is None]
+        summed = lambda z, axis: jnp.sum(z, axis=0) if axis is None else jnp.moveaxis(z, 0, axis)
+        return list(map(summed, found, axes))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -207,8 +225,8 @@ def _transpose(cts: Sequence[Any], *xs: Any, jaxpr: ClosedJaxpr, call: _Call | _
     """The transpose in the arguments in which the function is linear: a rule may call it with a tangent."""
     linear = [ad.is_undefined_primal(x) for x in xs]
     cts = [ad.instantiate_zeros(ct) for ct in cts]
-    if call.has_back and sum(linear) == 1:
-        found = iter([call.back(cts[0], [None if at else x for x, at in zip(xs, linear, strict=True)])])
+    if call.has_back:
+        found = iter(call.back(cts, [None if at else x for x, at in zip(xs, linear, strict=True)]))
     else:
 
         def of_linear(*moving: Array) -> list[Array]:

@@ -5,7 +5,7 @@ the rule differentiates the flow of the factors in X = P S Q^T (`factored`), whi
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import is_concrete, known, require
 from dlnjax._compile import compiled
-from dlnjax._custom_jvp import filter_custom_jvp
+from dlnjax._custom_jvp import filter_custom_jvp, leaves_of_tangent
 from dlnjax._flows.factored import Factored
 from dlnjax._flows.problem import Options, Problem, rounding
 from dlnjax._flows.replay import find_steps, MOST_STEPS, reached, replay, Steps
@@ -23,6 +23,9 @@ from dlnjax._protocol import value
 from dlnjax._svd import dual, frame_tangent, motion_of_frame, SVD, svd
 from dlnjax._tree import nan_unless, own_arithmetic, tangent_at
 from dlnjax._types import Scalar, State
+
+# The states at `ts`, the last state, its time.
+States: TypeAlias = tuple[SVD, SVD, Scalar]
 
 
 @filter_custom_jvp
@@ -56,25 +59,62 @@ def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[T
         out = replace(states, svd=None, energy=None, observed=observed)
     # Where nothing moves the times, the program is half as large.
     times_move = dproblem.ts is not None or not is_concrete(problem.ts)
-    moved = _tangents(problem, dproblem, (states.svd, states.final, states.t_end), steps, options, times_move)
+    ends = states.svd, states.final, states.t_end
+    moves = {i: dx for i, dx in enumerate(leaves_of_tangent(dproblem, problem)) if dx is not None}
+    static = Static(options, times_move, tuple(moves))
+    moved = _saved_tangents(problem, list(moves.values()), ends, steps, static=static)
     return out, tangent_at(lambda t: (t.svd, t.sigma, t.energy, t.observed, t.final, t.t_end), out, moved)
 
 
+class Static(eqx.Module):
+    """What is not differentiated: the options, whether the times move, and the numbers of the leaves that do."""
+
+    options: Options
+    times_move: bool
+    moving: tuple[int, ...]
+
+
+# JAX would compile the transpose of a program without the options of this library. Reverse mode therefore calls a
+# program for it.
+@filter_custom_jvp
+def _saved_tangents(
+    problem: Problem, moves: list[Array], states: States, steps: Steps, *, static: Static
+) -> tuple[Any, ...]:
+    """The tangents of all that is saved, from those of the moving leaves of the problem."""
+    return _run_tangents(problem, moves, states, steps, static)
+
+
+@_saved_tangents.def_jvp
+def _saved_tangents_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...], *, static: Static):
+    of = lambda problem, moves, states, steps: _tangents(problem, moves, states, steps, static)
+    return _saved_tangents(*primals, static=static), eqx.filter_jvp(of, primals, tangents)[1]
+
+
+@_saved_tangents.def_transpose
+def _saved_tangents_back(
+    ct: Any, problem: Problem, moves: list[None], states: States, steps: Steps, *, static: Static
+) -> list[Array]:
+    return _cotangents(ct, problem, states, steps, static)
+
+
 @compiled
+def _cotangents(ct: Any, problem: Problem, states: States, steps: Steps, static: Static) -> list[Array]:
+    """The cotangents of the moving leaves: the transpose of `_tangents`."""
+    leaves = jax.tree.leaves(problem)
+    moves = [jax.ShapeDtypeStruct(leaves[i].shape, leaves[i].dtype) for i in static.moving]
+    return jax.linear_transpose(lambda moves: _tangents(problem, moves, states, steps, static), moves)(ct)[0]
+
+
 # Without a checkpoint, the part of the derivative that does not depend on the tangents would be a program of its own.
 @eqx.filter_checkpoint
-def _tangents(
-    problem: Problem,
-    dproblem: PyTree,
-    states: tuple[SVD, SVD, Scalar],
-    steps: Steps,
-    options: Options,
-    times_move: bool,
-) -> tuple[Any, ...]:
-    """The tangents of all that is saved. `states` is (the states at `ts`, the last state, its time)."""
+@own_arithmetic()
+def _tangents(problem: Problem, moves: list[Array], states: States, steps: Steps, static: Static) -> tuple[Any, ...]:
+    leaves, tree = jax.tree.flatten(problem)
+    found = dict(zip(static.moving, moves, strict=True))
+    dproblem = jax.tree.unflatten(tree, [found.get(i) for i in range(len(leaves))])
     points, final, t_end = states
     fixed = jax.lax.stop_gradient(t_end)
-    at, dat = eqx.filter_jvp(lambda problem: replay(problem, fixed, steps, times_move), (problem,), (dproblem,))
+    at, dat = eqx.filter_jvp(lambda problem: replay(problem, fixed, steps, static.times_move), (problem,), (dproblem,))
     # A flow that fails on the way has no derivative beyond.
     arrived = (reached(problem, fixed) <= steps.times[-1])[:, None, None]
     moving = at, jax.tree.map(lambda dx: nan_unless(arrived, dx), dat)
@@ -83,8 +123,8 @@ def _tangents(
     # A flow that ends before the last of `ts` does so a fixed time after its start.
     dts = jnp.zeros_like(problem.ts) if dproblem.ts is None else dproblem.ts
     dt_end = jnp.where(t_end < problem.ts[-1], dts[0], dts[-1])
-    if options.observe is not None:
-        _, dobserved = eqx.filter_jvp(jax.vmap(options.observe), (points,), (dsvd,))
+    if static.options.observe is not None:
+        _, dobserved = eqx.filter_jvp(jax.vmap(static.options.observe), (points,), (dsvd,))
         return None, dsvd.sigma, None, dobserved, dend, dt_end
 
     def along(energy: Any, y: State) -> Float[Array, " ts"]:
@@ -96,6 +136,9 @@ def _tangents(
     at = at if isinstance(at, Factored) else points.matrix
     _, denergy = eqx.filter_jvp(along, (problem.energy, at), (dproblem.energy, dat))
     return dsvd, dsvd.sigma, denergy, None, dend, dt_end
+
+
+_run_tangents = compiled(_tangents)
 
 
 def _point(y: Factored) -> SVD:
