@@ -85,12 +85,14 @@ def _saved_tangents(
 
 
 @_saved_tangents.def_jvp
+@own_arithmetic()
 def _saved_tangents_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...], *, static: Static):
-    of = lambda problem, moves, states, steps: _tangents(problem, moves, states, steps, static)
+    of = lambda problem, moves, states, steps: _run_tangents(problem, moves, states, steps, static)
     return _saved_tangents(*primals, static=static), eqx.filter_jvp(of, primals, tangents)[1]
 
 
 @_saved_tangents.def_transpose
+@own_arithmetic()
 def _saved_tangents_back(
     ct: Any, problem: Problem, moves: list[None], states: States, steps: Steps, *, static: Static
 ) -> list[Array]:
@@ -102,12 +104,12 @@ def _cotangents(ct: Any, problem: Problem, states: States, steps: Steps, static:
     """The cotangents of the moving leaves: the transpose of `_tangents`."""
     leaves = jax.tree.leaves(problem)
     moves = [jax.ShapeDtypeStruct(leaves[i].shape, leaves[i].dtype) for i in static.moving]
-    return jax.linear_transpose(lambda moves: _tangents(problem, moves, states, steps, static), moves)(ct)[0]
+    # The call as a program of its own is traced already.
+    return jax.linear_transpose(lambda moves: _run_tangents(problem, moves, states, steps, static), moves)(ct)[0]
 
 
 # Without a checkpoint, the part of the derivative that does not depend on the tangents would be a program of its own.
 @eqx.filter_checkpoint
-@own_arithmetic()
 def _tangents(problem: Problem, moves: list[Array], states: States, steps: Steps, static: Static) -> tuple[Any, ...]:
     leaves, tree = jax.tree.flatten(problem)
     found = dict(zip(static.moving, moves, strict=True))
