@@ -104,7 +104,6 @@ def _cotangents(ct: Any, problem: Problem, states: States, steps: Steps, static:
     """The cotangents of the moving leaves: the transpose of `_tangents`."""
     leaves = jax.tree.leaves(problem)
     moves = [jax.ShapeDtypeStruct(leaves[i].shape, leaves[i].dtype) for i in static.moving]
-    # The call as a program of its own is traced already.
     return jax.linear_transpose(lambda moves: _run_tangents(problem, moves, states, steps, static), moves)(ct)[0]
 
 
