@@ -17,7 +17,7 @@ import dlnjax as dln
 from dlnjax._flows.method import Lanes
 from dlnjax._flows.problem import Options, Problem
 from dlnjax._flows.trajectory import Flows, start_of
-from dlnjax._geometry.kernel import as_kernel
+from dlnjax._geometry.depth import as_kernel
 
 # The data sheet of the card; and 3 microseconds for a launch inside of a compiled loop, where 2 to 5 are usual.
 CARD, BYTES_A_SECOND, THREADS, LAUNCH = "NVIDIA H100 SXM", 3.35e12, 132 * 2048, 3e-6

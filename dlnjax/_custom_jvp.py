@@ -49,6 +49,24 @@ def leaves_of_tangent(dx: PyTree, x: PyTree) -> list[Array | None]:
     return leaves
 
 
+# The packages whose classes compute the same for ever.
+_KNOWN = {"dlnjax", "diffrax", "equinox", "jax", "jaxlib"}
+
+
+def is_of_known_classes(part: Any, recorded: bool) -> bool:
+    """Whether each class in a tree is of these packages, or with `recorded` that of a kernel with a record.
+
+    The methods of any other class may read numbers that change, as those of a function may. The record of a kernel says
+    what it computes in one call.
+    """
+    inside = jax.tree.leaves(part, is_leaf=lambda x: x is not part)
+    if len(inside) == 1 and inside[0] is part:
+        return True
+    known = type(part) in (tuple, list, dict, type(None)) or type(part).__module__.partition(".")[0] in _KNOWN
+    known = known or (recorded and getattr(part, "_record", None) is not None)
+    return known and all(is_of_known_classes(x, recorded) for x in inside)
+
+
 class filter_custom_jvp:
     """`eqx.filter_custom_jvp`, with a rule that loops keep.
 
@@ -107,15 +125,16 @@ class _Call(_Key):
     """A call of a function with a rule, as a function of its arrays. Two are equal if all but their arrays is.
 
     **Attributes:** `returns`, the tree of what is returned, as soon as it is known; `is_plain`, whether all but the
-    arrays is numbers and text. A function among the arguments may read numbers that change, so that what was traced of
-    the call must not be used again. `has_back`, whether it has a transpose.
+    arrays is numbers and text, in trees of known classes. A function among the arguments may read numbers that change,
+    so that what was traced of the call must not be used again. `has_back`, whether it has a transpose.
     """
 
     def __init__(self, of: filter_custom_jvp, structure: Any, others: Any):
         self.of, self.structure, self.others = of, structure, others
         self.returns: Any = None
         leaves, tree = jax.tree.flatten(others)
-        self.is_plain, self.has_back = all(isinstance(x, bool | int | float | str) for x in leaves), of.back is not None
+        numbers = all(isinstance(x, bool | int | float | str) for x in leaves)
+        self.is_plain, self.has_back = numbers and is_of_known_classes(others, recorded=True), of.back is not None
         # For Python 1, 1.0 and True are equal, and so are 0.0 and -0.0. JAX makes other programs of them.
         self.key = of, structure, tree, tuple((type(x), x.hex() if isinstance(x, float) else x) for x in leaves)
 

@@ -7,10 +7,8 @@ is run when it is read.
 """
 
 import dataclasses
-import itertools
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TYPE_CHECKING, TypeVar
@@ -23,21 +21,20 @@ import numpy as np
 from dlnjax._checks import as_path, require_known
 from dlnjax._results import as_index, NAMES, RESULTS, taken
 from dlnjax._show import Shown
-from dlnjax._svd import SVD
 from dlnjax._versions import version_of
 
 if TYPE_CHECKING:
     import xarray
 
 # The prefixes of names in the file: the frames of a flow are u and v, those of its last state final_u and final_v.
-_PREFIXES = {"svd": "", "final": "final_", "depth": "kernel_"}
+PREFIXES = {"svd": "", "final": "final_", "depth": "kernel_"}
 _SETTINGS = ("depth", "rtol", "atol", "beta", "dt")
 # The field with the factors of a network. A tuple of factors is weights_1, ..., weights_N in the file.
-_LAYERS = "weights"
+LAYERS = "weights"
 # The largest number of bytes of a variable in netCDF 3. SciPy writes this number as a signed integer of 32 bits.
 _LARGEST = 2**31 - 4
 # The attribute that marks an array of integers that had 64 bits before it was written.
-_LONG = "before_netcdf"
+LONG = "before_netcdf"
 # JAX shares the memory of an array of NumPy that begins at a multiple of this many bytes.
 _ALIGNMENT = 64
 _NOTES = {
@@ -84,8 +81,18 @@ class Solution(Shown):
     def _carries_lead(self, name: str, leaf: Any) -> bool:
         if name.startswith("observed"):
             return bool(self._lead)
-        own = len(_axes(self.layout, name))
+        own = self._own_axes.get(name, len(_axes(self.layout, name)))
         return np.ndim(leaf) > own and np.shape(leaf)[: len(self._lead)] == self._lead
+
+    @property
+    def _own_axes(self) -> dict[str, int]:
+        """The number of axes that the arrays of a kernel of one's own have for one seed, by their names."""
+        kernel = getattr(self, "depth", None)
+        if kernel is None or kernel._record is None:
+            return {}
+        leaves = jax.tree_util.tree_leaves_with_path(self)
+        arrays = [_name(path) for path, leaf in leaves if path[0].name == "depth" and eqx.is_array(leaf)]
+        return dict(zip(arrays, kernel._axes, strict=True))
 
     @staticmethod
     def joined(parts: Iterable[S], n: int) -> S:
@@ -132,8 +139,9 @@ class Solution(Shown):
     def to_numpy(self) -> dict[str, Any]:
         """Everything as NumPy arrays, by name; `result` as the names of the codes."""
         require_known("what is saved", self)
-        leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(self)}
-        kernel = getattr(self, "depth", None)
+        arrays = eqx.filter(self, lambda leaf: eqx.is_array_like(leaf))
+        leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
+        kernel = getattr(arrays, "depth", None)
         # The infinite depth is 1/0, where NumPy warns and JAX does not. The kernel of a solution may be of NumPy
         # arrays.
         if (number := getattr(jax.tree.map(jnp.asarray, kernel), "depth", None)) is not None:
@@ -155,7 +163,7 @@ class Solution(Shown):
         data, coords = {}, {}
         attrs = {"format": layout.format, "written_by": f"dlnjax {version_of('dlnjax')}", **layout.attrs}
         for name, value in self.to_numpy().items():
-            setting = name in _SETTINGS or name.startswith(_PREFIXES["depth"])
+            setting = name in _SETTINGS or name.startswith(PREFIXES["depth"])
             own = ("time", *_numbered(name, 9)) if name.startswith("observed") else _axes(layout, name)
             front = lead if self._carries_lead(name, value) else []
             axes = [*front, *own][: value.ndim]
@@ -215,19 +223,23 @@ def _name(path: tuple[Any, ...]) -> str:
     if field == "observed":
         return field + jax.tree_util.keystr(tuple(rest))
     if field == "depth":
-        # A kernel may hold a tuple of numbers: `kernel_imbalance_0`.
-        return _PREFIXES[field] + "_".join(str(getattr(key, "name", getattr(key, "idx", key))) for key in rest)
-    if field in _PREFIXES:
-        return _PREFIXES[field] + rest[-1].name
-    if field == _LAYERS and rest:
+        return name_in_kernel(rest)
+    if field in PREFIXES:
+        return PREFIXES[field] + rest[-1].name
+    if field == LAYERS and rest:
         return f"{field}_{rest[-1].idx + 1}"
     return str(rest[-1].key) if field == "stats" else field
+
+
+def name_in_kernel(path: Iterable[Any]) -> str:
+    """The name of a leaf of a kernel, which may hold a tuple of numbers: `kernel_imbalance_0`."""
+    return PREFIXES["depth"] + "_".join(str(getattr(key, "name", getattr(key, "idx", key))) for key in path)
 
 
 def _axes(layout: Layout, name: str) -> list[str]:
     """The axes of an array beyond those in front. The factor W_p has n_p rows and n_{p-1} columns."""
     field, _, number = name.rpartition("_")
-    if field != _LAYERS:
+    if field != LAYERS:
         return layout.axes.get(name, "").split()
     widths = {"row": f"width_{number}", "column": f"width_{int(number) - 1}"}
     return [widths.get(axis, axis) for axis in layout.axes[field].split() if axis != "layer"]
@@ -252,7 +264,7 @@ def _write_netcdf(data: "xarray.Dataset", path: Path) -> None:
             f"save it as {str(path.with_suffix('.zarr'))!r}, which needs zarr, or use to_numpy."
         )
     # netCDF 3 has no integers of 64 bits: xarray writes them in 32 if they fit, and refuses them if not.
-    long = {name: v.assign_attrs({_LONG: "int64"}) for name, v in data.data_vars.items() if v.dtype == np.int64}
+    long = {name: v.assign_attrs({LONG: "int64"}) for name, v in data.data_vars.items() if v.dtype == np.int64}
     data = data.assign(long)
     # The data go to another file first, which then replaces `path` by one operation, so that `path` is always complete.
     fresh = path.with_name(path.name + ".new")
@@ -285,106 +297,9 @@ def _write_zarr(data: "xarray.Dataset", path: Path) -> None:
         raise ValueError(f"zarr cannot hold this: {error}. Use to_numpy.") from error
 
 
-def solution_of(data: "xarray.Dataset", source: str) -> Any:
-    """The solution from which `to_xarray` made `data`.
-
-    **Raises:** `ValueError` for another dataset, or for a dataset whose kernel is defined nowhere in this program.
-    """
-    formats = {cls.layout.format: cls for cls in reversed(_subclasses(Solution)) if hasattr(cls, "layout")}
-    cls = formats.get(data.attrs.get("format", ""))
-    if cls is None:
-        raise ValueError(
-            f"{source} is no saved solution of this version: its format is {data.attrs.get('format')!r}, "
-            f"and not one of {', '.join(sorted(formats))}."
-        )
-    if any(str(name).startswith("observed") and name != "observed" for name in data):
-        raise ValueError(f"{source} holds several observed arrays, which only xarray can open: xarray.open_zarr.")
-    _tell_of_float64(data, source)
-
-    def get(name: str) -> Any:
-        name = "time" if name == "ts" and "ts" not in data else name
-        if name not in data.variables:
-            return jnp.asarray(data.attrs[name])
-        values = data[name].values
-        return jnp.asarray(values.astype(data[name].attrs.get(_LONG, values.dtype)))
-
-    fields = {field.name: _field(field, data, get, source) for field in dataclasses.fields(cls)}
-    return cls(**fields)
-
-
-def _field(field: Any, data: "xarray.Dataset", get: Callable[[str], Any], source: str) -> Any:
-    name = field.name.lstrip("_")
-    if name == "result":
-        return _result(data[name], source)
-    if name == "stats":
-        return {key: get(key) for key in data.attrs.get(name, "").split()}
-    if name == "depth":
-        return _kernel(field.type, data, get, source)
-    if name in _PREFIXES:
-        parts = [_PREFIXES[name] + part for part in ("u", "sigma", "v")]
-        return SVD(*map(get, parts)) if set(parts) <= set(data) else None
-    if field.type is str:
-        return data.attrs[name]
-    if name == _LAYERS and name not in data.variables:
-        return tuple(get(f"{name}_{p + 1}") for p in range(sum(str(v).startswith(f"{name}_") for v in data.variables)))
-    return get(name) if name in data.variables or name in data.attrs or name == "ts" else None
-
-
 def coded(data: "xarray.Dataset") -> "xarray.Dataset":
     """The dataset with results as numbers and with their names as attributes. zarr can hold numbers in any version."""
     result = data["result"]
     codes = RESULTS.named(result.values).code.astype(np.int8)
     attrs = result.attrs | {"flag_values": list(range(len(NAMES))), "flag_meanings": " ".join(NAMES)}
     return data.assign(result=(result.dims, codes, attrs))
-
-
-def _result(result: "xarray.DataArray", source: str) -> RESULTS:
-    """The codes, found by their names, since another version may give them other numbers. For results that were saved
-    as numbers, the names are in the attributes.
-    """
-    names = result.astype(str).values
-    if result.dtype.kind == "i":
-        meanings = dict(enumerate(result.attrs["flag_meanings"].split()))
-        names = np.vectorize(lambda code: meanings.get(code, str(code)), otypes=[str])(result.values)
-    if unknown := sorted({str(name) for name in names.ravel()} - set(NAMES)):
-        raise ValueError(f"{source} has results that are no codes of RESULTS: {', '.join(unknown)}.")
-    return RESULTS.named(names)
-
-
-def _kernel(base: type, data: "xarray.Dataset", get: Callable[[str], Any], source: str) -> Any:
-    """A kernel of the class that the file names.
-
-    The file has the name only, so the class must be defined in this program.
-    """
-    name = data.attrs["kernel"]
-    found = [cls for cls in _subclasses(base) if cls.__name__ == name]
-    if not found:
-        raise ValueError(
-            f"{source} was computed with the kernel {name!r}, which is defined nowhere here. "
-            "Import its class, or define it, before the call."
-        )
-    kernel = object.__new__(found[0])
-    for field in dataclasses.fields(found[0]):
-        object.__setattr__(kernel, field.name, _numbers(_PREFIXES["depth"] + field.name, data, get))
-    return kernel
-
-
-def _numbers(name: str, data: "xarray.Dataset", get: Callable[[str], Any]) -> Any:
-    """The number of a kernel by this name, or the tuple of those that are called `name_0`, `name_1` and so on."""
-    there = {*data.variables, *data.attrs}
-    if name in there:
-        return get(name)
-    return tuple(get(f"{name}_{i}") for i in itertools.takewhile(lambda i: f"{name}_{i}" in there, itertools.count()))
-
-
-def _subclasses(cls: type) -> list[Any]:
-    return [each for child in cls.__subclasses__() for each in (child, *_subclasses(child))]
-
-
-def _tell_of_float64(data: "xarray.Dataset", source: str) -> None:
-    if jnp.asarray(0.0).dtype == jnp.float32 and any(v.dtype == np.float64 for v in data.variables.values()):
-        warnings.warn(
-            f"{source} is float64 and is loaded as float32, since JAX has float64 switched off. Enable it before the "
-            'first array is made, jax.config.update("jax_enable_x64", True), or read it with xarray.',
-            stacklevel=4,
-        )

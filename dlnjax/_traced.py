@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import PyTree
 
 from dlnjax._checks import is_concrete
+from dlnjax._custom_jvp import is_of_known_classes
 from dlnjax._protocol import gradient, name_of, pullback, sides, value
 from dlnjax._svd import SVD, svd, truncated
 from dlnjax._types import Matrix
@@ -71,7 +72,8 @@ class Traced(eqx.Module):
 
     def __call__(self, *arguments: PyTree) -> Any:
         run = jaxpr_as_fun(ClosedJaxpr(self.program.jaxpr, self.constants))
-        return jax.tree.unflatten(self.program.returns, run(*jax.tree.leaves(arguments)))
+        # JAX returns a constant of the program as a number of Python.
+        return jax.tree.unflatten(self.program.returns, map(jnp.asarray, run(*jax.tree.leaves(arguments))))
 
 
 class TracedEnergy(eqx.Module):
@@ -149,6 +151,5 @@ def traced_energies(
 
 
 def _closes_over_nothing(energy: Any) -> bool:
-    """Whether an energy depends on its arrays only: its class is of this package, and each leaf is an array."""
-    own = type(energy).__module__.partition(".")[0] == __name__.partition(".")[0]
-    return own and all(eqx.is_array(leaf) for leaf in jax.tree.leaves(energy))
+    """Whether an energy depends on its arrays only."""
+    return all(map(eqx.is_array, jax.tree.leaves(energy))) and is_of_known_classes(energy, recorded=False)

@@ -28,7 +28,9 @@ def own_arithmetic() -> Iterator[None]:
     since these are traced before this context begins.
     """
     precision = jax.default_matmul_precision("highest")
-    with precision, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    # In reverse mode JAX names the mesh of devices, also where there is none, and would trace all functions once more.
+    mesh = jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh())
+    with mesh, precision, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
@@ -115,6 +117,48 @@ def nan_unless(good: Any, x: Array) -> Array:
     """
     nan = jnp.where(good, 0.0, jnp.nan).astype(x.dtype)
     return _known_times.bind(*jnp.broadcast_arrays(x, 1 + nan)) + nan
+
+
+@custom_jvp
+def smooth_where(smooth: Any, x: Array) -> Array:
+    """`x`, whose derivative is NaN where `smooth` does not hold, also multiplied by 0."""
+    return x
+
+
+@smooth_where.defjvp
+def _smooth_where_jvp(primals: tuple[Any, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
+    return smooth_where(*primals), tangents[1] * jnp.where(primals[0], 1.0, jnp.nan)
+
+
+# The transpose of the identity alone would have no corner.
+@smooth_where.def_transpose
+def _smooth_where_back(ct: Array, smooth: Any, x: None) -> Array:
+    return smooth_where(smooth, ct)
+
+
+@custom_jvp
+def length_of(square: Scalar) -> Scalar:
+    """The root of a sum of squares, whose derivative at 0 is taken to be 0, and whose second derivative there is NaN.
+
+    A length has a corner at 0. With 0 as its second derivative too, that of its square would be 0 and not twice the
+    metric.
+    """
+    return root(square)
+
+
+@length_of.defjvp
+def _length_of_jvp(primals: tuple[Scalar], tangents: tuple[Scalar]) -> tuple[Scalar, Scalar]:
+    (square,), (change,) = primals, tangents
+    length = length_of(square)
+    return length, per_length(change / 2, length)
+
+
+def per_length(change: Float[Array, "*k"], length: Scalar) -> Float[Array, "*k"]:
+    """The change of a length, from the change of half its square. It is 0 where the length is 0, as in `length_of`."""
+    there = (length > 0) & jnp.isfinite(length)
+    # A factor 0 keeps the NaN of a derivative, in forward mode and in reverse mode. A `where` would not.
+    factor = jnp.where(there, 1 / jnp.where(there, length, 1.0), 0.0)
+    return smooth_where(length != 0, jnp.where(jnp.isfinite(length), change, 0.0)) * factor
 
 
 def _product(x: Array, factor: Array) -> Array:

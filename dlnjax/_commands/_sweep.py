@@ -12,7 +12,7 @@ import numpy as np
 
 import dlnjax as dln
 from dlnjax._commands._common import Refused
-from dlnjax._saved import solution_of
+from dlnjax._loaded import solution_of
 
 # How long a Dask scheduler may take to answer.
 _SECONDS_TO_CONNECT = 10

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 
 from dlnjax._checks import as_positive, shape_of
 from dlnjax._custom_jvp import filter_custom_jvp
-from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
+from dlnjax._geometry.depth import as_it_is, as_kernel, Depth
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.special import divided_difference
 from dlnjax._protocol import gradient, pullback, sides, value
 from dlnjax._scale import along_slope
@@ -265,8 +266,6 @@ class FreeEnergy(eqx.Module):
     beta: Float[Array, "*n"]
     kernel: Kernel
 
-    array_axes: ClassVar[dict[str, int]] = {"beta": 0, "kernel": 0}
-
     def __init__(self, energy: Energy, beta: Number, depth: Depth = jnp.inf):
         if not callable(energy):
             raise TypeError(f"energy must be a callable X -> scalar, got {type(energy).__name__}.")
@@ -277,8 +276,14 @@ class FreeEnergy(eqx.Module):
         self.kernel = as_kernel(depth, float, many="")
 
     @property
+    def array_axes(self) -> dict[str, int]:
+        return {"beta": 0, "kernel": 0} if self.kernel.per_seed else {"beta": 0}
+
+    @property
     def _entropy(self) -> _Entropy:
-        return _Entropy(jax.tree.map(lambda leaf: _one("depth", leaf), self.kernel))
+        if self.kernel.per_seed:
+            jax.tree.map(lambda leaf: _one("depth", leaf), self.kernel)
+        return _Entropy(as_it_is(self.kernel, self.beta.dtype))
 
     def __call__(self, x: Float[Array, "m n"]) -> Float[Array, ""]:
         return self.energy(x) - _of_singular_values(self._entropy, x) / _one("beta", self.beta)

@@ -15,7 +15,7 @@ from dlnjax._flows.paths import path, start_of_path
 from dlnjax._flows.problem import Options, prepare, Problem, saved_entries, shape_of_point, Steady
 from dlnjax._flows.solution import FlowSolution
 from dlnjax._flows.trajectory import start_of, Trajectory
-from dlnjax._geometry.kernel import Depth
+from dlnjax._geometry.depth import Depth
 from dlnjax._noise import most_steps, Noise, with_noise
 from dlnjax._protocol import name_of
 from dlnjax._results import RESULTS

@@ -39,14 +39,18 @@ def path_lengths(points: SVD, kernel: Kernel) -> Float[Array, "*n ts"]:
     other, since all their chords together take more memory than their states.
     """
     lead = points.sigma.shape[:-2]
+    arrays, others = eqx.partition(kernel, eqx.is_array)
+    leaves, tree = jax.tree.flatten(arrays)
 
-    def in_one_axis(x: Array) -> Array:
-        own = x.shape[len(lead) :] if x.shape[: len(lead)] == lead else x.shape
+    def in_one_axis(x: Array, axes: int) -> Array:
+        own = x.shape[x.ndim - axes :]
         return jnp.broadcast_to(x, (*lead, *own)).reshape(-1, *own)
 
     with own_arithmetic():
-        paths = jax.tree.map(in_one_axis, (points, kernel))
-        return jax.lax.map(lambda path: _lengths(*path), paths).reshape(points.sigma.shape[:-1])
+        paths = jax.tree.map(lambda x: in_one_axis(x, x.ndim - len(lead)), points)
+        numbers = jax.tree.unflatten(tree, list(map(in_one_axis, leaves, kernel._axes)))
+        lengths = jax.lax.map(lambda one: _lengths(one[0], eqx.combine(one[1], others)), (paths, numbers))
+        return lengths.reshape(points.sigma.shape[:-1])
 
 
 def _lengths(points: SVD, kernel: Kernel) -> Float[Array, " ts"]:

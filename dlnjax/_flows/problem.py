@@ -23,7 +23,8 @@ from dlnjax._checks import (
     shape_of,
 )
 from dlnjax._flows.noise import check_noise
-from dlnjax._geometry.kernel import as_kernel, Kernel
+from dlnjax._geometry.depth import as_kernel
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._noise import check_steps, Noise
 from dlnjax._protocol import at_start
 from dlnjax._scale import ATOL_SHARE

@@ -14,6 +14,7 @@ from dlnjax._checks import require_known
 from dlnjax._compile import compiled
 from dlnjax._flows.length import FEWEST_STATES, path_lengths
 from dlnjax._flows.sampling import autocorrelation_times, equal_gap
+from dlnjax._geometry.depth import unchanged
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.spectrum import effective_rank_or_nan
 from dlnjax._results import result_counts, RESULTS
@@ -169,7 +170,7 @@ class FlowSolution(Solution):
             raise ValueError("the path of a flow with noise has no length: that of a Brownian motion is infinite.")
         if (times := self.sigma.shape[-2]) < FEWEST_STATES:
             raise ValueError(f"path_length needs at least {FEWEST_STATES} saved times, got {times}: give more ts.")
-        return path_lengths(self.svd, self.depth)
+        return path_lengths(self.svd, unchanged(self.depth, self.sigma.dtype))
 
     def autocorrelation_time(self, of: str = "energy", after: float = -math.inf) -> Any:
         """The integrated autocorrelation time of a path with noise, in units of `ts`: tau = integral of rho over t > 0.

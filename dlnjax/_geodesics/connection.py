@@ -35,7 +35,7 @@ from dlnjax._lapack import sign_of_determinant, solve_linear
 from dlnjax._results import code_of, RESULTS
 from dlnjax._scale import scaled
 from dlnjax._svd import SVD, svd
-from dlnjax._tree import instantiate, is_perturbed, norm, positive, ravel, tangent_at, where
+from dlnjax._tree import instantiate, is_perturbed, norm, per_length, positive, ravel, tangent_at, where
 from dlnjax._types import Scalar, Square
 
 # A geodesic from A arrives if its `Pair.error` is at most this number.
@@ -300,13 +300,7 @@ def _first_variation(out: Connection, da: Square | None, db: Square | None) -> S
         change += jnp.sum(out.p_end * db)
     if da is not None:
         change -= jnp.sum(out.p * da)
-    return _per_length(change, out.length)
-
-
-def _per_length(change: Float[Array, "*k"], length: Scalar) -> Float[Array, "*k"]:
-    """The change of a length, from the change of half its square. It is 0 where the length is 0."""
-    there = (length > 0) & jnp.isfinite(length)
-    return jnp.where(there, change / jnp.where(there, length, 1.0), 0.0)
+    return per_length(change, out.length)
 
 
 @compiled
@@ -365,4 +359,4 @@ def _by_kernel(a: Square, b: Square, kernel: Kernel, found: Connection, rtol: Sc
         return (1 - degree_of(kernel) / 2) * jnp.log(frame.scale)
 
     by_scale, _ = ravel(eqx.filter_grad(log_factor)(kernel))
-    return frame.length(_per_length(action, norm(w))) + by_scale * found.length
+    return frame.length(per_length(action, norm(w))) + by_scale * found.length

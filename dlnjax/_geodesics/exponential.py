@@ -16,7 +16,8 @@ from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geodesics import low_rank
 from dlnjax._geodesics.hamiltonian import integrate, Path
 from dlnjax._geodesics.jacobi import jacobians
-from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
+from dlnjax._geometry.depth import as_kernel, Depth
+from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._geometry.metric import full_rank
 from dlnjax._geometry.operator import apply_metric_operator, is_square
 from dlnjax._geometry.thin import as_thin, Core

@@ -19,7 +19,8 @@ from dlnjax._geodesics.exponential import orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import conjugate_time
 from dlnjax._geodesics.shooting import SEGMENTS
-from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
+from dlnjax._geometry.depth import as_kernel, Depth, unchanged
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._results import result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves, singular_values_of
@@ -120,8 +121,8 @@ class GeodesicSolution(Solution):
         """f(a, b, momentum, kernel) for each of the pairs, over the leading axes."""
         g = f
         for _ in range(self.length.ndim):
-            g = jax.vmap(g)
-        return g(self.a, self.b, self.momentum, self.depth)
+            g = eqx.filter_vmap(g)
+        return g(self.a, self.b, self.momentum, unchanged(self.depth, self.a.dtype))
 
     def _curves(self) -> Curves:
         if not np.all(self.result.names == "successful"):
@@ -335,10 +336,11 @@ def _of_success(result: RESULTS, momentum: Square) -> Square:
 def distance(a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw: bool = True) -> Float[Array, ""]:
     """The length of the shortest geodesic found from `a` to `b`: sqrt(N) times the distance in the thesis's metric.
 
-    Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth. At
-    equal ends the distance and the gradient of its square are 0. Composes with `jit` and `vmap`. Isometries are
-    X -> Q X R with Q and R orthogonal, and X -> X^T. X -> X^{-1} is an isometry at infinite depth alone: only there the
-    kernel at X^{-1} is lambda_kl / (sigma_k sigma_l)^2.
+    Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth. At equal ends
+    the distance and the gradient of its square are 0. Second derivatives are NaN there, at the corner of the distance;
+    that of half its square is the metric at a. Composes with `jit` and `vmap`. Isometries are X -> Q X R with Q and R
+    orthogonal, and X -> X^T. X -> X^{-1} is an isometry at infinite depth alone: only there the kernel at X^{-1} is
+    lambda_kl / (sigma_k sigma_l)^2.
 
     **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` as in `geodesic`;
     `throw`, raise where none arrives: otherwise the distance there is infinite.

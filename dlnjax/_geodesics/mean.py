@@ -10,7 +10,8 @@ from dlnjax._checks import as_count, as_positive, as_real, as_square, refuse_tra
 from dlnjax._geodesics.ends import as_stack, require_double, sign_at_the_door
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geodesics.mean_descent import arithmetic_mean, descend, Descent, inductive_mean, on_device, Task
-from dlnjax._geometry.kernel import as_kernel, Balanced, Depth, Kernel
+from dlnjax._geometry.depth import as_kernel, Depth, unchanged
+from dlnjax._geometry.kernel import Balanced, Kernel
 from dlnjax._results import RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves
@@ -92,16 +93,17 @@ class MeanSolution(Solution):
 
         It is the identity where the matrices are flat, as at depth 1. Positive curvature makes it smaller.
         """
-        if _is_flat(self.depth):
+        kernel = unchanged(self.depth, self.x.dtype)
+        if _is_flat(kernel):
             # The geodesics to the points may cross singular matrices, where rounding hides Jacobi fields.
             return np.eye(self.x.size)
-        k = _exponent(np.asarray(self.points), self.depth)
-        x, momenta, _ = _rescaled(-k, self.depth, np.asarray(self.x), np.asarray(self.momenta), np.zeros(0))
+        k = _exponent(np.asarray(self.points), kernel)
+        x, momenta, _ = _rescaled(-k, kernel, np.asarray(self.x), np.asarray(self.momenta), np.zeros(0))
         (u, sigma, vt), d = np.linalg.svd(x), len(x)
-        frame = np.kron(u, vt.T) * np.sqrt(np.asarray(self.depth.eigenvalues(jax.device_put(sigma)))).ravel()
+        frame = np.kron(u, vt.T) * np.sqrt(np.asarray(kernel.eigenvalues(jax.device_put(sigma)))).ravel()
         total, ts, rtol = np.zeros((d * d, d * d)), jax.device_put(np.array([0.0, 1.0])), jax.device_put(_RTOL)
         for weight, p in zip(np.asarray(self.weights), momenta, strict=True):
-            moved = np.asarray(jacobians(jax.device_put(x), jax.device_put(p), self.depth, ts, rtol)[0])[-1]
+            moved = np.asarray(jacobians(jax.device_put(x), jax.device_put(p), kernel, ts, rtol)[0])[-1]
             # With the point fixed, the start and the momentum move so that the end does not.
             total += weight * np.linalg.solve(moved[:, d * d : 2 * d * d], moved[:, : d * d])
         total = frame.T @ total @ frame

@@ -1,6 +1,6 @@
 """Parallel transport along a geodesic."""
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -10,6 +10,7 @@ from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geodesics.exponential import orthonormal
 from dlnjax._geodesics.geodesic import GeodesicSolution
 from dlnjax._geodesics.hamiltonian import orthonormal_velocity
+from dlnjax._geometry.depth import unchanged
 from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._geometry.levi_civita import LeviCivita
 from dlnjax._geometry.operator import into, out_of
@@ -59,8 +60,8 @@ def transport(line: GeodesicSolution, z: Float[Array, "*n d d"], t: Numbers = 1.
     z = require(z, lost.any(), "line did not arrive, and is no geodesic between its ends: see its result.")
     carry = _carried
     for _ in range(line.length.ndim):
-        carry = jax.vmap(carry, in_axes=(0, 0, 0, 0, None))
-    out = carry(line.a, line.momentum, z, line.depth, t.ravel())
+        carry = eqx.filter_vmap(carry, in_axes=(0, 0, 0, eqx.if_array(0), None))
+    out = carry(line.a, line.momentum, z, unchanged(line.depth, line.a.dtype), t.ravel())
     return out.reshape(line.a.shape[:-2] + t.shape + line.a.shape[-2:])
 
 

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, PyTree
 from dlnjax._checks import as_finite, as_square, known, require, shape_of
 from dlnjax._compile import compiled
 from dlnjax._custom_jvp import filter_custom_jvp
-from dlnjax._geometry.kernel import as_kernel, degree_of, Depth, Kernel, scale_exponent
+from dlnjax._geometry.depth import as_kernel, Depth
+from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._geometry.levi_civita import LeviCivita
 from dlnjax._geometry.metric import as_pair, full_rank
 from dlnjax._geometry.operator import into, out_of

@@ -18,17 +18,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from dlnjax._checks import as_array, as_depth, is_concrete, known
-from dlnjax._geometry.special import (
-    log_balanced,
-    log_balanced_slope,
-    log_shc,
-    NEAR,
-    shc_small,
-)
+from dlnjax._geometry.special import log_balanced, log_balanced_slope, log_shc, NEAR, shc_small
+from dlnjax._recorded import Record
 from dlnjax._scale import exponent
 from dlnjax._svd import eigh
 from dlnjax._tree import positive
-from dlnjax._types import Matrix, Number, Numbers, Scalar
+from dlnjax._types import Matrix, Numbers, Scalar
 
 # Where |y/N| is below this number, N log(1 + y/N) is replaced by y. The relative error is at most half of the number.
 _FLAT = 1e-12
@@ -44,8 +39,10 @@ class Kernel(eqx.Module):
     `unstraighten`, and, if lambda is homogeneous, `degree`. Every function that takes a `depth` takes the kernel in its
     place. The arrays of a kernel may be traced: flows and geodesics are differentiable in them.
 
-    The numbers of a kernel that may change are its fields. A method reads a global number, or one of its class, when a
-    program is compiled: a later change of it is not seen.
+    Each call traces the methods anew, so that a number that they read from elsewhere, as a global, is the current one.
+    A solution whose kernel has changed since raises `ValueError` where it would compute with it. In a sweep all seeds
+    share the arrays of a kernel. Where `per_seed = True` stands in the class, its arrays are numbers, and an array of
+    them has one for each seed.
 
     **Example:**
 
@@ -60,8 +57,15 @@ class Kernel(eqx.Module):
         1.732051 = 1.732051
     """
 
-    # Whether the kernel has numbers only, so that an axis of one counts the seeds of a sweep.
     per_seed: ClassVar[bool] = False
+
+    # What a kernel of one's own was when it came to the library.
+    _record: Record | None = eqx.field(static=True, default=None, init=False, repr=False)
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        """The number of axes that each array of the kernel has without those of the seeds of a solution."""
+        return self._record.axes if self._record else (0,) * len(jax.tree.leaves(eqx.filter(self, eqx.is_array)))
 
     @abc.abstractmethod
     def log_eigenvalue(self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]) -> Float[Array, "..."]:
@@ -331,24 +335,6 @@ class Balanced(Kernel):
         zero = (sigma <= 0).astype(sigma.dtype)
         still = jnp.where(a > 0, zero[:, None] * zero, jnp.maximum(zero[:, None], zero))
         return weights * (1 - still)
-
-
-Depth: TypeAlias = Number | Kernel
-"""What the public face takes for a depth: a number N, or a kernel."""
-Depths: TypeAlias = Numbers | Kernel
-
-
-def as_kernel(depth: Depth | Depths, dtype: Any, many: str = "jax.vmap") -> Kernel:
-    """The kernel that `depth` stands for, with numbers of type `dtype`: `depth` itself, or `Balanced(depth)`.
-
-    If `many` is not empty, several depths are refused, and `many` is what the message recommends for them.
-    """
-    kernel = depth if isinstance(depth, Kernel) else Balanced(as_depth(depth, many=many))
-    shapes = [np.shape(numbers) for numbers in jax.tree.leaves(kernel)]
-    if many and kernel.per_seed and any(shapes):
-        hint = "One kernel with several numbers has a tuple of them: dlnjax.Imbalanced((0.5, 0.3))."
-        raise ValueError(f"depth must be one kernel, got numbers of shape {max(shapes)}. For many use {many}. {hint}")
-    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, kernel)
 
 
 def scale_exponent(x: Matrix, kernel: Kernel) -> Scalar:

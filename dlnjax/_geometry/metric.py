@@ -11,7 +11,8 @@ from dlnjax._checks import as_finite, as_matrix, as_spectrum, check_energy, is_c
 from dlnjax._compile import compiled
 from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geometry import thin
-from dlnjax._geometry.kernel import as_kernel, Balanced, degree_of, Depth, Kernel, scale_exponent
+from dlnjax._geometry.depth import as_kernel, Depth
+from dlnjax._geometry.kernel import Balanced, degree_of, Kernel, scale_exponent
 from dlnjax._geometry.operator import (
     apply_metric_operator,
     form,
@@ -24,7 +25,7 @@ from dlnjax._geometry.operator import (
 from dlnjax._protocol import gradient
 from dlnjax._scale import along_slope, exponent, scaled
 from dlnjax._svd import singular_to_rounding, singular_values, SVD, values_at_the_door
-from dlnjax._tree import is_perturbed, root
+from dlnjax._tree import is_perturbed, length_of
 from dlnjax._types import Energy, Matrix, Scalar
 
 
@@ -91,7 +92,7 @@ def _scaled_form_jvp(primals: FormPrimals, tangents: FormTangents, *, power: int
 def _root(x: Matrix, z: Matrix, kernel: Kernel) -> Scalar:
     """The root of Tr(Z^T A_X^{-1}(Z)), whose square may leave the range of the floats."""
     (x, z, w), _, e = _at_size_one(x, z, z, kernel, -1)
-    return scaled(root(form(x, z, w, kernel, power=-1)), e / 2)
+    return scaled(length_of(form(x, z, w, kernel, power=-1)), e / 2)
 
 
 def full_rank(x: Matrix) -> Matrix:
@@ -289,7 +290,7 @@ def norm(x: Matrix | SVD, z: Matrix, depth: Depth) -> Scalar:
 
     **Arguments:** `x`, of full rank or a thin `SVD`; `z`, `m n`; `depth`, N in [1, inf].
 
-    **Returns:** a number; at `z` = 0 its derivative is taken to be 0.
+    **Returns:** a number; at `z` = 0 its derivative is taken to be 0, and its second derivative is NaN.
 
     **Raises:** as `metric_operator_inverse`.
 

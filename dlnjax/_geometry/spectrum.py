@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, PyTree
 from dlnjax._checks import as_positive, as_spectrum
 from dlnjax._compile import compiled
 from dlnjax._custom_jvp import custom_jvp, filter_custom_jvp
-from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
+from dlnjax._geometry.depth import as_kernel, Depth
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._scale import along_slope, exponent, scaled
 from dlnjax._tree import is_perturbed, positive
 from dlnjax._types import Number, Scalar
@@ -249,12 +250,13 @@ def entropy_gradient(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Flo
 @compiled
 def _over_seeds(f: Callable[[Kernel, Array], Array], sigma: Array, kernel: Kernel, returned: str) -> Array:
     """f(kernel, sigma) for each spectrum and each kernel: their leading axes are broadcast against each other."""
-    arrays, rest = eqx.partition(kernel, eqx.is_inexact_array)
+    arrays, rest = eqx.partition(kernel, eqx.is_array)
     leaves, tree = jax.tree.flatten(arrays)
 
-    def of_one(sigma: Float[Array, " d"], *leaves: Scalar) -> Array:
+    def of_one(sigma: Float[Array, " d"], *leaves: Array) -> Array:
         return f(eqx.combine(jax.tree.unflatten(tree, leaves), rest), sigma)
 
-    # `jnp.vectorize` broadcasts arrays only, so that the numbers of the kernel are passed one by one.
-    signature = ",".join(["(d)"] + ["()"] * len(leaves)) + f"->{returned}"
+    # `jnp.vectorize` broadcasts arrays only, so that the arrays of the kernel are passed one by one.
+    own = [",".join(f"a{i}_{k}" for k in range(axes)) for i, axes in enumerate(kernel._axes)]
+    signature = ",".join(["(d)", *(f"({names})" for names in own)]) + f"->{returned}"
     return jnp.vectorize(of_one, signature=signature)(sigma, *leaves)

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float
 from dlnjax._checks import as_finite, as_matrix, check_energy, known, require
 from dlnjax._compile import compiled
 from dlnjax._custom_jvp import custom_jvp
-from dlnjax._geometry.kernel import as_kernel, Depth, Kernel
+from dlnjax._geometry.depth import as_kernel, Depth
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.leaving import leaving_weight
 from dlnjax._geometry.operator import applied_at
 from dlnjax._geometry.parts import out_of_span, Parts
@@ -27,7 +28,7 @@ from dlnjax._lapack import solve_linear
 from dlnjax._protocol import sides
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import as_point, SVD
-from dlnjax._tree import positive, ravel, root
+from dlnjax._tree import length_of, positive, ravel
 from dlnjax._types import Energy, Matrix, Scalar
 
 # A part of a tangent vector counts as zero up to this multiple of eps^(3/4) of the vector, as the columns of a point
@@ -48,7 +49,10 @@ def as_ranked(point: SVD) -> SVD:
     """A point whose r singular values are positive, or NaN. They count as they are given, however small."""
     point = as_point("x", point)
     low = (known(point.sigma) <= 0).any()
-    message = "x.sigma must be positive: an SVD of r values is a matrix of rank r. Leave out the values that are 0."
+    message = (
+        "x.sigma must be positive: an SVD of r values is a matrix of rank r. Leave out the values that are 0. "
+        "Where some are negative, dlnjax.svd(x.matrix, rank=r) turns their vectors."
+    )
     return SVD(point.u, require(point.sigma, low, message), point.v)
 
 
@@ -144,7 +148,7 @@ def length(point: SVD, z: Any, depth: Depth) -> Scalar:
 def _length(parts: Parts) -> Scalar:
     k = exponent(ravel(parts)[0])
     unit = jax.tree.map(lambda part: scaled(part, -k), parts)
-    return scaled(root(unit.inner(unit)), k)
+    return scaled(length_of(unit.inner(unit)), k)
 
 
 def hamiltonian(point: SVD, p: Any, depth: Depth) -> Scalar:

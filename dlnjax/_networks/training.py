@@ -29,6 +29,7 @@ from dlnjax._networks.chain import (
     require_finite_weights,
 )
 from dlnjax._protocol import gradient
+from dlnjax._recorded import program_of
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves, singular_values_of
@@ -154,12 +155,12 @@ def train(
     loss, stream = loss_of(energy, batches, matrix_shape(weights), dtype_of(weights))
     with own_arithmetic():
         if stream is None:
-            _check_optimizer(loss.at(as_array("step", 0)), weights, optimizer)
-            out = _train(loss, weights, optimizer, jnp.atleast_1d(counts), stop)
+            program = _program_of(loss, as_array("step", 0), weights, optimizer)
+            out = _train(loss, weights, _Optimizer(optimizer, program), jnp.atleast_1d(counts), stop)
         else:
             first = next(stream)
-            _check_optimizer(loss.at(first), weights, optimizer)
-            out = _train_on(loss, weights, optimizer, np.atleast_1d(counts), stop, itertools.chain([first], stream))
+            chosen = _Optimizer(optimizer, _program_of(loss, first, weights, optimizer))
+            out = _train_on(loss, weights, chosen, np.atleast_1d(counts), stop, itertools.chain([first], stream))
     if throw:
         out = out.result.error_if(out, out.result == RESULTS.non_finite)
     if counts.ndim == 0:
@@ -196,19 +197,37 @@ def _as_stop(stop: Any, dtype: Any) -> Scalar:
     return require(stop, np.isnan(known(stop)) if is_concrete(stop) else jnp.isnan(stop), "stop must not be NaN.")
 
 
-def _check_optimizer(energy: Energy, weights: Weights, optimizer: optax.GradientTransformation) -> None:
-    """Trace one step, so that an optimiser for another kind of parameters is refused with one sentence."""
-    eqx.filter_eval_shape(partial(_evaluate, energy), weights)
+class _Optimizer(NamedTuple):
+    """An optimiser, with the text of its program, by which a number that it reads from elsewhere is seen to change."""
+
+    of: optax.GradientTransformation
+    program: str
+
+
+def _program_of(loss: Loss, given: PyTree, weights: Weights, optimizer: optax.GradientTransformation) -> str:
+    """The program of one step, and an error of one sentence for an optimiser for another kind of parameters."""
+    eqx.filter_eval_shape(partial(_evaluate, loss.at(given)), weights)
     must = "optimizer must turn the gradient by (W_1, ..., W_N), a tuple of matrices, into updates of the same shapes"
+    arrays, others = eqx.partition((loss, given, weights), eqx.is_array)
+
+    def begin(arrays: PyTree) -> _Progress:
+        loss, given, weights = eqx.combine(arrays, others)
+        return _start(loss.at(given), weights, optimizer)
+
+    def go_on(arrays: PyTree, now: _Progress) -> tuple[PyTree, PyTree]:
+        loss, given, _ = eqx.combine(arrays, others)
+        return _update(loss.at(given), optimizer, now)
+
     try:
-        start = eqx.filter_eval_shape(partial(_start, energy, optimizer=optimizer), weights)
-        updates, _ = eqx.filter_eval_shape(partial(_update, energy, optimizer), start)
+        first, start = program_of(begin, arrays)
+        then, (updates, _) = program_of(go_on, arrays, start)
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TypeError(f"{must}. It says: {said}") from error
     shapes = [leaf.shape for leaf in jax.tree.leaves(updates)]
     if shapes != [w.shape for w in jax.eval_shape(layers_of, weights)]:
         raise ValueError(f"{must}, got shapes {shapes}. Private ones need a gradient for each example.")
+    return first + then
 
 
 class _Progress(NamedTuple):
@@ -223,24 +242,24 @@ class _Progress(NamedTuple):
 
 
 @compiled
-def _train(loss: Loss, weights: Weights, optimizer: Any, counts: Int[Array, " saved"], stop: Scalar) -> Training:
+def _train(loss: Loss, weights: Weights, optimizer: _Optimizer, counts: Int[Array, " saved"], stop: Scalar) -> Training:
     def at(step: Int[Array, ""]) -> Callable:
         return loss.at(step.astype(int))
 
     def step(now: _Progress) -> _Progress:
-        return _step(at(now.taken), at(now.taken + 1), optimizer, now)
+        return _step(at(now.taken), at(now.taken + 1), optimizer.of, now)
 
     def until(now: _Progress, count: Int[Array, ""]) -> tuple[_Progress, tuple[Weights, Int[Array, ""]]]:
         now = iterate(step, lambda now: (now.taken < count) & _goes_on(now, stop), now)
         return now, (now.weights, now.taken)
 
     zero = jnp.zeros((), counts.dtype)
-    last, (saved, taken) = jax.lax.scan(until, _start(at(zero), weights, optimizer)._replace(taken=zero), counts)
+    last, (saved, taken) = jax.lax.scan(until, _start(at(zero), weights, optimizer.of)._replace(taken=zero), counts)
     return Training(saved, taken, _code(last, stop))
 
 
 def _train_on(
-    loss: Loss, weights: Weights, optimizer: Any, counts: np.ndarray, stop: Scalar, stream: Iterator[PyTree]
+    loss: Loss, weights: Weights, optimizer: _Optimizer, counts: np.ndarray, stop: Scalar, stream: Iterator[PyTree]
 ) -> Training:
     """As `_train`, on an iterator of batches: one program for each step, since the next batch is not there before."""
     batch = next(stream)
@@ -258,13 +277,13 @@ def _train_on(
 
 
 @compiled
-def _begin_on(loss: Loss, batch: PyTree, weights: Weights, optimizer: Any) -> _Progress:
-    return _start(loss.at(batch), weights, optimizer)
+def _begin_on(loss: Loss, batch: PyTree, weights: Weights, optimizer: _Optimizer) -> _Progress:
+    return _start(loss.at(batch), weights, optimizer.of)
 
 
 @compiled
-def _advance_on(loss: Loss, batch: PyTree, following: PyTree, optimizer: Any, now: _Progress) -> _Progress:
-    return _step(loss.at(batch), loss.at(following), optimizer, now)
+def _advance_on(loss: Loss, batch: PyTree, following: PyTree, optimizer: _Optimizer, now: _Progress) -> _Progress:
+    return _step(loss.at(batch), loss.at(following), optimizer.of, now)
 
 
 def _goes_on(now: _Progress, stop: Scalar) -> Bool[Array, ""]:

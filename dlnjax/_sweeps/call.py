@@ -10,7 +10,8 @@ import numpy as np
 from dlnjax._checks import shape_of
 from dlnjax._flows.gradient_flow import beside_noise
 from dlnjax._flows.problem import as_start, Options, prepare, shape_of_point
-from dlnjax._geometry.kernel import as_kernel, Depths, Kernel
+from dlnjax._geometry.depth import as_kernel, Depths
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._networks.chain import as_weights
 from dlnjax._noise import with_noise
 from dlnjax._svd import SVD
@@ -162,7 +163,7 @@ def _depth(depth: Any, grid: Grid) -> Depths:
 def _kernels(depth: Depths, n: int, dtype: Any) -> Kernel:
     """One kernel for all starts, or a kernel whose numbers have one entry for each start."""
     kernel = as_kernel(depth, dtype, many="")
-    for numbers in jax.tree.leaves(kernel):
+    for numbers in jax.tree.leaves(kernel) if kernel.per_seed else ():
         if numbers.shape not in ((), (n,)):
             raise ValueError(f"depth must be one number or one for each of the {n} starts, got shape {numbers.shape}.")
     return kernel

@@ -28,11 +28,14 @@ from dlnjax._types import State
 class Matrices(eqx.Module):
     """What all flows of a sweep share: the rest of the energy, the times and the options.
 
+    `kernel` is None where it has numbers of each seed.
+
     `count` is the number of times that are asked for. After them the last is repeated, so that sweeps with a few times
     more or less share the compiled program.
     """
 
     energy: Callable | PyTree
+    kernel: Kernel | None
     ts: Any
     count: Int[Array, ""]
     options: Options
@@ -41,6 +44,7 @@ class Matrices(eqx.Module):
     def problem(self, row: PyTree) -> Problem:
         """The problem of one flow."""
         seeded, start, kernel, seed = row
+        kernel: Any = self.kernel if kernel is None else kernel
         noise = seeded_noise(self.noise, seed)
         return Problem(eqx.combine(seeded, self.energy), start, kernel, self.ts, noise)
 
@@ -127,7 +131,8 @@ class Downstairs(eqx.Module):
 
     def common(self, energy: PyTree, times: int) -> Matrices:
         ts, count = self.problem.ts, jax.device_put(np.asarray(len(self.problem.ts)))
-        return Matrices(energy, repeated(ts, times), count, self.options, self.problem.noise)
+        shared = None if self.kernel.per_seed else self.kernel
+        return Matrices(energy, shared, repeated(ts, times), count, self.options, self.problem.noise)
 
     def solution(self, kernel: Kernel | None, out: PyTree, times: int) -> FlowSolution:
         """The solution without what stands at repeated times."""

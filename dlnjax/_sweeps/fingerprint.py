@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlnjax._flows.problem import Options, Problem, shape_of_point
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._noise import Noise
 from dlnjax._protocol import gradient, name_of
 from dlnjax._svd import SVD, svd
@@ -38,7 +39,7 @@ def identity(
         "dtype": str(x.dtype),
         "starts": digest(jax.tree.leaves(drawn)),
         **described_energies(energies, x),
-        "depth": [type(problem.kernel).__name__, digest(jax.tree.leaves(problem.kernel))],
+        "depth": described_kernel(problem.kernel),
         "ts": digest([problem.ts]),
         "rtol": float(options.rtol),
         "atol": None if options.atol is None else float(options.atol),
@@ -60,6 +61,22 @@ def described_energies(energies: Energies, x: Matrix) -> dict[str, Any]:
         "energy": [name_of(first), digest(arrays)],
         "energy at the first start": [float(first(x)), float(jnp.linalg.norm(gradient(first, x)))],
     }
+
+
+def described_kernel(kernel: Kernel) -> list[Any]:
+    """What is compared of the kernel. A kernel of one's own has numbers in the place of its code, too."""
+    arrays = eqx.filter(kernel, eqx.is_array)
+    what = [type(kernel).__name__, digest(jax.tree.leaves(arrays))]
+    if kernel._record is None:
+        return what
+    leaves, tree = jax.tree.flatten(arrays)
+    leaves = [
+        jnp.reshape(x, (-1, *np.shape(x)[np.ndim(x) - n :]))[0] for x, n in zip(leaves, kernel._axes, strict=True)
+    ]
+    first = eqx.combine(jax.tree.unflatten(tree, leaves), kernel)
+    sigma = jnp.array([3.0, 1.0, 0.4])
+    numbers = first.eigenvalues(sigma), first.rotation_weights(sigma), *first.leaving(sigma)
+    return [*what, [float(x) for part in numbers for x in part.ravel()]]
 
 
 def described_noise(noise: Noise | None) -> list[Any] | None:

@@ -23,7 +23,7 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 
 from dlnjax._checks import as_path
-from dlnjax._saved import solution_of
+from dlnjax._loaded import solution_of
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.parts import (
     device_kind,

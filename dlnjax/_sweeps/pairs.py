@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from dlnjax._checks import refuse_tracing
 from dlnjax._geodesics.connection import measure
 from dlnjax._geodesics.ends import as_stack, require_double
-from dlnjax._geometry.kernel import as_kernel, Depth
+from dlnjax._geometry.depth import as_kernel, Depth
 from dlnjax._results import RESULTS
 from dlnjax._solver import as_tolerance
 from dlnjax._sweeps.executor import hand_out, Lost, require_executor

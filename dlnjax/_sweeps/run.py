@@ -146,7 +146,10 @@ class Run(eqx.Module):
         return np.minimum(np.arange(first, first + self.plan.rows), self.n - 1)
 
     def _kernels(self, flows: np.ndarray) -> Kernel | None:
-        """The kernels of some flows. NumPy picks them, as JAX would compile a program for each shape."""
+        """The kernels of some flows, if each has its own numbers. NumPy picks them, as JAX would compile a program for
+        each shape."""
+        if self.flow.kernel is None or not self.flow.kernel.per_seed:
+            return None
         points, seeds = np.divmod(flows, self.grid.seeds)
         index, rows = (points, self.grid.points) if self.by_point.kernel else (seeds, self.grid.seeds)
         return jax.tree.map(lambda x: np.broadcast_to(x, (rows,))[index], self.flow.kernel)
@@ -167,8 +170,8 @@ class Run(eqx.Module):
 
     def _solution(self, first: int, out: Any) -> Solution:
         kernel = self.flow.kernel
-        if any(np.ndim(leaf) for leaf in jax.tree.leaves(kernel)):
-            kernel = jax.tree.map(jax.device_put, self._kernels(self._seeds(first)))
+        if (own := self._kernels(self._seeds(first))) is not None and any(map(np.ndim, jax.tree.leaves(kernel))):
+            kernel = jax.tree.map(jax.device_put, own)
         return self.flow.solution(kernel, out, self.plan.times)
 
 

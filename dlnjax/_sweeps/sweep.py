@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from dlnjax._checks import refuse_tracing
 from dlnjax._flows.problem import Steady
 from dlnjax._flows.solution import FlowSolution
-from dlnjax._geometry.kernel import Depths
+from dlnjax._geometry.depth import Depths
 from dlnjax._networks.flow import NetworkSolution
 from dlnjax._noise import Noise
 from dlnjax._saved import Solution

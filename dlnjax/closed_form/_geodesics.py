@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_real, as_square, is_concrete, known, require, require_finite, require_full_rank
-from dlnjax._geometry.kernel import as_kernel, Depth, symmetric
+from dlnjax._geometry.depth import as_kernel, Depth
+from dlnjax._geometry.kernel import symmetric
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import plain_svd
 from dlnjax._tree import norm

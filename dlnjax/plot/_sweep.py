@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from dlnjax._saved import solution_of
+from dlnjax._loaded import solution_of
 from dlnjax.plot._distributions import effective_rank_violins
 from dlnjax.plot._flow import effective_rank, ranks, singular_values
 from dlnjax.plot._grid import heat_map, shown

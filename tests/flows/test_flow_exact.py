@@ -117,3 +117,12 @@ def test_schatten_free_energies_come_to_rest_at_the_isotropic_equilibrium(key):
     assert ended(solution) == ["steady"] * 9
     expected = ((d - 1) * (1 - 1 / depth) / (2 * beta)) ** (1 / p)
     assert_close(solution.final.sigma, np.tile(expected[:, None], d), INTEGRATION)
+
+
+@pytest.mark.parametrize("energy", [lambda x: 3.0, lambda x: jnp.asarray(3.0)], ids=["number", "array"])
+def test_flow_of_a_constant_energy_rests(energy):
+    start = jnp.array([[1.0, 0.5], [0.2, 2.0]])
+    sol = dln.gradient_flow(energy, start, ts=[0.0, 1.0])
+    np.testing.assert_array_equal(sol.energy, [3.0, 3.0])
+    assert_close(sol.x, jnp.stack([start, start]), INTEGRATION)
+    np.testing.assert_array_equal(dln.sweep(energy, start[None], ts=[0.0, 1.0], progress=False).energy, [[3.0, 3.0]])

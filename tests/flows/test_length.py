@@ -13,7 +13,7 @@ from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRA
 
 import dlnjax as dln
 from dlnjax._flows.length import COARSE, path_lengths
-from dlnjax._geometry.kernel import as_kernel
+from dlnjax._geometry.depth import as_kernel
 from dlnjax._geometry.operator import operator_at
 from dlnjax._svd import SVD, svd
 

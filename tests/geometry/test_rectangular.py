@@ -7,7 +7,7 @@ import pytest
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
-from dlnjax._geometry.kernel import as_kernel
+from dlnjax._geometry.depth import as_kernel
 from dlnjax._geometry.operator import operator_at
 from dlnjax._svd import truncated
 

@@ -111,3 +111,15 @@ def test_second_derivatives_of_the_effective_rank_are_finite_in_reverse_mode():
     sigma = jnp.array([2.0, 1.0, 1.0])
     f = lambda c: dln.effective_rank(sigma.at[0].add(c))
     assert_close(jax.jit(MODES["reverse"](f))(0.0), jax.jit(MODES["forward"](f))(0.0), ALGEBRA)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("at", ["matrix", "thin"])
+def test_square_of_a_length_has_no_second_derivative_at_the_corner_of_the_length(at, mode, key):
+    """It would be 0 and not twice the metric. Away from the corner it is twice the metric."""
+    x, z = jnp.eye(D), jax.random.normal(key, (D, D))
+    point = dln.svd(x, rank=D) if at == "thin" else x
+    second = jax.jit(MODES[mode](lambda c: dln.norm(point, c * z, 2) ** 2))
+    assert jnp.isnan(second(0.0))
+    assert_close(second(0.5), 2 * dln.inner(x, z, z, 2), ALGEBRA)
+    assert jax.grad(lambda c: dln.norm(point, c * z, 2) ** 2)(0.0) == 0

@@ -9,7 +9,7 @@ from support.tolerances import ALGEBRA, assert_close
 
 import dlnjax as dln
 from dlnjax._custom_jvp import custom_jvp, filter_custom_jvp
-from dlnjax._geometry.kernel import as_kernel
+from dlnjax._geometry.depth import as_kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._solver import without_derivative
 

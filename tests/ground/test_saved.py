@@ -10,7 +10,7 @@ import pytest
 import xarray
 
 import dlnjax as dln
-from dlnjax import _saved
+from dlnjax import _loaded, _saved
 
 T, D, N = 4, 3, 5
 RNG = np.random.default_rng(3)
@@ -224,7 +224,7 @@ def test_a_kernel_of_ones_own_comes_back_if_its_class_is_there(tmp_path):
     sol.save(tmp_path / "a.nc")
     assert_same(dln.load(tmp_path / "a.nc"), sol)
     with pytest.raises(ValueError, match=r"kernel 'Root', which is defined nowhere here\. Import its class"):
-        _saved.solution_of(sol.to_xarray().assign_attrs(kernel="Root"), "a")
+        _loaded.solution_of(sol.to_xarray().assign_attrs(kernel="Root"), "a")
 
 
 def test_results_are_read_by_name(tmp_path):
@@ -235,10 +235,10 @@ def test_results_are_read_by_name(tmp_path):
     # As another version might number them.
     data["result"] = data["result"].copy(data=len(names) - 1 - data["result"].values)
     data["result"].attrs["flag_meanings"] = " ".join(reversed(names))
-    assert_same(_saved.solution_of(data, "a"), sol)
+    assert_same(_loaded.solution_of(data, "a"), sol)
     data["result"] = data["result"].copy(data=np.full(N, -1))
     with pytest.raises(ValueError, match="no codes of RESULTS: -1"):
-        _saved.solution_of(data, "a")
+        _loaded.solution_of(data, "a")
 
 
 def test_what_netcdf_cannot_hold_is_told_and_nothing_is_left(tmp_path, monkeypatch):

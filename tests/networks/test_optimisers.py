@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.programs import lowered
 from support.tolerances import ALGEBRA, assert_close
 
 import dlnjax as dln
@@ -157,3 +158,28 @@ def test_training_ends_where_its_energy_is_no_number(weights):
     far = dln.train(ENERGY, weights, optax.sgd(1e120), [1, 2], throw=False)
     assert far.result == dln.RESULTS.non_finite and list(far.steps) == [0, 0]
     assert jnp.all(jnp.isfinite(far.x))
+
+
+class Schedule:
+    """A rate that is a number of the class, constant in the step."""
+
+    rate = RATE
+
+    def __call__(self, step):
+        return self.rate
+
+
+def test_rate_that_a_schedule_reads_is_the_current_one(weights, monkeypatch):
+    run = lambda optimizer, batches: dln.train(
+        lambda x, batch: ENERGY(x) + 0 * batch, weights, optimizer, 3, batches=batches()
+    )
+    kinds = [lambda: lambda step: 1.0 * step, lambda: iter([1.0, 2.0, 3.0])]
+    optimizer = optax.sgd(Schedule())
+    for kind in kinds:
+        run(optimizer, kind)
+    monkeypatch.setattr(Schedule, "rate", 2 * RATE)
+    for kind in kinds:
+        assert_close(run(optimizer, kind).x, run(optax.sgd(2 * RATE), kind).x, ALGEBRA)
+    with lowered() as programs:
+        run(optimizer, kinds[1])
+    assert programs == []

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.kernels import Flat
 from support.programs import lowered
 
 import dlnjax as dln
@@ -16,7 +17,7 @@ from dlnjax._tree import kept
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/compile.md"
 OURS = {"_begin", "_turn", "_conclude", "_draw", "_solve_chunk", "_connections", "_solve"}
-OURS |= {"_network_flow", "_diffuse", "_begin_steps", "_some_steps", "_tangents", "_cotangents"}
+OURS |= {"_over_seeds", "_network_flow", "_diffuse", "_begin_steps", "_some_steps", "_tangents", "_cotangents"}
 # No other test has matrices of this size, of which something would be compiled already.
 D = 6
 X0 = 0.5 * np.eye(D) + 0.1 * np.cos(np.arange(D * D)).reshape(D, D)
@@ -60,6 +61,15 @@ def slope(depth, end=1.0):
     return jax.grad(lambda x: dln.gradient_flow(ENERGY, x, depth=depth, ts=[0.0, end]).energy[-1])(jnp.asarray(X0))
 
 
+class Clock(Flat):
+    """A kernel of one's own."""
+
+
+def entropy(number, elsewhere=1.0):
+    Clock.scale = elsewhere
+    return dln.entropy(jnp.arange(1.0, D), Clock(jnp.full(1, number)))
+
+
 def network(n, noise=None):
     return dln.network_flow(ENERGY, dln.balanced_factors(jnp.asarray(X0), 2), ts=times(n), noise=noise).weights
 
@@ -81,6 +91,11 @@ ROWS = {
     ),
     "a mask of at most d entries after one with more": (flow, lambda: flow(DIAGONAL)),
     "another depth": (flow, lambda: flow(depth=2)),
+    "another number in a kernel of your own": (lambda: entropy(1.0), lambda: entropy(2.0)),
+    "another number that a method of your kernel reads from elsewhere": (
+        lambda: entropy(1.0, elsewhere=1.0),
+        lambda: entropy(1.0, elsewhere=2.0),
+    ),
     "another `rtol`, or an `atol` where there was none": (flow, lambda: flow(rtol=1e-5, atol=1e-8)),
     "another value of a stop": (lambda: flow(stop=dln.Steady(1e-3)), lambda: flow(stop=dln.Steady(1e-2))),
     "a stop where there was none": (lambda: flow(ts=times(40)), lambda: flow(ts=times(40), stop=dln.Steady(1e-3))),

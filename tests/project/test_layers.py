@@ -20,6 +20,7 @@ GROUND = {
     "_compile",
     "_custom_jvp",
     "_lapack",
+    "_recorded",
     "_results",
     "_runge_kutta",
     "_svd",
@@ -31,6 +32,7 @@ GROUND = {
     "_noise",
     "_show",
     "_saved",
+    "_loaded",
     "_terminal",
     "_formulas",
 }

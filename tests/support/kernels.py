@@ -1,5 +1,8 @@
 """Kernels of one's own that several tests use."""
 
+import jax
+import jax.numpy as jnp
+
 import dlnjax as dln
 
 
@@ -12,3 +15,27 @@ class AsBalanced(dln.Kernel):
     unstraighten = lambda self, y: self.balanced.unstraighten(y)
     leaving = lambda self, sigma: self.balanced.leaving(sigma)
     log_eigenvalue = lambda self, log_s, log_t: self.balanced.log_eigenvalue(log_s, log_t)
+
+
+class Flat(dln.Kernel):
+    """lambda = scale sum(c): the Euclidean metric, on another clock. `scale` is a number of the class."""
+
+    c: jax.Array
+    scale = 1.0
+    degree = 0.0
+
+    @property
+    def weight(self):
+        return self.scale * jnp.sum(self.c)
+
+    def log_eigenvalue(self, log_s, log_t):
+        return jnp.log(self.weight) + 0 * (log_s + log_t)
+
+    def leaving(self, sigma):
+        return self.weight * jnp.ones_like(sigma), self.weight * jnp.ones_like(sigma)
+
+    def straighten(self, sigma):
+        return sigma / jnp.sqrt(self.weight)
+
+    def unstraighten(self, y):
+        return y * jnp.sqrt(self.weight)

@@ -1,0 +1,128 @@
+"""A saved solution, read again from the names and the numbers in its file. No code from a file is run."""
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Callable
+from typing import Any, TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlnjax._recorded import Record
+from dlnjax._results import NAMES, RESULTS
+from dlnjax._saved import LAYERS, LONG, name_in_kernel, PREFIXES, Solution
+from dlnjax._svd import SVD
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def solution_of(data: "xarray.Dataset", source: str) -> Any:
+    """The solution from which `to_xarray` made `data`.
+
+    **Raises:** `ValueError` for another dataset, or for a dataset whose kernel is defined nowhere in this program.
+    """
+    formats = {cls.layout.format: cls for cls in reversed(_subclasses(Solution)) if hasattr(cls, "layout")}
+    cls = formats.get(data.attrs.get("format", ""))
+    if cls is None:
+        raise ValueError(
+            f"{source} is no saved solution of this version: its format is {data.attrs.get('format')!r}, "
+            f"and not one of {', '.join(sorted(formats))}."
+        )
+    if any(str(name).startswith("observed") and name != "observed" for name in data):
+        raise ValueError(f"{source} holds several observed arrays, which only xarray can open: xarray.open_zarr.")
+    _tell_of_float64(data, source)
+
+    def get(name: str) -> Any:
+        name = "time" if name == "ts" and "ts" not in data else name
+        if name not in data.variables:
+            return jnp.asarray(data.attrs[name])
+        values = data[name].values
+        return jnp.asarray(values.astype(data[name].attrs.get(LONG, values.dtype)))
+
+    fields = {field.name: _field(field, data, get, source) for field in dataclasses.fields(cls)}
+    return cls(**fields)
+
+
+def _field(field: Any, data: "xarray.Dataset", get: Callable[[str], Any], source: str) -> Any:
+    name = field.name.lstrip("_")
+    if name == "result":
+        return _result(data[name], source)
+    if name == "stats":
+        return {key: get(key) for key in data.attrs.get(name, "").split()}
+    if name == "depth":
+        return _kernel(field.type, data, get, source)
+    if name in PREFIXES:
+        parts = [PREFIXES[name] + part for part in ("u", "sigma", "v")]
+        return SVD(*map(get, parts)) if set(parts) <= set(data) else None
+    if field.type is str:
+        return data.attrs[name]
+    if name == LAYERS and name not in data.variables:
+        return tuple(get(f"{name}_{p + 1}") for p in range(sum(str(v).startswith(f"{name}_") for v in data.variables)))
+    return get(name) if name in data.variables or name in data.attrs or name == "ts" else None
+
+
+def _result(result: "xarray.DataArray", source: str) -> RESULTS:
+    """The codes, found by their names, since another version may give them other numbers. For results that were saved
+    as numbers, the names are in the attributes.
+    """
+    names = result.astype(str).values
+    if result.dtype.kind == "i":
+        meanings = dict(enumerate(result.attrs["flag_meanings"].split()))
+        names = np.vectorize(lambda code: meanings.get(code, str(code)), otypes=[str])(result.values)
+    if unknown := sorted({str(name) for name in names.ravel()} - set(NAMES)):
+        raise ValueError(f"{source} has results that are no codes of RESULTS: {', '.join(unknown)}.")
+    return RESULTS.named(names)
+
+
+def _kernel(base: type, data: "xarray.Dataset", get: Callable[[str], Any], source: str) -> Any:
+    """A kernel of the class that the file names.
+
+    The file has the name only, so the class must be defined in this program.
+    """
+    name = data.attrs["kernel"]
+    found = [cls for cls in _subclasses(base) if cls.__name__ == name]
+    if not found:
+        raise ValueError(
+            f"{source} was computed with the kernel {name!r}, which is defined nowhere here. "
+            "Import its class, or define it, before the call."
+        )
+    kernel = object.__new__(found[0])
+    for field in dataclasses.fields(found[0]):
+        if field.init:
+            object.__setattr__(kernel, field.name, _numbers(PREFIXES["depth"] + field.name, data, get))
+    names = [name_in_kernel(path) for path, _ in jax.tree_util.tree_leaves_with_path(kernel)]
+    axes = [
+        sum(str(dim).startswith(f"{name}_axis") for dim in data[name].dims) if name in data else 0 for name in names
+    ]
+    if any(axes):
+        object.__setattr__(kernel, "_record", Record("", tuple(axes)))
+    return kernel
+
+
+def _numbers(name: str, data: "xarray.Dataset", get: Callable[[str], Any]) -> Any:
+    """The array of a kernel by this name, or the tuple of those that are called `name_0`, `name_1` and so on."""
+    there = {*data.variables, *data.attrs}
+    if name in there:
+        return get(name)
+    if f"{name}_0" not in there:
+        field = name.removeprefix(PREFIXES["depth"])
+        raise ValueError(
+            f"the kernel {data.attrs['kernel']} has the field {field}, which is no array: no file holds it."
+        )
+    return tuple(get(f"{name}_{i}") for i in itertools.takewhile(lambda i: f"{name}_{i}" in there, itertools.count()))
+
+
+def _subclasses(cls: type) -> list[Any]:
+    return [each for child in cls.__subclasses__() for each in (child, *_subclasses(child))]
+
+
+def _tell_of_float64(data: "xarray.Dataset", source: str) -> None:
+    if jnp.asarray(0.0).dtype == jnp.float32 and any(v.dtype == np.float64 for v in data.variables.values()):
+        warnings.warn(
+            f"{source} is float64 and is loaded as float32, since JAX has float64 switched off. Enable it before the "
+            'first array is made, jax.config.update("jax_enable_x64", True), or read it with xarray.',
+            stacklevel=4,
+        )

@@ -1,0 +1,97 @@
+"""What the methods of a kernel of one's own compute now, recorded in the kernel at each call.
+
+JAX keeps compiled programs by the class and the fields of a kernel. A number that a method reads from elsewhere, a
+global or one of its class, is read when a program is compiled, and a change of it would not be seen. Each call of the
+library therefore traces the methods anew, which runs nothing, and the kernel carries the checksum of their programs.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlnjax._checks import is_concrete
+from dlnjax._traced import Program
+from dlnjax._tree import own_arithmetic
+
+
+class Record(NamedTuple):
+    """What a kernel was when it came to the library.
+
+    `checksum` is that of the programs of its methods. `axes` is the number of axes of each of its arrays: an array of a
+    solution that has more axes has those of the solution in front.
+    """
+
+    checksum: str
+    axes: tuple[int, ...]
+
+
+def record_of(kernel: Any, base: type, dtype: Any) -> Record:
+    """The record of a kernel, whose methods are those of the class `base` and replace some of them.
+
+    **Raises:** `ValueError` for a method that does not return what the shapes of its arguments ask for.
+    """
+    arrays, others = eqx.partition(kernel, eqx.is_array)
+    leaves, tree = jax.tree.flatten(arrays)
+    axes = kernel._record.axes if kernel._record else tuple(0 if kernel.per_seed else np.ndim(x) for x in leaves)
+    # The methods are for one seed.
+    one = [jax.ShapeDtypeStruct(np.shape(x)[np.ndim(x) - n :], x.dtype) for x, n in zip(leaves, axes, strict=True)]
+    own = jax.tree.unflatten(tree, one)
+    total = hashlib.sha256()
+    for name in sorted(vars(base)):
+        if name.startswith("_") or inspect.getattr_static(type(kernel), name) is vars(base)[name]:
+            continue
+        with own_arithmetic():
+            text = _text_of(name, own, others, dtype)
+        total.update(f"{name} {text}".encode())
+    return Record(total.hexdigest(), axes)
+
+
+def _text_of(name: str, arrays: Any, others: Any, dtype: Any) -> str:
+    """The program of a method for arguments of shapes that no other array is likely to have, with its constants."""
+    array = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)
+    pair = (array(5, 1), array(1, 7))
+    values, symmetric = array(5), (array(5), array(5, 5))
+    arguments = {
+        "log_eigenvalue": pair,
+        "log_slope": pair,
+        "log_eigenvalue_and_slope": pair,
+        "mix": (array(), values, values),
+        "mix_symmetric": (array(), symmetric, symmetric),
+    }.get(name, (values,))
+
+    def run(arrays: Any, *arguments: Any) -> Any:
+        method = getattr(eqx.combine(arrays, others), name)
+        return method(*arguments) if callable(method) else method
+
+    text, returned = program_of(run, arrays, *arguments)
+    _require_elementwise(name, others, arguments, returned)
+    return text
+
+
+def program_of(f: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
+    """(the program of `f` as a text, with all numbers that it reads from elsewhere; the shapes that it returns)."""
+    # JAX keeps what it has traced by the function. A new lambda is traced anew.
+    program, returned = jax.make_jaxpr(lambda *arguments: f(*arguments), return_shape=True)(*arguments)
+    arrays = map(jnp.asarray, program.consts)
+    constants = [(x.shape, np.asarray(x).tobytes()) if is_concrete(x) else id(x) for x in arrays]
+    return f"{Program(program.jaxpr, None).text} {constants}", returned
+
+
+def _require_elementwise(name: str, kernel: Any, arguments: tuple[Any, ...], returned: Any) -> None:
+    if name not in ("log_eigenvalue", "leaving", "straighten", "unstraighten"):
+        return
+    expected = np.broadcast_shapes(*(x.shape for x in arguments))
+    found = returned if name == "leaving" else (returned,)
+    if any(getattr(x, "shape", None) != expected for x in found):
+        shapes = " and ".join(str(x.shape) for x in arguments)
+        raise ValueError(
+            f"{type(kernel).__name__}.{name} must be elementwise: for arguments of shape {shapes} it returned "
+            f"{returned}. Where an array of the kernel has one number for each seed of a sweep, its class needs "
+            "per_seed = True."
+        )
