@@ -22,6 +22,7 @@ from dlnjax._geometry.operator import (
     Gradients,
     is_square,
 )
+from dlnjax._geometry.spectrum import least_value
 from dlnjax._protocol import gradient
 from dlnjax._scale import along_slope, exponent, scaled
 from dlnjax._svd import singular_to_rounding, singular_values, SVD, values_at_the_door
@@ -368,7 +369,8 @@ def boundary_distance(x: Matrix | SVD, depth: Depth) -> Scalar:
     **Arguments:** `x`, of full rank, `m n`, or a thin `SVD`; `depth`, N in [1, inf], or a kernel, for which it is the
     integral of lambda(s, s)^(-1/2) from 0 to sigma_min.
 
-    **Returns:** a number. That of the thesis's metric is this number over sqrt(N).
+    **Returns:** a number. That of the thesis's metric is this number over sqrt(N). Where the least value is repeated,
+    its copies share the derivative, and the second derivative is NaN.
 
     **Raises:** `ValueError` or `TypeError` for an `x` without full rank, integers, NaN, or a depth outside [1, inf].
 
@@ -382,7 +384,7 @@ def boundary_distance(x: Matrix | SVD, depth: Depth) -> Scalar:
         sigma = thin.as_ranked(x).sigma
     else:
         sigma = singular_values(full_rank(as_finite("x", as_matrix("x", x))))
-    return to_the_boundary(jnp.min(sigma), as_kernel(depth, sigma.dtype))
+    return to_the_boundary(least_value(sigma), as_kernel(depth, sigma.dtype))
 
 
 @compiled

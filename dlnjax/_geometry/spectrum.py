@@ -13,7 +13,7 @@ from dlnjax._custom_jvp import custom_jvp, filter_custom_jvp
 from dlnjax._geometry.depth import as_kernel, Depth
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._scale import along_slope, exponent, scaled
-from dlnjax._tree import is_perturbed, positive
+from dlnjax._tree import is_perturbed, positive, smooth_where
 from dlnjax._types import Number, Scalar
 
 
@@ -115,7 +115,8 @@ def nuclear_norm(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 def schatten_norm(sigma: Float[Array, "*n d"], p: Number) -> Float[Array, "*n"]:
     """Schatten norm, (sum sigma_i^p)^(1/p), p > 0 (a norm for p >= 1); p = inf is the operator norm.
 
-    Its derivative at p = inf is shared by equal largest values. At the zero matrix it is that at equal values.
+    Its derivative at p = inf is shared by equal largest values. At the zero matrix it is that at equal values, and the
+    second derivative is NaN there unless p = 1, since the norm has a corner.
 
     **Arguments:** `sigma`, `d`, or with leading axes; `p`.
 
@@ -158,14 +159,31 @@ def _schatten_jvp(primals: tuple[Float[Array, "*n d"], Scalar], tangents: tuple[
     This form has a limit at p = inf and at zeros, where autodiff would give NaN.
     """
     (sigma, p), (dsigma, dp) = primals, tangents
-    norm, r = _schatten(sigma, p), _relative(sigma)
+    # A norm has a corner at 0, unless it is linear there. `_relative` lets no NaN through, in whichever mode.
+    smooth = (jnp.max(sigma, axis=-1, keepdims=True) > 0) | (p == 1)
+    norm, r = _schatten(sigma, p), _relative(smooth_where(smooth, sigma))
     total = jnp.sum(r**p, axis=-1, keepdims=True)
-    slope = r ** (p - 1) * total ** (1 / p - 1)
+    slope = smooth_where(smooth, r ** (p - 1) * total ** (1 / p - 1))
     # `by_p` is the norm times the derivative of (1/p) log(sum r^p) in p, which vanishes at p = inf.
     finite = jnp.where(jnp.isinf(p), 1.0, p)
     log = jnp.sum(r**finite * jnp.log(positive(r)), axis=-1) / jnp.sum(r**finite, axis=-1)
     by_p = norm * (log - jnp.log(total[..., 0]) / finite) / finite
     return norm, jnp.sum(along_slope(slope, dsigma), axis=-1) + jnp.where(jnp.isinf(p), 0.0, by_p) * dp
+
+
+@custom_jvp
+def least_value(sigma: Float[Array, " d"]) -> Scalar:
+    """The least of the values. Equal least values share its derivative, and there is no second one there."""
+    return jnp.min(sigma)
+
+
+@least_value.defjvp
+def _least_value_jvp(primals: tuple[Float[Array, " d"]], tangents: tuple[Float[Array, " d"]]) -> tuple[Scalar, Scalar]:
+    (sigma,), (dsigma,) = primals, tangents
+    least = least_value(sigma)
+    is_least = sigma <= least * (1 + jnp.sqrt(jnp.finfo(sigma.dtype).eps))
+    count = jnp.sum(is_least)
+    return least, smooth_where(count == 1, jnp.sum(jnp.where(is_least, dsigma, 0.0)) / count)
 
 
 def entropy(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Float[Array, "*n"]:

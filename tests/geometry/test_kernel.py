@@ -142,3 +142,13 @@ def test_measures_of_rank():
     assert_close(dln.schatten_norm(sigma, 2), [1, 3**0.5, 0.375**0.5], ALGEBRA)
     assert_close(dln.schatten_norm(1e200 * sigma, jnp.inf), [1e200, 1e200, 0.5e200], ALGEBRA)
     assert_close(dln.effective_rank(1e-200 * sigma), dln.effective_rank(sigma), ALGEBRA)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, jnp.inf])
+def test_square_of_a_norm_has_no_second_derivative_at_its_corner(p):
+    direction = jnp.array([1.0, 0.5])
+    square = lambda c: dln.schatten_norm(c * direction, p) ** 2
+    for second in (jax.jacfwd(jax.grad(square)), jax.grad(jax.grad(square)), jax.jacfwd(jax.jacfwd(square))):
+        # At p = 1 the norm is linear.
+        assert_close(second(0.0), 4.5 if p == 1 else jnp.nan, ALGEBRA)
+    assert jax.grad(square)(0.0) == 0

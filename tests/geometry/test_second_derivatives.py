@@ -123,3 +123,13 @@ def test_square_of_a_length_has_no_second_derivative_at_the_corner_of_the_length
     assert jnp.isnan(second(0.0))
     assert_close(second(0.5), 2 * dln.inner(x, z, z, 2), ALGEBRA)
     assert jax.grad(lambda c: dln.norm(point, c * z, 2) ** 2)(0.0) == 0
+
+
+def test_distance_to_the_boundary_has_no_second_derivative_where_the_least_value_is_repeated():
+    direction = jnp.array([[1.0, 0.5], [-0.3, 0.7]])
+    for sigma, repeated in ([1.0, 1.0], True), ([2.0, 1.0], False):
+        f = lambda c, x=jnp.diag(jnp.array(sigma)): dln.boundary_distance(x + c * direction, 2.0) ** 2
+        seconds = jnp.array([jax.jit(second(f))(0.0) for second in MODES.values()])
+        # The square is 4 sigma_min. Equal values share the derivative of their sum, that of the trace.
+        assert_close(jax.grad(f)(0.0), 4 * (0.85 if repeated else 0.7), ALGEBRA)
+        assert jnp.isnan(seconds).all() if repeated else jnp.isfinite(seconds).all()
