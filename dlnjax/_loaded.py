@@ -4,8 +4,9 @@ import dataclasses
 import itertools
 import warnings
 from collections.abc import Callable
-from typing import Any, TYPE_CHECKING
+from typing import Any, cast, TYPE_CHECKING
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,10 +90,7 @@ def _kernel(base: type, data: "xarray.Dataset", get: Callable[[str], Any], sourc
             f"{source} was computed with the kernel {name!r}, which is defined nowhere here. "
             "Import its class, or define it, before the call."
         )
-    kernel = object.__new__(found[0])
-    for field in dataclasses.fields(found[0]):
-        if field.init:
-            object.__setattr__(kernel, field.name, _numbers(PREFIXES["depth"] + field.name, data, get))
+    kernel = _module(found[0], PREFIXES["depth"], data, get)
     names = [name_in_kernel(path) for path, _ in jax.tree_util.tree_leaves_with_path(kernel)]
     axes = [
         sum(str(dim).startswith(f"{name}_axis") for dim in data[name].dims) if name in data else 0 for name in names
@@ -102,6 +100,18 @@ def _kernel(base: type, data: "xarray.Dataset", get: Callable[[str], Any], sourc
     return kernel
 
 
+def _module(cls: type, prefix: str, data: "xarray.Dataset", get: Callable[[str], Any]) -> Any:
+    """A kernel, or a module that it holds, whose arrays have names with this prefix."""
+    module = object.__new__(cls)
+    for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
+        name, kind = prefix + field.name, cast(Any, field.type)
+        if field.name != "_record":
+            inner = isinstance(kind, type) and issubclass(kind, eqx.Module)
+            value = _module(kind, f"{name}_", data, get) if inner else _numbers(name, data, get)
+            object.__setattr__(module, field.name, value)
+    return module
+
+
 def _numbers(name: str, data: "xarray.Dataset", get: Callable[[str], Any]) -> Any:
     """The array of a kernel by this name, or the tuple of those that are called `name_0`, `name_1` and so on."""
     there = {*data.variables, *data.attrs}
@@ -109,9 +119,7 @@ def _numbers(name: str, data: "xarray.Dataset", get: Callable[[str], Any]) -> An
         return get(name)
     if f"{name}_0" not in there:
         field = name.removeprefix(PREFIXES["depth"])
-        raise ValueError(
-            f"the kernel {data.attrs['kernel']} has the field {field}, which is no array: no file holds it."
-        )
+        raise ValueError(f"the kernel {data.attrs['kernel']} has a field {field} that is not in the file.")
     return tuple(get(f"{name}_{i}") for i in itertools.takewhile(lambda i: f"{name}_{i}" in there, itertools.count()))
 
 

@@ -109,7 +109,7 @@ class Solution(Shown):
                 if part._carries_lead(_name(path), leaf):
                     room[rows] = leaf
             done += len(part)
-        return jax.tree.map(jax.device_put, whole)
+        return on_device(whole)
 
     def first_seeds(self: S, n: int) -> S:
         """The solution of the first `n` seeds, as views by NumPy, which copy nothing."""
@@ -195,6 +195,8 @@ class Solution(Shown):
         not have, or an `observe` that returned more than one array.
         """
         path = as_path("path", path)
+        if not all(map(eqx.is_array, jax.tree.leaves(kernel := getattr(self, "depth", None)))):
+            raise ValueError(f"a file holds arrays, and {type(kernel).__name__} has other fields: use to_xarray.")
         observed = getattr(self, "observed", None)
         if observed is not None and not eqx.is_array(observed):
             raise ValueError("save needs observe to return one array, not a tuple or dict: use to_numpy or to_xarray.")
@@ -206,6 +208,11 @@ class Solution(Shown):
             _write_zarr(data, path)
         else:
             _write_netcdf(data, path)
+
+
+def on_device(tree: Any) -> Any:
+    """The tree with arrays of JAX. A kernel may hold functions, which stay."""
+    return jax.tree.map(lambda x: jax.device_put(x) if eqx.is_array_like(x) else x, tree)
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from dlnjax._compile import compiled
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._saved import Solution
+from dlnjax._saved import on_device, Solution
 from dlnjax._sweeps.flow import Chunk, Common, Flow
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import Plan
@@ -135,7 +135,7 @@ class Run(eqx.Module):
 
         out = common.solve(Chunk(rows, y0, np.ones(plan.rows, bool)), plan.lanes, program)
         zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), out)
-        return jax.tree.map(jax.device_put, self._solution(0, zeros))
+        return on_device(self._solution(0, zeros))
 
     def _common(self) -> Common:
         return self.flow.common(self.energies.shared, self.plan.times)

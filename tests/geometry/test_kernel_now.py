@@ -1,11 +1,13 @@
 """A kernel of one's own is what it computes now: numbers that change, arrays of its own, and many seeds."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.kernels import Flat
+from support.kernels import AsBalanced, Flat
 from support.programs import lowered
 from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 
@@ -135,6 +137,27 @@ def test_arrays_of_a_kernel_are_read_as_they_were_written(file, tmp_path):
     again = dln.load(tmp_path / file)
     np.testing.assert_array_equal(again[1].depth.c, WEIGHTS)
     np.testing.assert_array_equal(again.path_length, many.path_length)
+
+
+def test_kernel_inside_of_a_kernel_is_read_as_it_was_written(tmp_path):
+    sol = dln.gradient_flow(ENERGY, STARTS[0], depth=AsBalanced(dln.Balanced(3.0)), ts=TS)
+    sol.save(tmp_path / "one.nc")
+    assert repr(dln.load(tmp_path / "one.nc").depth.balanced) == "Balanced(depth=3)"
+
+
+def test_kernel_that_holds_a_function(tmp_path):
+    class Holding(Flat):
+        f: Callable
+
+        @property
+        def weight(self):
+            return self.f(super().weight)
+
+    many = dln.sweep(ENERGY, STARTS, depth=Holding(WEIGHTS, lambda w: 2 * w), ts=TS, progress=False)
+    assert_close(many.x, dln.sweep(ENERGY, STARTS, depth=Flat(2 * WEIGHTS), ts=TS, progress=False).x, INTEGRATION)
+    with pytest.raises(ValueError, match="a file holds arrays, and Holding has other fields: use to_xarray"):
+        many.save(tmp_path / "one.nc")
+    np.testing.assert_array_equal(many.to_xarray()["kernel_c"], WEIGHTS)
 
 
 def test_batch_of_flows_has_a_kernel_for_each():
