@@ -138,7 +138,8 @@ def sweep(
     - `starts`: matrices `seeds m n`, an `SVD` with the seeds in front, or an `Ensemble`. Networks are a stack
       `seeds N d d`, a sequence of factors `seeds n_p n_(p-1)`, W_1 first, or an `Ensemble` whose `init` returns the
       factors of one network; `depth`, `solver`, `coordinates`, `stop` and `observe` have no meaning for them.
-    - `depth`: one number for all, or `n` of them.
+    - `depth`: one number for all, or `n` of them; or a kernel, whose arrays all seeds share unless its class has
+      `per_seed = True`.
     - `ts`: as in `gradient_flow`, the same for all.
     - `folder`: a folder to which finished seeds are written, for sweeps that are long or do not fit in memory. The same
       call again goes on with the seeds that are missing. It needs zarr and filelock.
