@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlnjax._recorded import Record
+from dlnjax._recorded import Record, record_of
 from dlnjax._results import NAMES, RESULTS
-from dlnjax._saved import LAYERS, LONG, name_in_kernel, PREFIXES, Solution
+from dlnjax._saved import LAYERS, LONG, name_in_kernel, PREFIXES, SETTINGS, Solution
 from dlnjax._svd import SVD
+from dlnjax._versions import version_of
 
 if TYPE_CHECKING:
     import xarray
@@ -38,7 +39,8 @@ def solution_of(data: "xarray.Dataset", source: str) -> Any:
 
     def get(name: str) -> Any:
         name = "time" if name == "ts" and "ts" not in data else name
-        if name not in data.variables:
+        # An axis of a grid may have the name of a setting that all seeds share, and is then the variable.
+        if name not in data.variables or (name in SETTINGS and name in data.attrs):
             return jnp.asarray(data.attrs[name])
         values = data[name].values
         return jnp.asarray(values.astype(data[name].attrs.get(LONG, values.dtype)))
@@ -83,20 +85,37 @@ def _kernel(base: type, data: "xarray.Dataset", get: Callable[[str], Any], sourc
 
     The file has the name only, so the class must be defined in this program.
     """
-    name = data.attrs["kernel"]
-    found = [cls for cls in _subclasses(base) if cls.__name__ == name]
+    name, checksum = data.attrs["kernel"], data.attrs.get("kernel_checksum")
+    # The newest comes first, as a cell of a notebook defines a class again each time that it runs.
+    found = [cls for cls in _subclasses(base) if cls.__name__ == name][::-1]
     if not found:
         raise ValueError(
             f"{source} was computed with the kernel {name!r}, which is defined nowhere here. "
             "Import its class, or define it, before the call."
         )
-    kernel = _module(found[0], PREFIXES["depth"], data, get)
+    dtype = next(v.dtype for v in data.variables.values() if v.dtype.kind == "f")
+    kernels = [_recorded(_module(cls, PREFIXES["depth"], data, get), base, dtype, data) for cls in found]
+    # Another version of JAX, or another precision, has other programs.
+    if checksum is None or data.attrs.get("kernel_jax") != version_of("jax") or jnp.zeros((), dtype).dtype != dtype:
+        return kernels[0]
+    same = [kernel for kernel in kernels if kernel._record and kernel._record.checksum == checksum]
+    if not same:
+        raise ValueError(
+            f"{source} was computed with another kernel of the name {name!r}: its methods, or a number that they read, "
+            "have changed since. Compute the solution again."
+        )
+    return same[0]
+
+
+def _recorded(kernel: Any, base: type, dtype: Any, data: "xarray.Dataset") -> Any:
+    """The kernel with a record, if it is not one of this library."""
+    if type(kernel).__module__.startswith("dlnjax."):
+        return kernel
     names = [name_in_kernel(path) for path, _ in jax.tree_util.tree_leaves_with_path(kernel)]
-    axes = [
-        sum(str(dim).startswith(f"{name}_axis") for dim in data[name].dims) if name in data else 0 for name in names
-    ]
-    if any(axes):
-        object.__setattr__(kernel, "_record", Record("", tuple(axes)))
+    own = lambda name: sum(str(dim).startswith(f"{name}_axis") for dim in data[name].dims) if name in data else 0
+    # The record needs to know which axes of the arrays are those of one seed.
+    object.__setattr__(kernel, "_record", Record(tuple(map(own, names)), ""))
+    object.__setattr__(kernel, "_record", record_of(kernel, base, dtype))
     return kernel
 
 
@@ -105,10 +124,12 @@ def _module(cls: type, prefix: str, data: "xarray.Dataset", get: Callable[[str],
     module = object.__new__(cls)
     for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
         name, kind = prefix + field.name, cast(Any, field.type)
-        if field.name != "_record":
-            inner = isinstance(kind, type) and issubclass(kind, eqx.Module)
+        inner = isinstance(kind, type) and issubclass(kind, eqx.Module)
+        if field.name == "_record":
+            value = None
+        else:
             value = _module(kind, f"{name}_", data, get) if inner else _numbers(name, data, get)
-            object.__setattr__(module, field.name, value)
+        object.__setattr__(module, field.name, value)
     return module
 
 

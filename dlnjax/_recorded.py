@@ -7,28 +7,27 @@ library therefore traces the methods anew, which runs nothing, and the kernel ca
 
 import hashlib
 import inspect
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dlnjax._checks import is_concrete
-from dlnjax._traced import Program
+from dlnjax._traced import Traced
 from dlnjax._tree import own_arithmetic
 
 
 class Record(NamedTuple):
     """What a kernel was when it came to the library.
 
-    `checksum` is that of the programs of its methods. `axes` is the number of axes of each of its arrays: an array of a
-    solution that has more axes has those of the solution in front.
+    `axes` is the number of axes of each of its arrays: an array of a solution that has more axes has those of the
+    solution in front. `checksum` is that of the programs of its methods, and `callbacks` has the functions of Python
+    that these call.
     """
 
-    checksum: str
     axes: tuple[int, ...]
+    checksum: str
+    callbacks: tuple[Any, ...] = ()
 
 
 def record_of(kernel: Any, base: type, dtype: Any) -> Record:
@@ -42,18 +41,19 @@ def record_of(kernel: Any, base: type, dtype: Any) -> Record:
     # The methods are for one seed.
     one = [jax.ShapeDtypeStruct(np.shape(x)[np.ndim(x) - n :], x.dtype) for x, n in zip(leaves, axes, strict=True)]
     own = jax.tree.unflatten(tree, one)
-    total = hashlib.sha256()
+    total, callbacks = hashlib.sha256(), []
     for name in sorted(vars(base)):
         if name.startswith("_") or inspect.getattr_static(type(kernel), name) is vars(base)[name]:
             continue
         with own_arithmetic():
-            text = _text_of(name, own, others, dtype)
-        total.update(f"{name} {text}".encode())
-    return Record(total.hexdigest(), axes)
+            traced = _traced(name, own, others, dtype)
+        total.update(f"{name} {traced.checksum()}".encode())
+        callbacks += traced.program.callbacks
+    return Record(axes, total.hexdigest(), tuple(callbacks))
 
 
-def _text_of(name: str, arrays: Any, others: Any, dtype: Any) -> str:
-    """The program of a method for arguments of shapes that no other array is likely to have, with its constants."""
+def _traced(name: str, arrays: Any, others: Any, dtype: Any) -> Traced:
+    """A method, for arguments of shapes that no other array is likely to have."""
     array = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)
     pair = (array(5, 1), array(1, 7))
     values, symmetric = array(5), (array(5), array(5, 5))
@@ -69,18 +69,9 @@ def _text_of(name: str, arrays: Any, others: Any, dtype: Any) -> str:
         method = getattr(eqx.combine(arrays, others), name)
         return method(*arguments) if callable(method) else method
 
-    text, returned = program_of(run, arrays, *arguments)
-    _require_elementwise(name, others, arguments, returned)
-    return text
-
-
-def program_of(f: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
-    """(the program of `f` as a text, with all numbers that it reads from elsewhere; the shapes that it returns)."""
-    # JAX keeps what it has traced by the function. A new lambda is traced anew.
-    program, returned = jax.make_jaxpr(lambda *arguments: f(*arguments), return_shape=True)(*arguments)
-    arrays = map(jnp.asarray, program.consts)
-    constants = [(x.shape, np.asarray(x).tobytes()) if is_concrete(x) else id(x) for x in arrays]
-    return f"{Program(program.jaxpr, None).text} {constants}", returned
+    traced = Traced.of(run, arrays, *arguments)
+    _require_elementwise(name, others, arguments, traced.returned())
+    return traced
 
 
 def _require_elementwise(name: str, kernel: Any, arguments: tuple[Any, ...], returned: Any) -> None:

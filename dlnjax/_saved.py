@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # The prefixes of names in the file: the frames of a flow are u and v, those of its last state final_u and final_v.
 PREFIXES = {"svd": "", "final": "final_", "depth": "kernel_"}
-_SETTINGS = ("depth", "rtol", "atol", "beta", "dt")
+SETTINGS = ("depth", "rtol", "atol", "beta", "dt")
 # The field with the factors of a network. A tuple of factors is weights_1, ..., weights_N in the file.
 LAYERS = "weights"
 # The largest number of bytes of a variable in netCDF 3. SciPy writes this number as a signed integer of 32 bits.
@@ -163,7 +163,7 @@ class Solution(Shown):
         data, coords = {}, {}
         attrs = {"format": layout.format, "written_by": f"dlnjax {version_of('dlnjax')}", **layout.attrs}
         for name, value in self.to_numpy().items():
-            setting = name in _SETTINGS or name.startswith(PREFIXES["depth"])
+            setting = name in SETTINGS or name.startswith(PREFIXES["depth"])
             own = ("time", *_numbered(name, 9)) if name.startswith("observed") else _axes(layout, name)
             front = lead if self._carries_lead(name, value) else []
             axes = [*front, *own][: value.ndim]
@@ -183,6 +183,8 @@ class Solution(Shown):
                 attrs["absolute tolerance"] = "a hundredth of rtol of the size of the start"
             elif field.name == "depth":
                 attrs["kernel"] = type(value).__name__
+                if value._record and not value._record.callbacks:
+                    attrs |= {"kernel_checksum": value._record.checksum, "kernel_jax": version_of("jax")}
             elif isinstance(value, dict):
                 attrs[field.name] = " ".join(value)
         return xarray.Dataset(data, coords=coords, attrs=attrs)

@@ -7,8 +7,9 @@ two programs are equal if their texts are. A changed number is therefore seen, a
 gets its derivative, and the same lambda typed again is not compiled again.
 """
 
+import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -26,16 +27,19 @@ from dlnjax._types import Matrix
 
 
 class Program:
-    """The instructions of a function. Two are equal if their texts are, constants of inner functions included."""
+    """The instructions of a function. Two are equal if their texts are, constants of inner functions included, and if
+    they call the same functions of Python, as by `jax.pure_callback`. The text has only the names of these.
+    """
 
     def __init__(self, jaxpr: Jaxpr, returns: Any):
         self.jaxpr = jaxpr
         self.returns = returns
         # Addresses are removed from the text, since they differ between two equal functions.
         self.text = re.sub(r" at 0x[0-9a-f]+", "", str(jaxpr)), str(returns), tuple(_inner_constants(jaxpr))
+        self.callbacks = tuple(_callbacks(jaxpr))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Program) and self.text == other.text
+        return isinstance(other, Program) and self.text == other.text and self.callbacks == other.callbacks
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -47,13 +51,26 @@ def _inner_constants(jaxpr: Jaxpr):
     A tracer gives its `id`, so that it equals only itself.
     """
     for equation in jaxpr.eqns:
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: isinstance(leaf, ClosedJaxpr)):
+        for inner in _called(equation):
             if isinstance(inner, ClosedJaxpr):
                 for constant in inner.consts:
                     yield np.asarray(constant).tobytes() if is_concrete(constant) else id(constant)
-                yield from _inner_constants(inner.jaxpr)
-            elif isinstance(inner, Jaxpr):
-                yield from _inner_constants(inner)
+            yield from _inner_constants(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+
+
+def _callbacks(jaxpr: Jaxpr) -> Iterator[Any]:
+    """The functions of Python that a program calls."""
+    for equation in jaxpr.eqns:
+        if "callback" in equation.params:
+            yield equation.params["callback"]
+        for inner in _called(equation):
+            yield from _callbacks(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+
+
+def _called(equation: Any) -> list[ClosedJaxpr | Jaxpr]:
+    """The programs that an instruction calls."""
+    leaves = jax.tree.leaves(equation.params, is_leaf=lambda leaf: isinstance(leaf, ClosedJaxpr))
+    return [leaf for leaf in leaves if isinstance(leaf, ClosedJaxpr | Jaxpr)]
 
 
 class Traced(eqx.Module):
@@ -70,10 +87,26 @@ class Traced(eqx.Module):
         closed, shape = jax.make_jaxpr(lambda *arguments: f(*arguments), return_shape=True)(*arguments)
         return cls(tuple(map(jnp.asarray, closed.consts)), Program(closed.jaxpr, jax.tree.structure(shape)))
 
+    def returned(self) -> PyTree:
+        """The shapes and types of what the function returns."""
+        shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type)
+        return jax.tree.unflatten(self.program.returns, [shape(v.aval) for v in self.program.jaxpr.outvars])
+
+    def checksum(self) -> str:
+        """That of the program and the arrays. Functions of Python are in it by their names only."""
+        arrays = [(x.shape, np.asarray(x).tobytes()) if is_concrete(x) else id(x) for x in self.constants]
+        return hashlib.sha256(repr((self.program.text, arrays)).encode()).hexdigest()
+
     def __call__(self, *arguments: PyTree) -> Any:
         run = jaxpr_as_fun(ClosedJaxpr(self.program.jaxpr, self.constants))
         # JAX returns a constant of the program as a number of Python.
         return jax.tree.unflatten(self.program.returns, map(jnp.asarray, run(*jax.tree.leaves(arguments))))
+
+
+def checksums(tree: Any) -> list[str]:
+    """Those of all functions in a tree that are traced."""
+    parts = jax.tree.leaves(tree, is_leaf=lambda part: isinstance(part, Traced))
+    return [part.checksum() for part in parts if isinstance(part, Traced)]
 
 
 class TracedEnergy(eqx.Module):

@@ -156,8 +156,9 @@ def _length_of_jvp(primals: tuple[Scalar], tangents: tuple[Scalar]) -> tuple[Sca
 def per_length(change: Float[Array, "*k"], length: Scalar) -> Float[Array, "*k"]:
     """The change of a length, from the change of half its square. It is 0 where the length is 0, as in `length_of`."""
     there = (length > 0) & jnp.isfinite(length)
-    # A factor 0 keeps the NaN of a derivative, in forward mode and in reverse mode. A `where` would not.
-    factor = jnp.where(there, 1 / jnp.where(there, length, 1.0), 0.0)
+    # A factor 0 keeps the NaN of a derivative, in forward mode and in reverse mode. A `where` does not in reverse mode,
+    # so that the length before it has a corner of its own.
+    factor = jnp.where(there, 1 / jnp.where(there, smooth_where(length != 0, length), 1.0), 0.0)
     return smooth_where(length != 0, jnp.where(jnp.isfinite(length), change, 0.0)) * factor
 
 

@@ -43,6 +43,7 @@ def _isospectral_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
     dx = jnp.zeros_like(x) if dx is None else dx
     m = u.T @ dx @ v
     dvalues = eqx.filter_jvp(lambda f, s: f(s), (f, sigma), (df, jnp.diagonal(m)))[1]
+    dvalues = jnp.zeros_like(sigma) if dvalues is None else dvalues
     jacobian = jax.jacfwd(f)(sigma)
     slope = divided_difference(values, jnp.diagonal(jacobian)[:, None] - jacobian, sigma)
     total = sigma[:, None] + sigma[None, :]
@@ -57,7 +58,9 @@ def _isospectral_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
         tangent = tangent + ((dx @ v - u @ m) * ratio[None, :]) @ v.T
     if v.shape[0] > v.shape[1]:
         tangent = tangent + u @ ((dx.T @ u - v @ m.T) * ratio[None, :]).T
-    return (u * values[None, :]) @ v.T, tangent
+    # At a singular value 0 with f(0) other than 0, the function of X jumps.
+    jumps = jnp.any((sigma == 0) & (values != 0))
+    return (u * values[None, :]) @ v.T, tangent * jnp.where(jumps, jnp.nan, 1.0)
 
 
 @filter_custom_jvp

@@ -44,8 +44,7 @@ def unchanged(kernel: Kernel, dtype: Any) -> Kernel:
     **Raises:** `ValueError` if its methods compute something else than when the solution was found.
     """
     now = as_it_is(kernel, dtype)
-    # A file has no checksum.
-    if kernel._record and kernel._record.checksum and now._record != kernel._record:
+    if kernel._record and now._record != kernel._record:
         raise ValueError(
             f"the kernel {type(kernel).__name__} has changed since this solution was computed: one of its methods "
             "reads a number that is now another. Compute the solution again, or make the number a field of the kernel."

@@ -62,6 +62,10 @@ class Kernel(eqx.Module):
     # What a kernel of one's own was when it came to the library.
     _record: Record | None = eqx.field(static=True, default=None, init=False, repr=False)
 
+    def __check_init__(self) -> None:
+        # Equinox takes a module without all of its fields for a wrapped function, which has another structure.
+        object.__setattr__(self, "_record", None)
+
     @property
     def _axes(self) -> tuple[int, ...]:
         """The number of axes that each array of the kernel has without those of the seeds of a solution."""

@@ -21,6 +21,7 @@ def effective_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     """Effective rank, Definition 4.2.1: exp(-sum s_i log s_i) with s = sigma / sum(sigma), (4.23).
 
     It is 1 at rank one and d at an isotropic matrix, and does not depend on scale. A singular value of 0 adds nothing.
+    Its derivative there is infinite, and with a value 0 its second derivatives are NaN.
 
     **Arguments:** `sigma`, `d`, or with leading axes: singular values, not a matrix.
 
@@ -57,7 +58,9 @@ def _effective_rank_jvp(primals: tuple[Float[Array, "*n d"]], tangents: tuple[Fl
     The derivative is infinite where s_i = 0 < H. Autodiff of s log s would give NaN there.
     """
     (sigma,), (dsigma,) = primals, tangents
-    unit, k = _unit(sigma)
+    # An infinite slope has no derivative.
+    inside = (sigma > 0).all(axis=-1, keepdims=True)
+    unit, k = _unit(smooth_where(inside, sigma))
     total, rank = jnp.sum(unit, axis=-1, keepdims=True), _effective_rank(sigma)
     none = unit == 0
     log = jnp.log(jnp.where(none, 1.0, unit / total))
@@ -65,7 +68,7 @@ def _effective_rank_jvp(primals: tuple[Float[Array, "*n d"]], tangents: tuple[Fl
     # The infinite value is a constant, as the derivative of a product with it would be NaN in reverse mode.
     infinite = jnp.inf * jax.lax.stop_gradient(rank)[..., None]
     slope = jnp.where(none, infinite, jnp.vectorize(scaled, signature="(d),()->(d)")(slope, -k))
-    return rank, jnp.sum(along_slope(slope, dsigma), axis=-1)
+    return rank, jnp.sum(along_slope(slope, smooth_where(inside, dsigma)), axis=-1)
 
 
 def _unit(sigma: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Float[Array, "*n"]]:
@@ -77,7 +80,8 @@ def _unit(sigma: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Float[Arra
 def stable_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     """Stable rank, |X|_F^2 / |X|^2 = sum sigma_i^2 / max sigma_i^2, between 1 and d at any scale.
 
-    At equal largest values its derivative is the mean of the derivatives on either side.
+    At equal largest values its derivative is the mean of the derivatives on either side, and its second derivative is
+    NaN.
 
     Arguments, value and errors are as for `effective_rank`. Source: Rudelson and Vershynin, J. ACM 54 (2007).
 
@@ -92,7 +96,8 @@ def stable_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
 @compiled
 def _stable_rank(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     unit, _ = _unit(sigma)
-    return jnp.sum((unit / jnp.max(unit, axis=-1, keepdims=True)) ** 2, axis=-1)
+    largest = -jnp.vectorize(least_value, signature="(d)->()")(-unit)
+    return jnp.sum((unit / largest[..., None]) ** 2, axis=-1)
 
 
 def nuclear_norm(sigma: Float[Array, "*n d"]) -> Float[Array, "*n"]:
@@ -181,9 +186,11 @@ def least_value(sigma: Float[Array, " d"]) -> Scalar:
 def _least_value_jvp(primals: tuple[Float[Array, " d"]], tangents: tuple[Float[Array, " d"]]) -> tuple[Scalar, Scalar]:
     (sigma,), (dsigma,) = primals, tangents
     least = least_value(sigma)
-    is_least = sigma <= least * (1 + jnp.sqrt(jnp.finfo(sigma.dtype).eps))
+    is_least = sigma - least <= jnp.abs(least) * jnp.sqrt(jnp.finfo(sigma.dtype).eps)
     count = jnp.sum(is_least)
-    return least, smooth_where(count == 1, jnp.sum(jnp.where(is_least, dsigma, 0.0)) / count)
+    # The weights of the values are constants. A factor 1 that depends on the values has the corner in its place.
+    one = smooth_where(count == 1, 1 + 0 * least)
+    return least, one * jnp.sum(jnp.where(is_least, dsigma, 0.0)) / count
 
 
 def entropy(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Float[Array, "*n"]:
@@ -197,7 +204,8 @@ def entropy(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Float[Array,
     For an `Imbalanced` network it is the log volume of the same orbit, up to a constant. For m x n matrices whose d
     singular values are those of hidden layers of width d, the orbit and the formula are the same.
 
-    Differentiable twice at repeated values, finite for ratios up to 1e150, and -inf where the volume vanishes.
+    Differentiable twice at repeated values, finite for ratios up to 1e150, and -inf where the volume vanishes. At a
+    value 0 its gradient is the limit, and its second derivatives are NaN.
 
     **Arguments:** `sigma`, `d`, or with leading axes; `depth`, N in [1, inf], a number or a traced array, or a kernel.
 
@@ -234,8 +242,11 @@ def _entropy_jvp(primals: tuple[Kernel, Float[Array, " d"]], tangents: tuple[PyT
 
 def _entropy_gradient(kernel: Kernel, sigma: Float[Array, " d"]) -> Float[Array, " d"]:
     """Lemma 4.3.3 at size one, so that no square leaves the range of the floats. The gradient is of degree -1."""
+    # At a value 0 the slopes are limits, whose own derivatives are not those of the slopes.
+    inside = jnp.all(sigma > 0)
+    sigma = smooth_where(inside, sigma)
     k = jnp.zeros((), sigma.dtype) if kernel.degree is None else exponent(sigma)
-    return scaled(kernel.entropy_gradient(scaled(sigma, -k)), -k)
+    return smooth_where(inside, scaled(kernel.entropy_gradient(scaled(sigma, -k)), -k))
 
 
 def entropy_gradient(sigma: Float[Array, "*n d"], depth: Depth = jnp.inf) -> Float[Array, "*n d"]:

@@ -29,10 +29,10 @@ from dlnjax._networks.chain import (
     require_finite_weights,
 )
 from dlnjax._protocol import gradient
-from dlnjax._recorded import program_of
 from dlnjax._results import code_of, result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
 from dlnjax._show import Curves, singular_values_of
+from dlnjax._traced import Program, Traced
 from dlnjax._tree import all_finite, iterate, own_arithmetic, where
 from dlnjax._types import Energy, Matrix, Number, Scalar, Weights
 
@@ -155,11 +155,11 @@ def train(
     loss, stream = loss_of(energy, batches, matrix_shape(weights), dtype_of(weights))
     with own_arithmetic():
         if stream is None:
-            program = _program_of(loss, as_array("step", 0), weights, optimizer)
-            out = _train(loss, weights, _Optimizer(optimizer, program), jnp.atleast_1d(counts), stop)
+            programs = _programs_of(loss, as_array("step", 0), weights, optimizer)
+            out = _train(loss, weights, _Optimizer(optimizer, programs), jnp.atleast_1d(counts), stop)
         else:
             first = next(stream)
-            chosen = _Optimizer(optimizer, _program_of(loss, first, weights, optimizer))
+            chosen = _Optimizer(optimizer, _programs_of(loss, first, weights, optimizer))
             out = _train_on(loss, weights, chosen, np.atleast_1d(counts), stop, itertools.chain([first], stream))
     if throw:
         out = out.result.error_if(out, out.result == RESULTS.non_finite)
@@ -198,14 +198,16 @@ def _as_stop(stop: Any, dtype: Any) -> Scalar:
 
 
 class _Optimizer(NamedTuple):
-    """An optimiser, with the text of its program, by which a number that it reads from elsewhere is seen to change."""
+    """An optimiser, with the programs of a step, by which a number that it reads from elsewhere is seen to change."""
 
     of: optax.GradientTransformation
-    program: str
+    programs: list[tuple[Program, str]]
 
 
-def _program_of(loss: Loss, given: PyTree, weights: Weights, optimizer: optax.GradientTransformation) -> str:
-    """The program of one step, and an error of one sentence for an optimiser for another kind of parameters."""
+def _programs_of(
+    loss: Loss, given: PyTree, weights: Weights, optimizer: optax.GradientTransformation
+) -> list[tuple[Program, str]]:
+    """The programs of one step with their checksums, and one sentence for an optimiser of other parameters."""
     eqx.filter_eval_shape(partial(_evaluate, loss.at(given)), weights)
     must = "optimizer must turn the gradient by (W_1, ..., W_N), a tuple of matrices, into updates of the same shapes"
     arrays, others = eqx.partition((loss, given, weights), eqx.is_array)
@@ -219,15 +221,15 @@ def _program_of(loss: Loss, given: PyTree, weights: Weights, optimizer: optax.Gr
         return _update(loss.at(given), optimizer, now)
 
     try:
-        first, start = program_of(begin, arrays)
-        then, (updates, _) = program_of(go_on, arrays, start)
+        first = Traced.of(begin, arrays)
+        then = Traced.of(go_on, arrays, first.returned())
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TypeError(f"{must}. It says: {said}") from error
-    shapes = [leaf.shape for leaf in jax.tree.leaves(updates)]
+    shapes = [leaf.shape for leaf in jax.tree.leaves(then.returned()[0])]
     if shapes != [w.shape for w in jax.eval_shape(layers_of, weights)]:
         raise ValueError(f"{must}, got shapes {shapes}. Private ones need a gradient for each example.")
-    return first + then
+    return [(traced.program, traced.checksum()) for traced in (first, then)]
 
 
 class _Progress(NamedTuple):

@@ -14,18 +14,20 @@ from dlnjax._geometry.kernel import Kernel
 from dlnjax._noise import Noise
 from dlnjax._protocol import gradient, name_of
 from dlnjax._svd import SVD, svd
-from dlnjax._sweeps.grid import Grid
+from dlnjax._sweeps.grid import Grid, taken_by
 from dlnjax._sweeps.seeds import Energies
 from dlnjax._sweeps.starts import Ensemble
+from dlnjax._traced import checksums, traced_energy
 from dlnjax._types import Matrix
+from dlnjax._versions import version_of
 
 
 def identity(
     problem: Problem, options: Options, energies: Energies, starts: Any, take: Callable, grid: Grid
 ) -> dict[str, Any]:
-    """What is compared: the settings, the arrays, and numbers that the energy gives for the first seed.
+    """What is compared: the settings, the arrays, numbers that the energy gives for the first seed, and programs.
 
-    The numbers take the place of the code of the energy, which cannot be compared.
+    The numbers take the place of the code of the energy where another version of JAX makes other programs of it.
     """
     n = grid.n
     # An `Ensemble` is not drawn as a whole. Its first and its last start depend on the key and on `init`.
@@ -50,6 +52,26 @@ def identity(
         "observe": _observed(options.observe, start),
         "noise": described_noise(problem.noise),
         "grid": grid.described(),
+        "programs": programs(
+            traced_energy(energies.first, x.shape, x.dtype, size[2]), starts, grid, options.observe, problem.kernel
+        ),
+    }
+
+
+def programs(energy: Any, starts: Any, grid: Grid, observe: Any = None, kernel: Kernel | None = None) -> dict[str, Any]:
+    """The checksums of what the user wrote: the other numbers are those of a few flows, and miss what others differ in.
+
+    Another version of JAX may make other programs of the same code.
+    """
+    init = None
+    if isinstance(starts, Ensemble):
+        taken = grid.at_points(taken_by("init", starts.init, grid, 1))
+        init = starts.traced({name: jnp.asarray(values)[0] for name, values in taken.items()})
+    traced = {"energy": energy, "init": init, "observe": observe}
+    return {
+        "jax": version_of("jax"),
+        **{name: checksums(tree) for name, tree in traced.items()},
+        "kernel": [kernel._record.checksum] if kernel is not None and kernel._record else [],
     }
 
 

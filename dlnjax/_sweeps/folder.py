@@ -163,7 +163,10 @@ class Store:
     def _resume(self, chunk: int | None) -> dict[str, Any]:
         record = read_record(self.folder)
         theirs = record["call"]
-        differ = [key for key in self.call if not _same(self.call[key], theirs.get(key))]
+        differ = [key for key in self.call if key != "programs" and not _same(self.call[key], theirs.get(key))]
+        ours, before = self.call["programs"], theirs.get("programs", {})
+        if ours["jax"] == before.get("jax"):
+            differ += [f"the program of {key}" for key in ours if ours[key] != before[key]]
         if differ:
             raise ValueError(
                 f"{self.folder} belongs to another call: {', '.join(differ)} differ. "

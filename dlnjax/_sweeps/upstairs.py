@@ -20,12 +20,13 @@ from dlnjax._protocol import gradient
 from dlnjax._results import RESULTS
 from dlnjax._solver import as_times
 from dlnjax._sweeps.downstairs import seeded_noise
-from dlnjax._sweeps.fingerprint import described_energies, described_noise, digest
+from dlnjax._sweeps.fingerprint import described_energies, described_noise, digest, programs
 from dlnjax._sweeps.flow import Chunk, of_times, Program
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import divided, Plan, time_count, uses_lapack
 from dlnjax._sweeps.seeds import Energies
 from dlnjax._sweeps.starts import Ensemble
+from dlnjax._traced import traced_energy
 from dlnjax._tree import all_finite
 from dlnjax._types import Number, Scalar, Weights
 
@@ -149,6 +150,7 @@ class Upstairs(eqx.Module):
             "max_steps": self.max_steps,
             "noise": described_noise(self.noise),
             "grid": grid.described(),
+            "programs": programs(traced_energy(energies.first, self.shape, self.dtype), starts, grid),
         }
 
     def common(self, energy: PyTree, times: int) -> Networks:

@@ -226,3 +226,26 @@ def test_tolerance_that_follows_the_start_is_none_inside_of_jit_too():
     start = jnp.asarray(X0, jnp.float32)
     flow = lambda x: dln.gradient_flow(dln.MatrixCompletion.diagonal(len(start)), x, ts=[0.0, 1.0], rtol=1e-5)
     assert flow(start).atol is None and eqx.filter_jit(flow)(start).atol is None
+
+
+class InPython:
+    """An energy that JAX calls in Python, |X - target I|^2 / 2."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def _away(self, x):
+        return np.asarray(x) - self.target * np.eye(2)
+
+    def __call__(self, x):
+        value = lambda x: np.sum(self._away(x) ** 2) / 2
+        return jax.pure_callback(value, jax.ShapeDtypeStruct((), x.dtype), x, vmap_method="sequential")
+
+    def gradient(self, x):
+        return jax.pure_callback(self._away, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential")
+
+
+def test_function_of_python_inside_of_an_energy_is_the_current_one():
+    for target in (1.0, 2.0):
+        sol = dln.gradient_flow(InPython(target), jnp.diag(jnp.array([0.5, 0.4])), depth=2, ts=[0.0, 40.0])
+        assert_close(sol.x[-1], target * jnp.eye(2), FINITE_DIFFERENCE)

@@ -139,6 +139,23 @@ def test_arrays_of_a_kernel_are_read_as_they_were_written(file, tmp_path):
     np.testing.assert_array_equal(again.path_length, many.path_length)
 
 
+def test_class_of_a_loaded_kernel_is_the_one_that_computed_it(tmp_path):
+    def define(factor):
+        class Cell(Flat):
+            scale = factor
+
+        return Cell
+
+    sols = [dln.gradient_flow(ENERGY, A, depth=define(c)(jnp.ones(1)), ts=TS) for c in (1.0, 2.0)]
+    for i, sol in enumerate(sols):
+        sol.save(tmp_path / f"{i}.nc")
+    assert [dln.load(tmp_path / f"{i}.nc").depth.scale for i in range(2)] == [1.0, 2.0]
+    for sol in sols:
+        type(sol.depth).scale = 3.0
+    with pytest.raises(ValueError, match="another kernel of the name 'Cell'"):
+        dln.load(tmp_path / "0.nc")
+
+
 def test_kernel_inside_of_a_kernel_is_read_as_it_was_written(tmp_path):
     sol = dln.gradient_flow(ENERGY, STARTS[0], depth=AsBalanced(dln.Balanced(3.0)), ts=TS)
     sol.save(tmp_path / "one.nc")
@@ -196,5 +213,5 @@ def test_folder_of_a_sweep_is_not_that_of_another_kernel_of_the_same_name(tmp_pa
     run()
     run()
     monkeypatch.setattr(Flat, "scale", 2.0)
-    with pytest.raises(ValueError, match="belongs to another call: depth differ"):
+    with pytest.raises(ValueError, match="belongs to another call: depth, the program of kernel differ"):
         run()

@@ -133,3 +133,27 @@ def test_distance_to_the_boundary_has_no_second_derivative_where_the_least_value
         # The square is 4 sigma_min. Equal values share the derivative of their sum, that of the trace.
         assert_close(jax.grad(f)(0.0), 4 * (0.85 if repeated else 0.7), ALGEBRA)
         assert jnp.isnan(seconds).all() if repeated else jnp.isfinite(seconds).all()
+
+
+MATRIX = jnp.diag(jnp.array([2.0, 0.0]))
+# Functions of one number that have no second derivative at 0, though their first may be finite there.
+CORNERS = {
+    "entropy": lambda c: dln.entropy(jnp.array([1.0, 0.0]).at[0].add(c), 2),
+    "effective rank": lambda c: dln.effective_rank(jnp.array([1.0, 0.0]) + jnp.array([c, 0.0])),
+    "stable rank": lambda c: dln.stable_rank(jnp.array([1.0 + c, 1.0])),
+    "free energy": lambda c: dln.FreeEnergy(dln.Schatten(2.0), 1.0, 2)(MATRIX.at[1, 1].add(c)),
+    "spectral energy": lambda c: dln.SpectralEnergy(lambda s: (s - 1) ** 2)(MATRIX.at[1, 1].add(c)),
+}
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_second_derivative_at_a_corner_is_nan_in_every_mode(name):
+    f = CORNERS[name]
+    assert jnp.isfinite(jax.jit(jax.grad(f))(0.0))
+    assert all(jnp.isnan(jax.jit(second(f))(0.0)) for second in MODES.values())
+
+
+def test_linear_spectral_energy_is_the_nuclear_norm(key):
+    x = jax.random.normal(key, (D, D))
+    one, other = dln.SpectralEnergy(lambda s: 2 * s), dln.Schatten(1)
+    assert_close(jax.jit(jax.hessian(one))(x), 2 * jax.jit(jax.hessian(other))(x), ALGEBRA)

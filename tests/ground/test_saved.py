@@ -11,6 +11,7 @@ import xarray
 
 import dlnjax as dln
 from dlnjax import _loaded, _saved
+from dlnjax._geometry.depth import as_kernel
 
 T, D, N = 4, 3, 5
 RNG = np.random.default_rng(3)
@@ -220,7 +221,7 @@ class Power(dln.Kernel):
 
 
 def test_a_kernel_of_ones_own_comes_back_if_its_class_is_there(tmp_path):
-    sol = flow(N, depth=Power(jnp.asarray(0.3)))
+    sol = flow(N, depth=as_kernel(Power(jnp.asarray(0.3)), float))
     sol.save(tmp_path / "a.nc")
     assert_same(dln.load(tmp_path / "a.nc"), sol)
     with pytest.raises(ValueError, match=r"kernel 'Root', which is defined nowhere here\. Import its class"):

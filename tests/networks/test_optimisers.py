@@ -161,7 +161,7 @@ def test_training_ends_where_its_energy_is_no_number(weights):
 
 
 class Schedule:
-    """A rate that is a number of the class, constant in the step."""
+    """A rate that is a number of the class, or an array, constant in the step."""
 
     rate = RATE
 
@@ -169,15 +169,17 @@ class Schedule:
         return self.rate
 
 
-def test_rate_that_a_schedule_reads_is_the_current_one(weights, monkeypatch):
+@pytest.mark.parametrize("rate", [float, jnp.asarray])
+def test_rate_that_a_schedule_reads_is_the_current_one(rate, weights, monkeypatch):
     run = lambda optimizer, batches: dln.train(
         lambda x, batch: ENERGY(x) + 0 * batch, weights, optimizer, 3, batches=batches()
     )
     kinds = [lambda: lambda step: 1.0 * step, lambda: iter([1.0, 2.0, 3.0])]
+    monkeypatch.setattr(Schedule, "rate", rate(RATE))
     optimizer = optax.sgd(Schedule())
     for kind in kinds:
         run(optimizer, kind)
-    monkeypatch.setattr(Schedule, "rate", 2 * RATE)
+    monkeypatch.setattr(Schedule, "rate", rate(2 * RATE))
     for kind in kinds:
         assert_close(run(optimizer, kind).x, run(optax.sgd(2 * RATE), kind).x, ALGEBRA)
     with lowered() as programs:
