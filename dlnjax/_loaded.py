@@ -94,7 +94,14 @@ def _kernel(base: type, data: "xarray.Dataset", get: Callable[[str], Any], sourc
             "Import its class, or define it, before the call."
         )
     dtype = next(v.dtype for v in data.variables.values() if v.dtype.kind == "f")
-    kernels = [_recorded(_module(cls, PREFIXES["depth"], data, get), base, dtype, data) for cls in found]
+    kernels, errors = [], []
+    for cls in found:
+        try:
+            kernels.append(_recorded(_module(cls, PREFIXES["depth"], data, get), base, dtype, data))
+        except ValueError as error:
+            errors.append(error)
+    if not kernels:
+        raise errors[0]
     # Another version of JAX, or another precision, has other programs.
     if checksum is None or data.attrs.get("kernel_jax") != version_of("jax") or jnp.zeros((), dtype).dtype != dtype:
         return kernels[0]

@@ -146,6 +146,11 @@ def test_class_of_a_loaded_kernel_is_the_one_that_computed_it(tmp_path):
 
         return Cell
 
+    class Cell(Flat):
+        """As the cell was at first, with a field more."""
+
+        more: jax.Array
+
     sols = [dln.gradient_flow(ENERGY, A, depth=define(c)(jnp.ones(1)), ts=TS) for c in (1.0, 2.0)]
     for i, sol in enumerate(sols):
         sol.save(tmp_path / f"{i}.nc")
