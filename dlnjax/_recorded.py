@@ -16,6 +16,8 @@ import numpy as np
 from dlnjax._traced import Traced
 from dlnjax._tree import own_arithmetic
 
+_ELEMENTWISE = ("log_eigenvalue", "leaving", "straighten", "unstraighten")
+
 
 class Record(NamedTuple):
     """What a kernel was when it came to the library.
@@ -69,20 +71,19 @@ def _traced(name: str, arrays: Any, others: Any, dtype: Any) -> Traced:
         method = getattr(eqx.combine(arrays, others), name)
         return method(*arguments) if callable(method) else method
 
-    traced = Traced.of(run, arrays, *arguments)
-    _require_elementwise(name, others, arguments, traced.returned())
-    return traced
-
-
-def _require_elementwise(name: str, kernel: Any, arguments: tuple[Any, ...], returned: Any) -> None:
-    if name not in ("log_eigenvalue", "leaving", "straighten", "unstraighten"):
-        return
-    expected = np.broadcast_shapes(*(x.shape for x in arguments))
-    found = returned if name == "leaving" else (returned,)
-    if any(getattr(x, "shape", None) != expected for x in found):
-        shapes = " and ".join(str(x.shape) for x in arguments)
+    shapes = " and ".join(str(x.shape) for x in jax.tree.leaves(arguments))
+    what = f"{type(others).__name__}.{name}"
+    hint = "Where an array of the kernel has one number for each seed of a sweep, its class needs per_seed = True."
+    try:
+        traced = Traced.of(run, arrays, *arguments)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        said = str(error).splitlines()[0].rstrip(".")
+        raise kind(f"{what} does not take arguments of shape {shapes}: {said}. {hint}") from error
+    found = traced.returned() if name == "leaving" else (traced.returned(),)
+    expected = np.broadcast_shapes(*(x.shape for x in jax.tree.leaves(arguments)))
+    if name in _ELEMENTWISE and any(getattr(x, "shape", None) != expected for x in found):
         raise ValueError(
-            f"{type(kernel).__name__}.{name} must be elementwise: for arguments of shape {shapes} it returned "
-            f"{returned}. Where an array of the kernel has one number for each seed of a sweep, its class needs "
-            "per_seed = True."
+            f"{what} must be elementwise: for arguments of shape {shapes} it returned {traced.returned()}. {hint}"
         )
+    return traced

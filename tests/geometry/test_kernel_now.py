@@ -213,6 +213,14 @@ def test_method_that_is_not_elementwise_is_refused():
         dln.distance(A, B, Wrong(jnp.ones(1)))
 
 
+def test_numbers_for_each_seed_need_a_class_that_says_so():
+    class OfOne(Flat):
+        weight = property(lambda self: self.c)
+
+    with pytest.raises(TypeError, match=r"OfOne\.leaving does not take .* incompatible shapes .* per_seed = True"):
+        dln.sweep(ENERGY, STARTS, depth=OfOne(WEIGHTS), ts=TS)
+
+
 def test_folder_of_a_sweep_is_not_that_of_another_kernel_of_the_same_name(tmp_path, monkeypatch):
     run = lambda: dln.sweep(ENERGY, STARTS, depth=Flat(WEIGHTS), ts=TS, folder=tmp_path / "all", progress=False)
     run()
