@@ -91,7 +91,7 @@ class Solution(Shown):
         if kernel is None or kernel._record is None:
             return {}
         leaves = jax.tree_util.tree_leaves_with_path(self)
-        arrays = [_name(path) for path, leaf in leaves if path[0].name == "depth" and eqx.is_array(leaf)]
+        arrays = [_name(path) for path, leaf in leaves if path[0].name == "depth" and eqx.is_array_like(leaf)]
         return dict(zip(arrays, kernel._axes, strict=True))
 
     @staticmethod
@@ -139,7 +139,7 @@ class Solution(Shown):
     def to_numpy(self) -> dict[str, Any]:
         """Everything as NumPy arrays, by name; `result` as the names of the codes."""
         require_known("what is saved", self)
-        arrays = eqx.filter(self, lambda leaf: eqx.is_array_like(leaf))
+        arrays = eqx.filter(self, eqx.is_array_like)
         leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
         kernel = getattr(arrays, "depth", None)
         # The infinite depth is 1/0, where NumPy warns and JAX does not. The kernel of a solution may be of NumPy
@@ -197,7 +197,7 @@ class Solution(Shown):
         not have, or an `observe` that returned more than one array.
         """
         path = as_path("path", path)
-        if not all(map(eqx.is_array, jax.tree.leaves(kernel := getattr(self, "depth", None)))):
+        if not all(map(eqx.is_array_like, jax.tree.leaves(kernel := getattr(self, "depth", None)))):
             raise ValueError(f"a file holds arrays, and {type(kernel).__name__} has other fields: use to_xarray.")
         observed = getattr(self, "observed", None)
         if observed is not None and not eqx.is_array(observed):

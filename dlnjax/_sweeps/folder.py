@@ -166,7 +166,7 @@ class Store:
         differ = [key for key in self.call if key != "programs" and not _same(self.call[key], theirs.get(key))]
         ours, before = self.call["programs"], theirs.get("programs", {})
         if ours["jax"] == before.get("jax"):
-            differ += [f"the program of {key}" for key in ours if ours[key] != before[key]]
+            differ += [f"the program of {key}" for key in ours if ours[key] != before.get(key)]
         if differ:
             raise ValueError(
                 f"{self.folder} belongs to another call: {', '.join(differ)} differ. "

@@ -170,8 +170,8 @@ class Run(eqx.Module):
 
     def _solution(self, first: int, out: Any) -> Solution:
         kernel = self.flow.kernel
-        if (own := self._kernels(self._seeds(first))) is not None and any(map(np.ndim, jax.tree.leaves(kernel))):
-            kernel = jax.tree.map(jax.device_put, own)
+        if kernel is not None and kernel.per_seed and any(map(np.ndim, jax.tree.leaves(kernel))):
+            kernel = jax.tree.map(jax.device_put, self._kernels(self._seeds(first)))
         return self.flow.solution(kernel, out, self.plan.times)
 
 
