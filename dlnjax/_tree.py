@@ -158,8 +158,8 @@ def per_length(change: Float[Array, "*k"], length: Scalar) -> Float[Array, "*k"]
     there = (length > 0) & jnp.isfinite(length)
     # A factor 0 keeps the NaN of a derivative, in forward mode and in reverse mode. A `where` does not in reverse mode,
     # so that the length before it has a corner of its own.
-    factor = jnp.where(there, 1 / jnp.where(there, smooth_where(length != 0, length), 1.0), 0.0)
-    return smooth_where(length != 0, jnp.where(jnp.isfinite(length), change, 0.0)) * factor
+    by = jnp.where(there, smooth_where(length != 0, length), 1.0)
+    return smooth_where(length != 0, jnp.where(jnp.isfinite(length), change, 0.0)) / by * jnp.where(there, 1.0, 0.0)
 
 
 def _product(x: Array, factor: Array) -> Array:
