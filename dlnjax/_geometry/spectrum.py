@@ -186,8 +186,8 @@ def least_value(sigma: Float[Array, " d"]) -> Scalar:
 def _least_value_jvp(primals: tuple[Float[Array, " d"]], tangents: tuple[Float[Array, " d"]]) -> tuple[Scalar, Scalar]:
     (sigma,), (dsigma,) = primals, tangents
     least = least_value(sigma)
-    is_least = sigma - least <= jnp.abs(least) * jnp.sqrt(jnp.finfo(sigma.dtype).eps)
-    count = jnp.sum(is_least)
+    is_least = sigma - least[None] <= jnp.abs(least)[None] * jnp.sqrt(jnp.finfo(sigma.dtype).eps)
+    count = jnp.sum(is_least.astype(sigma.dtype))
     # The weights of the values are constants. A factor 1 that depends on the values has the corner in its place.
     one = smooth_where(count == 1, 1 + 0 * least)
     return least, one * jnp.sum(jnp.where(is_least, dsigma, 0.0)) / count

@@ -66,7 +66,7 @@ def programs(energy: Any, starts: Any, grid: Grid, observe: Any = None, kernel: 
     init = None
     if isinstance(starts, Ensemble):
         taken = grid.at_points(taken_by("init", starts.init, grid, 1))
-        init = starts.traced({name: jnp.asarray(values)[0] for name, values in taken.items()})
+        init = starts._traced({name: jnp.asarray(values)[0] for name, values in taken.items()})
     traced = {"energy": energy, "init": init, "observe": observe}
     return {
         "jax": version_of("jax"),

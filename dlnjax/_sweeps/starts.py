@@ -104,9 +104,9 @@ class Ensemble(eqx.Module):
         index = require(index, outside, f"index must be seeds of this ensemble, from 0 to {self.n - 1}.")
         axes = {name: jnp.asarray(values) for name, values in axes.items()}
         one = {name: values[0] for name, values in axes.items()}
-        return _draw(self.traced(one), self.key, index, axes)
+        return _draw(self._traced(one), self.key, index, axes)
 
-    def traced(self, one: dict[str, Any]) -> Traced:
+    def _traced(self, one: dict[str, Any]) -> Traced:
         """`init`, as a function of the key and of one number for each axis that it takes."""
         return Traced.of(lambda key, one: self.init(key, **one), self.key, one)
 
