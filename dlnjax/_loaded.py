@@ -115,9 +115,7 @@ def _kernel(base: type, data: "xarray.Dataset", get: Callable[[str], Any], sourc
 
 
 def _recorded(kernel: Any, base: type, dtype: Any, data: "xarray.Dataset") -> Any:
-    """The kernel with a record, if it is not one of this library."""
-    if type(kernel).__module__.startswith("dlnjax."):
-        return kernel
+    """The kernel with a record, if it needs one."""
     names = [name_in_kernel(path) for path, _ in jax.tree_util.tree_leaves_with_path(kernel)]
     own = lambda name: sum(str(dim).startswith(f"{name}_axis") for dim in data[name].dims) if name in data else 0
     # The record needs to know which axes of the arrays are those of one seed.

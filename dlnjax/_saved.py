@@ -197,7 +197,8 @@ class Solution(Shown):
         not have, or an `observe` that returned more than one array.
         """
         path = as_path("path", path)
-        if not all(map(eqx.is_array_like, jax.tree.leaves(kernel := getattr(self, "depth", None)))):
+        kernel = getattr(self, "depth", None)
+        if not all(map(eqx.is_array_like, jax.tree.leaves(kernel))):
             raise ValueError(f"a file holds arrays, and {type(kernel).__name__} has other fields: use to_xarray.")
         observed = getattr(self, "observed", None)
         if observed is not None and not eqx.is_array(observed):

@@ -50,21 +50,23 @@ def _inner_constants(jaxpr: Jaxpr):
 
     A tracer gives its `id`, so that it equals only itself.
     """
-    for equation in jaxpr.eqns:
+    for equation in _equations(jaxpr):
         for inner in _called(equation):
-            if isinstance(inner, ClosedJaxpr):
-                for constant in inner.consts:
-                    yield np.asarray(constant).tobytes() if is_concrete(constant) else id(constant)
-            yield from _inner_constants(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+            for constant in getattr(inner, "consts", ()):
+                yield np.asarray(constant).tobytes() if is_concrete(constant) else id(constant)
 
 
-def _callbacks(jaxpr: Jaxpr) -> Iterator[Any]:
+def _callbacks(jaxpr: Jaxpr) -> list[Any]:
     """The functions of Python that a program calls."""
+    return [equation.params["callback"] for equation in _equations(jaxpr) if "callback" in equation.params]
+
+
+def _equations(jaxpr: Jaxpr) -> Iterator[Any]:
+    """The instructions of a program, and of the programs that it calls."""
     for equation in jaxpr.eqns:
-        if "callback" in equation.params:
-            yield equation.params["callback"]
+        yield equation
         for inner in _called(equation):
-            yield from _callbacks(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+            yield from _equations(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
 
 
 def _called(equation: Any) -> list[ClosedJaxpr | Jaxpr]:

@@ -284,8 +284,8 @@ class FreeEnergy(eqx.Module):
 
     @property
     def _entropy(self) -> _Entropy:
-        if self.kernel.per_seed:
-            jax.tree.map(lambda leaf: _one("depth", leaf), self.kernel)
+        for number in jax.tree.leaves(self.kernel) if self.kernel.per_seed else ():
+            _one("depth", number)
         return _Entropy(as_it_is(self.kernel, self.beta.dtype))
 
     def __call__(self, x: Float[Array, "m n"]) -> Float[Array, ""]:

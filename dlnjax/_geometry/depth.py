@@ -30,11 +30,11 @@ def as_kernel(depth: Depth | Depths, dtype: Any, many: str = "jax.vmap") -> Kern
 
 
 def as_it_is(kernel: Kernel, dtype: Any) -> Kernel:
-    """The kernel with a record of what its methods compute now. Those of this library compute the same for ever."""
-    if type(kernel).__module__.startswith("dlnjax."):
+    """The kernel with a record of what its methods compute now, if it needs one."""
+    if (record := record_of(kernel, Kernel, dtype)) is None:
         return kernel
     recorded = jax.tree.map(lambda x: x, kernel)
-    object.__setattr__(recorded, "_record", record_of(kernel, Kernel, dtype))
+    object.__setattr__(recorded, "_record", record)
     return recorded
 
 
