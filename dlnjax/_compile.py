@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 from dlnjax._checks import as_path, inside_of_jit, is_concrete
 from dlnjax._custom_jvp import is_value
 from dlnjax._terminal import say, waiting_for
+from dlnjax._tree import own_arithmetic
 
 
 def unless_named(flags: str, **options: Any) -> dict[str, Any]:
@@ -46,8 +47,8 @@ _MOST_ENTRIES = 8_000_000
 def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callable[..., Any]:
     """`f` as a program of its own, compiled with the options `QUICK` and `more`. `donate` is that of `eqx.filter_jit`.
 
-    Inside of `jax.jit` and `jax.grad`, `f` becomes a part of the caller's program. JAX refuses options there, so that
-    they are left out. As of what `jax.jit` returns, `lower(*args).compile()` of the program compiles it and does not
+    Inside of `jax.jit` and `jax.grad`, `f` becomes a part of another program. JAX refuses options there, so that they
+    are left out. As of what `jax.jit` returns, `lower(*args).compile()` of the program compiles it and does not
     run it.
     """
     traced = _saying(f)
@@ -58,7 +59,7 @@ def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callab
     @functools.wraps(f)
     @_little_garbage()
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not all(map(is_value, jax.tree.leaves((args, kwargs)))) or inside_of_jit():
+        if not all(map(_is_at_hand, jax.tree.leaves((args, kwargs)))) or inside_of_jit():
             return plain(*args, **kwargs)
         with waiting_for("running") as shown:
             out = best()(*args, **kwargs)
@@ -71,13 +72,24 @@ def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callab
     return call
 
 
+def _is_at_hand(x: Any) -> bool:
+    """Whether `x` is a value, or in forward mode a value with a tangent that is one."""
+    # JAX has no public name for this tracer either.
+    forwards = type(x).__name__ == "JVPTracer"
+    return is_value(x) or (forwards and all(map(_is_at_hand, jax.tree.leaves((x.primal, x.tangent)))))
+
+
 def _saying(f: Callable[..., Any]) -> Callable[..., Any]:
-    """`f`, which says that it is compiled. JAX calls it to trace it, and does not call it where it has a program."""
+    """`f` in the arithmetic of the library, which says that it is compiled.
+
+    JAX calls it to trace it, and does not call it where it has a program.
+    """
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
         say("compiling, once for these shapes")
-        return f(*args, **kwargs)
+        with own_arithmetic():
+            return f(*args, **kwargs)
 
     # Equinox looks at `__wrapped__`, and warns of what `jax.vmap` has made. The signature takes its place.
     vars(call)["__signature__"] = inspect.signature(f)

@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_finite, as_square, known, require, shape_of
-from dlnjax._compile import compiled
 from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geometry.depth import as_kernel, Depth
 from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._geometry.levi_civita import LeviCivita
 from dlnjax._geometry.metric import as_pair, full_rank
 from dlnjax._geometry.operator import into, out_of
+from dlnjax._reverse import compiled_both_ways
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import svd
 from dlnjax._tree import positive, root
@@ -89,8 +89,8 @@ def _speeds(sigma: Float[Array, " d"]) -> Float[Array, " d"]:
     return jnp.where(near, speeds[jnp.argmax(least)], 0.0)
 
 
-@compiled
-def _tensor(x: Matrix, z: Vectors, kernel: Kernel, *, formula: Formula, power: int) -> Array:
+@compiled_both_ways
+def _tensor(x: Matrix, z: Vectors, kernel: Kernel, formula: Formula, power: int) -> Array:
     """A formula that is linear in each of the vectors, and of degree -`power` in X, computed at size one."""
     exponents = sum(exponent(z) for z in z) - power * scale_exponent(x, kernel)
     return scaled(_in_frame(*_units(x, z, kernel), kernel, formula=formula), exponents)
@@ -106,14 +106,14 @@ def _as_curvature(out: Scalar, x: Matrix, kernel: Kernel) -> Scalar:
     return scaled(out, -scale_exponent(x, kernel) * (2 - degree_of(kernel)))
 
 
-@compiled
+@compiled_both_ways
 def _plane(x: Matrix, z: Vectors, kernel: Kernel) -> tuple[Scalar, Scalar]:
     """The curvature of a plane, and the sine of the angle between the vectors that span it."""
     curvature, sine = _in_frame(*_units(x, z, kernel), kernel, formula=_sectional)
     return _as_curvature(curvature, x, kernel), sine
 
 
-@compiled
+@compiled_both_ways
 def _all_planes(x: Matrix, kernel: Kernel) -> Scalar:
     return _as_curvature(_in_frame(*_units(x, (), kernel), kernel, formula=_twice_traced), x, kernel)
 
@@ -175,7 +175,7 @@ def christoffel(x: Matrix, z1: Matrix, z2: Matrix, depth: Depth) -> Matrix:
         [[-2.0, 0.0], [0.0, -1.0]]
     """
     x, z, kernel = _checked(x, depth, z1=z1, z2=z2)
-    return _tensor(x, z, kernel, formula=_gamma, power=1)
+    return _tensor(x, z, kernel, _gamma, 1)
 
 
 def covariant_derivative(field: Callable[[Matrix], Matrix], x: Matrix, z: Matrix, depth: Depth) -> Matrix:
@@ -206,7 +206,7 @@ def covariant_derivative(field: Callable[[Matrix], Matrix], x: Matrix, z: Matrix
         raise ValueError(f"field must return one matrix of shape {x.shape}, that of x, got {shown}.")
     value, change = jax.jvp(field, (x,), (z,))
     value = as_pair(x, "the value of field at x", value)[1]
-    return change + _tensor(x, (z, value), kernel, formula=_gamma, power=1)
+    return change + _tensor(x, (z, value), kernel, _gamma, 1)
 
 
 def curvature(x: Matrix, z1: Matrix, z2: Matrix, z3: Matrix, depth: Depth) -> Matrix:
@@ -238,7 +238,7 @@ def curvature(x: Matrix, z1: Matrix, z2: Matrix, z3: Matrix, depth: Depth) -> Ma
         [[0.111111, 0.0], [0.0, -0.111111]]
     """
     x, z, kernel = _checked(x, depth, z1=z1, z2=z2, z3=z3)
-    return _tensor(x, z, kernel, formula=_curved, power=2)
+    return _tensor(x, z, kernel, _curved, 2)
 
 
 def sectional_curvature(x: Matrix, z1: Matrix, z2: Matrix, depth: Depth) -> Scalar:
@@ -285,7 +285,7 @@ def ricci(x: Matrix, z1: Matrix, z2: Matrix, depth: Depth) -> Scalar:
         0.000000
     """
     x, z, kernel = _checked(x, depth, z1=z1, z2=z2)
-    return _tensor(x, z, kernel, formula=_traced, power=2)
+    return _tensor(x, z, kernel, _traced, 2)
 
 
 def scalar_curvature(x: Matrix, depth: Depth) -> Scalar:

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geometry.kernel import Balanced, Kernel
-from dlnjax._geometry.special import bose, log_shc
+from dlnjax._geometry.special import bose, langevin, log_shc
 from dlnjax._tree import instantiate, ravel
 from dlnjax._types import Scalar
 
@@ -69,8 +69,6 @@ def _log_stretch(kernel: Kernel, log_s: Float[Array, "*s"], log_t: Float[Array, 
 
 def _log_mean_rate(kernel: Kernel, log_s: Float[Array, "*s"], log_t: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """The logarithm of (s - t)/(y(s) - y(t)) for s and t near each other, a mean of dsigma/dy over the segment."""
-    if isinstance(kernel, Balanced):
-        return (log_s + log_t) / 2 + log_shc((log_s - log_t) / 2) - _log_stretch(kernel, log_s, log_t)
     # The deviations from the rate in the middle keep their digits where lambda hardly changes. Near the singular
     # matrices the lambda of an imbalanced network hardly changes, and a difference of two logarithms would lose them.
     middle = (log_s + log_t) / 2
@@ -82,7 +80,7 @@ def _log_mean_rate(kernel: Kernel, log_s: Float[Array, "*s"], log_t: Float[Array
 
 
 def _weights(kernel: Kernel) -> Weights:
-    """(c, P) as a function of two singular values and of the difference of their y, elementwise; of `Balanced`, c."""
+    """(c, P) as a function of two singular values and of the difference of their y, elementwise."""
 
     def weights(of_s: Value, of_t: Value, gap: Float[Array, "..."]) -> Float[Array, "... p"]:
         (log_s, s), (log_t, t) = of_s, of_t
@@ -92,19 +90,24 @@ def _weights(kernel: Kernel) -> Weights:
         # Where the two are apart, y enters by its difference alone, whose derivatives in y are 1 and -1.
         quotient = jnp.log(jnp.where(near, 1.0, (s - t) / jnp.where(near, 1.0, gap)))
         even = jnp.where(near, _log_mean_rate(kernel, log_t + small, log_t), quotient)
-        roots = [even] if isinstance(kernel, Balanced) else [even, jnp.log((s + t) / 2)]
-        return jnp.exp(2 * jnp.stack(roots, -1) - kernel.log_eigenvalue(log_s, log_t)[..., None])
+        roots = jnp.stack([even, jnp.log((s + t) / 2)], -1)
+        return jnp.exp(2 * roots - kernel.log_eigenvalue(log_s, log_t)[..., None])
 
     return weights
 
 
 def _jet(kernel: Kernel, log_s: Float[Array, " n"], log_t: Float[Array, " n"]) -> tuple[Float[Array, "n p"], ...]:
-    """`_weights` at pairs of singular values, and the derivatives in y: the first and second in s, that in s and t."""
+    """`_weights` at pairs of singular values, and the derivatives in y: the first and second in s, that in s and t.
+
+    Of `Balanced` these are those of c - 1/N alone.
+    """
     n = len(log_s)
     if n > _AT_ONCE:
         parts = (jnp.pad(log, (0, -n % _AT_ONCE)).reshape(-1, _AT_ONCE) for log in (log_s, log_t))
         out = jax.lax.map(lambda logs: _jet(kernel, *logs), tuple(parts))
         return jax.tree.map(lambda z: z.reshape(-1, z.shape[-1])[:n], out)
+    if isinstance(kernel, Balanced):
+        return _balanced_jet(kernel.inverse_depth, log_s, log_t)
     gap = (log_s - log_t) * jnp.exp(_log_stretch(kernel, log_s, log_t))
     weights, none, one = _weights(kernel), jnp.zeros_like(gap), jnp.ones_like(gap)
 
@@ -118,15 +121,44 @@ def _jet(kernel: Kernel, log_s: Float[Array, " n"], log_t: Float[Array, " n"]) -
     return value, first, second, mixed
 
 
+def _balanced_jet(a: Scalar, log_s: Float[Array, " n"], log_t: Float[Array, " n"]) -> tuple[Float[Array, "n 1"], ...]:
+    """`_jet` of `Balanced` with a = 1/N, of c - a, where c is a function of u alone, and du/dy = sigma^(-a).
+
+    With g = d log c/du = 1/sinh(u) - a/sinh(a u), the derivatives in y are made of c g, c (g^2 + g' - a g) and
+    c (g^2 + g'). Near u = 0 the poles of g are taken out, by 1/sinh(u) = 1/u + langevin(u/2) - langevin(u). Elsewhere
+    the terms are put together so that none cancels where s is far below t, and all vanish at depth 1, to the last bit.
+    """
+    u = log_s - log_t
+    near, side = jnp.abs(u) < 1, jnp.sign(u)
+    close, w = jnp.where(near, u, 0.0), jnp.where(near, 1.0, jnp.abs(u))
+    without_pole = lambda x: langevin(x / 2) - langevin(x)
+    smooth = lambda u: without_pole(u) - a * without_pole(a * u)
+    slope, bend = jax.jvp(smooth, (close,), (jnp.ones_like(u),))
+    # 2/(1 - e^(-2w)) and 2a/(1 - e^(-2aw)), of which 1/sinh(w) and a/sinh(a w) are multiples.
+    one, other = (_over_decay(2 * x) / w for x in (w, a * w))
+    p, q = jnp.exp(-w) * one, jnp.exp(-a * w) * other
+    decay = lambda x: jnp.where(side < 0, jnp.exp(-2 * x), 1.0)
+    g = jnp.where(near, slope, side * (p - q))
+    mixed = jnp.where(near, slope * slope + bend, (p - q) ** 2 + q * (other - a) - p * (one - 1))
+    apart = (p - q) ** 2 + q * other * decay(a * w) - p * one * decay(w) + side * (1 - a) * p
+    second = jnp.where(near, mixed - a * slope, apart)
+    excess = _excess(a, u)
+    by_s, by_t, c = jnp.exp(-a * log_s), jnp.exp(-a * log_t), excess + a
+    return tuple(z[:, None] for z in (excess, by_s * c * g, by_s * by_s * c * second, -by_s * by_t * c * mixed))
+
+
 def _excess(a: Scalar, u: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """c - 1/N of `Balanced`, a tanh(u/2)/tanh(a u/2) - a with a = 1/N, accurate relative to its own size.
 
     c tends to a where one value is far below the other. Differences of c would lose there what c - a keeps.
     """
     v = jnp.abs(u)
-    # x/(1 - e^(-x)), which is 1 at x = 0.
-    inverse = lambda x: bose(x) + x
-    return 2 * (1 - a) * jnp.exp(-a * v) * inverse(a * v) / (inverse((1 - a) * v) * (1 + jnp.exp(-v)))
+    return 2 * (1 - a) * jnp.exp(-a * v) * _over_decay(a * v) / (_over_decay((1 - a) * v) * (1 + jnp.exp(-v)))
+
+
+def _over_decay(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """x/(1 - e^(-x)) for x >= 0, which is 1 at x = 0."""
+    return bose(x) + x
 
 
 class Differences(eqx.Module):

@@ -4,11 +4,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
-from support.tolerances import assert_close, FINITE_DIFFERENCE
+from support.programs import lowered
+from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
+from dlnjax._geometry.straight import _balanced_jet
 
 SPECTRA = [
     [2.0, 1.1, 0.3],
@@ -72,3 +75,36 @@ def test_gradients_are_those_of_central_differences(points):
             expected[2] = expected[2] if depth < jnp.inf else 0.0
             for one, other in zip((jnp.vdot(found[0], c), jnp.vdot(found[1], c), found[2]), expected, strict=True):
                 assert_close(one, other, FINITE_DIFFERENCE)
+
+
+def even_part(a, y_s, y_t):
+    """c - 1/N as a function of two y, with a = 1/N."""
+    log = lambda y: mpmath.log1p(a * y) / a if a else y
+    u = log(y_s) - log(y_t)
+    return a * mpmath.tanh(u / 2) / mpmath.tanh(a * u / 2) - a if a else mpmath.tanh(u / 2) / (u / 2)
+
+
+@pytest.mark.parametrize("a", [1.0, 0.5, 1 / 7, 1e-3, 0.0])
+def test_weights_of_a_balanced_network_have_the_derivatives_of_their_formula(a):
+    logs = [(0.3, -0.2), (0.3, 0.3 - 1e-7), (1, -2), (-2, 1), (1.01, 0), (0, 0.99), (5, -9), (-9, 5)]
+    found = [z[:, 0] for z in _balanced_jet(jnp.asarray(a), *jnp.array(logs).T)]
+    with mpmath.workdps(60):
+        for i, pair in enumerate(logs):
+            y = [mpmath.expm1(a * mpmath.mpf(log)) / a if a else mpmath.mpf(log) for log in pair]
+            for jet, order in zip(found, [(0, 0), (1, 0), (2, 0), (1, 1)], strict=True):
+                exact = mpmath.diff(partial(even_part, mpmath.mpf(a)), y, order, h=mpmath.mpf(10) ** -12)
+                assert abs(float(jet[i]) - exact) <= 1e-12 * abs(exact) + 1e-30
+
+
+def test_value_beside_a_derivative_has_the_bits_of_the_plain_call_and_shares_its_program(points):
+    """Each mode adds one program: a transpose that JAX makes would be compiled without the options of the library."""
+    xs, (a, b, _) = points
+    curvature = lambda x: dln.sectional_curvature(x, a, b, 2.5)
+    value = curvature(xs[0])
+    with lowered() as names:
+        also, slope = jax.value_and_grad(curvature)(xs[0])
+        _, forwards = jax.jvp(curvature, (xs[0],), (a,))
+    assert float(also) == float(value)
+    assert_close(forwards, jnp.sum(slope * a), ALGEBRA)
+    ours = [name for name in names if "plane" in name or "wards" in name]
+    assert sorted(ours) == ["jit(backwards)", "jit(forwards)"]
