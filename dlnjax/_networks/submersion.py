@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_float, as_matrix, known, require
 from dlnjax._compile import compiled
-from dlnjax._lapack import solve_linear
+from dlnjax._lapack import qr, solve_triangular
 from dlnjax._networks.chain import as_finite_weights, as_weights, chain_product, dtype_of, each, matrix_shape
 from dlnjax._networks.cores import cores_of
 from dlnjax._scale import exponent, scaled
@@ -128,8 +129,8 @@ def _frames_of(weights: Weights) -> tuple[Layer, ...] | None:
 
 @compiled
 def _lift(weights: Weights, frames: tuple[Layer, ...] | None, z: Matrix) -> Weights:
-    k, _, lift = _at_size_one(weights, frames)
-    return lift(scaled(z, -k))
+    k, q, r = _horizontal(weights, frames)
+    return _motions(weights)(q @ solve_triangular(r, scaled(z, -k).ravel(), transposed=True))
 
 
 def _normal_part(frames: tuple[Any, ...], z: Any) -> Any:
@@ -139,10 +140,11 @@ def _normal_part(frames: tuple[Any, ...], z: Any) -> Any:
     return z - (z @ inner) @ inner.T
 
 
-def _at_size_one(
-    weights: Weights, frames: tuple[Layer, ...] | None
-) -> tuple[Scalar, Callable[[Weights], Matrix], Callable[[Matrix], Weights]]:
-    """(k, push, lift), d phi / 2^k and the lift of what it gives, neither of which leaves the range of the floats.
+def _horizontal(weights: Weights, frames: tuple[Layer, ...] | None) -> tuple[Scalar, Layer, Layer]:
+    """(k, Q, R) with d phi^T / 2^k = Q R, as matrices with a row for each entry of the factors.
+
+    The lift of Z is Q R^(-T) Z / 2^k, and Q Q^T projects on the horizontal motions. The condition number of
+    d phi d phi^T, by which the lift is defined, is the square of that of d phi.
 
     With factors W_p = 2^(k_p) w_p, d phi at W is 2^(sum k) times the sum over p of 2^(-k_p) d_p phi at w. The largest
     of these powers is taken out, 2^k; what is left of each, at most 1, is `share`.
@@ -151,29 +153,23 @@ def _at_size_one(
     exponents = jnp.stack(list(powers))
     least = jnp.min(exponents)
     unit = each(lambda w, k: scaled(w, -k), weights, powers)
+    x, back = jax.vjp(chain_product, unit)
 
-    def share(w: Weights) -> Weights:
-        return each(lambda w, k: scaled(w, least - k), w, powers)
+    def pull(z: Matrix) -> Float[Array, " rows"]:
+        share = each(lambda w, k: scaled(w, least - k), back(z)[0], powers)
+        # The part of Z that is normal to the matrices of the rank of X is mapped to 0. With rows of its own R has an
+        # inverse, so that one solve serves matrices of any rank.
+        normal = [] if frames is None else [_normal_part(frames, z).ravel()]
+        return jnp.concatenate([ravel_pytree(share)[0], *normal])
 
-    def push(w: Weights) -> Matrix:
-        return jax.jvp(chain_product, (unit,), (share(w),))[1]
+    basis = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
+    q, r = qr(jax.vmap(pull)(basis).T)
+    return jnp.sum(exponents) - least, q[: sum(w.size for w in jax.tree.leaves(weights))], r
 
-    def pull(z: Matrix) -> Weights:
-        return share(jax.vjp(chain_product, unit)[1](z)[0])
 
-    def normal_part(z: Matrix) -> Matrix:
-        # The part of z that is normal to the matrices of the rank of X. d phi d phi^T maps this part to 0. With the
-        # identity added on it the operator has an inverse, so that one solve serves matrices of any rank.
-        return jnp.zeros_like(z) if frames is None else _normal_part(frames, z)
-
-    def lift(z: Matrix) -> Weights:
-        # d phi d phi^T as a matrix, with a row and a column for each entry of X. Where the factors are not balanced, no
-        # frame makes it diagonal.
-        basis = jnp.eye(z.size, dtype=z.dtype).reshape(-1, *z.shape)
-        operator = jax.vmap(lambda p: push(pull(p)) + normal_part(p))(basis).reshape(z.size, z.size)
-        return pull(solve_linear(operator, z.ravel()).reshape(z.shape))
-
-    return jnp.sum(exponents) - least, push, lift
+def _motions(weights: Weights) -> Callable[[Float[Array, " rows"]], Weights]:
+    """The motion of the factors whose entries are those of a vector."""
+    return ravel_pytree(weights)[1]
 
 
 def horizontal_projection(weights: Weights | Sequence[ArrayLike], velocity: Any) -> Weights:
@@ -205,8 +201,8 @@ def horizontal_projection(weights: Weights | Sequence[ArrayLike], velocity: Any)
 
 @compiled
 def _project(weights: Weights, frames: tuple[Layer, ...] | None, velocity: Weights) -> Weights:
-    _, push, lift = _at_size_one(weights, frames)
-    return lift(push(velocity))
+    _, q, _ = _horizontal(weights, frames)
+    return _motions(weights)(q @ (q.T @ ravel_pytree(velocity)[0]))
 
 
 def _as_velocity(velocity: Any, weights: Weights) -> Weights:

@@ -249,7 +249,8 @@ def _train(loss: Loss, weights: Weights, optimizer: _Optimizer, counts: Int[Arra
         return loss.at(step.astype(int))
 
     def step(now: _Progress) -> _Progress:
-        return _step(at(now.taken), at(now.taken + 1), optimizer.of, now)
+        # After the last step, its own batch says whether the energy is still a number.
+        return _step(at(now.taken), at(jnp.minimum(now.taken + 1, jnp.maximum(counts[-1] - 1, 0))), optimizer.of, now)
 
     def until(now: _Progress, count: Int[Array, ""]) -> tuple[_Progress, tuple[Weights, Int[Array, ""]]]:
         now = iterate(step, lambda now: (now.taken < count) & _goes_on(now, stop), now)
@@ -268,7 +269,6 @@ def _train_on(
     now, saved = _begin_on(loss, batch, weights, optimizer), []
     for count in counts:
         while int(now.taken) < count and bool(_goes_on(now, stop)):
-            # After the last step, its own batch says whether the energy is still a number.
             following = batch if int(now.taken) + 1 == counts[-1] else next(stream, None)
             if following is None:
                 raise ValueError(f"batches must be as many as steps, {counts[-1]}, got {int(now.taken) + 1} of them.")

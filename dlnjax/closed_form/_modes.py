@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_depth, as_positive, as_real, known, require
 from dlnjax._compile import compiled
-from dlnjax._tree import own_arithmetic, positive
+from dlnjax._tree import own_arithmetic, positive, smooth_where
 from dlnjax._types import Numbers
 
 # Both series are summed where their argument is at most 1/2, and the factors of the powers are below 2k.
@@ -17,6 +18,8 @@ _TERMS = 60
 # Newton's method starts on the side from which it is monotone, with slopes within a factor of 4: the worst of 10^5
 # random cases takes 5 steps.
 _STEPS = 8
+# Beside e to this power, 1 is lost to rounding.
+_FAR = 50.0
 
 
 def mode(sigma0: Numbers, target: Numbers, depth: Numbers, t: Numbers) -> Float[Array, "..."]:
@@ -68,6 +71,9 @@ def _mode(
     # Let s be the target and p = 2 - 2/N. Where sigma rises to s, let y = sigma/s and e = 1 - p. Where sigma falls to
     # s, let y = s/sigma and e = p. In both cases y' = y^(1-e) (1 - y) in the time tau = t s^p, and y rises to 1.
     p = 2 - 2 * inverse_depth
+    # The derivative in a target of 0 is a product with sigma_0/sigma, which may be larger than any float.
+    beyond = (target == 0) & (_log_of_rise(t * sigma0**p, p) > _largest_growth(t.dtype))
+    target = smooth_where(~beyond, target)
     below = sigma0 <= target
     size = jnp.where(below, target, sigma0)
     y = jnp.where(below, sigma0, target) / size
@@ -124,7 +130,20 @@ def _time_to(w: Array, log_growth: Array, y: Array, e: Array) -> Array:
     """
     k = jnp.arange(2.0, _TERMS, dtype=w.dtype).reshape(-1, *(1,) * w.ndim)
     tail = lambda y: y * _horner(1 / (k + e), y)
-    return w + y * _rise(log_growth, 1 + e) + jnp.exp(e * log_growth) * tail(y * jnp.exp(log_growth)) - tail(y)
+    end, power = y * _growth(log_growth), jnp.exp(e * log_growth)
+    # The product y r^(1+e) is in the range of the floats where r^(1+e) is not.
+    far = (1 + e) * log_growth > _FAR
+    second = jnp.where(far, end * power / jnp.where(far, 1 + e, 1.0), y * _rise(jnp.where(far, 0.0, log_growth), 1 + e))
+    return w + second + power * tail(end) - tail(y)
+
+
+def _growth(log_growth: Array) -> Array:
+    """r, or nearly the largest float: beside y = 0, that of a target of 0, r may be larger than any."""
+    return jnp.exp(jnp.minimum(log_growth, _largest_growth(log_growth.dtype)))
+
+
+def _largest_growth(dtype: Any) -> float:
+    return float(np.log(np.finfo(dtype).max)) - 1
 
 
 def _log_growth(theta: Array, y: Array, e: Array) -> Array:
@@ -135,7 +154,7 @@ def _log_growth(theta: Array, y: Array, e: Array) -> Array:
     # The unknown is w, in which the time has a slope of 1/(1 - r y), between 1 and 2 and increasing. In log r the slope
     # may be anything. So w <= theta, from where Newton's method comes down.
     late = lambda w: _time_to(w, log_growth(w), y, e) - theta
-    slope = lambda w: 1 / (1 - y * jnp.exp(log_growth(w)))
+    slope = lambda w: 1 / (1 - y * _growth(log_growth(w)))
     start = jnp.minimum(theta, _rise(jnp.where(grows, most, 0.0), e) + jnp.where(grows, 0.0, jnp.inf))
     return log_growth(_root(late, slope, start))
 

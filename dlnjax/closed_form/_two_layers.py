@@ -28,6 +28,9 @@ from dlnjax._types import Matrix, Numbers, Scalar
 # W_2^T W_2 - W_1 W_1^T is taken for a multiple of the identity if it is one to two thirds of the digits, relative to
 # the factors. What `balance` and long flows leave is well below.
 _FITTING_DIGITS = 2 / 3
+# What is left of a row, after it is made of two and turned as often as there are columns, counts as 0 up to this many
+# roundings for each column.
+_ROUNDINGS = 16
 
 
 First: TypeAlias = Float[Array, "h n"]
@@ -109,13 +112,17 @@ def _two_layer(w1: First, w2: Second, target: Matrix, ts: Float[Array, "*ts"]) -
     above, below = v.T @ w1.T, u.T @ w2
     rest1, rest2 = w1.T - v @ above, w2 - u @ below
     rows = jnp.concatenate([sine * above + cosine * below, cosine * above - sine * below, rest1, rest2])
+    # The sizes of what these rows are sums of. On the stable manifold of a saddle sums cancel, and what is left of them
+    # by rounding would grow.
+    sizes = jnp.concatenate([_sizes(sine * above, cosine * below), _sizes(cosine * above, sine * below)])
+    sizes = jnp.concatenate([sizes, _sizes(w1.T, v @ above), _sizes(w2, u @ below)])
     rate = lambda size, value: jnp.full(size, value, s.dtype)
     rates = jnp.concatenate([w, -w, rate(len(rest1), -half), rate(len(rest2), half)])
     n, r = len(rest1), len(s)
 
     def at(t: Scalar) -> tuple[Matrix, tuple[First, Second]]:
         # The time of the thesis is half of ours at two layers.
-        plus, minus, rest1, rest2 = jnp.split(_gram_root(rows, rates, t / 2), [r, 2 * r, 2 * r + n])
+        plus, minus, rest1, rest2 = jnp.split(_gram_root(rows, sizes, rates, t / 2), [r, 2 * r, 2 * r + n])
         first = v @ (sine * plus + cosine * minus) + rest1
         second = u @ (cosine * plus - sine * minus) + rest2
         return second @ first.T, (first.T, second)
@@ -135,7 +142,15 @@ def _half_imbalance(w1: First, w2: Second) -> tuple[Scalar, Scalar]:
     return scaled(mean / 2, 2 * k), off / positive(norm(first) ** 2 + norm(second) ** 2)
 
 
-def _gram_root(rows: Float[Array, "k h"], rates: Float[Array, " k"], t: Scalar) -> Float[Array, "k h"]:
+def _sizes(one: Float[Array, "k h"], other: Float[Array, "k h"]) -> Float[Array, " k"]:
+    """The larger of the largest entries of two rows, for each of the rows."""
+    largest = jnp.maximum(jnp.max(jnp.abs(one), axis=1), jnp.max(jnp.abs(other), axis=1))
+    return jax.lax.stop_gradient(largest)
+
+
+def _gram_root(
+    rows: Float[Array, "k h"], sizes: Float[Array, " k"], rates: Float[Array, " k"], t: Scalar
+) -> Float[Array, "k h"]:
     """A Y with Y Y^T = E B [I + B^T phi B]^{-1} B^T E, for the rows B, E = e^{rates t}, phi the integral of E^2.
 
     With T = max(E, 1), N = min(E, 1) and phi = T psi T, the matrix is N Z [C^T C + Z^T psi Z]^{-1} Z^T N for any
@@ -143,7 +158,7 @@ def _gram_root(rows: Float[Array, "k h"], rates: Float[Array, " k"], t: Scalar) 
     are made triangular first, and a power of e for each column. psi = (1 - e^{-2|rates| t}) / (2 |rates|).
     """
     grows = jnp.maximum(rates, 0.0) * t
-    turned = _turned(rows, grows)
+    turned = _turned(rows, sizes, grows)
     largest = jnp.finfo(rows.dtype).max
     size = jnp.log(jnp.maximum(jnp.abs(turned), 1 / largest))
     # The logarithm of the largest entry of each column of T B, or of 1.
@@ -160,19 +175,21 @@ def _gram_root(rows: Float[Array, "k h"], rates: Float[Array, " k"], t: Scalar) 
     return jnp.exp(jnp.minimum(rates, 0.0) * t)[:, None] * y
 
 
-def _turned(rows: Float[Array, "k h"], grows: Float[Array, " k"]) -> Float[Array, "k h"]:
+def _turned(rows: Float[Array, "k h"], sizes: Float[Array, " k"], grows: Float[Array, " k"]) -> Float[Array, "k h"]:
     """The rows times an orthogonal matrix, after which each column belongs to the fastest row that is left.
 
     These are Householder's reflections with pivoting: the next row is the one that is largest at the end, times
     exp(grows), in the columns that are left. Without the order, the columns of e^{Ft} B would all be multiples of the
-    fastest row at late times, and nothing would be left of the others.
+    fastest row at late times, and nothing would be left of the others. What is left of a row counts as 0 where it is at
+    most rounding in a row of these `sizes`.
     """
-    columns = jnp.arange(rows.shape[1])
+    columns, rounding = jnp.arange(rows.shape[1]), _ROUNDINGS * rows.shape[1] * jnp.finfo(rows.dtype).eps * sizes
 
     def reflect(k: Array, rows: Array) -> Array:
+        zero = jnp.all((jnp.abs(rows) <= rounding[:, None]) | (columns < k), axis=1)
+        rows = jnp.where(zero[:, None] & (columns >= k), 0.0, rows)
         left = jnp.where(columns >= k, rows, 0.0)
         # A row of zeros has the size 0, whose derivative in reverse mode would be NaN.
-        zero = jnp.all(left == 0, axis=1)
         sizes = jnp.where(zero, 0.0, jax.vmap(norm)(jnp.where(zero[:, None], 1.0, left)))
         at_end = grows + jnp.log(positive(sizes))
         pivot = jnp.argmax(jnp.where(sizes > 0, at_end, -jnp.inf))

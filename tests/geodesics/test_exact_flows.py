@@ -107,6 +107,19 @@ def test_derivatives_of_mode_are_those_of_differences():
     assert_close(jax.jit(jax.vmap(jax.hessian(f)))(points), differences(slope), FINITE_DIFFERENCE)
 
 
+def test_mode_falls_to_a_target_of_zero_beyond_the_range_of_the_floats():
+    assert_close(dln.closed_form.mode(0.1, jnp.array([2.0, 1.0, 0.0]), 1, 1000.0), [2.0, 1.0, 0.0], ALGEBRA)
+    for t in (1.0, 600.0, 720.0):
+        assert_close(dln.closed_form.mode(0.3, 0.0, 1, t), 0.3 * np.exp(-t), ALGEBRA)
+        assert_close(jax.grad(dln.closed_form.mode)(0.3, 0.0, 1.0, t), np.exp(-t), ALGEBRA)
+        # The derivative in the target is a product of numbers beyond the range of the floats at the last time.
+        slope = jax.grad(dln.closed_form.mode, 1)(0.3, 0.0, 1.0, t)
+        assert jnp.isnan(slope) if t > 709 else abs(slope - (1 - np.exp(-t))) < 1e-12
+    # From far above, t = 1/x + log((x - 1)/x) - 1/x_0 - log((x_0 - 1)/x_0) up to the sign.
+    x = float(dln.closed_form.mode(1e150, 1.0, jnp.inf, 1.0))
+    assert_close(-1 / x - np.log1p(-1 / x), 1.0, ALGEBRA)
+
+
 def test_derivatives_of_mode_at_rest():
     # sigma_0 = s is an equilibrium, from where a neighbour comes back at the rate s^p.
     assert_close(jax.grad(mode)(2.0, 2.0, 4.0, 0.3), np.exp(-(2.0**1.5) * 0.3), ALGEBRA)
@@ -181,6 +194,22 @@ def test_two_layers_arrive_however_long_they_take(key):
         sigma, k = dln.svd(target), min(h, m, n)
         best = (sigma.u[:, :k] * sigma.sigma[:k]) @ sigma.v[:, :k].T
         assert_close(two_layer(*start(key, *shape), target, 1e9).x, best, 1e-10)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_two_layers_on_the_stable_manifold_of_a_saddle_stay_on_it(d):
+    """The determinant of a balanced product keeps its sign, so that the least value tends to 0 and not to its target.
+
+    Beside the saddle rounding would grow to the size of the target by t = 40.
+    """
+    rng = np.random.default_rng(d)
+    u, v = (np.linalg.qr(rng.normal(size=(d, d)))[0] for _ in range(2))
+    target = (u * np.linspace(2.0, 1.0, d)) @ v.T
+    w1, w2 = dln.balanced_factors(jnp.asarray((u * np.append(np.ones(d - 1), -0.7)) @ v.T), 2)
+    x = dln.closed_form.two_layer(w1, w2, jnp.asarray(target), [1.0, 20.0, 60.0, 500.0]).x
+    stays = (u[:, : d - 1] * np.linspace(2.0, 1.0, d)[: d - 1]) @ v[:, : d - 1].T
+    assert_close(x[-1], stays, ALGEBRA)
+    assert np.sign(np.linalg.det(x[0])) == -np.sign(np.linalg.det(target))
 
 
 def test_two_layers_that_rest_or_see_nothing_of_the_target():

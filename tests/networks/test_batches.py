@@ -54,6 +54,18 @@ def test_each_step_has_its_batch(batches, weights):
             assert_close(w[k], expected, ALGEBRA)
 
 
+def test_no_batch_after_the_last_step_is_asked_for(weights):
+    """`jnp.take` gives NaN beyond the last batch, and no step was to be taken there."""
+    data = jnp.linspace(0.5, 1.5, 5)
+    loss = lambda x, size: jnp.sum((x - size) ** 2)
+    found = [
+        dln.train(loss, weights, optax.sgd(0.01), 5, batches=batches)
+        for batches in (lambda step: jnp.take(data, step), iter(data))
+    ]
+    assert int(found[0].steps) == 5
+    assert_close(found[0].x, found[1].x, ALGEBRA)
+
+
 def test_the_optimiser_sees_the_loss_of_its_own_batch(weights):
     # The step of Polyak is the value over the squared slope, so that it tells which batch was evaluated.
     optimizer = optax.polyak_sgd(max_learning_rate=10.0)

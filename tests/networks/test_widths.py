@@ -275,6 +275,20 @@ def test_lifts_are_those_of_the_pseudoinverse(widths, key):
         assert_close(vertical[p], motion[p] - w, 1e3 * ALGEBRA)
 
 
+def test_lifts_of_deep_networks_keep_the_digits_that_the_map_leaves():
+    """The condition number of d phi is 1e7 here, and that of d phi d phi^T its square."""
+    rng = np.random.default_rng(0)
+    weights, motion = jnp.asarray(rng.normal(size=(2, 20, 3, 3)) / 3**0.5)
+    z = jnp.asarray(rng.normal(size=(3, 3)))
+    lift = dln.horizontal_lift(weights, z)
+    assert_close(jax.jvp(dln.product, (weights,), (lift,))[1], z, 1e-7)
+    jacobian = np.asarray(jax.jacobian(dln.product)(weights)).reshape(9, -1)
+    right = np.linalg.svd(jacobian, full_matrices=False)[2]
+    assert np.linalg.cond(jacobian) > 1e6
+    assert_close(lift.ravel(), np.linalg.lstsq(jacobian, z.ravel(), rcond=None)[0], 1e-7)
+    assert_close(dln.horizontal_projection(weights, motion).ravel(), right.T @ (right @ motion.ravel()), 1e-7)
+
+
 @pytest.mark.long
 def test_lifts_through_a_bottleneck_have_derivatives(key):
     weights, motion = drawn(key, (3, 1, 2)), drawn(jax.random.fold_in(key, 1), (3, 1, 2))
