@@ -64,6 +64,8 @@ def is_of_known_classes(part: Any, recorded: bool) -> bool:
         return True
     known = type(part) in (tuple, list, dict, type(None)) or type(part).__module__.partition(".")[0] in _KNOWN
     known = known or (recorded and getattr(part, "_record", None) is not None)
+    # A partial function keeps its function where no leaf is.
+    known = known and not isinstance(part, jax.tree_util.Partial)
     return known and all(is_of_known_classes(x, recorded) for x in inside)
 
 
@@ -147,7 +149,11 @@ class _Call(_Key):
 
     def rule(self, xs: Sequence[Array], dxs: Sequence[Array | None]) -> tuple[list[Array], list[Array | None]]:
         args, kwargs = self._arguments(xs)
-        out, dout = self.of.rule(args, jax.tree.unflatten(self.structure, dxs)[0], **kwargs)
+        dargs, dkwargs = jax.tree.unflatten(self.structure, dxs)
+        if jax.tree.leaves(dkwargs):
+            names = ", ".join(name for name, dx in dkwargs.items() if jax.tree.leaves(dx))
+            raise TypeError(f"{self.of.f.__name__} has no derivative in {names}: use jax.lax.stop_gradient there.")
+        out, dout = self.of.rule(args, dargs, **kwargs)
         return jax.tree.leaves(out), leaves_of_tangent(dout, out)
 
     def back(self, cts: Sequence[Array], xs: Sequence[Array | None]) -> list[Array]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import warnings
 from collections.abc import Callable
 from typing import Any, cast, TYPE_CHECKING
@@ -13,7 +14,7 @@ import numpy as np
 
 from dlnjax._recorded import Record, record_of
 from dlnjax._results import NAMES, RESULTS
-from dlnjax._saved import LAYERS, LONG, name_in_kernel, PREFIXES, SETTINGS, Solution
+from dlnjax._saved import KERNEL_DTYPE, LAYERS, LONG, name_in_kernel, PREFIXES, SETTINGS, Solution, TYPES
 from dlnjax._svd import SVD
 from dlnjax._versions import version_of
 
@@ -36,8 +37,13 @@ def solution_of(data: "xarray.Dataset", source: str) -> Any:
     if any(str(name).startswith("observed") and name != "observed" for name in data):
         raise ValueError(f"{source} holds several observed arrays, which only xarray can open: xarray.open_zarr.")
     _tell_of_float64(data, source)
+    types = json.loads(data.attrs.get(TYPES, "{}"))
 
     def get(name: str) -> Any:
+        found, kind = stored(name), types.get(name)
+        return found if kind is None else _of_kind(found, kind)
+
+    def stored(name: str) -> Any:
         name = "time" if name == "ts" and "ts" not in data else name
         # An axis of a grid may have the name of a setting that all seeds share, and is then the variable.
         if name not in data.variables or (name in SETTINGS and name in data.attrs):
@@ -47,6 +53,12 @@ def solution_of(data: "xarray.Dataset", source: str) -> Any:
 
     fields = {field.name: _field(field, data, get, source) for field in dataclasses.fields(cls)}
     return cls(**fields)
+
+
+def _of_kind(found: Any, kind: str) -> Any:
+    """A number of the file in the type that it had: that of an array, or a number of Python."""
+    python = {"python float": float, "python int": int, "python bool": bool}
+    return python[kind](found) if kind in python else jnp.asarray(np.asarray(found).astype(kind))
 
 
 def _field(field: Any, data: "xarray.Dataset", get: Callable[[str], Any], source: str) -> Any:
@@ -93,7 +105,8 @@ def _kernel(base: type, data: "xarray.Dataset", get: Callable[[str], Any], sourc
             f"{source} was computed with the kernel {name!r}, which is defined nowhere here. "
             "Import its class, or define it, before the call."
         )
-    dtype = next(v.dtype for v in data.variables.values() if v.dtype.kind == "f")
+    floats = (v.dtype for v in data.variables.values() if v.dtype.kind == "f")
+    dtype = np.dtype(data.attrs[KERNEL_DTYPE]) if KERNEL_DTYPE in data.attrs else next(floats)
     kernels, errors = [], []
     for cls in found:
         try:
@@ -116,7 +129,8 @@ def _kernel(base: type, data: "xarray.Dataset", get: Callable[[str], Any], sourc
 
 def _recorded(kernel: Any, base: type, dtype: Any, data: "xarray.Dataset") -> Any:
     """The kernel with a record, if it needs one."""
-    names = [name_in_kernel(path) for path, _ in jax.tree_util.tree_leaves_with_path(kernel)]
+    arrays = eqx.filter(kernel, eqx.is_array)
+    names = [name_in_kernel(path) for path, _ in jax.tree_util.tree_leaves_with_path(arrays)]
     own = lambda name: sum(str(dim).startswith(f"{name}_axis") for dim in data[name].dims) if name in data else 0
     # The record needs to know which axes of the arrays are those of one seed.
     object.__setattr__(kernel, "_record", Record(tuple(map(own, names)), ""))

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dlnjax._svd import SVD
@@ -25,19 +27,23 @@ from dlnjax._svd import SVD
 def value(energy: Callable, point: SVD) -> Float[Array, ""]:
     """E(X) at a point."""
     offered = getattr(energy, "at", None)
-    return energy(point.matrix) if offered is None else offered(point).astype(point.sigma.dtype)
+    if offered is not None:
+        return _returned("at", offered(point), (), point.sigma.dtype)
+    return jnp.asarray(energy(point.matrix), point.sigma.dtype)
 
 
 def gradient(energy: Callable, x: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """The Euclidean gradient dE(X)."""
-    return getattr(energy, "gradient", jax.grad(energy))(x).astype(x.dtype)
+    offered = getattr(energy, "gradient", None)
+    return jax.grad(energy)(x) if offered is None else _returned("gradient", offered(x), x.shape, x.dtype)
 
 
 def pullback(energy: Callable, point: SVD) -> Float[Array, "r r"]:
     """U^T dE(X) V, the gradient seen from the frame of X."""
     in_frame = getattr(energy, "pullback", None)
     if in_frame is not None:
-        return in_frame(point).astype(point.sigma.dtype)
+        r = len(point.sigma)
+        return _returned("pullback", in_frame(point), (r, r), point.sigma.dtype)
     return point.u.T @ sides(energy, point)[0]
 
 
@@ -45,10 +51,20 @@ def sides(energy: Callable, point: SVD) -> tuple[Float[Array, "m r"], Float[Arra
     """(dE(X) V, dE(X)^T U), the part of the gradient on which a flow on the matrices of rank r depends."""
     offered = getattr(energy, "sides", None)
     if offered is not None:
-        left, right = offered(point)
-        return left.astype(point.sigma.dtype), right.astype(point.sigma.dtype)
+        dtype, (left, right) = point.sigma.dtype, offered(point)
+        return _returned("sides", left, point.u.shape, dtype), _returned("sides", right, point.v.shape, dtype)
     slope = gradient(energy, point.matrix)
     return slope @ point.v, slope.T @ point.u
+
+
+def _returned(name: str, found: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """What a method of the energy has returned, if it is real and of this shape."""
+    if not isinstance(found, jax.Array | np.ndarray | np.generic | float | int):
+        raise TypeError(f"energy.{name} must return an array of shape {shape}, got {type(found).__name__}.")
+    array = jnp.asarray(found)
+    if array.shape != shape or jnp.iscomplexobj(array):
+        raise ValueError(f"energy.{name} must return real numbers of shape {shape}, got {array.dtype}{array.shape}.")
+    return array.astype(dtype)
 
 
 def at_start(energy: Any) -> Any:

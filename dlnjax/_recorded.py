@@ -24,12 +24,13 @@ class Record(NamedTuple):
 
     `axes` is the number of axes of each of its arrays: an array of a solution that has more axes has those of the
     solution in front. `checksum` is that of the programs of its methods, and `callbacks` has the functions of Python
-    that these call.
+    that these call. `dtype` is that of the matrices, for which the methods were traced.
     """
 
     axes: tuple[int, ...]
     checksum: str
     callbacks: tuple[Any, ...] = ()
+    dtype: str = ""
 
 
 def record_of(kernel: Any, base: type, dtype: Any) -> Record | None:
@@ -55,7 +56,7 @@ def record_of(kernel: Any, base: type, dtype: Any) -> Record | None:
             traced = _traced(name, own, others, dtype)
         total.update(f"{name} {traced.checksum()}".encode())
         callbacks += traced.program.callbacks
-    return Record(axes, total.hexdigest(), tuple(callbacks))
+    return Record(axes, total.hexdigest(), tuple(callbacks), str(np.dtype(dtype)))
 
 
 def _traced(name: str, arrays: Any, others: Any, dtype: Any) -> Traced:

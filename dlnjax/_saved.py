@@ -7,6 +7,7 @@ is run when it is read.
 """
 
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +36,10 @@ LAYERS = "weights"
 _LARGEST = 2**31 - 4
 # The attribute that marks an array of integers that had 64 bits before it was written.
 LONG = "before_netcdf"
+# The attribute with the type of the matrices for which the checksum of the kernel was found.
+KERNEL_DTYPE = "dtype of the kernel"
+# The attribute with the types of the settings: an attribute of a file is a number of no type.
+TYPES = "types"
 # JAX shares the memory of an array of NumPy that begins at a multiple of this many bytes.
 _ALIGNMENT = 64
 _NOTES = {
@@ -91,7 +96,7 @@ class Solution(Shown):
         if kernel is None or kernel._record is None:
             return {}
         leaves = jax.tree_util.tree_leaves_with_path(self)
-        arrays = [_name(path) for path, leaf in leaves if path[0].name == "depth" and eqx.is_array_like(leaf)]
+        arrays = [_name(path) for path, leaf in leaves if path[0].name == "depth" and _is_of_arrays(leaf)]
         return dict(zip(arrays, kernel._axes, strict=True))
 
     @staticmethod
@@ -185,9 +190,17 @@ class Solution(Shown):
                 attrs["kernel"] = type(value).__name__
                 if value._record and not value._record.callbacks:
                     attrs |= {"kernel_checksum": value._record.checksum, "kernel_jax": version_of("jax")}
+                    attrs[KERNEL_DTYPE] = value._record.dtype
             elif isinstance(value, dict):
                 attrs[field.name] = " ".join(value)
-        return xarray.Dataset(data, coords=coords, attrs=attrs)
+        return xarray.Dataset(data, coords=coords, attrs=attrs | {TYPES: json.dumps(self._types())})
+
+    def _types(self) -> dict[str, str]:
+        """The types of the settings, of which a file keeps numbers: of arrays, and of numbers of Python."""
+        arrays = eqx.filter(self, eqx.is_array_like)
+        leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
+        kind = lambda leaf: str(leaf.dtype) if _is_of_arrays(leaf) else f"python {type(leaf).__name__}"
+        return {n: kind(x) for n, x in leaves.items() if n in SETTINGS or n.startswith(PREFIXES["depth"])}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file, which `dlnjax.load` reads. The format is netCDF 3, which any netCDF tool reads. For a path
@@ -215,7 +228,7 @@ class Solution(Shown):
 
 def on_device(tree: Any) -> Any:
     """The tree with arrays of JAX. A kernel may hold functions, which stay."""
-    return jax.tree.map(lambda x: jax.device_put(x) if eqx.is_array_like(x) else x, tree)
+    return jax.tree.map(lambda x: jax.device_put(x) if _is_of_arrays(x) else x, tree)
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -224,6 +237,11 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     first = -memory.ctypes.data % _ALIGNMENT
     return memory[first : first + size].view(dtype).reshape(shape)
+
+
+def _is_of_arrays(x: Any) -> bool:
+    """Whether `x` is an array of JAX or of NumPy, or one number of NumPy, and no number of Python."""
+    return isinstance(x, jax.Array | np.ndarray | np.generic)
 
 
 def _name(path: tuple[Any, ...]) -> str:

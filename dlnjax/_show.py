@@ -17,21 +17,41 @@ _WIDTH, _HEIGHT, _MODES, _POINTS, _SEEDS = 220.0, 64.0, 12, 120, 300
 
 
 class Curves(NamedTuple):
-    """The singular values along a solution, `sigma`, `[n] t d`, at the times `along`, `t`, with an axis `label`."""
+    """The singular values along a solution, `sigma`, `[n] t d`, at the times `along`, `t`, with an axis `label`.
+
+    `note` says which of them have failed, since their last states stand at all later times.
+    """
 
     along: np.ndarray
     sigma: np.ndarray
     label: str
+    note: str = ""
 
     @classmethod
-    def of(cls, along: Any, sigma: Any, label: str) -> "Curves":
-        """The curves from arrays with any leading axes, which become one axis `n`."""
-        require_known("a picture", (along, sigma))
+    def of(cls, along: Any, sigma: Any, label: str, *, result: Any = None, held: bool = False) -> "Curves":
+        """The curves from arrays with any leading axes, which become one axis `n`.
+
+        With `held`, `along` counts the same steps for all, up to the last of each.
+        """
+        require_known("a picture", (along, sigma, result))
         along, sigma = np.asarray(along), np.asarray(sigma)
         if sigma.size == 0:
             raise ValueError("there are 0 seeds, and nothing to draw.")
         flat = sigma.reshape(-1, *sigma.shape[-2:]) if sigma.ndim > 2 else sigma
-        return cls(along.reshape(-1, along.shape[-1])[0], flat, label)
+        rows = along.reshape(-1, along.shape[-1])
+        if not held and np.any(rows != rows[0]):
+            raise ValueError(
+                f"these {len(rows)} solutions have times of their own, and no common axis: draw each alone."
+            )
+        return cls(rows.max(axis=0), flat, label, "" if result is None else failures(result.names))
+
+
+def failures(names: Any) -> str:
+    """How many of the results with these names are failures, and of which kind; nothing if there are none."""
+    names = np.asarray(names, str).ravel()
+    kinds, counts = np.unique(names[~np.isin(names, ["successful", "steady", "stopped"])], return_counts=True)
+    shown = ", ".join(f"{kind} {count}" for kind, count in zip(kinds, counts, strict=True))
+    return f"{counts.sum()} of {len(names)} failed: {shown}" if len(names) > 1 and len(kinds) else "".join(kinds)
 
 
 class Shown(eqx.Module):
@@ -45,7 +65,10 @@ class Shown(eqx.Module):
 
     def _title(self) -> str:
         """The depth, or nothing where the solution does not know it."""
-        return str(getattr(self, "depth", "")).replace("inf", r"$\infty$")
+        depth = getattr(self, "depth", "")
+        if isinstance(depth, eqx.Module) and all(np.all(x == np.ravel(x)[0]) for x in jax.tree.leaves(depth)):
+            depth = jax.tree.map(lambda x: np.ravel(x)[0], depth)
+        return str(depth).replace("inf", r"$\infty$")
 
     def plot(self, *, ax: Any = None) -> Any:
         """The first figure of a solution: the singular values of one solution, or the effective ranks of many.

@@ -46,14 +46,20 @@ class Program:
 
 
 def _inner_constants(jaxpr: Jaxpr):
-    """The constants of the functions called inside, as bytes.
-
-    A tracer gives its `id`, so that it equals only itself.
-    """
+    """The constants of the functions called inside, as bytes."""
     for equation in _equations(jaxpr):
         for inner in _called(equation):
             for constant in getattr(inner, "consts", ()):
-                yield np.asarray(constant).tobytes() if is_concrete(constant) else id(constant)
+                yield _content(constant)
+
+
+def _content(x: Any) -> Any:
+    """The bytes of an array. A tracer gives its `id`, so that it equals only itself."""
+    if not is_concrete(x):
+        return id(x)
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return str(x.dtype), np.asarray(jax.random.key_data(x)).tobytes()
+    return np.asarray(x).tobytes()
 
 
 def _callbacks(jaxpr: Jaxpr) -> list[Any]:
@@ -96,7 +102,7 @@ class Traced(eqx.Module):
 
     def checksum(self) -> str:
         """That of the program and the arrays. Functions of Python are in it by their names only."""
-        arrays = [(x.shape, np.asarray(x).tobytes()) if is_concrete(x) else id(x) for x in self.constants]
+        arrays = [(x.shape, _content(x)) for x in self.constants]
         return hashlib.sha256(repr((self.program.text, arrays)).encode()).hexdigest()
 
     def __call__(self, *arguments: PyTree) -> Any:

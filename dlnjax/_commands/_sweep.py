@@ -132,5 +132,7 @@ def _completion(args: argparse.Namespace) -> dln.MatrixCompletion:
     for i, j, value in args.entry:
         if max(i, j) >= args.d:
             raise Refused(f"--entry must be rows and columns from 0 to d - 1 = {args.d - 1}, got {i},{j}.")
+        if mask[i, j]:
+            raise Refused(f"--entry must name each entry once, got {i},{j} twice.")
         labels[i, j], mask[i, j] = value, True
     return dln.MatrixCompletion(labels, mask, weight=args.weight or 0.5)

@@ -57,6 +57,10 @@ class Start(eqx.Module):
         return Start(gauge, self.velocity, known, jnp.where(old, 0, self.age))
 
 
+# The methods of a solver of diffrax by which it takes a step.
+_METHODS = ("init", "step", "func")
+
+
 class Explicit(Method):
     """A solver of diffrax with an error estimate. Its steps are cut to end at the next time to be saved.
 
@@ -72,9 +76,9 @@ class Explicit(Method):
         tableau = getattr(solver, "tableau", None)
         self.solver = solver
         self.tableau: Any = tableau
-        self.written_out = (
-            isinstance(solver, diffrax.AbstractERK) and tableau is not None and tableau.fsal and tableau.ssal
-        )
+        # A class of one's own may take its steps in another way.
+        methods = [getattr(type(solver), name) is getattr(diffrax.AbstractERK, name, None) for name in _METHODS]
+        self.written_out = all(methods) and tableau is not None and tableau.fsal and tableau.ssal
         self.stiff, self.other = stiff, other
         order = solver.error_order(NO_TERMS)
         assert order is not None  # every adaptive solver has one

@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from dlnjax._checks import is_concrete
 from dlnjax._compile import first_times, with_more_times
 from dlnjax._flows.derivative import trajectory
 from dlnjax._flows.paths import path, start_of_path
@@ -20,6 +22,7 @@ from dlnjax._noise import most_steps, Noise, with_noise
 from dlnjax._protocol import name_of
 from dlnjax._results import RESULTS
 from dlnjax._svd import SVD
+from dlnjax._traced import Traced
 from dlnjax._tree import own_arithmetic
 from dlnjax._types import Energy, Number, Numbers, State
 
@@ -112,11 +115,20 @@ def gradient_flow(
         max_steps=max_steps,
     )
     problem, options = prepare(checked, x0, depth, ts, options, noise=noise)
+    # The rules of a flow differentiate in the problem alone. What `observe` closes over may have a derivative too where
+    # it is traced: it then sees the saved states after the flow.
+    seen = options.observe
+    if not isinstance(seen, Traced) or all(map(is_concrete, seen.constants)):
+        seen = None
+    else:
+        options = eqx.tree_at(lambda o: o.observe, options, None)
     padded = replace(problem, ts=with_more_times(problem.ts, saved_entries(shape_of_point(problem.start), options)))
     if problem.noise is None:
         out = trajectory(padded, options=options)
     else:
         out = path(padded, options=options, most=most_steps(problem.ts, problem.noise.dt))
+    if seen is not None:
+        out = replace(out, svd=None, energy=None, observed=jax.vmap(seen)(out.svd))
     svd, sigma, energies, observed = first_times((out.svd, out.sigma, out.energy, out.observed), problem.ts)
     out = replace(out, svd=svd, sigma=sigma, energy=energies, observed=observed)
     sol = solution_of(problem, options, out)

@@ -42,7 +42,7 @@ from dlnjax._lapack import qr, sign_of_determinant
 from dlnjax._noise import Free, standard_normal
 from dlnjax._protocol import pullback, sides
 from dlnjax._svd import askew, eigh, orthogonalise, SVD, svd
-from dlnjax._tree import norm, positive, side_of_zero
+from dlnjax._tree import norm, positive, power_of_two, side_of_zero
 from dlnjax._types import Matrix, Scalar, Square
 
 # The standard deviation of the angle of a random rotation is at most this number, in radians. It is reached between
@@ -175,7 +175,7 @@ class Langevin(eqx.Module):
         left, right = zip(*map(angles, draws), strict=True)
         # In each of the directions beyond, y_k^2 = N^2 sigma_k^(2/N) and the rate 2N/y_k^2 make 2 sigma_k^(-2/N)/N.
         a = self.kernel.inverse_depth
-        leaving = jnp.sqrt(2 * a * h / self.beta) * jnp.exp(-a * self.log(state.y))
+        leaving = _root(2 * a * h / self.beta) * jnp.exp(-a * self.log(state.y))
         most = lambda count: _FARTHEST / max(count, 1) ** 0.5
         outside = [None if pair is None else tuple(z @ frame for z in pair) for pair in beyond]
         u, v = (
@@ -358,8 +358,12 @@ def _left(u: Matrix, leaving: Matrix | None, turn: Square) -> Matrix:
     if leaving is None:
         return u
     leaving = leaving - leaving @ turn / 2
-    wide = norm(leaving) / _FARTHEST_BY_FORCE
-    return orthogonalise(orthogonalise(u + leaving / jnp.sqrt(1 + wide**2)))
+    # At infinite depth all angles are 0, where a norm has no derivative. Its square has one, of angles up to 1 as of
+    # those over a power of two.
+    size = power_of_two(jnp.maximum(jnp.max(jnp.abs(leaving)), 1.0))
+    leaving = leaving / size
+    wide = jnp.sum(leaving**2) / _FARTHEST_BY_FORCE**2
+    return orthogonalise(orthogonalise(u + leaving / jnp.sqrt(1 / size**2 + wide)))
 
 
 def _pairs(log: Float[Array, " d"]) -> tuple[Square, Square]:
@@ -378,6 +382,6 @@ def _log_cosh(x: Square) -> Square:
     return size + jnp.log1p(jnp.exp(-2 * size)) - jnp.log(2.0)
 
 
-def _root(x: Square) -> Square:
-    """The square root, with the derivative 0 at 0. At depth 1 all rates are 0."""
+def _root(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The square root, with the derivative 0 at 0. At depth 1 all rates are 0, and at infinite depth some are."""
     return jnp.where(x > 0, jnp.sqrt(positive(x)), 0.0)

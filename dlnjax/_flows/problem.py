@@ -88,6 +88,8 @@ class Options(eqx.Module):
     steady: Float[Array, ""]
     max_steps: Int[Array, ""]
     solver: diffrax.AbstractSolver[Any] | None
+    # The checksum of a step of a solver of one's own, by which a number that it reads from elsewhere is seen to change.
+    program: str | None = eqx.field(static=True)
     coordinates: str = eqx.field(static=True)
     observe: Callable[[SVD], Any] | None
     # The kind of the steps with noise, "shallow", "deep" or "either", or None without noise.
@@ -119,7 +121,7 @@ class Options(eqx.Module):
         self.fixed = as_real("atol", 0.0) if atol is None else as_tolerance("atol", atol)
         self.steady = as_real("stop", 0.0) if stop is None else stop.gradient
         self.max_steps = as_array("max_steps", as_count("max_steps", max_steps))
-        self.solver = solver
+        self.solver, self.program = solver, _program_of(solver)
         self.coordinates = coordinates
         self.observe = observe
         self.steps = None
@@ -151,6 +153,19 @@ class Options(eqx.Module):
     def atol(self) -> Float[Array, ""] | None:
         """The `atol` that the user gave, or None if the absolute tolerance follows the start."""
         return None if is_concrete(self.share) and float(self.share) > 0 else self.fixed
+
+
+def _program_of(solver: Any) -> str | None:
+    """The checksum of a step of a solver that is no class of diffrax."""
+    if solver is None or type(solver).__module__.partition(".")[0] in ("diffrax", "dlnjax"):
+        return None
+    terms = diffrax.ODETerm(lambda t, y, args: jnp.sin(y))
+
+    def step(y: Array) -> Any:
+        state = solver.init(terms, 0.0, 0.1, y, None)
+        return solver.step(terms, 0.0, 0.1, y, None, state, False)[:3]
+
+    return Traced.of(step, jnp.ones(3)).checksum()
 
 
 def prepare(

@@ -222,7 +222,7 @@ class FlowSolution(Solution):
         return {"effective_rank": self.effective_rank}
 
     def _curves(self) -> Curves:
-        return Curves.of(self.ts, self.sigma, FLOW_TIME)
+        return Curves.of(self.ts, self.sigma, FLOW_TIME, result=self.result)
 
     def _describe(self) -> str:
         return _describe(self)

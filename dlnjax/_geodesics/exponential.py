@@ -70,7 +70,7 @@ class ExponentialSolution(Solution):
     )
 
     def _curves(self) -> Curves:
-        return Curves.of(self.ts, singular_values_of(self.x), r"$t$")
+        return Curves.of(self.ts, singular_values_of(self.x), r"$t$", result=self.result)
 
     def _describe(self) -> str:
         shape, codes = self.x.shape, result_counts(self.result)

@@ -393,7 +393,7 @@ def distance_bounds(a: Square, b: Square, depth: Depth) -> tuple[Float[Array, ""
 
 @compiled
 def _bounds(a: Square, b: Square, kernel: Kernel) -> tuple[Scalar, Scalar]:
-    first, last = svd(a), svd(b)
-    same = signs_of(first, last)
-    lower, upper = guesses.bounds(first, last, guesses.turns_between(first, last), kernel)
-    return lower, jnp.where(same > 0, upper, jnp.inf)
+    frame = Frame.of(svd(a), svd(b), kernel)
+    first, last = frame.first, frame.last
+    lower, upper = map(frame.length, guesses.bounds(first, last, guesses.turns_between(first, last), kernel))
+    return lower, jnp.where(signs_of(first, last) > 0, upper, jnp.inf)

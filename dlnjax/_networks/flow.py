@@ -93,7 +93,7 @@ class NetworkSolution(Solution):
         return described(self.weights)
 
     def _curves(self) -> Curves:
-        return Curves.of(self.ts, singular_values_of(self.x), FLOW_TIME)
+        return Curves.of(self.ts, singular_values_of(self.x), FLOW_TIME, result=self.result)
 
     def _describe(self) -> str:
         ts = np.asarray(self.ts).reshape(-1, self.ts.shape[-1])[0]

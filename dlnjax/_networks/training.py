@@ -82,7 +82,7 @@ class Training(Solution):
     def _curves(self) -> Curves:
         if self.steps.ndim == 0:
             raise ValueError("train kept the last state alone: pass several numbers of steps to draw how it got there.")
-        return Curves.of(self.steps, singular_values_of(self.x), "steps")
+        return Curves.of(self.steps, singular_values_of(self.x), "steps", result=self.result, held=True)
 
     def _describe(self) -> str:
         taken = np.max(np.asarray(self.steps))

@@ -54,7 +54,8 @@ def identity(
         "grid": grid.described(),
         "programs": programs(
             traced_energy(energies.first, x.shape, x.dtype, size[2]), starts, grid, options.observe, problem.kernel
-        ),
+        )
+        | ({} if options.program is None else {"solver": [options.program]}),
     }
 
 
@@ -120,6 +121,8 @@ def digest(arrays: list[Any]) -> str:
     """The checksum of some arrays, their shapes and types included."""
     total = hashlib.sha256()
     for array in arrays:
+        if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            array = jax.random.key_data(array)
         array = np.ascontiguousarray(array)
         total.update(f"{array.dtype}{array.shape}".encode())
         total.update(array.tobytes())

@@ -162,11 +162,7 @@ class Store:
 
     def _resume(self, chunk: int | None) -> dict[str, Any]:
         record = read_record(self.folder)
-        theirs = record["call"]
-        differ = [key for key in self.call if key != "programs" and not _same(self.call[key], theirs.get(key))]
-        ours, before = self.call["programs"], theirs.get("programs", {})
-        if ours["jax"] == before.get("jax"):
-            differ += [f"the program of {key}" for key in ours if ours[key] != before.get(key)]
+        differ = differences(self.call, record["call"])
         if differ:
             raise ValueError(
                 f"{self.folder} belongs to another call: {', '.join(differ)} differ. "
@@ -347,9 +343,21 @@ def _require_packages() -> None:
         raise ImportError(f"a sweep into a folder needs {error.name}: pip install filelock 'zarr>=3'.") from error
 
 
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """What differs between the identities of two calls."""
+    differ = [key for key in ours if key != "programs" and not _same(ours[key], theirs.get(key))]
+    programs, before = ours["programs"], theirs.get("programs", {})
+    if programs["jax"] == before.get("jax"):
+        differ += [f"the program of {key}" for key in programs if programs[key] != before.get(key)]
+    return differ
+
+
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return all(_same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, float) and isinstance(b, float):
         return a == b or abs(a - b) <= 1e-9 * (abs(a) + abs(b)) or (math.isnan(a) and math.isnan(b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        # The axes of a grid come in their order.
+        return list(a) == list(b) and all(_same(a[key], b[key]) for key in a)
     return a == b

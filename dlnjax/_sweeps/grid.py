@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from dlnjax._checks import check_energy
 from dlnjax._protocol import at_start
 from dlnjax._sweeps.seeds import Energies
+from dlnjax._traced import checksums, traced_energy
 
 if TYPE_CHECKING:
     import xarray
@@ -174,9 +175,16 @@ def energies_of(family: Family, grid: Grid, shape: tuple[int, ...], dtype: Any) 
     order = [name for name in grid.axes if name in used]
     of = lambda index: {name: grid.axes[name][i].item() for name, i in zip(order, index, strict=True)}
     all_indices = list(itertools.product(*lengths))
-    made = [family.make(**of(index)) for index in all_indices]
-    for energy in made:
+    made, computed = [], set()
+    for index in all_indices:
+        energy = family.make(**of(index))
         check_energy(energy, shape, dtype)
+        made.append(energy)
+        # What an object holds that is no tree is in no leaf.
+        if any(_may_change(leaf) for leaf in jax.tree.leaves(energy)):
+            computed.update(checksums(traced_energy(energy, shape, dtype)))
+    if len(computed) > 1 and all(leaf is made[0] for leaf in made):
+        raise ValueError("make must return another energy at each point, got one object that it changes.")
     flat = [jax.tree.flatten(energy) for energy in made]
     if any(structure != flat[0][1] for _, structure in flat):
         raise ValueError("make must return energies that differ in their arrays only, got energies of other structure.")
@@ -189,6 +197,11 @@ def energies_of(family: Family, grid: Grid, shape: tuple[int, ...], dtype: Any) 
     shared = jax.tree.map(lambda mine, x: x if mine is None else None, own, made[0], is_leaf=lambda x: x is None)
     shared = at_start(shared)
     return Energies(own, shared, eqx.combine(jax.tree.map(lambda x: jax.device_put(x[0]), own), shared))
+
+
+def _may_change(leaf: Any) -> bool:
+    """Whether a leaf is an object with numbers that no tree has, and neither an array nor a function."""
+    return not eqx.is_array_like(leaf) and callable(leaf) and not inspect.isroutine(leaf)
 
 
 def _stacked(leaves: tuple[Any, ...], which: np.ndarray) -> np.ndarray | None:

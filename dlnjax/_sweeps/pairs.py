@@ -1,9 +1,9 @@
 """The distances of many pairs of matrices, over processes."""
 
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from dlnjax._checks import refuse_tracing
 from dlnjax._geodesics.connection import measure
 from dlnjax._geodesics.ends import as_stack, require_double
-from dlnjax._geometry.depth import as_kernel, Depth
+from dlnjax._geometry.depth import as_kernel, Depth, unchanged
 from dlnjax._results import RESULTS
 from dlnjax._solver import as_tolerance
 from dlnjax._sweeps.executor import hand_out, Lost, require_executor
@@ -19,6 +19,7 @@ from dlnjax._sweeps.parts import versions
 from dlnjax._sweeps.plan import core_count
 from dlnjax._sweeps.processes import submitter
 from dlnjax._sweeps.progress import show_progress
+from dlnjax._sweeps.settings import settings
 from dlnjax._sweeps.work import guarded
 from dlnjax._types import Number
 
@@ -100,14 +101,14 @@ def _computed(
 
 
 def _by_workers(pairs: Any, how: Any, executor: Any, firsts: range) -> Iterator[tuple[int, list[float]]]:
-    import cloudpickle
+    from dlnjax._sweeps.pickled import dumps
 
-    job = {"versions": versions(), "x64": bool(jax.config.jax_enable_x64)}  # pyright: ignore[reportAttributeAccessIssue]
+    job = {"versions": versions(), "settings": settings()}
     with submitter(executor) as submit:
 
         def submit_pairs(f: Callable, job: dict[str, Any], k: int, attempt: int) -> Any:
             some = tuple(z[k : k + _PAIRS] for z in pairs)
-            return submit(f, job | {"pairs": cloudpickle.dumps((*some, how))}, k, attempt)
+            return submit(f, job | {"pairs": dumps((*some, how))}, k, attempt)
 
         parts = {k: min(_PAIRS, len(pairs[0]) - k) for k in firsts}
         try:
@@ -119,9 +120,13 @@ def _by_workers(pairs: Any, how: Any, executor: Any, firsts: range) -> Iterator[
 
 def compute_pairs(job: dict[str, Any], first: int, attempt: int) -> dict[str, Any]:
     """What a worker does: the distances of some pairs as `lengths`, or what went wrong as `error`."""
-    import cloudpickle
 
-    return guarded(job, lambda: {"lengths": _lengths(*cloudpickle.loads(job["pairs"]))})
+    def lengths() -> dict[str, Any]:
+        a, b, (kernel, rtol) = pickle.loads(job["pairs"])
+        # A worker imports modules anew, so that a number which a method of a kernel reads may be another.
+        return {"lengths": _lengths(a, b, (unchanged(kernel, a.dtype), rtol))}
+
+    return guarded(job, lengths)
 
 
 def _lengths(a: np.ndarray, b: np.ndarray, how: tuple[Any, Any]) -> list[float]:

@@ -155,6 +155,8 @@ def device_kind() -> str:
 
 
 def _missing(dtype: Any) -> np.ndarray:
+    if np.issubdtype(dtype, np.unsignedinteger):
+        return np.array(np.iinfo(dtype).max, dtype)
     return np.array(np.nan if np.issubdtype(dtype, np.floating) else -1, dtype)
 
 

@@ -20,6 +20,7 @@ from dlnjax._sweeps.flow import Chunk, Common, Flow
 from dlnjax._sweeps.grid import Grid
 from dlnjax._sweeps.plan import Plan
 from dlnjax._sweeps.seeds import Energies
+from dlnjax._sweeps.settings import settings, under
 from dlnjax._tree import own_arithmetic
 
 
@@ -183,11 +184,10 @@ def in_order(
     The results lie in the memory of the host. `begin` draws starts, and is called while nothing else runs, since a law
     may decompose matrices: see `calls_lapack`.
     """
-    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    ours = settings()
 
     def work(first: int, chunk: Chunk) -> Solution:
-        # Each thread has its own setting of `jax_enable_x64`. A new thread starts with the setting of the process.
-        with jax.enable_x64(x64):
+        with under(ours):
             return jax.device_get(solve(first, chunk))
 
     with ThreadPoolExecutor(workers) as pool:

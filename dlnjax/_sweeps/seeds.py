@@ -86,7 +86,9 @@ def split(energy: Energy, n: int, shape: tuple[int, ...], dtype: Any) -> Energie
     check_energy(
         first, shape, dtype, f"Does it need a jnp.sum? To give each seed its own, its arrays have {n} in front."
     )
-    return Energies(jax.tree.map(np.asarray, own), shared, first)
+    is_key = lambda x: jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+    # NumPy has no array of keys.
+    return Energies(jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), own), shared, first)
 
 
 def _is_wrapped(energy: Any) -> bool:
@@ -127,9 +129,11 @@ def _axes_at(energy: Any, path: tuple[Any, ...]) -> int | None:
         axes, name = axes_of(energy), getattr(key, "name", None)
         if axes is not None and name in axes:
             return axes[name]
+        of_library = type(energy).__module__.startswith("dlnjax.")
         energy = _child(energy, key)
         if axes is not None and not callable(energy):
-            return _DERIVED
+            # An energy of this library names all of its arrays but those. Another energy may have forgotten one.
+            return _DERIVED if of_library else None
     return None
 
 
@@ -137,6 +141,9 @@ def _child(tree: Any, key: Any) -> Any:
     """The part of `tree` at a key, which is one step of a path of `jax.tree_util`."""
     if hasattr(key, "name"):
         return getattr(tree, key.name)
+    if isinstance(key, jax.tree_util.FlattenedIndexKey):
+        # The class of this part has given JAX no names of its parts.
+        return list(jax.tree.leaves(tree, is_leaf=lambda part: part is not tree))[key.key]
     return tree[key.idx if hasattr(key, "idx") else key.key]
 
 

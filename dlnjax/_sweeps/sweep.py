@@ -248,7 +248,7 @@ def _into_folder(checked: Checked, plan: Plan, store: Store, missing: dict[int, 
 
 def _by_workers(submit: Callable, call: Call, run: Run, store: Store, missing: dict[int, int], progress: bool) -> None:
     """Let the workers compute the parts that are missing."""
-    job = leave(store.folder, call, run.plan)
+    job = leave(store.folder, call, run.plan, store.call)
     try:
         if not store.done:
             store.make_room(dataset_of(run.blank()))

@@ -7,7 +7,9 @@ digest of the file. A worker reads no other file than that which its caller wrot
 
 import functools
 import hashlib
+import json
 import os
+import pickle
 import socket
 import threading
 import time
@@ -17,13 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from dlnjax._saved import Solution
 from dlnjax._sweeps.call import Call, check_call
 from dlnjax._sweeps.flow import dataset_of
+from dlnjax._sweeps.folder import differences
 from dlnjax._sweeps.parts import device_kind, not_written, Parts, versions, write_receipt
 from dlnjax._sweeps.plan import Plan
+from dlnjax._sweeps.settings import settings, under
 from dlnjax._terminal import silence
 
 # The process in which this module was imported. In a process that was forked from it, JAX can hang for ever.
@@ -34,7 +36,7 @@ _ONE_AT_A_TIME = threading.Lock()
 _PAUSES = [0.2 * 2**k for k in range(9)]
 
 
-def leave(folder: Path, call: Call, plan: Plan) -> dict[str, Any]:
+def leave(folder: Path, call: Call, plan: Plan, identity: dict[str, Any]) -> dict[str, Any]:
     """Write the call to the folder, and return the job: what a worker needs in order to find and to check it.
 
     The job is of plain values, which any version of this library can read.
@@ -42,11 +44,11 @@ def leave(folder: Path, call: Call, plan: Plan) -> dict[str, Any]:
     **Raises:** `TypeError` if the call holds what cannot be sent to another process; `ImportError` without cloudpickle.
     """
     try:
-        import cloudpickle
+        from dlnjax._sweeps.pickled import dumps
     except ImportError as error:
         raise ImportError("a sweep with executor needs cloudpickle: pip install 'cloudpickle>=3'.") from error
     try:
-        text = cloudpickle.dumps(call)
+        text = dumps(call)
     except Exception as error:  # whatever the objects of the caller raise
         raise TypeError(
             f"executor needs a call that can be sent to another process, and cloudpickle refuses this one: {error}. "
@@ -56,9 +58,9 @@ def leave(folder: Path, call: Call, plan: Plan) -> dict[str, Any]:
     path = folder.absolute() / "call.pickle"
     path.write_bytes(text)
     job = {"path": str(path), "digest": hashlib.sha256(text).hexdigest(), "versions": versions()}
-    x64 = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
     # Dask takes two tasks with the same arguments for one. The token makes the tasks of two calls differ.
-    return job | {"x64": x64, "chunk": plan.chunk, "part": plan.part, "token": uuid.uuid4().hex}
+    job |= {"settings": settings(), "identity": json.dumps(identity), "token": uuid.uuid4().hex}
+    return job | {"chunk": plan.chunk, "part": plan.part}
 
 
 def compute(job: dict[str, Any], first: int, attempt: int) -> dict[str, Any]:
@@ -67,15 +69,15 @@ def compute(job: dict[str, Any], first: int, attempt: int) -> dict[str, Any]:
     **Returns:** the number of seeds as `count`, or what went wrong as `error`. An exception that a future raises is
     therefore none of this function: its worker has died.
     """
-    own = lambda: _worker(job["path"], job["digest"], job["chunk"], job["part"])
+    own = lambda: _worker(*(job[name] for name in ("path", "digest", "chunk", "part", "identity", "token")))
     return guarded(job, lambda: {"count": own().compute(first)})
 
 
 def guarded(job: dict[str, Any], task: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the task of a job returns, or what went wrong as `error`. The versions and x64 are those of the job."""
+    """What the task of a job returns, or what went wrong as `error`. Versions and settings are those of the job."""
     try:
         _require_same(job["versions"])
-        with _ONE_AT_A_TIME, jax.enable_x64(job["x64"]), silence():
+        with _ONE_AT_A_TIME, under(job["settings"]), silence():
             return task()
     except Exception as error:  # an exception of an unknown class may not pass from process to process
         who = f"process {os.getpid()} on {socket.gethostname()}"
@@ -108,22 +110,33 @@ def _when_seen(read: Callable[[], Any]) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _worker(path: str, digest: str, chunk: int, part: int) -> "_Worker":
-    """The worker of the last sweep is kept, so that its program is compiled once."""
-    return _Worker(Path(path), digest, chunk, part)
+def _worker(path: str, digest: str, chunk: int, part: int, identity: str, token: str) -> "_Worker":
+    """The worker of the last sweep is kept, so that its program is compiled once.
+
+    Another call of `sweep` has another `token`. What a function of a module reads may have changed between the two,
+    which the bytes of the call do not show.
+    """
+    return _Worker(Path(path), digest, chunk, part, json.loads(identity))
 
 
 class _Worker:
-    def __init__(self, path: Path, digest: str, chunk: int, part: int):
-        import cloudpickle
-
+    def __init__(self, path: Path, digest: str, chunk: int, part: int, identity: dict[str, Any]):
         if not path.parent.is_dir():
             raise ValueError(f"{path.parent} is not seen by this worker. All workers must see the folder of the sweep.")
         text = _when_seen(path.read_bytes)
         # Unpickling runs code. Only what the caller of this sweep has written is unpickled.
         if hashlib.sha256(text).hexdigest() != digest:
             raise ValueError(f"{path} is not what the caller of this sweep wrote.")
-        self.folder, self.checked = path.parent, check_call(cloudpickle.loads(text))
+        self.folder, self.checked = path.parent, check_call(pickle.loads(text))
+        # Starts that are drawn here may differ in their last bits from those that another processor has drawn.
+        ours = json.loads(json.dumps(self.checked.identity()))
+        differ = [name for name in differences(ours, identity) if name != "starts"]
+        if differ:
+            raise ValueError(
+                f"this worker computes another call than its caller: {', '.join(differ)} differ. It imports modules "
+                "anew, from their files. A number that was changed after the import is to be an argument of the "
+                "energy, or an array in it."
+            )
         # Each process has one chunk in work at a time, as there is a process for each core or device.
         self.plan = self.checked.plan(None, chunk)._replace(part=part, workers=1)
         self.run = self.checked.run(self.plan)

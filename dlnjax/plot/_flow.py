@@ -1,12 +1,13 @@
 """Pictures of flows over time."""
 
+import warnings
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from dlnjax._geometry.spectrum import effective_rank_or_nan
-from dlnjax._show import Curves, FLOW_TIME, Shown
+from dlnjax._show import Curves, failures, FLOW_TIME, Shown
 from dlnjax.plot._grid import colours, labelled, require_axes
 from dlnjax.plot._style import ink, new_axes
 
@@ -25,18 +26,33 @@ def ranks(sol: "Shown | xarray.Dataset") -> "xarray.DataArray":
     return data["effective_rank"]
 
 
+def _over_seeds(values: np.ndarray, *percent: float) -> np.ndarray:
+    """Percentiles over the seeds, NaN where none has a value, of which NumPy would warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanpercentile(values, percent, axis=0)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean over the seeds, NaN where none has a value."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmean(values, axis=0)
+
+
 def _along(sol: "Shown | xarray.Dataset", name: str) -> Curves:
     """Singular values, or effective ranks, along a solution or the xarray form of a flow."""
     if not isinstance(sol, Shown):
         if not hasattr(sol, "data_vars") or name not in sol:
             raise TypeError(f"sol must be a solution, or the xarray form of one with {name}, got {type(sol).__name__}.")
         require_axes(sol[name], ())
-        return Curves(sol["time"].values, sol[name].values, FLOW_TIME)
+        note = failures(sol["result"].values) if "result" in sol else ""
+        return Curves(sol["time"].values, sol[name].values, FLOW_TIME, note)
     curves = sol._curves()
     return curves if name == "sigma" else curves._replace(sigma=np.asarray(effective_rank_or_nan(curves.sigma)))
 
 
-def _time_axis(ax: Axes, times, label: str) -> None:
+def _time_axis(ax: Axes, times, label: str, note: str = "") -> None:
     # A flow starts at time 0 and is at rest for the last decades of its times, so that neither a linear nor a
     # logarithmic axis shows all of it. This axis is linear up to the first positive time, and logarithmic after it.
     positive = times[times > 0]
@@ -45,8 +61,12 @@ def _time_axis(ax: Axes, times, label: str) -> None:
         # By default the decade below the first positive time has a label too, which lies upon that of 0.
         first, last = np.ceil(np.log10(positive[0])), np.floor(np.log10(positive[-1]))
         ax.set_xticks([0.0, *10.0 ** np.arange(first, last + 1, max(1, np.ceil((last - first) / _LABELS)))])
-    ax.set_xlim(times[0], times[-1])
+    # What was drawn in these axes before stays in sight.
+    first, last = ax.dataLim.intervalx
+    ax.set_xlim(min(first, times[0]), max(last, times[-1]))
     ax.set_xlabel(label)
+    if note:
+        ax.text(0.99, 0.02, note, transform=ax.transAxes, ha="right", va="bottom", fontsize=7)
 
 
 def effective_rank(
@@ -76,15 +96,15 @@ def effective_rank(
     """
     if by is not None:
         return _by_axis(ranks(sol), by, new_axes(ax))
-    times, rank, label = _along(sol, "effective_rank")
+    times, rank, label, note = _along(sol, "effective_rank")
     color, line, ax = ink(color, ax), ink(line, ax), new_axes(ax)
     rank = np.atleast_2d(rank)
     if len(rank) > 1:
         for low, high in ((5, 95), (25, 75)):
-            ax.fill_between(times, *np.nanpercentile(rank, (low, high), axis=0), color=color, alpha=0.18, lw=0)
+            ax.fill_between(times, *_over_seeds(rank, low, high), color=color, alpha=0.18, lw=0)
         ax.plot(times, rank[:individuals].T, color=color, lw=0.4, alpha=0.4)
-    ax.plot(times, np.nanmean(rank, axis=0), color=line, lw=1.6)
-    _time_axis(ax, times, label)
+    ax.plot(times, _mean(rank), color=line, lw=1.6)
+    _time_axis(ax, times, label, note)
     ax.set_ylabel("effective rank")
     return ax
 
@@ -94,8 +114,8 @@ def _by_axis(rank: "xarray.DataArray", by: str, ax: Axes) -> Axes:
     times, values = rank["time"].values, rank[by].values
     for value, color in zip(values, colours(len(values)), strict=True):
         one = rank.sel({by: value}).transpose("seed", "time").values
-        ax.fill_between(times, *np.nanpercentile(one, (25, 75), axis=0), color=color, alpha=0.18, lw=0)
-        ax.plot(times, np.nanmean(one, axis=0), color=color, lw=1.6, label=labelled(by, value))
+        ax.fill_between(times, *_over_seeds(one, 25, 75), color=color, alpha=0.18, lw=0)
+        ax.plot(times, _mean(one), color=color, lw=1.6, label=labelled(by, value))
     _time_axis(ax, times, FLOW_TIME)
     ax.set_ylabel("effective rank")
     ax.legend()
@@ -119,16 +139,16 @@ def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) ->
         >>> dln.plot.singular_values(sol).get_yscale()
         'log'
     """
-    times, values, label = _along(sol, "sigma")
+    times, values, label, note = _along(sol, "sigma")
     ax = new_axes(ax)
     ax.set_yscale("log")
     seeds = values if values.ndim == 3 else values[None]
-    low, sigma, high = np.nanpercentile(seeds, (25, 50, 75), axis=0)
+    low, sigma, high = _over_seeds(seeds, 25, 50, 75)
     for k, color in enumerate(colours(sigma.shape[-1])):
         if len(seeds) > 1:
             ax.fill_between(times, low[:, k], high[:, k], color=color, alpha=0.18, lw=0)
         ax.plot(times, sigma[:, k], color=color)
-    _time_axis(ax, times, label)
+    _time_axis(ax, times, label, note)
     low, high = np.log(ax.get_ylim())
     place = np.inf
     # A singular value of zero has no place on a logarithmic axis, and no label.
