@@ -66,8 +66,8 @@ class Shown(eqx.Module):
     def _title(self) -> str:
         """The depth, or nothing where the solution does not know it."""
         depth = getattr(self, "depth", "")
-        if isinstance(depth, eqx.Module) and all(np.all(x == np.ravel(x)[0]) for x in jax.tree.leaves(depth)):
-            depth = jax.tree.map(lambda x: np.ravel(x)[0], depth)
+        if np.ndim(numbers := getattr(depth, "inverse_depth", 0.0)) and np.all(numbers == np.ravel(numbers)[0]):
+            depth = jax.tree.map(lambda x: np.asarray(np.ravel(x)[0]), depth)
         return str(depth).replace("inf", r"$\infty$")
 
     def plot(self, *, ax: Any = None) -> Any:

@@ -66,7 +66,7 @@ def _time_axis(ax: Axes, times, label: str, note: str = "") -> None:
     ax.set_xlim(min(first, times[0]), max(last, times[-1]))
     ax.set_xlabel(label)
     if note:
-        ax.text(0.99, 0.02, note, transform=ax.transAxes, ha="right", va="bottom", fontsize=7)
+        ax.set_title(note, loc="right", fontsize=7)
 
 
 def effective_rank(

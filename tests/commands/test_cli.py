@@ -129,6 +129,7 @@ WRONG = [
     (["sweep", "--energy", "entries"], ["needs --entry I,J=V"]),
     (["sweep", "--energy", "entries", "--entry", "0=1"], ["--entry", "I,J=V", "'0=1'"]),
     (["sweep", "--energy", "entries", "--d", "2", "--entry", "0,2=1"], ["d - 1 = 1", "0,2"]),
+    (["sweep", "--energy", "entries", "--d", "2", "--entry", "0,1=1", "--entry", "0,1=2"], ["once", "0,1 twice"]),
     (["explore", "--port", "0"], ["--port", "from 1", "'0'"]),
 ]
 

@@ -1,6 +1,9 @@
-"""Pictures of a sweep over a grid, of a dataset that is made by hand."""
+"""Pictures of a sweep over a grid, of a dataset that is made by hand, and of what fails or ends at other times."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import xarray as xr
 
@@ -99,3 +102,31 @@ BAD = [
 def test_bad_input_is_refused_by_one_sentence(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_what_was_drawn_before_stays_in_sight_and_failures_are_said():
+    energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
+    starts = jnp.stack([x0, jnp.nan * x0, 2 * x0])
+    long, short = (dln.sweep(energy, starts, ts=jnp.linspace(0.0, t, 3), progress=False) for t in (8.0, 1.0))
+    ax = dln.plot.effective_rank(long)
+    dln.plot.effective_rank(short, ax=ax, line="red")
+    assert ax.get_xlim() == (0.0, 8.0)
+    assert ax.get_title(loc="right") == "1 of 3 failed: non_finite 1"
+    # NumPy would warn of a mean of nothing, and warnings are errors here.
+    for draw in (dln.plot.effective_rank, dln.plot.singular_values):
+        assert draw(long[1:2]).get_title(loc="right") == "non_finite"
+        assert draw(long[1:2].to_xarray()).get_title(loc="right") == "non_finite"
+    assert dln.plot.singular_values(long[0]).get_title(loc="right") == ""
+
+
+def test_solutions_with_times_of_their_own_have_no_common_axis():
+    energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
+    flows = jax.vmap(lambda t: dln.gradient_flow(energy, x0, depth=3, ts=jnp.linspace(0.0, t, 3)))
+    with pytest.raises(ValueError, match="these 2 solutions have no times in common"):
+        flows(jnp.array([1.0, 8.0])).plot()
+    assert flows(jnp.array([1.0, 1.0])).plot().get_title() == "depth 3"
+    weights = jnp.stack([dln.balanced_factors(c * x0, 2) for c in (1.0, 3.0)])
+    steps = jnp.arange(0, 40, 4)
+    trained = jax.vmap(lambda w: dln.train(energy, w, optax.sgd(0.2), steps, stop=0.05))(weights)
+    last = np.asarray(trained.steps[:, -1])
+    assert last[0] != last[1] and trained.plot().get_xlim() == (0.0, last.max())

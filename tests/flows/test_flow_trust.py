@@ -1,5 +1,7 @@
 """Inputs that once gave a wrong number without a word: small starts, long and late times, energies that change."""
 
+import types
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -249,3 +251,57 @@ def test_function_of_python_inside_of_an_energy_is_the_current_one():
     for target in (1.0, 2.0):
         sol = dln.gradient_flow(InPython(target), jnp.diag(jnp.array([0.5, 0.4])), depth=2, ts=[0.0, 40.0])
         assert_close(sol.x[-1], target * jnp.eye(2), FINITE_DIFFERENCE)
+
+
+def test_partial_function_is_read_at_each_call(monkeypatch):
+    scale = types.SimpleNamespace(of=1.0)
+    loss = jax.tree_util.Partial(lambda target, x: scale.of * jnp.sum((x - target) ** 2), jnp.eye(2))
+    of_value = jax.tree_util.Partial(lambda target, s: scale.of * (s - target) ** 2, jnp.array(1.0))
+    for energy in (loss, dln.FreeEnergy(loss, 2.0, 2), dln.SpectralEnergy(of_value)):
+        found = []
+        for scale.of in (1.0, 5.0):
+            found.append(dln.gradient_flow(energy, X0, depth=2, ts=[0.0, 0.3]))
+            assert_close(found[-1].energy[0], energy(X0), 1e-12)
+        assert not np.allclose(found[0].sigma, found[1].sigma)
+
+
+@pytest.mark.parametrize("noise", [None, dln.Noise(jax.random.key(0), 5.0, 0.05)], ids=["still", "noise"])
+def test_what_observe_closes_over_has_its_derivative(noise):
+    """The number is in the start, in the energy and in what is observed."""
+
+    def seen(c):
+        energy, observe = lambda x: c * jnp.sum((x - jnp.eye(2)) ** 2), lambda point: c * jnp.sum(point.sigma**2)
+        sol = dln.gradient_flow(energy, c * X0, depth=2, ts=[0.0, 0.3], observe=observe, noise=noise)
+        return sol.observed[-1]
+
+    expected = (seen(1.0 + 1e-5) - seen(1.0 - 1e-5)) / 2e-5
+    for slope in (
+        jax.grad(seen),
+        jax.jit(jax.grad(seen)),
+        jax.jit(lambda c: jax.jvp(seen, (c,), (jnp.ones_like(c),))[1]),
+    ):
+        assert_close(slope(1.0), expected, 1e-4 if noise is None else 1e-6)
+
+
+OFFERED = {
+    "a row": (lambda x: 2 * x[0], ValueError, r"energy.gradient must return real numbers of shape \(2, 2\)"),
+    "one axis more": (lambda x: 2 * x[None], ValueError, r"energy.gradient must return real numbers of shape"),
+    "complex": (lambda x: 2 * x + 0j, ValueError, r"energy.gradient must return real numbers .* got complex128"),
+    "a list": (lambda x: [[1.0, 2.0], [3.0, 4.0]], TypeError, r"energy.gradient must return an array .* got list"),
+}
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_what_a_method_of_an_energy_returns_is_looked_at(name):
+    slope, error, message = OFFERED[name]
+
+    class Energy:
+        gradient = staticmethod(slope)
+
+        def __call__(self, x):
+            return jnp.sum(x**2)
+
+    with pytest.raises(error, match=message):
+        dln.riemannian_gradient(Energy(), X0, 2)
+    with pytest.raises(error, match=message):
+        dln.gradient_flow(Energy(), X0, depth=2, ts=[0.0, 0.3])

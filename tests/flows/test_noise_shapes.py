@@ -208,3 +208,15 @@ def test_rotations_make_up_for_the_order_of_the_two_parts_of_a_step():
     state = langevin.Frame(jnp.eye(2 + beyond, 2), jnp.asarray(y), jnp.eye(2))
     ahead = float(equation._ahead(state, jnp.asarray(h))[0, 1])
     np.testing.assert_allclose(both - split, 2 * ahead * h / beta, rtol=0.25)
+
+
+def test_derivative_at_infinite_depth_where_columns_never_leave_their_space(key):
+    x0, energy = jnp.array([[1.0, 0.2, 0.3], [0.1, 0.6, -0.4]]), lambda x: jnp.sum((x - 1.0) ** 2) / 2
+
+    def end(c, beta):
+        return dln.gradient_flow(energy, c * x0, ts=[0.0, 0.1], noise=dln.Noise(key, beta, 0.02)).x[-1, 0, 1]
+
+    slopes, h = jax.jit(jax.grad(end, (0, 1)))(1.0, 4.0), 1e-5
+    expected = (end(1 + h, 4.0) - end(1 - h, 4.0)) / (2 * h), (end(1.0, 4 + h) - end(1.0, 4 - h)) / (2 * h)
+    for slope, same in zip(slopes, expected, strict=True):
+        assert_close(slope, same, FINITE_DIFFERENCE)

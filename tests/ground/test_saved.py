@@ -1,6 +1,7 @@
 """Every solution is indexed, written and read back alike. They are made by hand, which compiles nothing."""
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -301,3 +302,47 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     xarray.Dataset({"a": ("x", [1.0])}).to_netcdf(tmp_path / "b.nc", engine="scipy")
     with pytest.raises(ValueError, match="no saved solution of this version: its format is None"):
         dln.load(tmp_path / "b.nc")
+
+
+class OfAnyNumbers(dln.Kernel):
+    """A kernel whose fields may be numbers of Python, and arrays of any type."""
+
+    a: Any
+    flag: Any
+
+    @property
+    def degree(self):
+        return self.a
+
+    def log_eigenvalue(self, log_s, log_t):
+        return jnp.where(jnp.sum(self.flag) > 0, 1.0, 2.0) * self.a * (log_s + log_t) / 2
+
+    def leaving(self, sigma):
+        return jnp.zeros_like(sigma), jnp.zeros_like(sigma)
+
+    def straighten(self, sigma):
+        return sigma ** (1 - self.a / 2)
+
+    def unstraighten(self, y):
+        return y ** (1 / (1 - self.a / 2))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    "flag", [True, 2, jnp.array(True), jnp.array(3), jnp.arange(3), jnp.array([True, False])], ids=str
+)
+@pytest.mark.parametrize("name", ["a.nc", "a.zarr"])
+def test_fields_of_a_kernel_keep_their_types(name, flag, dtype, tmp_path):
+    for a in (0.25, jnp.asarray(0.3, dtype)):
+        kernel = as_kernel(OfAnyNumbers(a, flag), dtype)
+        sol = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float64 else x, flow())
+        # An array of another type than the matrices, as of an energy whose labels have it.
+        sol = eqx.tree_at(lambda s: (s.depth, s._energy), sol, (kernel, numbers(T)))
+        path = tmp_path / f"{type(a).__name__} {name}"
+        sol.save(path)
+        back = dln.load(path)
+        assert back.depth._record == kernel._record and back.rtol.dtype == dtype
+        for x, y in zip(jax.tree.leaves(back.depth), jax.tree.leaves(kernel), strict=True):
+            assert (
+                type(x) is type(y) and getattr(x, "dtype", None) == getattr(y, "dtype", None) and np.array_equal(x, y)
+            )
