@@ -122,7 +122,7 @@ def test_what_was_drawn_before_stays_in_sight_and_failures_are_said():
 def test_solutions_with_times_of_their_own_have_no_common_axis():
     energy, x0 = dln.MatrixCompletion.diagonal(2), jnp.array([[0.2, 0.1], [-0.1, 0.3]])
     flows = jax.vmap(lambda t: dln.gradient_flow(energy, x0, depth=3, ts=jnp.linspace(0.0, t, 3)))
-    with pytest.raises(ValueError, match="these 2 solutions have no times in common"):
+    with pytest.raises(ValueError, match="these 2 solutions have times of their own"):
         flows(jnp.array([1.0, 8.0])).plot()
     assert flows(jnp.array([1.0, 1.0])).plot().get_title() == "depth 3"
     weights = jnp.stack([dln.balanced_factors(c * x0, 2) for c in (1.0, 3.0)])
