@@ -47,9 +47,9 @@ _MOST_ENTRIES = 8_000_000
 def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callable[..., Any]:
     """`f` as a program of its own, compiled with the options `QUICK` and `more`. `donate` is that of `eqx.filter_jit`.
 
-    Inside of `jax.jit` and `jax.grad`, `f` becomes a part of another program. JAX refuses options there, so that they
-    are left out. As of what `jax.jit` returns, `lower(*args).compile()` of the program compiles it and does not
-    run it.
+    Inside of `jax.jit`, and of `jax.grad` and other reverse modes, `f` becomes a part of another program. JAX refuses
+    options there, so that they are left out. As of what `jax.jit` returns, `lower(*args).compile()` of the program
+    compiles it and does not run it.
     """
     traced = _saying(f)
     plain = eqx.filter_jit(traced, donate=donate)

@@ -23,6 +23,7 @@ from dlnjax._checks import (
     shape_of,
 )
 from dlnjax._flows.noise import check_noise
+from dlnjax._flows.solvers import program_of
 from dlnjax._geometry.depth import as_kernel
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._noise import check_steps, Noise
@@ -121,7 +122,7 @@ class Options(eqx.Module):
         self.fixed = as_real("atol", 0.0) if atol is None else as_tolerance("atol", atol)
         self.steady = as_real("stop", 0.0) if stop is None else stop.gradient
         self.max_steps = as_array("max_steps", as_count("max_steps", max_steps))
-        self.solver, self.program = solver, _program_of(solver)
+        self.solver, self.program = solver, program_of(solver)
         self.coordinates = coordinates
         self.observe = observe
         self.steps = None
@@ -153,19 +154,6 @@ class Options(eqx.Module):
     def atol(self) -> Float[Array, ""] | None:
         """The `atol` that the user gave, or None if the absolute tolerance follows the start."""
         return None if is_concrete(self.share) and float(self.share) > 0 else self.fixed
-
-
-def _program_of(solver: Any) -> str | None:
-    """The checksum of a step of a solver that is no class of diffrax."""
-    if solver is None or type(solver).__module__.partition(".")[0] in ("diffrax", "dlnjax"):
-        return None
-    terms = diffrax.ODETerm(lambda t, y, args: jnp.sin(y))
-
-    def step(y: Array) -> Any:
-        state = solver.init(terms, 0.0, 0.1, y, None)
-        return solver.step(terms, 0.0, 0.1, y, None, state, False)[:3]
-
-    return Traced.of(step, jnp.ones(3)).checksum()
 
 
 def prepare(

@@ -1,9 +1,7 @@
 """The trajectory of a checked problem: its state at the start, its coordinates, its methods, and the saved states."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Number
 from typing import Any
 
 import diffrax
@@ -22,12 +20,13 @@ from dlnjax._flows.frame import FrameCoordinates
 from dlnjax._flows.lanes import begin, empty, Ends, Turn
 from dlnjax._flows.method import Method, Task
 from dlnjax._flows.problem import Options, Problem, rounding
+from dlnjax._flows.solvers import with_tolerances
 from dlnjax._flows.stabilised import Stabilised
 from dlnjax._flows.step import Flow, Rules
 from dlnjax._protocol import pullback, value
 from dlnjax._results import RESULTS
 from dlnjax._svd import canonical, orthogonalise, SVD, svd, turn
-from dlnjax._tree import all_finite, norm, ravel, rowwise, where, while_any
+from dlnjax._tree import all_finite, norm, rowwise, where, while_any
 from dlnjax._types import Scalar, State
 
 # The numbers of the methods of a flow in the frame, between which it changes.
@@ -264,24 +263,8 @@ def _methods(options: Options, whole: bool) -> Sequence[Method]:
         )
     if isinstance(solver, RungeKuttaChebyshev):
         return (Stabilised(),)
-    return (Explicit(_with_tolerances(solver or diffrax.Dopri5(), options)),)
-
-
-def _with_tolerances(solver: diffrax.AbstractSolver, options: Options) -> diffrax.AbstractSolver:
-    """The solver, with tolerances for its root finder if the solver is implicit and its root finder has none.
-
-    `diffrax.diffeqsolve` takes these tolerances from its step size controller. Our controller gets the error as one
-    number in units of the tolerance, and so has no tolerances to take.
-    """
-    if not isinstance(solver, diffrax.AbstractImplicitSolver) or isinstance(solver.root_finder.rtol, Number):
-        return solver
-    root_finder = dataclasses.replace(
-        solver.root_finder,
-        rtol=options.rtol,
-        atol=options.absolute(jnp.ones_like(options.rtol)),
-        norm=lambda y: jnp.max(jnp.abs(ravel(y)[0])),
-    )
-    return eqx.tree_at(lambda s: s.root_finder, solver, root_finder)
+    atol = options.absolute(jnp.ones_like(options.rtol))
+    return (Explicit(with_tolerances(solver or diffrax.Dopri5(), options.rtol, atol)),)
 
 
 def _coordinates(problem: Problem, size: Float[Array, "*values"], options: Options, blocked: bool) -> Coordinates:

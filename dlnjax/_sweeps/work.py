@@ -32,6 +32,8 @@ from dlnjax._terminal import silence
 _IMPORTED_IN = os.getpid()
 # Two programs in which an energy decomposes matrices can hang where they run at once: see `calls_lapack` in `plan.py`.
 _ONE_AT_A_TIME = threading.Lock()
+# The parts of an identity that are computed from programs and arrays, which are in it too.
+_COMPUTED = ("starts", "energy at the first start", "observe")
 # The seconds between two looks for a file. Clients of NFS keep for up to 60 s what they know of a folder.
 _PAUSES = [0.2 * 2**k for k in range(9)]
 
@@ -128,9 +130,9 @@ class _Worker:
         if hashlib.sha256(text).hexdigest() != digest:
             raise ValueError(f"{path} is not what the caller of this sweep wrote.")
         self.folder, self.checked = path.parent, check_call(pickle.loads(text))
-        # Starts that are drawn here may differ in their last bits from those that another processor has drawn.
+        # What is computed here may differ in its last bits from what another processor has computed.
         ours = json.loads(json.dumps(self.checked.identity()))
-        differ = [name for name in differences(ours, identity) if name != "starts"]
+        differ = [name for name in differences(ours, identity) if name not in _COMPUTED]
         if differ:
             raise ValueError(
                 f"this worker computes another call than its caller: {', '.join(differ)} differ. It imports modules "

@@ -76,7 +76,7 @@ def module(tmp_path, monkeypatch):
 
 
 def test_worker_whose_module_has_another_number_says_so(module, tmp_path):
-    with pytest.raises(RuntimeError, match="computes another call than its caller: energy at the first start, the pro"):
+    with pytest.raises(RuntimeError, match="another call than its caller: the program of energy differ"):
         run(module.energy, folder=tmp_path / "run", executor=1)
 
 
