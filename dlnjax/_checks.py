@@ -181,7 +181,7 @@ def _conversion(name: str, x: Array | np.ndarray) -> str:
     if x.dtype.kind == "c":
         return f"If its imaginary part is 0, pass {name}.real."
     if not name.isidentifier():
-        return "Convert it to floating point."
+        return "Convert it to float64."
     # What was given may have been a list, which has no `astype`.
     return f"Convert it: np.asarray({name}, float)." if is_concrete(x) else f"Convert it: {name}.astype(float)."
 

@@ -62,7 +62,13 @@ def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callab
         if not all(map(_is_at_hand, jax.tree.leaves((args, kwargs)))) or inside_of_jit():
             return plain(*args, **kwargs)
         with waiting_for("running") as shown:
-            out = best()(*args, **kwargs)
+            try:
+                out = best()(*args, **kwargs)
+            except ValueError as error:
+                # A tracer may hide where no leaf is, as in a function of an optimiser: JAX then refuses the options.
+                if "compiler_options" not in str(error):
+                    raise
+                return plain(*args, **kwargs)
             # The call may return before the program has ended.
             if shown:
                 jax.block_until_ready([x for x in jax.tree.leaves(out) if is_concrete(x)])

@@ -37,6 +37,8 @@ class Curves(NamedTuple):
         along, sigma = np.asarray(along), np.asarray(sigma)
         if sigma.size == 0:
             raise ValueError("there are 0 seeds, and nothing to draw.")
+        if along.shape[-1] < 2:
+            raise ValueError("this solution holds a single state, and a curve needs two: save more of them.")
         flat = sigma.reshape(-1, *sigma.shape[-2:]) if sigma.ndim > 2 else sigma
         rows = along.reshape(-1, along.shape[-1])
         if not held and np.any(rows != rows[0]):

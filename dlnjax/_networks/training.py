@@ -108,7 +108,8 @@ def train(
     order h.
 
     Composes with `jit` and `vmap`; inside `jit` the numbers of the optimiser may be traced. Outside, an optimiser made
-    anew is compiled anew.
+    anew is compiled anew. Derivatives are those of forward mode, `jax.jvp` and `jax.jacfwd`: the number of steps is not
+    known before the end, and JAX has no reverse mode for such a loop.
 
     **Arguments:**
 

@@ -143,7 +143,9 @@ def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) ->
     ax = new_axes(ax)
     ax.set_yscale("log")
     seeds = values if values.ndim == 3 else values[None]
-    low, sigma, high = _over_seeds(seeds, 25, 50, 75)
+    found = _over_seeds(seeds, 25, 50, 75)
+    # A value of zero has no place on a logarithmic axis. Matplotlib would put it at the lower edge, and draw a jump.
+    low, sigma, high = np.where(found > 0, found, np.nan)
     for k, color in enumerate(colours(sigma.shape[-1])):
         if len(seeds) > 1:
             ax.fill_between(times, low[:, k], high[:, k], color=color, alpha=0.18, lw=0)

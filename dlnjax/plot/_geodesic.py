@@ -50,7 +50,9 @@ def ellipses(
     color, ax, count = ink(color, ax), new_axes(ax), len(states)
     angle = np.linspace(0, 2 * np.pi, 200)
     circle = np.stack([np.cos(angle), np.sin(angle)])
-    size = 0.45 / np.linalg.norm(states, 2, axis=(1, 2)).max()
+    largest = np.linalg.norm(states, 2, axis=(1, 2)).max()
+    # All matrices may be zero, and are then points.
+    size = 0.45 / largest if largest > 0 else 0.0
     for k, state in enumerate(states):
         x, y = size * state @ circle
         ax.plot(k + x, row + y, color=color, linestyle=linestyle, lw=0.9)

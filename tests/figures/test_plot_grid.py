@@ -130,3 +130,15 @@ def test_solutions_with_times_of_their_own_have_no_common_axis():
     trained = jax.vmap(lambda w: dln.train(energy, w, optax.sgd(0.2), steps, stop=0.05))(weights)
     last = np.asarray(trained.steps[:, -1])
     assert last[0] != last[1] and trained.plot().get_xlim() == (0.0, last.max())
+
+
+def test_single_states_are_refused_and_zeros_are_left_out():
+    energy, weights = dln.MatrixCompletion.diagonal(2), dln.balanced_factors(jnp.eye(2) / 2, 2)
+    with pytest.raises(ValueError, match="a single state, and a curve needs two"):
+        dln.train(energy, weights, optax.sgd(0.1), [10]).plot()
+    start = jnp.diag(jnp.array([0.5, 0.0]))
+    sol = dln.gradient_flow(energy, start, depth=1, ts=[0.0, 5.0, 10.0], coordinates="matrix")
+    curve = dln.plot.singular_values(sol).lines[1].get_ydata()
+    assert np.isnan(curve[0]) and np.all(curve[1:] > 0)
+    # NumPy would warn of a division by 0.
+    assert len(dln.plot.ellipses(np.zeros((2, 2, 2))).lines) > 0

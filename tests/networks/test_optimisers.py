@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from support.programs import lowered
-from support.tolerances import ALGEBRA, assert_close
+from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE
 
 import dlnjax as dln
 
@@ -185,3 +185,15 @@ def test_rate_that_a_schedule_reads_is_the_current_one(rate, weights, monkeypatc
     with lowered() as programs:
         run(optimizer, kinds[1])
     assert programs == []
+
+
+def test_training_has_forward_derivatives_and_names_the_reason_for_no_others():
+    energy, weights = dln.MatrixCompletion.diagonal(2), dln.balanced_factors(jnp.array([[0.5, 0.1], [-0.2, 0.4]]), 3)
+    end = lambda rate, size: energy(dln.train(energy, size * weights, optax.sgd(rate), 20).x)
+    for k, h in ((0, 1e-5), (1, 1e-5)):
+        at = lambda c, k=k: end(0.05 + (c if k == 0 else 0.0), 1.0 + (c if k == 1 else 0.0))
+        slope = jax.jvp(at, (0.0,), (1.0,))[1]
+        assert_close(slope, (at(h) - at(-h)) / (2 * h), FINITE_DIFFERENCE)
+    # The rate is in functions of the optimiser, and no leaf of what the program is given.
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        jax.grad(end)(0.05, 1.0)
