@@ -187,7 +187,8 @@ def _turned(rows: Float[Array, "k h"], sizes: Float[Array, " k"], grows: Float[A
 
     def reflect(k: Array, rows: Array) -> Array:
         zero = jnp.all((jnp.abs(rows) <= rounding[:, None]) | (columns < k), axis=1)
-        rows = jnp.where(zero[:, None] & (columns >= k), 0.0, rows)
+        # What is 0 here may have a derivative.
+        rows = rows - jnp.where(zero[:, None] & (columns >= k), jax.lax.stop_gradient(rows), 0.0)
         left = jnp.where(columns >= k, rows, 0.0)
         # A row of zeros has the size 0, whose derivative in reverse mode would be NaN.
         sizes = jnp.where(zero, 0.0, jax.vmap(norm)(jnp.where(zero[:, None], 1.0, left)))
