@@ -49,6 +49,17 @@ def leaves_of_tangent(dx: PyTree, x: PyTree) -> list[Array | None]:
     return leaves
 
 
+def moving_leaves(dx: PyTree, x: PyTree) -> dict[int, Array]:
+    """The tangents of the leaves of `x` that move, by the numbers of these leaves."""
+    return {i: leaf for i, leaf in enumerate(leaves_of_tangent(dx, x)) if leaf is not None}
+
+
+def tangent_of(x: PyTree, moves: dict[int, Array]) -> PyTree:
+    """The tangent of `x` of which these are the `moving_leaves`."""
+    leaves, tree = jax.tree.flatten(x)
+    return jax.tree.unflatten(tree, [moves.get(i) for i in range(len(leaves))])
+
+
 # The packages whose classes compute the same for ever.
 _KNOWN = {"dlnjax", "diffrax", "equinox", "jax", "jaxlib"}
 

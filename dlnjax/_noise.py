@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from dlnjax._checks import as_key, as_positive, is_concrete, known, require
 from dlnjax._results import code_of, RESULTS
 from dlnjax._svd import SVD
-from dlnjax._tree import where
+from dlnjax._tree import is_key, where
 from dlnjax._types import Matrix, Number, Scalar
 
 # A gap between saved times that differs from a whole number of steps by less than this fraction of a step has that
@@ -98,7 +98,7 @@ class Noise(eqx.Module):
 def _as_one_key(key: Any) -> Any:
     """One key, of the new kind."""
     key = as_key(key)
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    typed = is_key(key)
     if key.ndim != (0 if typed else 1):
         raise ValueError(
             f"key must be one key, got an array of keys of shape {key.shape}: use jax.vmap over them, or dlnjax.sweep."

@@ -252,5 +252,10 @@ def result_counts(result: RESULTS) -> str:
     """The name of one code; for many codes each name with the number of its occurrences."""
     if np.ndim(result.code) == 0:
         return str(result.names)
-    names, counts = np.unique(result.names, return_counts=True)
+    return name_counts(result.names)
+
+
+def name_counts(found: Any) -> str:
+    """Each of the names with the number of its occurrences."""
+    names, counts = np.unique(found, return_counts=True)
     return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))

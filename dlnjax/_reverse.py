@@ -10,10 +10,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from dlnjax._compile import compiled
-from dlnjax._custom_jvp import filter_custom_jvp, leaves_of_tangent
+from dlnjax._custom_jvp import filter_custom_jvp, moving_leaves, tangent_of
 
 
 def compiled_both_ways(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,7 +25,7 @@ def compiled_both_ways(f: Callable[..., Any]) -> Callable[..., Any]:
 
     @compiled
     def forwards(args: tuple[Any, ...], moves: list[Array], moving: tuple[int, ...]) -> Any:
-        return eqx.filter_jvp(f, args, _tangents(args, moves, moving))[1]
+        return eqx.filter_jvp(f, args, tangent_of(args, dict(zip(moving, moves, strict=True))))[1]
 
     @compiled
     def backwards(ct: Any, args: tuple[Any, ...], moving: tuple[int, ...]) -> list[Array]:
@@ -47,7 +47,7 @@ def compiled_both_ways(f: Callable[..., Any]) -> Callable[..., Any]:
 
     @value.def_jvp
     def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-        moves = {i: dx for i, dx in enumerate(leaves_of_tangent(tangents, primals)) if dx is not None}
+        moves = moving_leaves(tangents, primals)
         return value(*primals), tangent(primals, list(moves.values()), moving=tuple(moves))
 
     @tangent.def_jvp
@@ -60,10 +60,3 @@ def compiled_both_ways(f: Callable[..., Any]) -> Callable[..., Any]:
         return backwards(ct, args, moving)
 
     return value
-
-
-def _tangents(args: PyTree, moves: list[Array], moving: tuple[int, ...]) -> PyTree:
-    """The tangent of `args` whose leaves of the numbers `moving` are `moves`, and which is None elsewhere."""
-    leaves, tree = jax.tree.flatten(args)
-    there = dict(zip(moving, moves, strict=True))
-    return jax.tree.unflatten(tree, [there.get(i) for i in range(len(leaves))])

@@ -141,12 +141,16 @@ class Solution(Shown):
     def __iter__(self: S) -> Iterator[S]:
         return (self[i] for i in range(len(self)))
 
+    def _numbers(self) -> dict[str, Any]:
+        """The arrays and the numbers of Python, by their names in a file."""
+        arrays = eqx.filter(self, eqx.is_array_like)
+        return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
+
     def to_numpy(self) -> dict[str, Any]:
         """Everything as NumPy arrays, by name; `result` as the names of the codes."""
         require_known("what is saved", self)
-        arrays = eqx.filter(self, eqx.is_array_like)
-        leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
-        kernel = getattr(arrays, "depth", None)
+        leaves = {name: np.asarray(leaf) for name, leaf in self._numbers().items()}
+        kernel = eqx.filter(getattr(self, "depth", None), eqx.is_array_like)
         # The infinite depth is 1/0, where NumPy warns and JAX does not. The kernel of a solution may be of NumPy
         # arrays.
         if (number := getattr(jax.tree.map(jnp.asarray, kernel), "depth", None)) is not None:
@@ -197,10 +201,8 @@ class Solution(Shown):
 
     def _types(self) -> dict[str, str]:
         """The types of the settings, of which a file keeps numbers: of arrays, and of numbers of Python."""
-        arrays = eqx.filter(self, eqx.is_array_like)
-        leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
         kind = lambda leaf: str(leaf.dtype) if _is_of_arrays(leaf) else f"python {type(leaf).__name__}"
-        return {n: kind(x) for n, x in leaves.items() if n in SETTINGS or n.startswith(PREFIXES["depth"])}
+        return {n: kind(x) for n, x in self._numbers().items() if n in SETTINGS or n.startswith(PREFIXES["depth"])}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file, which `dlnjax.load` reads. The format is netCDF 3, which any netCDF tool reads. For a path

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from dlnjax._checks import is_concrete, require_known
+from dlnjax._results import name_counts
 
 # The label of an axis for the time of the 1/N-normalised flow.
 FLOW_TIME = r"time $t$ (1/N-normalised flow)"
@@ -51,9 +52,10 @@ class Curves(NamedTuple):
 def failures(names: Any) -> str:
     """How many of the results with these names are failures, and of which kind; nothing if there are none."""
     names = np.asarray(names, str).ravel()
-    kinds, counts = np.unique(names[~np.isin(names, ["successful", "steady", "stopped"])], return_counts=True)
-    shown = ", ".join(f"{kind} {count}" for kind, count in zip(kinds, counts, strict=True))
-    return f"{counts.sum()} of {len(names)} failed: {shown}" if len(names) > 1 and len(kinds) else "".join(kinds)
+    failed = names[~np.isin(names, ["successful", "steady", "stopped"])]
+    if len(names) == 1 or not len(failed):
+        return "".join(failed)
+    return f"{len(failed)} of {len(names)} failed: {name_counts(failed)}"
 
 
 class Shown(eqx.Module):

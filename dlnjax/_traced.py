@@ -23,6 +23,7 @@ from dlnjax._checks import is_concrete
 from dlnjax._custom_jvp import is_of_known_classes
 from dlnjax._protocol import gradient, name_of, pullback, sides, value
 from dlnjax._svd import SVD, svd, truncated
+from dlnjax._tree import is_key
 from dlnjax._types import Matrix
 
 
@@ -57,7 +58,7 @@ def _content(x: Any) -> Any:
     """The bytes of an array. A tracer gives its `id`, so that it equals only itself."""
     if not is_concrete(x):
         return id(x)
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if is_key(x):
         return str(x.dtype), np.asarray(jax.random.key_data(x)).tobytes()
     return np.asarray(x).tobytes()
 

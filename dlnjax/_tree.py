@@ -46,6 +46,11 @@ def power_of_two(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jax.lax.bitcast_convert_type(bits & (-1 << kind.nmant), x.dtype)
 
 
+def is_key(x: Any) -> bool:
+    """Whether an array is of keys of `jax.random.key`, of which NumPy has no array."""
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def norm(tree: PyTree) -> Scalar:
     """The root of the sum of all squares, which is the Frobenius norm of a matrix. No square overflows or vanishes."""
     leaves = jax.tree.leaves(tree)

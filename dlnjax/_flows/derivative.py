@@ -4,7 +4,6 @@ The flow of X is smooth where singular values repeat. The flow of the frame has 
 the rule differentiates the flow of the factors in X = P S Q^T (`factored`), which is smooth there too.
 """
 
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -14,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import is_concrete, known, require
 from dlnjax._compile import compiled
-from dlnjax._custom_jvp import filter_custom_jvp, leaves_of_tangent
+from dlnjax._custom_jvp import filter_custom_jvp, moving_leaves, tangent_of
 from dlnjax._flows.factored import Factored
 from dlnjax._flows.problem import Options, Problem, rounding
 from dlnjax._flows.replay import find_steps, MOST_STEPS, reached, replay, Steps
@@ -42,8 +41,7 @@ def _trajectory_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...], *, opti
 
 
 def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[Trajectory, PyTree]:
-    full = eqx.tree_at(lambda o: o.observe, options, None, is_leaf=lambda x: x is None)
-    states = trajectory(problem, options=full)
+    states = trajectory(problem, options=options.unobserved())
     sigma = known(states.sigma)
     singular = sigma[0, -1] <= rounding(sigma) * sigma[0, 0]
     message = (
@@ -53,14 +51,11 @@ def _derivative(problem: Problem, dproblem: PyTree, options: Options) -> tuple[T
     if not is_concrete(singular) or singular:
         states = require(states, singular & (known(problem.kernel.order) > 0), message)
     steps = _steps_in_x(problem, states, options)
-    out = states
-    if options.observe is not None:
-        observed = jax.vmap(options.observe)(states.svd)
-        out = replace(states, svd=None, energy=None, observed=observed)
+    out = states if options.observe is None else states.observed_by(options.observe)
     # Where nothing moves the times, the program is half as large.
     times_move = dproblem.ts is not None or not is_concrete(problem.ts)
     ends = states.svd, states.final, states.t_end
-    moves = {i: dx for i, dx in enumerate(leaves_of_tangent(dproblem, problem)) if dx is not None}
+    moves = moving_leaves(dproblem, problem)
     static = Static(options, times_move, tuple(moves))
     moved = _saved_tangents(problem, list(moves.values()), ends, steps, static=static)
     return out, tangent_at(lambda t: (t.svd, t.sigma, t.energy, t.observed, t.final, t.t_end), out, moved)
@@ -110,9 +105,7 @@ def _cotangents(ct: Any, problem: Problem, states: States, steps: Steps, static:
 # Without a checkpoint, the part of the derivative that does not depend on the tangents would be a program of its own.
 @eqx.filter_checkpoint
 def _tangents(problem: Problem, moves: list[Array], states: States, steps: Steps, static: Static) -> tuple[Any, ...]:
-    leaves, tree = jax.tree.flatten(problem)
-    found = dict(zip(static.moving, moves, strict=True))
-    dproblem = jax.tree.unflatten(tree, [found.get(i) for i in range(len(leaves))])
+    dproblem = tangent_of(problem, dict(zip(static.moving, moves, strict=True)))
     points, final, t_end = states
     fixed = jax.lax.stop_gradient(t_end)
     at, dat = eqx.filter_jvp(lambda problem: replay(problem, fixed, steps, static.times_move), (problem,), (dproblem,))

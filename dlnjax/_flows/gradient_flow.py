@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -121,14 +120,14 @@ def gradient_flow(
     if not isinstance(seen, Traced) or all(map(is_concrete, seen.constants)):
         seen = None
     else:
-        options = eqx.tree_at(lambda o: o.observe, options, None)
+        options = options.unobserved()
     padded = replace(problem, ts=with_more_times(problem.ts, saved_entries(shape_of_point(problem.start), options)))
     if problem.noise is None:
         out = trajectory(padded, options=options)
     else:
         out = path(padded, options=options, most=most_steps(problem.ts, problem.noise.dt))
     if seen is not None:
-        out = replace(out, svd=None, energy=None, observed=jax.vmap(seen)(out.svd))
+        out = out.observed_by(seen)
     svd, sigma, energies, observed = first_times((out.svd, out.sigma, out.energy, out.observed), problem.ts)
     out = replace(out, svd=svd, sigma=sigma, energy=energies, observed=observed)
     sol = solution_of(problem, options, out)

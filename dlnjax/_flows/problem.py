@@ -142,6 +142,10 @@ class Options(eqx.Module):
         where = lambda o: (o.rtol, o.share, o.fixed, o.steady, o.observe)
         return eqx.tree_at(where, self, (*cast, observe), is_leaf=lambda x: x is None)
 
+    def unobserved(self) -> "Options":
+        """The options without `observe`, with which all states are saved."""
+        return eqx.tree_at(lambda o: o.observe, self, None, is_leaf=lambda x: x is None)
+
     def absolute(self, size: Float[Array, "*values"]) -> Float[Array, "*values"]:
         """The absolute tolerance of a quantity that has this size at the start.
 

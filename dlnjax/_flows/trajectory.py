@@ -1,6 +1,7 @@
 """The trajectory of a checked problem: its state at the start, its coordinates, its methods, and the saved states."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -53,6 +54,11 @@ class Trajectory(eqx.Module):
     evaluations: Int[Array, "*n"]
     # How often the determinant changed its sign, which is counted with noise only.
     crossings: Int[Array, "*n"] | None = None
+
+    def observed_by(self, observe: Callable[[SVD], Any]) -> "Trajectory":
+        """What a flow with `observe` has, from one that has saved all states."""
+        assert self.svd is not None
+        return replace(self, svd=None, energy=None, observed=jax.vmap(observe)(self.svd))
 
 
 def start_of(problem: Problem, options: Options) -> State:

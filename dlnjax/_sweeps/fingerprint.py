@@ -18,6 +18,7 @@ from dlnjax._sweeps.grid import Grid, taken_by
 from dlnjax._sweeps.seeds import Energies
 from dlnjax._sweeps.starts import Ensemble
 from dlnjax._traced import checksums, traced_energy
+from dlnjax._tree import is_key
 from dlnjax._types import Matrix
 from dlnjax._versions import version_of
 
@@ -121,7 +122,7 @@ def digest(arrays: list[Any]) -> str:
     """The checksum of some arrays, their shapes and types included."""
     total = hashlib.sha256()
     for array in arrays:
-        if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        if isinstance(array, jax.Array) and is_key(array):
             array = jax.random.key_data(array)
         array = np.ascontiguousarray(array)
         total.update(f"{array.dtype}{array.shape}".encode())

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import check_energy
 from dlnjax._protocol import at_start, axes_of
+from dlnjax._tree import is_key
 from dlnjax._types import Energy
 
 # The three marks of a leaf of an energy: all seeds share the leaf, each seed has its own, or nothing says which. The
@@ -86,8 +87,6 @@ def split(energy: Energy, n: int, shape: tuple[int, ...], dtype: Any) -> Energie
     check_energy(
         first, shape, dtype, f"Does it need a jnp.sum? To give each seed its own, its arrays have {n} in front."
     )
-    is_key = lambda x: jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
-    # NumPy has no array of keys.
     return Energies(jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), own), shared, first)
 
 

@@ -110,19 +110,19 @@ def _two_layer(w1: First, w2: Second, target: Matrix, ts: Float[Array, "*ts"]) -
     angle, w = jnp.arctan2(s, half)[:, None] / 2, jnp.hypot(s, half)
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
     above, below = v.T @ w1.T, u.T @ w2
-    rest1, rest2 = w1.T - v @ above, w2 - u @ below
-    rows = jnp.concatenate([sine * above + cosine * below, cosine * above - sine * below, rest1, rest2])
-    # The sizes of what these rows are sums of. On the stable manifold of a saddle sums cancel, and what is left of them
-    # by rounding would grow.
-    sizes = jnp.concatenate([_sizes(sine * above, cosine * below), _sizes(cosine * above, sine * below)])
-    sizes = jnp.concatenate([sizes, _sizes(w1.T, v @ above), _sizes(w2, u @ below)])
+    one = jnp.concatenate([sine * above, cosine * above, w1.T, w2])
+    other = jnp.concatenate([cosine * below, -sine * below, -v @ above, -u @ below])
+    # On the stable manifold of a saddle these sums cancel, and what is left of them by rounding would grow.
+    rows, sizes = one + other, jnp.max(jnp.maximum(jnp.abs(one), jnp.abs(other)), axis=1)
+    (m, n), r = target.shape, len(s)
     rate = lambda size, value: jnp.full(size, value, s.dtype)
-    rates = jnp.concatenate([w, -w, rate(len(rest1), -half), rate(len(rest2), half)])
-    n, r = len(rest1), len(s)
+    rates = jnp.concatenate([w, -w, rate(n, -half), rate(m, half)])
 
     def at(t: Scalar) -> tuple[Matrix, tuple[First, Second]]:
         # The time of the thesis is half of ours at two layers.
-        plus, minus, rest1, rest2 = jnp.split(_gram_root(rows, sizes, rates, t / 2), [r, 2 * r, 2 * r + n])
+        plus, minus, rest1, rest2 = jnp.split(
+            _gram_root(rows, jax.lax.stop_gradient(sizes), rates, t / 2), [r, 2 * r, 2 * r + n]
+        )
         first = v @ (sine * plus + cosine * minus) + rest1
         second = u @ (cosine * plus - sine * minus) + rest2
         return second @ first.T, (first.T, second)
@@ -140,12 +140,6 @@ def _half_imbalance(w1: First, w2: Second) -> tuple[Scalar, Scalar]:
     mean = jnp.trace(g) / len(g)
     off = norm(g - mean * jnp.eye(len(g), dtype=g.dtype))
     return scaled(mean / 2, 2 * k), off / positive(norm(first) ** 2 + norm(second) ** 2)
-
-
-def _sizes(one: Float[Array, "k h"], other: Float[Array, "k h"]) -> Float[Array, " k"]:
-    """The larger of the largest entries of two rows, for each of the rows."""
-    largest = jnp.maximum(jnp.max(jnp.abs(one), axis=1), jnp.max(jnp.abs(other), axis=1))
-    return jax.lax.stop_gradient(largest)
 
 
 def _gram_root(

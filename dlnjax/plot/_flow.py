@@ -1,6 +1,7 @@
 """Pictures of flows over time."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
@@ -26,18 +27,11 @@ def ranks(sol: "Shown | xarray.Dataset") -> "xarray.DataArray":
     return data["effective_rank"]
 
 
-def _over_seeds(values: np.ndarray, *percent: float) -> np.ndarray:
-    """Percentiles over the seeds, NaN where none has a value, of which NumPy would warn."""
+def _over_seeds(statistic: Callable[..., np.ndarray], values: np.ndarray, *more: Any) -> np.ndarray:
+    """A statistic over the seeds, NaN where none has a value, of which NumPy would warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        return np.nanpercentile(values, percent, axis=0)
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """The mean over the seeds, NaN where none has a value."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.nanmean(values, axis=0)
+        return statistic(values, *more, axis=0)
 
 
 def _along(sol: "Shown | xarray.Dataset", name: str) -> Curves:
@@ -101,9 +95,9 @@ def effective_rank(
     rank = np.atleast_2d(rank)
     if len(rank) > 1:
         for low, high in ((5, 95), (25, 75)):
-            ax.fill_between(times, *_over_seeds(rank, low, high), color=color, alpha=0.18, lw=0)
+            ax.fill_between(times, *_over_seeds(np.nanpercentile, rank, (low, high)), color=color, alpha=0.18, lw=0)
         ax.plot(times, rank[:individuals].T, color=color, lw=0.4, alpha=0.4)
-    ax.plot(times, _mean(rank), color=line, lw=1.6)
+    ax.plot(times, _over_seeds(np.nanmean, rank), color=line, lw=1.6)
     _time_axis(ax, times, label, note)
     ax.set_ylabel("effective rank")
     return ax
@@ -114,8 +108,8 @@ def _by_axis(rank: "xarray.DataArray", by: str, ax: Axes) -> Axes:
     times, values = rank["time"].values, rank[by].values
     for value, color in zip(values, colours(len(values)), strict=True):
         one = rank.sel({by: value}).transpose("seed", "time").values
-        ax.fill_between(times, *_over_seeds(one, 25, 75), color=color, alpha=0.18, lw=0)
-        ax.plot(times, _mean(one), color=color, lw=1.6, label=labelled(by, value))
+        ax.fill_between(times, *_over_seeds(np.nanpercentile, one, (25, 75)), color=color, alpha=0.18, lw=0)
+        ax.plot(times, _over_seeds(np.nanmean, one), color=color, lw=1.6, label=labelled(by, value))
     _time_axis(ax, times, FLOW_TIME)
     ax.set_ylabel("effective rank")
     ax.legend()
@@ -143,7 +137,7 @@ def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) ->
     ax = new_axes(ax)
     ax.set_yscale("log")
     seeds = values if values.ndim == 3 else values[None]
-    found = _over_seeds(seeds, 25, 50, 75)
+    found = _over_seeds(np.nanpercentile, seeds, (25, 50, 75))
     # A value of zero has no place on a logarithmic axis. Matplotlib would put it at the lower edge, and draw a jump.
     low, sigma, high = np.where(found > 0, found, np.nan)
     for k, color in enumerate(colours(sigma.shape[-1])):

@@ -253,7 +253,7 @@ def test_function_of_python_inside_of_an_energy_is_the_current_one():
         assert_close(sol.x[-1], target * jnp.eye(2), FINITE_DIFFERENCE)
 
 
-def test_partial_function_is_read_at_each_call(monkeypatch):
+def test_partial_function_is_read_at_each_call():
     scale = types.SimpleNamespace(of=1.0)
     loss = jax.tree_util.Partial(lambda target, x: scale.of * jnp.sum((x - target) ** 2), jnp.eye(2))
     of_value = jax.tree_util.Partial(lambda target, s: scale.of * (s - target) ** 2, jnp.array(1.0))

@@ -397,12 +397,3 @@ def test_ends_that_cannot_be_joined_have_a_code(pair):
         assert found.result.names == name
         assert not any(bool(jnp.any(jnp.isnan(z))) for z in (found.length, found.p, found.p_end, found.error))
         assert bool(jnp.isfinite(found.length)) == (name == "successful")
-
-
-@pytest.mark.parametrize("depth", [1.0, 3.0, np.inf])
-def test_bounds_hold_at_every_scale(depth):
-    a, b = jnp.array([[1.3, 0.4], [-0.2, 0.8]]), jnp.array([[0.9, -0.7], [0.6, 1.1]])
-    expected = np.array(dln.distance_bounds(a, b, depth))
-    for k in (-500, -100, 100, 500):
-        found = np.array(dln.distance_bounds(2.0**k * a, 2.0**k * b, depth))
-        assert_close(found / 2.0 ** (k / depth), expected, ALGEBRA)

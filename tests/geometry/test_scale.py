@@ -89,6 +89,15 @@ def test_geodesic_of_any_scale_is_that_of_size_one():
         assert_close(found[one], found[same], ALGEBRA)
 
 
+@pytest.mark.parametrize("depth", [1.0, 3.0, np.inf])
+def test_bounds_of_a_distance_hold_at_every_scale(depth):
+    a, b = jnp.array([[1.3, 0.4], [-0.2, 0.8]]), jnp.array([[0.9, -0.7], [0.6, 1.1]])
+    expected = np.array(dln.distance_bounds(a, b, depth))
+    for k in (-500, -100, 100, 500):
+        found = np.array(dln.distance_bounds(2.0**k * a, 2.0**k * b, depth))
+        assert_close(found / 2.0 ** (k / depth), expected, ALGEBRA)
+
+
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize(
     ("f", "degree"),

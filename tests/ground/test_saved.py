@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
+from support.kernels import PowerLaw
 
 import dlnjax as dln
 from dlnjax import _loaded, _saved
@@ -304,7 +305,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
         dln.load(tmp_path / "b.nc")
 
 
-class OfAnyNumbers(dln.Kernel):
+class OfAnyNumbers(PowerLaw):
     """A kernel whose fields may be numbers of Python, and arrays of any type."""
 
     a: Any
@@ -312,19 +313,7 @@ class OfAnyNumbers(dln.Kernel):
 
     @property
     def degree(self):
-        return self.a
-
-    def log_eigenvalue(self, log_s, log_t):
-        return jnp.where(jnp.sum(self.flag) > 0, 1.0, 2.0) * self.a * (log_s + log_t) / 2
-
-    def leaving(self, sigma):
-        return jnp.zeros_like(sigma), jnp.zeros_like(sigma)
-
-    def straighten(self, sigma):
-        return sigma ** (1 - self.a / 2)
-
-    def unstraighten(self, y):
-        return y ** (1 / (1 - self.a / 2))
+        return jnp.where(jnp.sum(self.flag) > 0, 1.0, 2.0) * self.a
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])

@@ -17,6 +17,22 @@ class AsBalanced(dln.Kernel):
     log_eigenvalue = lambda self, log_s, log_t: self.balanced.log_eigenvalue(log_s, log_t)
 
 
+class PowerLaw(dln.Kernel):
+    """lambda = (s t)^(p/2), p being the `degree`, which a subclass has as a field or computes."""
+
+    def log_eigenvalue(self, log_s, log_t):
+        return self.degree * (log_s + log_t) / 2
+
+    def leaving(self, sigma):
+        return jnp.zeros_like(sigma), jnp.zeros_like(sigma)
+
+    def straighten(self, sigma):
+        return sigma ** (1 - self.degree / 2)
+
+    def unstraighten(self, y):
+        return y ** (1 / (1 - self.degree / 2))
+
+
 class Flat(dln.Kernel):
     """lambda = scale sum(c): the Euclidean metric, on another clock. `scale` is a number of the class."""
 

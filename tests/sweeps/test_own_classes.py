@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.kernels import PowerLaw
 from support.tolerances import ALGEBRA, assert_close
 
 import dlnjax as dln
@@ -35,20 +36,8 @@ def of_this_cell():
         def __call__(self, x):
             return jnp.sum((x - self.label) ** self.power)
 
-    class Power(dln.Kernel):
+    class Power(PowerLaw):
         degree: float = eqx.field(static=True, default=1.0)
-
-        def log_eigenvalue(self, log_s, log_t):
-            return self.degree * (log_s + log_t) / 2
-
-        def leaving(self, sigma):
-            return jnp.zeros_like(sigma), jnp.zeros_like(sigma)
-
-        def straighten(self, sigma):
-            return sigma ** (1 - self.degree / 2)
-
-        def unstraighten(self, y):
-            return y ** (1 / (1 - self.degree / 2))
 
     return Fit(3.0 * jnp.eye(2), 2), Power(0.25)
 
