@@ -64,7 +64,7 @@ def _of_kind(found: Any, kind: str) -> Any:
 def _field(field: Any, data: "xarray.Dataset", get: Callable[[str], Any], source: str) -> Any:
     name = field.name.lstrip("_")
     if name == "result":
-        return _result(data[name], source)
+        return result_of(data[name], source)
     if name == "stats":
         return {key: get(key) for key in data.attrs.get(name, "").split()}
     if name == "depth":
@@ -79,7 +79,7 @@ def _field(field: Any, data: "xarray.Dataset", get: Callable[[str], Any], source
     return get(name) if name in data.variables or name in data.attrs or name == "ts" else None
 
 
-def _result(result: "xarray.DataArray", source: str) -> RESULTS:
+def result_of(result: "xarray.DataArray", source: str) -> RESULTS:
     """The codes, found by their names, since another version may give them other numbers. For results that were saved
     as numbers, the names are in the attributes.
     """

@@ -20,13 +20,13 @@ _WIDTH, _HEIGHT, _MODES, _POINTS, _SEEDS = 220.0, 64.0, 12, 120, 300
 class Curves(NamedTuple):
     """The singular values along a solution, `sigma`, `[n] t d`, at the times `along`, `t`, with an axis `label`.
 
-    `note` says which of them have failed, since their last states stand at all later times.
+    `result` says which of them have failed, since their last states stand at all later times.
     """
 
     along: np.ndarray
     sigma: np.ndarray
     label: str
-    note: str = ""
+    result: Any = None
 
     @classmethod
     def of(cls, along: Any, sigma: Any, label: str, *, result: Any = None, held: bool = False) -> "Curves":
@@ -46,7 +46,7 @@ class Curves(NamedTuple):
             raise ValueError(
                 f"these {len(rows)} solutions have times of their own, and no common axis: draw each alone."
             )
-        return cls(rows.max(axis=0), flat, label, "" if result is None else failures(result.names))
+        return cls(rows.max(axis=0), flat, label, result)
 
 
 def failures(names: Any) -> str:

@@ -30,8 +30,10 @@ def animate(sol: Any) -> FuncAnimation:
         >>> Path("flow.gif").exists()
         True
     """
-    if not (hasattr(sol, "x") and hasattr(sol, "ts") and hasattr(sol, "sigma")):
+    if not (hasattr(sol, "ts") and hasattr(sol, "sigma")):
         raise TypeError(f"sol must be the FlowSolution of one flow, got {type(sol).__name__}.")
+    if not hasattr(sol, "x"):
+        raise ValueError("animate draws the states X(t), and a flow with observe keeps none: leave observe out.")
     times, x = np.asarray(sol.ts), np.asarray(sol.x)
     if x.ndim != 3:
         raise ValueError("animate draws one flow, got a sweep: choose a seed first, such as sol[0].")

@@ -8,8 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from dlnjax._geometry.spectrum import effective_rank_or_nan
-from dlnjax._show import Curves, failures, FLOW_TIME, Shown
-from dlnjax.plot._grid import colours, labelled, require_axes
+from dlnjax._results import RESULTS
+from dlnjax._show import Curves, FLOW_TIME, Shown
+from dlnjax.plot._data import flows_of, results_of, say_failures, times_of
+from dlnjax.plot._grid import colours, labels, require_axes
 from dlnjax.plot._style import ink, new_axes
 
 if TYPE_CHECKING:
@@ -17,14 +19,6 @@ if TYPE_CHECKING:
 
 # A logarithmic axis of time has about as many labels.
 _LABELS = 6
-
-
-def ranks(sol: "Shown | xarray.Dataset") -> "xarray.DataArray":
-    """The effective ranks of the flows of a sweep, or of its xarray form, with their times."""
-    data: Any = sol if hasattr(sol, "data_vars") else getattr(sol, "to_xarray", lambda: ())()
-    if "effective_rank" not in data or "time" not in getattr(data, "dims", ()):
-        raise TypeError(f"expected a FlowSolution or its xarray form, got {type(sol).__name__}.")
-    return data["effective_rank"]
 
 
 def _over_seeds(statistic: Callable[..., np.ndarray], values: np.ndarray, *more: Any) -> np.ndarray:
@@ -37,30 +31,31 @@ def _over_seeds(statistic: Callable[..., np.ndarray], values: np.ndarray, *more:
 def _along(sol: "Shown | xarray.Dataset", name: str) -> Curves:
     """Singular values, or effective ranks, along a solution or the xarray form of a flow."""
     if not isinstance(sol, Shown):
-        if not hasattr(sol, "data_vars") or name not in sol:
-            raise TypeError(f"sol must be a solution, or the xarray form of one with {name}, got {type(sol).__name__}.")
-        require_axes(sol[name], ())
-        note = failures(sol["result"].values) if "result" in sol else ""
-        return Curves(sol["time"].values, sol[name].values, FLOW_TIME, note)
+        data = flows_of(sol, name)
+        require_axes(data[name], ())
+        return Curves.of(times_of(data), data[name].values, FLOW_TIME, result=results_of(data))
     curves = sol._curves()
     return curves if name == "sigma" else curves._replace(sigma=np.asarray(effective_rank_or_nan(curves.sigma)))
 
 
-def _time_axis(ax: Axes, times, label: str, note: str = "") -> None:
+def _time_axis(ax: Axes, times, label: str, result: RESULTS | None) -> None:
     # A flow starts at time 0 and is at rest for the last decades of its times, so that neither a linear nor a
     # logarithmic axis shows all of it. This axis is linear up to the first positive time, and logarithmic after it.
     positive = times[times > 0]
-    if len(positive) > 2 and positive[-1] / positive[0] > 50 and np.ptp(np.diff(times)) > 1e-9 * times[-1]:
+    rounding = max(1e-9, 8 * float(np.finfo(times.dtype).eps)) if times.dtype.kind == "f" else 0.0
+    uneven = len(positive) > 2 and np.ptp(np.diff(times)) > rounding * times[-1]
+    if uneven and positive[-1] / positive[0] > 50 and ax.get_xscale() != "log":
         ax.set_xscale("symlog", linthresh=positive[0], linscale=0.7)
         # By default the decade below the first positive time has a label too, which lies upon that of 0.
         first, last = np.ceil(np.log10(positive[0])), np.floor(np.log10(positive[-1]))
         ax.set_xticks([0.0, *10.0 ** np.arange(first, last + 1, max(1, np.ceil((last - first) / _LABELS)))])
     # What was drawn in these axes before stays in sight.
     first, last = ax.dataLim.intervalx
-    ax.set_xlim(min(first, times[0]), max(last, times[-1]))
+    # On a logarithmic axis of the caller time 0 has no place.
+    start = min(first, times[0]) if ax.get_xscale() != "log" else min(ax.dataLim.minposx, *positive[:1], np.inf)
+    ax.set_xlim(start, max(last, times[-1]))
     ax.set_xlabel(label)
-    if note:
-        ax.set_title(note, loc="right", fontsize=7)
+    say_failures(ax, result)
 
 
 def effective_rank(
@@ -89,8 +84,8 @@ def effective_rank(
         'effective rank'
     """
     if by is not None:
-        return _by_axis(ranks(sol), by, new_axes(ax))
-    times, rank, label, note = _along(sol, "effective_rank")
+        return _by_axis(flows_of(sol, "effective_rank"), by, new_axes(ax))
+    times, rank, label, result = _along(sol, "effective_rank")
     color, line, ax = ink(color, ax), ink(line, ax), new_axes(ax)
     rank = np.atleast_2d(rank)
     if len(rank) > 1:
@@ -98,19 +93,20 @@ def effective_rank(
             ax.fill_between(times, *_over_seeds(np.nanpercentile, rank, (low, high)), color=color, alpha=0.18, lw=0)
         ax.plot(times, rank[:individuals].T, color=color, lw=0.4, alpha=0.4)
     ax.plot(times, _over_seeds(np.nanmean, rank), color=line, lw=1.6)
-    _time_axis(ax, times, label, note)
+    _time_axis(ax, times, label, result)
     ax.set_ylabel("effective rank")
     return ax
 
 
-def _by_axis(rank: "xarray.DataArray", by: str, ax: Axes) -> Axes:
-    require_axes(rank, (by,))
-    times, values = rank["time"].values, rank[by].values
-    for value, color in zip(values, colours(len(values)), strict=True):
-        one = rank.sel({by: value}).transpose("seed", "time").values
-        ax.fill_between(times, *_over_seeds(np.nanpercentile, one, (25, 75)), color=color, alpha=0.18, lw=0)
-        ax.plot(times, _over_seeds(np.nanmean, one), color=color, lw=1.6, label=labelled(by, value))
-    _time_axis(ax, times, FLOW_TIME)
+def _by_axis(data: "xarray.Dataset", by: str, ax: Axes) -> Axes:
+    require_axes(data["effective_rank"], (by,))
+    times, texts = times_of(data), labels(data[by].values)
+    for k, (text, color) in enumerate(zip(texts, colours(len(texts)), strict=True)):
+        one = np.atleast_2d(_along(data.isel({by: k}), "effective_rank").sigma)
+        if len(one) > 1:
+            ax.fill_between(times, *_over_seeds(np.nanpercentile, one, (25, 75)), color=color, alpha=0.18, lw=0)
+        ax.plot(times, _over_seeds(np.nanmean, one), color=color, lw=1.6, label=f"{by} {text}")
+    _time_axis(ax, times, FLOW_TIME, results_of(data))
     ax.set_ylabel("effective rank")
     ax.legend()
     return ax
@@ -133,7 +129,7 @@ def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) ->
         >>> dln.plot.singular_values(sol).get_yscale()
         'log'
     """
-    times, values, label, note = _along(sol, "sigma")
+    times, values, label, result = _along(sol, "sigma")
     ax = new_axes(ax)
     ax.set_yscale("log")
     seeds = values if values.ndim == 3 else values[None]
@@ -144,7 +140,7 @@ def singular_values(sol: "Shown | xarray.Dataset", *, ax: Axes | None = None) ->
         if len(seeds) > 1:
             ax.fill_between(times, low[:, k], high[:, k], color=color, alpha=0.18, lw=0)
         ax.plot(times, sigma[:, k], color=color)
-    _time_axis(ax, times, label, note)
+    _time_axis(ax, times, label, result)
     low, high = np.log(ax.get_ylim())
     place = np.inf
     # A singular value of zero has no place on a logarithmic axis, and no label.

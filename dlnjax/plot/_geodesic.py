@@ -6,10 +6,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from dlnjax._checks import as_count, require_known
+from dlnjax._show import Shown
 from dlnjax.plot._style import ink, new_axes
 
 
 def _states(curve: Any, times) -> np.ndarray:
+    if isinstance(curve, Shown):
+        # A geodesic that did not arrive is refused here.
+        curve._curves()
     evaluate = getattr(curve, "evaluate", curve)
     states = evaluate(times) if callable(evaluate) else evaluate
     require_known("a picture", states)
@@ -59,7 +63,8 @@ def ellipses(
         # The image of the first axis shows a rotation, which the outline alone does not show.
         ax.plot([k, k + x[0]], [row, row + y[0]], color=color, lw=0.8, marker="o", markersize=2, markevery=[1])
     ax.set_aspect("equal")
-    ax.set_xticks([0, (count - 1) / 2, count - 1], ["0", "1/2", "1"])
+    ticks = {"0": 0.0, "1/2": (count - 1) / 2, "1": count - 1.0} if count > 1 else {"0": 0.0}
+    ax.set_xticks([*ticks.values()], [*ticks])
     ax.set_xlabel(r"$t$")
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
@@ -81,6 +86,8 @@ def singular_value_curves(curve: Any, *, ax: Axes | None = None, color: str = "C
     states = _states(curve, np.linspace(0, 1, 101))
     color, ax = ink(color, ax), new_axes(ax)
     sigma = np.linalg.svd(states, compute_uv=False)
+    # A value of zero has no place on a logarithmic axis. Matplotlib would put it at the lower edge, and draw a jump.
+    sigma = np.where(sigma > 0, sigma, np.nan)
     lines = ax.semilogy(np.linspace(0, 1, len(sigma)), sigma, color=color, lw=1)
     lines[0].set_label(label)
     ax.set(xlabel=r"$t$", ylabel=r"singular values $\sigma_i$", xlim=(0, 1))

@@ -7,13 +7,12 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
+from dlnjax.plot._data import at_time, flows_of, OWN, results_of, say_failures
 from dlnjax.plot._style import new_axes
 
 if TYPE_CHECKING:
     import xarray
 
-# The dimensions of one flow, and that of the seeds.
-_OWN = {"seed", "time", "mode", "row", "column"}
 # The darkest and the lightest part of the colour map that are read well on white paper.
 _DARKEST, _LIGHTEST = 0.0, 0.85
 # Above this brightness of a cell, its number is written in black.
@@ -21,8 +20,8 @@ _BRIGHT = 0.55
 
 
 def axes_of_grid(values: Any) -> list[str]:
-    """The axes of the grid of an array of a dataset: its other dimensions, if one of them is that of the seeds."""
-    return [str(name) for name in values.dims if name not in _OWN] if "seed" in values.dims else []
+    """The axes of the grid of an array of a dataset: all dimensions that are not those of a sweep."""
+    return [str(name) for name in values.dims if name not in OWN]
 
 
 def require_axes(values: Any, wanted: tuple[str, ...]) -> None:
@@ -45,9 +44,12 @@ def shown(value: Any) -> str:
     return "inf" if np.isposinf(value) else f"{value:g}"
 
 
-def labelled(name: str, value: Any) -> str:
-    """ "depth 2", for a legend."""
-    return f"{name} {'∞' if shown(value) == 'inf' else shown(value)}"
+def labels(values: Any) -> list[str]:
+    """The values of an axis as the texts of a picture, with as many digits as tell them apart."""
+    texts = [shown(value) for value in values]
+    if len(set(texts)) < len(texts):
+        texts = [str(value) for value in values]
+    return ["∞" if text == "inf" else text for text in texts]
 
 
 def colours(n: int) -> np.ndarray:
@@ -68,7 +70,8 @@ def heat_map(
 
     **Arguments:** `data`, what `sweep(..., grid=...)` returns; `x` and `y`, two axes of its grid; `of`, an array of the
     dataset with one number for each seed, or for each seed and time; `time`, of which the nearest saved time is drawn,
-    by default the last. Seeds whose number is not finite are left out of the mean.
+    by default the last. Of booleans it is the share of true ones. Seeds whose number is not finite are left out of the
+    mean, and how many seeds have failed is said at the top right.
 
     **Raises:** `ValueError` or `TypeError` for what is no such dataset, axis or array, and for a third axis.
 
@@ -87,15 +90,16 @@ def heat_map(
         raise ValueError(
             f"of must be an array of the dataset, got {of!r}: it has {', '.join(map(str, data.data_vars))}."
         )
-    values = data[of]
-    if "time" in values.dims:
-        values = values.isel(time=-1) if time is None else values.sel(time=time, method="nearest")
-    if {"mode", "row", "column"} & set(values.dims) or values.dtype.kind not in "iuf":
+    data = flows_of(data, of)
+    values = at_time(data, of, time)
+    if values.dtype.kind not in "biuf" or "flag_meanings" in values.attrs:
+        raise ValueError(f"{of} is no number, and has no mean: compare it first, such as data.result == 'steady'.")
+    if {"mode", "row", "column"} & set(values.dims):
         raise ValueError(f"{of} is not one number for each seed: choose one first, such as data.isel(mode=0).")
     if x == y:
         raise ValueError(f"x and y must be two axes, got {x!r} twice.")
     require_axes(values, (x, y))
-    mean = values.where(np.isfinite(values)).mean("seed").transpose(y, x)
+    mean = values.where(np.isfinite(values)).mean({"seed"} & set(values.dims)).transpose(y, x)
     ax = new_axes(ax)
     table = mean.values
     image = ax.pcolormesh(table, cmap="cividis", edgecolors="white", linewidth=0.6)
@@ -106,9 +110,10 @@ def heat_map(
         color = "black" if span(value) > _BRIGHT else "white"
         ax.text(j + 0.5, i + 0.5, f"{value:.3g}", ha="center", va="center", color=color, fontsize=7)
     for axis, name in ((ax.xaxis, x), (ax.yaxis, y)):
-        texts = [shown(v).replace("inf", "∞") for v in data[name].values]
+        texts = labels(data[name].values)
         axis.set_ticks(np.arange(len(texts)) + 0.5, texts)
         axis.set_label_text(name)
     ax.tick_params(length=0)
     ax.figure.colorbar(image, ax=ax, label=of.replace("_", " "))
+    say_failures(ax, results_of(data))
     return ax

@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dlnjax._loaded import solution_of
+from dlnjax.plot._data import flows_of, times_of
 from dlnjax.plot._distributions import effective_rank_violins
-from dlnjax.plot._flow import effective_rank, ranks, singular_values
-from dlnjax.plot._grid import heat_map, shown
+from dlnjax.plot._flow import effective_rank, singular_values
+from dlnjax.plot._grid import heat_map, labels
 from dlnjax.plot._style import new_figure, style
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ def sweep(sol: "Any | xarray.Dataset") -> Figure:
         >>> len(dln.plot.sweep(sol).axes)
         2
     """
-    rank = ranks(sol)
-    data: Any = sol if hasattr(sol, "data_vars") else sol.to_xarray()
-    axes = [str(name) for name in rank.dims[:-2]]
+    data = flows_of(sol, "effective_rank")
+    rank = data["effective_rank"]
+    axes = [str(name) for name in rank.dims if name not in ("seed", "time")]
     if "seed" not in rank.dims or len(axes) > 2:
         found = ", ".join(map(str, rank.dims))
         raise ValueError(
@@ -55,9 +56,10 @@ def sweep(sol: "Any | xarray.Dataset") -> Figure:
         if axes:
             name = axes[0]
             effective_rank(data, by=name, ax=left)
-            ends = {shown(value).replace("inf", "∞"): data.sel({name: value}) for value in data[name].values}
-            effective_rank_violins(ends, ax=right)
-            right.set_xlabel(f"{name}, at time {data['time'].values[-1]:g}")
+            effective_rank_violins(
+                {text: data.isel({name: k}) for k, text in enumerate(labels(data[name].values))}, ax=right
+            )
+            right.set_xlabel(f"{name}, at time {times_of(data)[-1]:g}")
         else:
             effective_rank(data, ax=left)
             singular_values(data, ax=right)
