@@ -109,7 +109,7 @@ class Imbalanced(Kernel):
         return len(self.imbalance) + 1
 
     @property
-    def order(self) -> Scalar | float:
+    def order(self) -> Scalar | float | np.floating:
         """2 - 2/m, where m of the c_p share the minimum: near zero a(sigma) is a multiple of sigma^(2/m)."""
         lib = np if _is_known(self.imbalance) else jnp
         c = lib.stack(_offsets([known(g) for g in self.imbalance]))
@@ -124,6 +124,13 @@ class Imbalanced(Kernel):
         if self.depth == 2:
             return jnp.logaddexp(*(jnp.log(self._mean(jnp.exp(log))) for log in (log_s, log_t))) - math.log(2)
         s, t = log_layers(log_s, self._c), log_layers(log_t, self._c)
+        return jax.nn.logsumexp(_sum_after(s) + _sum_before(t), axis=0) - math.log(self.depth)
+
+    def log_eigenvalue_at_zero(self, log_s: Float[Array, " d"]) -> Float[Array, " d"] | None:
+        """log lambda(s, 0) from three layers on. At two layers the smallest number is small beside s."""
+        if self.depth == 2:
+            return None
+        s, t = log_layers(log_s, self._c), _log_layers_at_zero(self._c)[:, None]
         return jax.nn.logsumexp(_sum_after(s) + _sum_before(t), axis=0) - math.log(self.depth)
 
     def log_eigenvalue_and_slope(
@@ -145,7 +152,7 @@ class Imbalanced(Kernel):
             f = self._mean(sigma)
             eigenvalues = (f[:, None] + f[None, :]) / 2
         else:
-            log_w = log_layers(log_or_tiny(sigma), self._c)
+            log_w = self._log_layers(sigma)
             eigenvalues = jnp.exp(_sum_after(log_w)).T @ jnp.exp(_sum_before(log_w)) / self.depth
             # The product is symmetric up to rounding. Flows need exact symmetry to keep their frames orthogonal.
             eigenvalues = (eigenvalues + eigenvalues.T) / 2
@@ -171,12 +178,12 @@ class Imbalanced(Kernel):
 
     def leaving(self, sigma: Float[Array, " r"]) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
         """(1/N) prod_{q<N} w_q and (1/N) prod_{q>1} w_q."""
-        size, c = jnp.abs(sigma), _above_least(self._c)[:, None]
-        log_w = log_layers(log_or_tiny(size), self._c)
-        # At sigma = 0 the squared singular values of the layers are the c_p above their minimum.
-        at_zero = jnp.where(c > 0, jnp.log(positive(c)), -jnp.inf)
-        log_w = jnp.where(size == 0, at_zero, log_w)
+        log_w = self._log_layers(jnp.abs(sigma))
         return jnp.exp(jnp.sum(log_w[:-1], 0)) / self.depth, jnp.exp(jnp.sum(log_w[1:], 0)) / self.depth
+
+    def _log_layers(self, size: Float[Array, " d"]) -> Float[Array, "N d"]:
+        """log w_p, of the squared singular values w_p of the layers."""
+        return jnp.where(size == 0, _log_layers_at_zero(self._c)[:, None], log_layers(log_or_tiny(size), self._c))
 
     def straighten(self, sigma: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """sqrt(N) times the length of the curve (sqrt(w_1), ..., sqrt(w_N)) from 0 to sigma. It is odd in sigma.
@@ -230,6 +237,12 @@ def _sum_before(z: Float[Array, "N *s"]) -> Float[Array, "N *s"]:
 def _sum_after(z: Float[Array, "N *s"]) -> Float[Array, "N *s"]:
     """For each layer, the sum over the layers after it."""
     return jnp.flip(_sum_before(jnp.flip(z, 0)), 0)
+
+
+def _log_layers_at_zero(c: Float[Array, " N"]) -> Float[Array, " N"]:
+    """log w_p at sigma = 0, where the w_p are the c_p above their minimum."""
+    above = _above_least(c)
+    return jnp.where(above > 0, jnp.log(positive(above)), -jnp.inf)
 
 
 @custom_jvp

@@ -103,7 +103,7 @@ class Kernel(eqx.Module):
         return None
 
     @property
-    def order(self) -> Scalar | float:
+    def order(self) -> Scalar | float | np.floating:
         """The order q to which lambda(s, s) ~ s^q vanishes at s = 0. By default it is `degree`, or 0 without one.
 
         At order 0, flows and geodesics cross the singular matrices. Above it none does. From order 2 on the singular
@@ -134,22 +134,34 @@ class Kernel(eqx.Module):
         """
         log, u = log_ratio(sigma)
         row, column = log[:, None], log[None, :]
-        turns = self.moves(sigma) & ((sigma > 0)[:, None] | (sigma > 0)[None, :])
-        log_eigenvalues = jnp.where(turns, self.log_eigenvalue(row, column), -jnp.inf)
+        turns = (sigma > 0)[:, None] | (sigma > 0)[None, :]
+        log_eigenvalues = jnp.where(turns, self.log_eigenvalues(sigma), -jnp.inf)
         return jnp.exp(log_eigenvalues - jnp.logaddexp(row, column) - (row + column) / 2 - log_shc(u / 2))
 
     def moves(self, sigma: Float[Array, " d"]) -> Bool[Array, "d d"]:
         """Where lambda_kl is not 0: between two values above 0, between 0 and a value above 0 if the order is below 2,
         and between any two values at order 0. A NaN counts as a value above 0.
         """
-        positive, order = ~(sigma <= 0), jnp.asarray(self.order)
+        positive = ~(sigma <= 0)
         both, either = positive[:, None] & positive[None, :], positive[:, None] | positive[None, :]
-        return both | (either & (order < 2)) | (order <= 0)
+        return both | (either & self._leaves_zero) | (jnp.asarray(self.order) <= 0)
+
+    @property
+    def _leaves_zero(self) -> Bool[Array, "*n"]:
+        """Whether lambda(s, 0) is not 0."""
+        return jnp.asarray(self.order) < 2
 
     def log_eigenvalues(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
         """log lambda_kl. It is finite for ratios up to the range of the floats, and -inf where lambda_kl = 0."""
-        log = log_or_tiny(sigma)
-        return jnp.where(self.moves(sigma), self.log_eigenvalue(log[:, None], log[None, :]), -jnp.inf)
+        log, zero = log_or_tiny(sigma), sigma <= 0
+        logs = self.log_eigenvalue(log[:, None], log[None, :])
+        if (at_zero := self.log_eigenvalue_at_zero(log)) is not None:
+            logs = jnp.where(zero[:, None] & ~zero, at_zero, jnp.where(~zero[:, None] & zero, at_zero[:, None], logs))
+        return jnp.where(self.moves(sigma), logs, -jnp.inf)
+
+    def log_eigenvalue_at_zero(self, log_s: Float[Array, " d"]) -> Float[Array, " d"] | None:
+        """log lambda(s, 0) for s > 0, elementwise. By default None: the smallest normal number is taken for 0."""
+        return None
 
     def eigenvalues(self, sigma: Float[Array, " d"]) -> Float[Array, "d d"]:
         """lambda_kl = lambda(sigma_k, sigma_l): A_X maps u_k v_l^T to lambda_kl u_k v_l^T."""
@@ -245,6 +257,15 @@ class Balanced(Kernel):
         """log lambda, (1 - 1/N) log(s t) + log shc(u) - log shc(u/N)."""
         return log_balanced(log_s, log_t, self.inverse_depth)
 
+    @property
+    def _leaves_zero(self) -> Bool[Array, "*n"]:
+        """Whether the depth is finite, where 2 - 2/N may be rounded to 2."""
+        return self.inverse_depth > 0
+
+    def log_eigenvalue_at_zero(self, log_s: Float[Array, " d"]) -> Float[Array, " d"]:
+        """log (s^(2-2/N)/N). In a deep network the power 2/N of the smallest number is not small."""
+        return self.degree * log_s + jnp.log(positive(self.inverse_depth))
+
     def log_slope(self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]) -> Float[Array, "..."]:
         """d log lambda / d log s."""
         return log_balanced_slope(log_s - log_t, self.inverse_depth)
@@ -327,16 +348,17 @@ class Balanced(Kernel):
         """a u/(r_i^2 - r_j^2) with a = 1/N, r = sigma^a and u = log(sigma_i/sigma_j), by d exponentials and not d^2."""
         a = self.inverse_depth
         log, u = log_ratio(sigma)
-        power, x = jnp.exp(a * log), a * u
+        # The conditions are numbers, since XLA does not vectorise a loop over truth values on a CPU.
+        zero = (sigma <= 0).astype(sigma.dtype)
+        power, x = jnp.exp(a * log) * (1 - zero), a * u
         square = power * power
         # Near u = 0 the quotient loses its digits. There r_i^2 - r_j^2 is 2 r_i r_j sinh(a u), whose series is used.
-        near = jnp.abs(x) < NEAR
+        # Beside a zero nothing is lost, however deep the network is.
+        near = jnp.abs(x) + (zero[:, None] + zero) < NEAR
         difference = square[:, None] - square[None, :]
         below = jnp.where(near, power[:, None] * power[None, :] * shc_small(x), difference)
         weights = jnp.where(near, 0.5, x) / jnp.where(below == 0, jnp.finfo(x.dtype).tiny, below)
-        # A pair of zeros does not turn, and at infinite depth a pair with one zero does not turn either. The condition
-        # is a product of numbers, since XLA does not vectorise a loop over truth values on a CPU.
-        zero = (sigma <= 0).astype(sigma.dtype)
+        # A pair of zeros does not turn, and at infinite depth a pair with one zero does not turn either.
         still = jnp.where(a > 0, zero[:, None] * zero, jnp.maximum(zero[:, None], zero))
         return weights * (1 - still)
 

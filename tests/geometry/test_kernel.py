@@ -54,6 +54,23 @@ def test_eigenvalues_where_a_singular_value_is_zero():
     assert_close(found[3], corner(4.0, 0.0), ALGEBRA)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_zero_is_no_small_number_in_a_deep_network(dtype):
+    """The power 2/N of the smallest float is .16 at N = 100 in float32, and .24 at N = 1000 in float64."""
+    sigma, close = jnp.array([2.0, 1.0, 0.0], dtype), 1e-5 if dtype == np.float32 else 1e-11
+    for depth in (3.0, 100.0, 1e3, 1e20):
+        side = np.array([2.0, 1.0]) ** (2 - 2 / depth) / depth
+        found = dln.metric_eigenvalues(sigma, depth)
+        np.testing.assert_allclose(found[:2, 2], side, rtol=close)
+        assert found[2, 2] == 0
+        between = -3 / np.expm1(-2 * np.log(2) / depth) / 4 ** (1 / depth) / depth
+        np.testing.assert_allclose(dln.entropy(sigma, depth), np.log([between, *side]).sum() / 2, rtol=close)
+    layers = dln.Imbalanced((jnp.zeros((), dtype),) * 29)
+    side = np.array([2.0, 1.0]) ** (2 - 2 / 30) / 30
+    np.testing.assert_allclose(layers.eigenvalues(sigma)[:2, 2], side, rtol=close)
+    np.testing.assert_allclose(jnp.exp(layers.log_eigenvalues(sigma))[:2, 2], side, rtol=close)
+
+
 def test_no_ratio_overflows():
     wide = jnp.array([1e75, 1.0, 1e-75])
     # (s^2 - t^2) / (2 log(s/t)), of which t contributes nothing.
