@@ -217,9 +217,14 @@ def tangent_at(where: Callable, out: PyTree, values: PyTree) -> PyTree:
     return eqx.tree_at(where, nothing, values, is_leaf=lambda leaf: leaf is None)
 
 
-def ravel(tree: PyTree) -> tuple[Float[Array, " n"], Any]:
-    """(the floating-point arrays of a tree as one vector, the function that makes a tree from such a vector)."""
+def ravel(tree: PyTree, dtype: Any = None) -> tuple[Float[Array, " n"], Any]:
+    """(the floating-point arrays of a tree as one vector, the function that makes a tree from such a vector).
+
+    The vector of a tree without such arrays, as a kernel without numbers is, has the type `dtype`.
+    """
     arrays, rest = eqx.partition(tree, eqx.is_inexact_array)
+    if not jax.tree.leaves(arrays):
+        return jnp.zeros(0, dtype), lambda _: tree
     vector, unravel = ravel_pytree(arrays)
     return vector, lambda v: eqx.combine(unravel(v), rest)
 

@@ -76,6 +76,17 @@ class Frame(eqx.Module):
         first = SVD(eye, a.sigma / scale, eye)
         return cls(a.u, a.v, scale, kernel, first, SVD(a.u.T @ b.u, b.sigma / scale, a.v.T @ b.v))
 
+    @classmethod
+    def at_rest(cls, a: Square, b: Square, kernel: Kernel) -> tuple["Frame", Square]:
+        """A frame that does not move with A and B, and A', which does.
+
+        The singular vectors of a matrix have no derivative where its singular values repeat. A' has one.
+        """
+        frame = cls.of(*jax.lax.stop_gradient((svd(a), svd(b))), kernel)
+        moving = frame.into(a)
+        # The entries of A' are those of the decomposition, as U^T A V has errors of rounding beside the small ones.
+        return frame, frame.first.matrix + (moving - jax.lax.stop_gradient(moving))
+
     def pair(self, ends: "Ends") -> Pair:
         """The pair (A', B')."""
         return Pair.of(self.first, self.last, self.into(ends.between))
@@ -285,7 +296,7 @@ def _momentum_variation(
 
     start, end = (scaled(p, k * (degree_of(kernel) - 1)) for p in (found.p, found.p_end))
     x, p = (z[-1] for z in jacobians(scaled(a, -k), start, kernel, jnp.array([0.0, 1.0], a.dtype), rtol))
-    dnumbers, _ = ravel(dkernel)
+    dnumbers, _ = ravel(dkernel, a.dtype)
     # The columns of the Jacobi fields belong to the start, the momentum, and the numbers of the kernel, in this order.
     given = jnp.concatenate([scaled(da, -k).ravel(), jnp.zeros(n, a.dtype), dnumbers])
     dp = solve_linear(x[:, n : 2 * n], scaled(db, -k).ravel() - x @ given)
@@ -342,8 +353,7 @@ def _by_kernel(a: Square, b: Square, kernel: Kernel, found: Connection, rtol: Sc
     At fixed ends the action changes by the integral of -dH/dkernel along the geodesic. The geodesic itself changes too,
     but that adds nothing to first order, since the action is stationary at a geodesic.
     """
-    frame = Frame.of(svd(a), svd(b), kernel)
-    x = frame.first.matrix
+    frame, x = Frame.at_rest(a, b, kernel)
     w = orthonormal(x, frame.momentum_into(found.p), kernel)
     ts = jnp.concatenate([jnp.zeros(1), (1 + jnp.asarray(_NODES)) / 2, jnp.ones(1)]).astype(a.dtype)
     path = integrate(x, w, kernel, ts, rtol)

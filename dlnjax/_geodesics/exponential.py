@@ -14,7 +14,7 @@ from dlnjax._checks import as_count, as_matrix, require_finite
 from dlnjax._compile import compiled, first_times, with_more_times
 from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geodesics import low_rank
-from dlnjax._geodesics.hamiltonian import integrate, Path
+from dlnjax._geodesics.hamiltonian import integrate, Path, velocity
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geometry.depth import as_kernel, Depth
 from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
@@ -166,7 +166,7 @@ def _solve(
     """
     k, degree = scale_exponent(x, kernel), degree_of(kernel)
     p = scaled(p, k * (degree - 1))
-    out = _exponential(scaled(x, -k), p, kernel, ts=ts, rtol=rtol, max_steps=max_steps)
+    out = geodesic_flow(scaled(x, -k), p, kernel, ts, rtol=rtol, max_steps=max_steps)
     moved = scaled(out.x, k), scaled(out.momentum, k * (1 - degree))
     return eqx.tree_at(_states, out, moved)
 
@@ -206,8 +206,8 @@ def _states(out: ExponentialSolution) -> tuple[Any, Any]:
 
 
 @filter_custom_jvp
-def _exponential(
-    x: Square, p: Square, kernel: Kernel, *, ts: Float[Array, " ts"], rtol: Scalar, max_steps: int
+def geodesic_flow(
+    x: Square, p: Square, kernel: Kernel, ts: Float[Array, " ts"], *, rtol: Scalar, max_steps: int = 4096
 ) -> ExponentialSolution:
     """The flow (3.46) in (X, W), and at each time the covector that belongs to W."""
     w = orthonormal(x, p, kernel)
@@ -236,23 +236,28 @@ def _ended(path: Path, ts: Float[Array, " ts"], x: Array, momentum: Array, drift
     )
 
 
-@_exponential.def_jvp
-def _exponential_jvp(
-    primals: tuple[Square, Square, Kernel],
-    tangents: tuple[Square | None, Square | None, PyTree],
+@geodesic_flow.def_jvp
+def _geodesic_flow_jvp(
+    primals: tuple[Square, Square, Kernel, Float[Array, " ts"]],
+    tangents: tuple[Square | None, Square | None, PyTree, Float[Array, " ts"] | None],
     *,
-    ts: Float[Array, " ts"],
     rtol: Scalar,
-    max_steps: int,
+    max_steps: int = 4096,
 ):
     """The derivative by Jacobi fields, which are here matrices that multiply the tangents.
 
     This product has a transpose, which the reverse mode needs. A loop of the solver that carried the tangents along
     would have no transpose.
     """
-    x, p, kernel = primals
-    out = _exponential(*primals, ts=ts, rtol=rtol, max_steps=max_steps)
+    (x, p, kernel, ts), dts = primals, tangents[3]
+    out = geodesic_flow(*primals, rtol=rtol, max_steps=max_steps)
     until = jnp.minimum(ts, out.t_end)
-    moved, _ = ravel(instantiate(tangents, primals))
-    dx, dp = ((j @ moved).reshape(len(ts), *x.shape) for j in jacobians(x, p, kernel, until, rtol))
+    dx = dp = jnp.zeros_like(out.x)
+    if jax.tree.leaves(tangents[:3]):
+        moved, _ = ravel(instantiate(tangents[:3], primals[:3]))
+        dx, dp = ((j @ moved).reshape(len(ts), *x.shape) for j in jacobians(x, p, kernel, until, rtol))
+    if dts is not None:
+        by_x, by_p = jax.vmap(partial(velocity, kernel=kernel))(out.x, out.momentum)
+        later = jnp.where(ts <= out.t_end, dts, 0.0)[:, None, None]
+        dx, dp = dx + later * by_x, dp + later * by_p
     return out, tangent_at(_states, out, (dx, dp))

@@ -15,7 +15,7 @@ from dlnjax._geodesics import guesses
 from dlnjax._geodesics.action import hessian, respond, segments
 from dlnjax._geodesics.connection import connect, connect_all, Connection, Frame, measure, signs_of
 from dlnjax._geodesics.ends import as_ends
-from dlnjax._geodesics.exponential import orthonormal
+from dlnjax._geodesics.exponential import geodesic_flow, orthonormal
 from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import conjugate_time
 from dlnjax._geodesics.shooting import SEGMENTS
@@ -141,18 +141,17 @@ class GeodesicSolution(Solution):
 
 @compiled
 def _states(a: Square, b: Square, p: Square, kernel: Kernel, t: Float[Array, " t"]) -> Float[Array, "t d d"]:
-    frame = Frame.of(svd(a), svd(b), kernel)
-    x = frame.first.matrix
+    frame, x = Frame.at_rest(a, b, kernel)
     order = jnp.argsort(t)
     ts = jnp.concatenate([jnp.zeros(1, t.dtype), t[order], jnp.ones(1, t.dtype)])
-    path = integrate(x, orthonormal(x, frame.momentum_into(p), kernel), kernel, ts, _rtol(x))
-    return jax.vmap(frame.out_of)(path.x[1:-2])[jnp.argsort(order)]
+    out = geodesic_flow(x, frame.momentum_into(p), kernel, ts, rtol=_rtol(x))
+    came = (ts <= out.t_end)[:, None, None]
+    return jax.vmap(frame.out_of)(nan_unless(came, out.x)[1:-1])[jnp.argsort(order)]
 
 
 @compiled
 def _conjugate_time(a: Square, b: Square, p: Square, kernel: Kernel) -> Scalar:
-    frame = Frame.of(svd(a), svd(b), kernel)
-    x = frame.first.matrix
+    frame, x = Frame.at_rest(a, b, kernel)
     return conjugate_time(x, frame.momentum_into(p), kernel, 10 * _rtol(x))
 
 

@@ -66,7 +66,7 @@ def jacobians(
     # The numbers of the kernel are constant in time, and are no part of the state. A tangent of them moves the
     # velocity.
     n = x.size
-    numbers, kernel_of = ravel(kernel)
+    numbers, kernel_of = ravel(kernel, x.dtype)
     basis = jnp.eye(2 * n + len(numbers), dtype=x.dtype)
     dx, dp, dk = basis[:, :n].reshape(-1, *x.shape), basis[:, n : 2 * n].reshape(-1, *x.shape), basis[:, 2 * n :]
 

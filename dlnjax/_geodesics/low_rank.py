@@ -193,7 +193,7 @@ def jacobian(start: State, kernel: Kernel, ts: Float[Array, " times"], rtol: Sca
     **Returns:** a `State` whose leaves have an axis of the variations after that of the times.
     """
     entries, state_of = ravel(start)
-    numbers, kernel_of = ravel(kernel)
+    numbers, kernel_of = ravel(kernel, entries.dtype)
     basis = jnp.eye(len(entries) + len(numbers), dtype=entries.dtype)
     variations, dk = jax.vmap(state_of)(basis[:, : len(entries)]), basis[:, len(entries) :]
 
