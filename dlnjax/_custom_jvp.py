@@ -249,7 +249,9 @@ def _batch(
 def _differentiate(
     xs: Sequence[Any], dxs: Sequence[Any], *, call: _Call | _Batch, **_: Any
 ) -> tuple[list[Array], list[Any]]:
-    xs, dxs = list(xs), [None if type(dx) is ad.Zero else dx for dx in dxs]
+    # JAX hands numbers of a program over as arrays of NumPy.
+    xs = [x if isinstance(x, Array) else jnp.asarray(x) for x in xs]
+    dxs = [None if type(dx) is ad.Zero else dx for dx in dxs]
     # A rule may look at arrays that are known.
     keeps = call.is_plain and not any(map(is_concrete, xs))
     out, dout = _rule(call, xs, dxs) if keeps else call.rule(xs, dxs)

@@ -103,9 +103,9 @@ def eigenvalues(x: Float[Array, "*n d d"]) -> Float[Array, "*n d"]:
 def _tangent_of_eigh(_: Any, out: list[Array], dxs: Sequence[Array]) -> tuple[Array, Array]:
     (w, v), (dx,) = out, dxs
     inside = _t(v.conj()) @ ((dx + _t(dx.conj())) / 2) @ v
-    one = jnp.eye(w.shape[-1], dtype=w.dtype)
     gap = w[..., None, :] - w[..., :, None]
-    return jnp.real(jnp.diagonal(inside, axis1=-2, axis2=-1)), v @ ((1 / (one + gap) - one) * inside)
+    one = jnp.broadcast_to(jnp.eye(w.shape[-1], dtype=w.dtype), gap.shape)
+    return jnp.real(jnp.diagonal(inside, axis1=-2, axis2=-1)), v @ ((1 / (one + gap) - one).astype(v.dtype) * inside)
 
 
 _eigh = in_turn(lambda x: tuple(jnp.linalg.eigh(x)), _tangent_of_eigh)

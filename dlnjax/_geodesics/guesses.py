@@ -8,9 +8,10 @@ from jaxtyping import Array, Complex, Float
 
 from dlnjax._geometry.kernel import Kernel, symmetric
 from dlnjax._geometry.operator import form
+from dlnjax._geometry.straight import most_stretched
 from dlnjax._lapack import qr, sign_of_determinant, solve_triangular
 from dlnjax._svd import eigh, singular_values, SVD
-from dlnjax._tree import norm, side_of_zero
+from dlnjax._tree import norm, root, side_of_zero
 from dlnjax._types import Scalar, Square
 
 # A rotation with the eigenvalue -1 is first turned by about the angle _TURN, which is large compared with rounding and
@@ -22,6 +23,8 @@ _TURN, _NEAR = 1e-3, 10
 _BEND = 0.1
 # The number of nodes of the fine grid along which the change of the singular values is measured.
 _FINE = 257
+# The bounds are widened by this many units of rounding of y.
+_ROUNDING = 8
 
 
 def _generic(d: int) -> np.ndarray:
@@ -154,17 +157,21 @@ def bounds(a: SVD, b: SVD, turns: Rotation, kernel: Kernel) -> tuple[Scalar, Sca
     """(lower, upper) bounds of the distance, with y = `straighten`.
 
     The lower bound is |y(sigma_A) - y(sigma_B)|. The upper bound is that of the length of a path in two parts. The
-    first is the line (3.76) between the positive factors, of length at most |y(S_A) - y(S_B)| by Theorem 3.4.2. The
-    second is a rotation, at that end where the rotation is shorter.
+    first is the line (3.76) between the positive factors, whose length is at most |y(S_A) - y(S_B)| times
+    `most_stretched`. The second is a rotation, at that end where the rotation is shorter.
     """
     ya, yb = kernel.straighten(a.sigma), kernel.straighten(b.sigma)
     sa, sb = symmetric(ya, a.u), symmetric(yb, b.u)
     turn = jax.tree.map(lambda z: z[0], turns)
 
     def speed(x: Square, k: Square) -> Scalar:
-        return jnp.sqrt(form(x, x @ k, x @ k, kernel, power=-1))
+        return root(form(x, x @ k, x @ k, kernel, power=-1))
 
     ends, motions = jnp.stack([a.matrix, b.matrix]), jnp.stack([turn.rates, turn.detour])
     speeds = jax.vmap(jax.vmap(speed, (None, 0)), (0, None))(ends, motions)
     far = jnp.min(jnp.sum(speeds, axis=1))
-    return norm(ya - yb), norm(sa - sb) + far
+    both = jnp.concatenate([a.sigma, b.sigma])
+    line = most_stretched(kernel, jnp.min(both), jnp.max(both)) * norm(sa - sb)
+    # Near each other, the ends differ by less than the rounding of y.
+    rounding = _ROUNDING * jnp.finfo(ya.dtype).eps * jax.lax.stop_gradient(norm(ya) + norm(yb))
+    return jnp.maximum(norm(ya - yb) - rounding, 0.0), line + far + rounding

@@ -23,7 +23,7 @@ from dlnjax._custom_jvp import custom_jvp
 from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geodesics.hamiltonian import follow, Path, velocity_in_frame
 from dlnjax._geometry.differences import first_of_one, squares
-from dlnjax._geometry.kernel import Kernel
+from dlnjax._geometry.kernel import Kernel, symmetric
 from dlnjax._geometry.leaving import turning, turning_rate
 from dlnjax._geometry.motion import moved
 from dlnjax._geometry.operator import apply_metric_operator, form_gradient, into, out_of
@@ -118,7 +118,7 @@ class _Moving(eqx.Module):
 def _root(s: Square, kernel: Kernel, side: int, power: float = 0.5) -> Square:
     """G^power; for `side` = 1 and the transpose of S, K^power."""
     point = svd(s)
-    return (point.u * turning_rate(kernel, side, power)(squares(point.sigma))) @ point.u.T
+    return symmetric(turning_rate(kernel, side, power)(squares(point.sigma)), point.u)
 
 
 def _unless_still(y: Array, start: Array, kernel: Kernel, side: int) -> Array:
@@ -137,9 +137,9 @@ def _turn_in_frame(
     root = turning_rate(kernel, side, 0.5)
     f, m = root(square), b.T @ b
     relative = jnp.where(f > 0, 1 / positive(f), 0.0)[:, None] * first_of_one(root, square)
-    db = b @ (f[:, None] * j * f + relative * left) - q @ (f[:, None] * m)
+    db = b @ (f[:, None] * j * f[None, :] + relative * left) - q @ (f[:, None] * m)
     # The divided difference of g = f^2 is (f_i + f_j) times that of f.
-    return b * f, db, (relative + relative.T) * m
+    return b * f[None, :], db, (relative + relative.T) * m
 
 
 def _velocity(y: _Moving, kernel: Kernel) -> _Moving:
@@ -150,10 +150,11 @@ def _velocity(y: _Moving, kernel: Kernel) -> _Moving:
     w = into(point, inside)
     root = jnp.sqrt(kernel.eigenvalues(sigma))
     pi, along = w / root, moved(root * w, sigma)
-    j1, j2 = sigma[:, None] * pi.T - pi * sigma, sigma[:, None] * pi - pi.T * sigma
+    row, column = sigma[:, None], sigma[None, :]
+    j1, j2 = row * pi.T - pi * column, row * pi - pi.T * column
     q1, b1, d1 = _turn_in_frame(y.q1 @ point.u, left @ point.u, s, along[0], j1, kernel, 0)
     q2, b2, d2 = _turn_in_frame(y.q2 @ point.v, right @ point.v, s, along[1], j2, kernel, 1)
-    m, dw = velocity_in_frame(sigma, w, kernel, push=-(d1 * sigma + sigma[:, None] * d2))
+    m, dw = velocity_in_frame(sigma, w, kernel, push=-(d1 * column + row * d2))
     moving = jnp.concatenate([out_of(point, dw), b1 @ point.u.T, b2 @ point.v.T])
     return _Moving(q1 @ point.u.T, out_of(point, m), q2 @ point.v.T, moving)
 

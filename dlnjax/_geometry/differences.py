@@ -186,7 +186,7 @@ def first_of_one(f: OfOne, s: Float[Array, " d"]) -> Float[Array, "d d"]:
     """The divided differences of a function of one argument, between s_i and s_j."""
     value = f(s)
     gap, far = _gaps(s, _CLOSE)
-    along = s[:, None, None] - gap[:, :, None] * jnp.asarray(_NODES, s.dtype)
+    along = s[:, None, None] - gap[:, :, None] * jnp.asarray(_NODES, s.dtype)[None, None, :]
     mean = _over_nodes(_slope_of_one(f)(along))
     return jnp.where(far, _quotient(value[:, None] - value[None, :], gap, far), mean)
 

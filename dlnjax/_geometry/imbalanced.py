@@ -183,7 +183,8 @@ class Imbalanced(Kernel):
 
     def _log_layers(self, size: Float[Array, " d"]) -> Float[Array, "N d"]:
         """log w_p, of the squared singular values w_p of the layers."""
-        return jnp.where(size == 0, _log_layers_at_zero(self._c)[:, None], log_layers(log_or_tiny(size), self._c))
+        at_zero = _log_layers_at_zero(self._c)[:, None]
+        return jnp.where((size == 0)[None, :], at_zero, log_layers(log_or_tiny(size), self._c))
 
     def straighten(self, sigma: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """sqrt(N) times the length of the curve (sqrt(w_1), ..., sqrt(w_N)) from 0 to sigma. It is odd in sigma.
@@ -259,7 +260,7 @@ def log_layers(log_sigma: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Ar
         return jnp.stack([jnp.where(first_is_large, large, small), jnp.where(first_is_large, small, large)])
     log_c = jnp.where(above > 0, jnp.log(positive(above)), -jnp.inf)
     log_c = log_c.reshape(-1, *[1] * log_sigma.ndim)
-    return jnp.logaddexp(_log_root(log_sigma, log_c), log_c)
+    return jnp.logaddexp(_log_root(log_sigma, log_c)[None], log_c)
 
 
 def _log_root(log_sigma: Float[Array, "*s"], log_c: Float[Array, "N *#s"]) -> Float[Array, "*s"]:
@@ -274,12 +275,12 @@ def _log_root(log_sigma: Float[Array, "*s"], log_c: Float[Array, "N *#s"]) -> Fl
     # If a is above j of the c_p, prod_p max(a, c_p) is a^j times the product of the other c_p. Each j gives a candidate
     # for a, and the smallest candidate is the solution.
     numbers = jnp.arange(1, layers + 1, dtype=log_sigma.dtype).reshape(log_c.shape[:1] + (1,) * log_sigma.ndim)
-    start = jnp.min((2 * log_sigma - _sum_after(ascending)) / numbers, axis=0)
+    start = jnp.min((2 * log_sigma[None] - _sum_after(ascending)) / numbers, axis=0)
 
     def newton(state: tuple[Array, Array]) -> tuple[Array, Array]:
         x, _ = state
-        log_w = jnp.logaddexp(x, log_c)
-        step = (jnp.sum(log_w, 0) - 2 * log_sigma) / jnp.sum(jnp.exp(x - log_w), 0)
+        log_w = jnp.logaddexp(x[None], log_c)
+        step = (jnp.sum(log_w, 0) - 2 * log_sigma) / jnp.sum(jnp.exp(x[None] - log_w), 0)
         return x - step, step
 
     # The error after a step is at most half of its square, since the second derivative is never above the first.
@@ -300,9 +301,10 @@ def _log_layers_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array])
     m = jnp.argmin(c)
     other = (jnp.arange(len(c)) != m).reshape(-1, *[1] * log_sigma.ndim)
     dc = (dc - dc[m]).reshape(other.shape)
-    r = jnp.exp(log_w[m] - log_w)
+    r = jnp.exp(log_w[m][None] - log_w)
     change = jnp.where(other, dc * jnp.exp(-jnp.where(other, log_w, 0.0)), 0.0)
-    return log_w, r / jnp.sum(r, 0) * (2 * dlog_sigma - jnp.sum(change, 0)) + change
+    share = r / jnp.sum(r, 0, keepdims=True)
+    return log_w, share * (2 * dlog_sigma - jnp.sum(change, 0))[None] + change
 
 
 def _hypot(x: Float[Array, "*s"], y: Scalar) -> Float[Array, "*s"]:
@@ -324,14 +326,14 @@ def _length_to(log_b: Float[Array, "*s"], above: Float[Array, " N"]) -> Float[Ar
     ones = (1,) * log_b.ndim
     log_nodes = jnp.asarray(_LOG_NODES, log_b.dtype).reshape(-1, *ones)
     weights = jnp.asarray(_WEIGHTS, log_b.dtype).reshape(-1, *ones)
-    return jnp.exp(log_b) * jnp.sum(weights * _length_per_b(log_b + log_nodes, above), 0)
+    return jnp.exp(log_b) * jnp.sum(weights * _length_per_b(log_b[None] + log_nodes, above), 0)
 
 
 def _length_per_b(log_b: Float[Array, "*s"], above: Float[Array, " N"]) -> Float[Array, "*s"]:
     """sqrt(N sum_p b^2/(b^2 + c_p)), the derivative of the length in b."""
     c = above.reshape(-1, *[1] * log_b.ndim)
     # Each summand is a logistic function of logarithms, since b^2 and c_p may leave the range of the floats.
-    share = jnp.where(c > 0, jax.nn.sigmoid(2 * log_b - jnp.log(positive(c))), 1.0)
+    share = jnp.where(c > 0, jax.nn.sigmoid(2 * log_b[None] - jnp.log(positive(c))), 1.0)
     return jnp.sqrt(len(above) * jnp.sum(share, 0))
 
 
@@ -355,7 +357,7 @@ def _log_at_length(log_y: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Ar
     first = start, jnp.full_like(start, jnp.inf)
     log_b = jax.lax.while_loop(lambda s: jnp.any(s[1] > enough), newton, first)[0]
     log_c = jnp.where(above > 0, jnp.log(positive(above)), -jnp.inf)
-    return jnp.sum(jnp.logaddexp(2 * log_b, log_c.reshape(-1, *[1] * log_b.ndim)), 0) / 2
+    return jnp.sum(jnp.logaddexp(2 * log_b[None], log_c.reshape(-1, *[1] * log_b.ndim)), 0) / 2
 
 
 @_log_at_length.defjvp

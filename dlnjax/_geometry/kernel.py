@@ -156,7 +156,8 @@ class Kernel(eqx.Module):
         log, zero = log_or_tiny(sigma), sigma <= 0
         logs = self.log_eigenvalue(log[:, None], log[None, :])
         if (at_zero := self.log_eigenvalue_at_zero(log)) is not None:
-            logs = jnp.where(zero[:, None] & ~zero, at_zero, jnp.where(~zero[:, None] & zero, at_zero[:, None], logs))
+            row, column = zero[:, None], zero[None, :]
+            logs = jnp.where(row & ~column, at_zero[None, :], jnp.where(column & ~row, at_zero[:, None], logs))
         return jnp.where(self.moves(sigma), logs, -jnp.inf)
 
     def log_eigenvalue_at_zero(self, log_s: Float[Array, " d"]) -> Float[Array, " d"] | None:
@@ -354,12 +355,12 @@ class Balanced(Kernel):
         square = power * power
         # Near u = 0 the quotient loses its digits. There r_i^2 - r_j^2 is 2 r_i r_j sinh(a u), whose series is used.
         # Beside a zero nothing is lost, however deep the network is.
-        near = jnp.abs(x) + (zero[:, None] + zero) < NEAR
+        near = jnp.abs(x) + (zero[:, None] + zero[None, :]) < NEAR
         difference = square[:, None] - square[None, :]
         below = jnp.where(near, power[:, None] * power[None, :] * shc_small(x), difference)
         weights = jnp.where(near, 0.5, x) / jnp.where(below == 0, jnp.finfo(x.dtype).tiny, below)
         # A pair of zeros does not turn, and at infinite depth a pair with one zero does not turn either.
-        still = jnp.where(a > 0, zero[:, None] * zero, jnp.maximum(zero[:, None], zero))
+        still = jnp.where(a > 0, zero[:, None] * zero[None, :], jnp.maximum(zero[:, None], zero[None, :]))
         return weights * (1 - still)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PyTree
 
 from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geometry.differences import first_of_one, leaving_power, OfOne, second_of_one, squares
-from dlnjax._geometry.kernel import Kernel
+from dlnjax._geometry.kernel import Kernel, symmetric
 from dlnjax._geometry.motion import moved
 from dlnjax._svd import plain_point, SVD, svd
 from dlnjax._tree import instantiate, is_perturbed, positive
@@ -37,13 +37,13 @@ def _leaving_rates_jvp(primals: tuple[Matrix, Kernel], tangents: tuple[Matrix | 
     values, changed = eqx.filter_jvp(lambda kernel: _rates(sigma, kernel), (kernel,), (dkernel,))
     m = point.u.T @ instantiate(ds, s) @ point.v
     even, odd = (m + m.T) / 2, (m - m.T) / 2
-    total = sigma[:, None] + sigma
+    total = sigma[:, None] + sigma[None, :]
 
     def tangent(side: int, f: Float[Array, " r"], df: Float[Array, " r"]) -> Matrix:
         def rate(s: Float[Array, "*s"]) -> Float[Array, "*s"]:
             return _rates(s.ravel(), kernel)[side].reshape(s.shape)
 
-        inside = first_of_one(rate, sigma) * even + (f[:, None] + f) / total * odd
+        inside = first_of_one(rate, sigma) * even + (f[:, None] + f[None, :]) / total * odd
         return point.u @ (inside + jnp.diag(df)) @ point.v.T
 
     return leaving_rates(s, kernel), tuple(map(tangent, (0, 1), values, instantiate(changed, values)))
@@ -55,7 +55,7 @@ def _rates(sigma: Float[Array, " r"], kernel: Kernel) -> tuple[Float[Array, " r"
 
 
 def _spectral(point: SVD, values: Float[Array, " r"]) -> Matrix:
-    return (point.u * values) @ point.v.T
+    return (point.u * values[None, :]) @ point.v.T
 
 
 @filter_custom_jvp
@@ -69,7 +69,7 @@ def leaving_weight(s: Square, point: SVD, kernel: Kernel, *, side: int, power: i
 
 def _weight_at(point: SVD, kernel: Kernel, side: int, power: int | float) -> Square:
     frame = point.u if side else point.v
-    return (frame * weight_power(kernel.leaving(point.sigma)[side], power)) @ frame.T
+    return symmetric(weight_power(kernel.leaving(point.sigma)[side], power), frame)
 
 
 def weight_power(weight: Float[Array, "*s"], power: int | float) -> Float[Array, "*s"]:
@@ -111,7 +111,7 @@ def turning(s: Matrix, m: Matrix, kernel: Kernel, *, side: int) -> tuple[Matrix,
     """(G, the gradient in S of Tr(M G)/2) for G = g(S S^T), where g is the `turning_rate` and M is symmetric."""
     point = svd(s)
     g, first, m = _turning_in_frame(point, m, kernel, side)
-    return (point.u * g) @ point.u.T, point.u @ (first * m * point.sigma) @ point.v.T
+    return symmetric(g, point.u), point.u @ (first * m * point.sigma[None, :]) @ point.v.T
 
 
 def _turning_in_frame(point: SVD, m: Matrix, kernel: Kernel, side: int) -> tuple[Array, Matrix, Matrix]:
@@ -136,6 +136,6 @@ def _turning_jvp(
     # At [i, k, j], the second difference over s_i, s_k and s_j.
     density += jnp.einsum("ikj,ik,kj->ij", second, left, inside) + jnp.einsum("ikj,ik,kj->ij", second, inside, left)
     turn = first * left + jnp.diag(dg)
-    bend = density * sigma + (first * inside) @ move
-    out = (point.u * g) @ point.u.T, point.u @ (first * inside * sigma) @ point.v.T
+    bend = density * sigma[None, :] + (first * inside) @ move
+    out = symmetric(g, point.u), point.u @ (first * inside * sigma[None, :]) @ point.v.T
     return out, (point.u @ turn @ point.u.T, point.u @ bend @ point.v.T)

@@ -39,7 +39,8 @@ class Parts(eqx.Module):
         """The parts of A_X^power(Z). A part of weight 0 becomes 0."""
         nu, mu = kernel.leaving(point.sigma)
         inside = kernel.eigenvalues(point.sigma) ** power * self.inside
-        return Parts(inside, weight_power(nu, power) * self.left, weight_power(mu, power) * self.right)
+        nu, mu = weight_power(nu, power), weight_power(mu, power)
+        return Parts(inside, nu[None, :] * self.left, mu[None, :] * self.right)
 
     def inner(self, other: "Parts") -> Scalar:
         pairs = (self.inside, other.inside), (self.left, other.left), (self.right, other.right)

@@ -32,6 +32,8 @@ from dlnjax._types import Scalar
 _CLOSE = 0.5
 _POINTS, _MASSES = np.polynomial.legendre.leggauss(6)
 _NODES, _WEIGHTS = (1 + _POINTS) / 2, _MASSES / 2
+# `most_stretched` looks at this many values between the smallest and the largest.
+_LOOKS = 65
 # The weights are evaluated at this many pairs at a time, for which they take 30 MB.
 _AT_ONCE = 2**15
 
@@ -94,6 +96,21 @@ def _weights(kernel: Kernel) -> Weights:
         return jnp.exp(2 * roots - kernel.log_eigenvalue(log_s, log_t)[..., None])
 
     return weights
+
+
+def most_stretched(kernel: Kernel, least: Scalar, most: Scalar) -> Scalar:
+    """The largest root of c_ij among singular values between two, by which a line in W is at most longer than flat.
+
+    It is 1 for `Balanced`, whose c is at most 1 (Theorem 3.4.2). For other kernels c is taken at pairs of values that
+    are evenly spaced in log sigma.
+    """
+    if isinstance(kernel, Balanced):
+        return jnp.ones_like(most)
+    log = jnp.linspace(jnp.log(least), jnp.log(most), _LOOKS)
+    log_s, log_t = jnp.broadcast_arrays(log[:, None], log[None, :])
+    gap = (log_s - log_t) * jnp.exp(_log_stretch(kernel, log_s, log_t))
+    c = _weights(kernel)((log_s, jnp.exp(log_s)), (log_t, jnp.exp(log_t)), gap)[..., 0]
+    return jnp.sqrt(jnp.maximum(1.0, jnp.max(c)))
 
 
 def _jet(kernel: Kernel, log_s: Float[Array, " n"], log_t: Float[Array, " n"]) -> tuple[Float[Array, "n p"], ...]:

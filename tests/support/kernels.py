@@ -55,3 +55,19 @@ class Flat(dln.Kernel):
 
     def unstraighten(self, y):
         return y * jnp.sqrt(self.weight)
+
+
+class Bare(dln.Kernel):
+    """lambda = 1, the Euclidean metric, as a kernel that holds no number."""
+
+    def log_eigenvalue(self, log_s, log_t):
+        return 0 * (log_s + log_t)
+
+    def leaving(self, sigma):
+        return jnp.ones_like(sigma), jnp.ones_like(sigma)
+
+    def straighten(self, sigma):
+        return sigma
+
+    def unstraighten(self, y):
+        return y
