@@ -37,7 +37,8 @@ class Kernel(eqx.Module):
 
     A kernel of your own is a subclass with the four methods `log_eigenvalue`, `leaving`, `straighten` and
     `unstraighten`, and, if lambda is homogeneous, `degree`. Every function that takes a `depth` takes the kernel in its
-    place. The arrays of a kernel may be traced: flows and geodesics are differentiable in them.
+    place. The arrays of a kernel may be traced: flows and geodesics are differentiable in them. Lambda must be smooth:
+    curvatures lose digits where it changes within less than 0.1 of log sigma.
 
     Each call traces the methods anew, so that a number that they read from elsewhere, as a global, is the current one.
     A solution whose kernel has changed since raises `ValueError` where it would compute with it. In a sweep all seeds

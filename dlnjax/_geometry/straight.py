@@ -22,14 +22,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from dlnjax._custom_jvp import filter_custom_jvp
+from dlnjax._geometry.imbalanced import Imbalanced
 from dlnjax._geometry.kernel import Balanced, Kernel
 from dlnjax._geometry.special import bose, langevin, log_shc
 from dlnjax._tree import instantiate, ravel
 from dlnjax._types import Scalar
 
-# Two singular values are near each other if their logarithms differ by less than _CLOSE. The functions here are
-# analytic in log sigma up to a distance of pi, so that six nodes are exact to rounding there.
-_CLOSE = 0.5
+# Two singular values are near each other if their logarithms differ by less than this. The functions of networks are
+# analytic in log sigma up to a distance of pi, so that six nodes are exact to rounding there. A kernel of one's own may
+# have narrower features. A quotient over the smaller distance still has all digits but two or three.
+_CLOSE, _CLOSE_IN_OWN = 0.5, 0.05
 _POINTS, _MASSES = np.polynomial.legendre.leggauss(6)
 _NODES, _WEIGHTS = (1 + _POINTS) / 2, _MASSES / 2
 # `most_stretched` looks at this many values between the smallest and the largest.
@@ -40,6 +42,10 @@ _AT_ONCE = 2**15
 # log sigma and sigma, of equal shape. Both are kept, since the derivatives of sigma in y follow from lambda alone.
 Value: TypeAlias = tuple[Float[Array, "..."], Float[Array, "..."]]
 Weights: TypeAlias = Callable[[Value, Value, Float[Array, "..."]], Float[Array, "... p"]]
+
+
+def _close(kernel: Kernel) -> float:
+    return _CLOSE if isinstance(kernel, Balanced | Imbalanced) else _CLOSE_IN_OWN
 
 
 def _log_rate(kernel: Kernel, log: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -58,7 +64,7 @@ def _log_stretch(kernel: Kernel, log_s: Float[Array, "*s"], log_t: Float[Array, 
     u = log_s - log_t
     if isinstance(kernel, Balanced):
         return kernel.inverse_depth * (log_s + log_t) / 2 + log_shc(kernel.inverse_depth * u / 2)
-    near = jnp.abs(u) < _CLOSE
+    near = jnp.abs(u) < _close(kernel)
     small, apart = jnp.where(near, u, 0.0), jnp.where(near, 1.0, u)
     # The mean of dy/dlog sigma over the segment between the two. Its size is taken out, so that no power overflows.
     along = log_t[..., None] + small[..., None] * jnp.asarray(_NODES, u.dtype)
@@ -87,7 +93,7 @@ def _weights(kernel: Kernel) -> Weights:
     def weights(of_s: Value, of_t: Value, gap: Float[Array, "..."]) -> Float[Array, "... p"]:
         (log_s, s), (log_t, t) = of_s, of_t
         u = log_s - log_t
-        near = jnp.abs(u) < _CLOSE
+        near = jnp.abs(u) < _close(kernel)
         small = jnp.where(near, u, 0.0)
         # Where the two are apart, y enters by its difference alone, whose derivatives in y are 1 and -1.
         quotient = jnp.log(jnp.where(near, 1.0, (s - t) / jnp.where(near, 1.0, gap)))
@@ -310,7 +316,7 @@ class _Segments(eqx.Module):
         u = log[:, None] - log[None, :]
         nodes = jnp.asarray(_NODES, log.dtype)
         stretch = _log_stretch(kernel, *jnp.broadcast_arrays(log[:, None], log[None, :]))
-        self.stretch, self.far = jnp.exp(stretch), jnp.abs(u) >= _CLOSE
+        self.stretch, self.far = jnp.exp(stretch), jnp.abs(u) >= _close(kernel)
         self.gap = u * self.stretch
         self.log = log[:, None, None] - jnp.where(self.far, 0.0, u)[..., None] * nodes
         start = jnp.broadcast_to(log[:, None, None], self.log.shape)

@@ -278,6 +278,31 @@ def test_kernels_of_ones_own():
             check_components(sigma, BalancedInMpmath(depth), AsBalanced(dln.Balanced(depth)), distance(depth))
 
 
+class Narrow(dln.Kernel):
+    """lambda = exp(0.5 (1 - exp(-16 log(s/t)^2))), which changes within a fourth of log sigma."""
+
+    degree = 0.0
+    straighten = unstraighten = lambda self, s: s
+
+    def log_eigenvalue(self, log_s, log_t):
+        return -0.5 * jnp.expm1(-16 * (log_s - log_t) ** 2)
+
+    def leaving(self, sigma):
+        return (jnp.exp(0.5) * jnp.ones_like(sigma),) * 2
+
+
+class NarrowInMpmath:
+    between = lambda self, s, t: mpmath.exp((1 - mpmath.exp(-16 * mpmath.log(s / t) ** 2)) / 2)
+    diagonal = lambda self, s: mpmath.mpf(1)
+
+
+@pytest.mark.long
+def test_kernels_of_ones_own_that_change_within_less_than_one_log_sigma():
+    pairs, triples = [("1.5", "1"), ("1", "0.94"), ("1", "0.96")], [("1.5", "1", "0.7"), ("1", "0.94", "0.91")]
+    for sigma in [*pairs, *triples, ("1", "1", "0.7")]:
+        check_components(sigma, NarrowInMpmath(), Narrow(), lambda s: s)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("g", [0.7, -0.7, 0.001])
 def test_imbalanced_networks(g):
