@@ -59,6 +59,22 @@ class Flows(NamedTuple):
     def known(self) -> np.ndarray:
         return self.result != ""
 
+    @property
+    def failed(self) -> np.ndarray:
+        """Which flows ended before the last time without being at rest. Their later states repeat their last one."""
+        return self.known & ~np.isin(self.result, ("steady", "successful"))
+
+
+class Limits(NamedTuple):
+    """The limits of `EACH` flows for each pair of a depth and a size of the start, `depths stds`.
+
+    `rank` the mean effective rank of those that came to rest, NaN where none did; `at_rest` how many did, -1 where it
+    is not known yet.
+    """
+
+    rank: np.ndarray
+    at_rest: np.ndarray
+
 
 class Progress(NamedTuple):
     """How much of the work on a state is done, and what comes next."""
@@ -94,7 +110,7 @@ class Model:
 
     def __init__(self) -> None:
         self._flows: OrderedDict[State, Flows] = OrderedDict()
-        self._maps: OrderedDict[State, tuple[np.ndarray, set[int]]] = OrderedDict()
+        self._maps: OrderedDict[State, Limits] = OrderedDict()
         self._networks: OrderedDict[State, list[Network]] = OrderedDict()
         self._lines: OrderedDict[State, list[Line]] = OrderedDict()
 
@@ -113,17 +129,10 @@ class Model:
         """What is known of the flows."""
         return _kept(self._flows, state.physics, _no_flows)
 
-    def map(self, state: State) -> np.ndarray:
-        """The mean effective rank of the limits of the flows without noise, `depths stds`; NaN where it is not known.
-
-        It is that of `EACH` starts, at the time `MAP_TIME` or where the flow ended before.
-        """
-        return self._map(state)[0]
-
-    def _map(self, state: State) -> tuple[np.ndarray, set[int]]:
-        """The map, and the first pairs of the pieces that are done."""
+    def map(self, state: State) -> Limits:
+        """The limits of the flows without noise, of those that came to rest by the time `MAP_TIME`."""
         of = State(d=state.d, energy=state.energy, flips=state.flips, key=state.key)
-        return _kept(self._maps, of, lambda _: (np.full((len(DEPTHS), len(STDS)), np.nan), set()))
+        return _kept(self._maps, of, _no_limits)
 
     def network(self, state: State) -> Network | None:
         """The network that is trained beside the flow, if there is one and it is trained already."""
@@ -160,10 +169,10 @@ class Model:
             if first == firsts[own]:
                 yield from self._beside(state, flows, programs)
         yield from programs.pop("flows", [])
-        (found, done), count = self._map(state), _pairs(state.d)
-        for first in range(0, found.size, count):
-            if first not in done:
-                yield Piece("the map", lambda first=first: _solve_pairs(state, found, done, first, count))
+        limits, count = self.map(state), _pairs(state.d)
+        for first in range(0, limits.rank.size, count):
+            if limits.at_rest.flat[first] < 0:
+                yield Piece("the map", lambda first=first: _solve_pairs(state, limits, first, count))
         for rest in programs.values():
             yield from rest
 
@@ -204,6 +213,11 @@ def _no_flows(state: State) -> Flows:
     return Flows(times(state), nothing(d, d), nothing(d), nothing(), nothing(), np.full(SEEDS, "", dtype="U20"))
 
 
+def _no_limits(_: State) -> Limits:
+    shape = len(DEPTHS), len(STDS)
+    return Limits(np.full(shape, np.nan), np.full(shape, -1))
+
+
 def _piece(state: State) -> int:
     return (NOISY_PIECE if state.noisy else PIECE)[state.d]
 
@@ -221,17 +235,18 @@ def _solve_seeds(state: State, flows: Flows, first: int, size: int) -> None:
     flows.result[rows] = sol.result.names
 
 
-def _solve_pairs(state: State, found: np.ndarray, done: set[int], first: int, count: int) -> None:
+def _solve_pairs(state: State, limits: Limits, first: int, count: int) -> None:
     """The limits of some pairs of the map. The last pair is repeated to fill up the piece."""
     size = PIECE[state.d]
-    pairs = np.minimum(np.arange(size) // EACH + first, found.size - 1)
+    pairs = np.minimum(np.arange(size) // EACH + first, limits.rank.size - 1)
     depth, std = np.asarray(DEPTHS)[pairs // len(STDS)], np.asarray(STDS)[pairs % len(STDS)]
     x0 = std[:, None, None] * unit_starts(state.d, state.key)[np.arange(size) % EACH]
     sol = _sweep(state, x0, times(State(t=MAP_TIME)), depth)
-    rank = np.asarray(dln.effective_rank(sol.final.sigma))
-    for pair in range(first, min(first + count, found.size)):
-        found.flat[pair] = rank[pairs == pair].mean()
-    done.add(first)
+    rank, at_rest = np.asarray(dln.effective_rank(sol.final.sigma)), sol.result.names == "steady"
+    for pair in range(first, min(first + count, limits.rank.size)):
+        own = slice((pair - first) * EACH, (pair - first + 1) * EACH)
+        ends = rank[own][at_rest[own]]
+        limits.rank.flat[pair], limits.at_rest.flat[pair] = ends.mean() if len(ends) else np.nan, len(ends)
 
 
 def _flows_of(state: State, seeds: np.ndarray) -> Any:

@@ -30,7 +30,7 @@ from dlnjax.explore._drawing import (
     SUBSCRIPTS,
 )
 from dlnjax.explore._extras import ELLIPSES, has_network, LAYERS, Line, Network
-from dlnjax.explore._model import DEPTHS, Flows, has_line, STDS
+from dlnjax.explore._model import DEPTHS, EACH, Flows, has_line, Limits, STDS
 from dlnjax.explore._problem import target, times
 from dlnjax.explore._state import SEEDS, State
 
@@ -40,6 +40,8 @@ _SMALLEST = 1e-7
 _APART = 0.07
 # The height of the row of ellipses above the middle, which keeps the ellipses round in a frame of 266 x 198.
 ROW = 0.93
+# What stands in a cell of the map where no flow came to rest.
+NONE = "\N{EN DASH}"
 # Up to this size the entries of X are written in their cells.
 _WRITTEN = 5
 
@@ -110,27 +112,30 @@ def _indices(d: int) -> list[tuple[float, str]]:
 @_once_known
 def effective_rank(flows: Flows, state: State) -> Drawing:
     """The effective rank of all seeds: their mean, the bands of 50 and 90 % of them, and each. A click follows one."""
-    rank = flows.rank[flows.known]
+    rank, failed = flows.rank[flows.known], int(flows.failed.sum())
     seeds = np.flatnonzero(flows.known)
+    # What a failed flow repeats is no state of these times.
+    good = flows.rank[flows.known & ~flows.failed]
     marks: list[Mark] = []
-    if len(rank) > 1:
+    if len(good) > 1:
         for low, high in ((5, 95), (25, 75)):
-            marks.append(band(flows.ts, np.percentile(rank, low, axis=0), np.percentile(rank, high, axis=0), BLUE))
+            marks.append(band(flows.ts, np.percentile(good, low, axis=0), np.percentile(good, high, axis=0), BLUE))
     marks += [
         line(flows.ts, one, BLUE, width=0.5, opacity=0.3, seed=int(k)) for k, one in zip(seeds, rank, strict=True)
     ]
-    if len(rank):
-        marks.append(line(flows.ts, np.nanmean(rank, axis=0), INK, width=2))
+    if len(good):
+        marks.append(line(flows.ts, good.mean(axis=0), INK, width=2))
     marks.append(line(flows.ts, flows.rank[state.seed], ORANGE, width=2.5))
     marks.append(rule(flows.ts[state.cursor]))
     shown = f"{len(rank)} of {SEEDS} seeds" if len(rank) < SEEDS else f"{SEEDS} seeds"
+    left_out = f", without {failed} that ended before" if failed else ""
     return drawing(
         f"Effective rank of {shown}",
         _time(state),
         linear("effective rank", 0.9, state.d + 0.1),
         marks,
         click="seed",
-        note="black: mean; bands: 50 and 90 %; orange: the seed that is followed; click to follow another",
+        note=f"black: mean; bands: 50 and 90 %{left_out}; orange: the seed that is followed; click to follow another",
     )
 
 
@@ -164,10 +169,17 @@ def plane(flows: Flows, state: State) -> Drawing:
 
 
 @_once_known
-def depth_map(found: np.ndarray, flows: Flows, state: State) -> Drawing:
-    """The effective rank of the limits against the depth and the size of the start. A click chooses both."""
+def depth_map(limits: Limits, flows: Flows, state: State) -> Drawing:
+    """The effective rank of the limits against the depth and the size of the start. A click chooses both.
+
+    Where no flow came to rest there is no limit, and a cell has a dash. The note counts the flows that did not.
+    """
+    found, known = limits.rank, limits.at_rest >= 0
     low, high = (float(np.nanmin(found)), float(np.nanmax(found))) if np.isfinite(found).any() else (1.0, state.d)
-    texts = [["" if math.isnan(v) else f"{v:.2f}" for v in row] for row in found]
+    written = lambda mean, n: "" if n < 0 else NONE if n == 0 else f"{mean:.2f}"
+    texts = [[written(*each) for each in zip(*row, strict=True)] for row in zip(found, limits.at_rest, strict=True)]
+    missing, of = int((EACH - limits.at_rest[known]).sum()), EACH * int(known.sum())
+    restless = f"; {missing} of {of} flows did not come to rest, and do not count" if missing else ""
     mark = cells(shade(found, low, high), texts, light=0.55, values=_share(found, low, high))
     row = float(np.interp(-1 / state.depth, [-1 / depth for depth in DEPTHS], np.arange(len(DEPTHS))))
     column = float(np.interp(np.log(state.std), np.log(STDS), np.arange(len(STDS))))
@@ -180,7 +192,7 @@ def depth_map(found: np.ndarray, flows: Flows, state: State) -> Drawing:
         [mark, dots([column], [row], ORANGE, size=15, ring=True)],
         click="map",
         values={"depth": [shown_depth(depth) for depth in DEPTHS], "std": [f"{std:g}" for std in STDS]},
-        note="means of 4 starts without noise or imbalance; click to go there",
+        note=f"means of {EACH} starts without noise or imbalance{restless}; click to go there",
     )
 
 
