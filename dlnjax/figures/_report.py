@@ -88,9 +88,10 @@ def write_report(path: Path, runs: Sequence[Run], statements: Sequence[tuple[str
 def _entry(run: Run) -> dict[str, Any]:
     attrs, figure = run.data.attrs, run.figure
     options = [f"--figure {figure.name}"]
-    if attrs["quick"]:
+    quick = bool(int(attrs["quick"]))
+    if quick:
         options.append("--quick")
-    elif int(attrs["seeds"]) != figure.seeds:
+    if int(attrs["seeds"]) != figure.size(quick):
         options.append(f"--seeds {attrs['seeds']}")
     if attrs["seed"]:
         options.append(f"--seed {attrs['seed']}")
@@ -108,7 +109,7 @@ def _entry(run: Run) -> dict[str, Any]:
         "seeds": attrs["seeds"],
         "counted": figure.counted,
         "seed": attrs["seed"],
-        "quick": attrs["quick"],
+        "quick": quick,
         "date": attrs["date"],
         "seconds": float(attrs["seconds"]),
         "command": f"dlnjax reproduce {' '.join(options)}",

@@ -232,6 +232,9 @@ def test_quick_takes_a_tenth_of_the_starts_or_what_the_figure_says_and_never_mor
     assert [data_of(tmp_path / f"{name}.nc").sizes["seed"] for name in TWO] == [20, 6]
     assert TWO["1.1a"]._replace(seeds=7).size(quick=True) == TWO["1.1a"]._replace(seeds=7, look=9).size(quick=True) == 7
     assert "dlnjax reproduce --figure 1.1a --quick\n" in (tmp_path / "report.html").read_text()
+    assert _cli.main(["reproduce", "--quick", "--seeds", "13", "--figure", "1.1a", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "dlnjax reproduce --figure 1.1a --quick --seeds 13\n" in page and "--figure 1.1b --quick\n" in page
 
 
 def test_plot_draws_the_same_picture_again(two, tmp_path, monkeypatch, capsys):
