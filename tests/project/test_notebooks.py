@@ -1,10 +1,14 @@
 """What every notebook owes its reader; `make notebooks` runs them."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from support import sliders
 from support.documentation import documentation
 
 BOOKS = sorted(Path(__file__).parents[2].joinpath("notebooks").glob("*.ipynb"))
@@ -31,6 +35,21 @@ def test_a_notebook_asks_shows_and_sets_an_exercise(book):
     assert not re.search(r"/tmp|/home|/root|/usr|/work|site-packages|widget-view", shown)
     assert all("execution" not in cell["metadata"] for cell in code)
     assert len(text) < 250_000
+
+
+# With two sliders every so many of the positions are tried, which has each position of each.
+MOVED = {book: 1 for book in BOOKS if "interact" in "".join(sliders.code_of(book))}
+MOVED |= {book: 11 for book in MOVED if book.stem == "04-geodesics"}
+
+
+@pytest.mark.long
+@pytest.mark.optimised
+@pytest.mark.parametrize("book", MOVED, ids=lambda book: book.stem)
+def test_no_position_of_a_slider_raises(book):
+    command = [sys.executable, sliders.__file__, str(book), str(MOVED[book])]
+    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "agg"})
+    assert run.returncode == 0, run.stderr.splitlines()[-1]
+    assert int(run.stdout.splitlines()[-1].removeprefix("positions: ")) > 20
 
 
 def test_a_notebook_is_a_page_with_its_outputs_and_pictures_described():
