@@ -206,7 +206,8 @@ def _add_sweep(commands: Any) -> None:
         help="how many times to save, from 0 to T (default: 2, both ends): even in their logarithms, or with --noise "
         "evenly spread",
     )
-    add("--rtol", type=positive, default=1e-6, metavar="R", help="relative tolerance (default: 1e-6)")
+    below_one = _number(0, above=True, most=1)
+    add("--rtol", type=below_one, metavar="R", help="relative tolerance of a flow without noise (default: 1e-6)")
     add("--steady", type=positive, metavar="G", help="stop a flow once |dE| <= G (default: never)")
     what = "give up a flow after so many steps (default: 100000)"
     add("--max-steps", type=_whole(1), default=100_000, metavar="K", help=what)
@@ -329,9 +330,12 @@ def _chapter(text: str) -> int | str:
     raise argparse.ArgumentTypeError(f"must be a whole number or beyond, got {text!r}")
 
 
-def _number(least: float = -math.inf, *, above: bool = False, finite: bool = True) -> Callable[[str], float]:
-    """The converter of an option whose value is a number of at least `least`, or above it."""
-    expected = f"a number {'above' if above else 'of at least'} {least}" + (" and finite" if finite else ", or inf")
+def _number(
+    least: float = -math.inf, *, above: bool = False, finite: bool = True, most: float = math.inf
+) -> Callable[[str], float]:
+    """The converter of an option whose value is a number of at least `least`, or above it, and below `most`."""
+    end = f" and below {most}" if most < math.inf else " and finite" if finite else ", or inf"
+    expected = f"a number {'above' if above else 'of at least'} {least}" + end
     if math.isinf(least):
         expected = "a finite number"
 
@@ -341,7 +345,7 @@ def _number(least: float = -math.inf, *, above: bool = False, finite: bool = Tru
         except ValueError:
             value = math.nan
         large_enough = value > least if above else value >= least
-        if not large_enough or (finite and math.isinf(value)):
+        if not large_enough or (finite and math.isinf(value)) or most <= value < math.inf:
             raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
         return value
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import dlnjax.plot
 from dlnjax._commands._common import Refused
 from dlnjax._sweeps.folder import open_folder
-from dlnjax.figures import _run
+from dlnjax.figures import _run, FIGURES
 
 
 def plot(args: argparse.Namespace) -> int:
@@ -45,11 +45,25 @@ def _find(target: Path) -> list[Path]:
     folder, wanted = (target, None) if target.is_dir() else (target.parent, [target.name])
     there = {path.stem: path for path in sorted(folder.glob("*.nc"))}
     if not there:
-        raise Refused(f"there is no data of figures in {folder}. To compute it: dlnjax reproduce --out {folder}")
+        raise Refused(_nothing_at(target))
     try:
         return [there[name] for name in _run.choose(wanted, there)]
     except KeyError as error:
         raise Refused(f"there is no data for {target}. In {folder} there are: {', '.join(there)}.") from error
+
+
+def _nothing_at(target: Path) -> str:
+    """What was looked for at `target`, which is empty or does not exist, and how to compute it."""
+    try:
+        _run.choose([target.name], FIGURES)
+        folder = target.parent
+    except KeyError:
+        folder = target
+    found = f"{target} is a folder without data" if target.is_dir() else f"there is no data at {target}"
+    return (
+        f"{found}: expected a figure (out/4.2a), a group (out/4.2), a file (out/4.2a.nc), a folder of figures or of a "
+        f"sweep. To compute figures: dlnjax reproduce --out {folder}; a sweep: dlnjax sweep --out {folder}"
+    )
 
 
 def _draw_sweep(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from dlnjax.claims.proofs import as_json, certificates
 STYLES = {"proven": "green", "proven false": "red", "measured": "", "refused": "bold red"}
 FEW = 3  # Up to so many statements, each is shown with all of its proof.
 # These belong to the random instances, and a proof has none.
-OF_DRAWS = ("draws", "depth", "errata")
+OF_DRAWS = ("draws", "depth", "seed", "errata")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from dlnjax._loaded import solution_of
 
 # How long a Dask scheduler may take to answer.
 _SECONDS_TO_CONNECT = 10
+# The relative tolerance without --rtol.
+RTOL = 1e-6
 
 
 def sweep(args: argparse.Namespace) -> int:
@@ -39,7 +41,7 @@ def sweep(args: argparse.Namespace) -> int:
         over = {"depth": dln.Imbalanced(args.imbalance)}
     options = over | {"ts": _times(args), "max_steps": args.max_steps}
     if args.noise is None:
-        options |= {"rtol": args.rtol, "stop": None if args.steady is None else dln.Steady(args.steady)}
+        options |= {"rtol": args.rtol or RTOL, "stop": None if args.steady is None else dln.Steady(args.steady)}
     else:
         options |= {"noise": dln.Noise(energy_key, args.noise, args.dt)}
     try:
@@ -68,6 +70,8 @@ def _times(args: argparse.Namespace) -> Any:
 def _require_fitting(args: argparse.Namespace) -> None:
     if (args.noise is None) != (args.dt is None):
         raise Refused("--noise and --dt go together: the inverse temperature, and the longest step.")
+    if args.noise is not None and args.rtol is not None:
+        raise Refused("--rtol has no meaning beside --noise, whose steps are of the length --dt: leave one out.")
     if args.noise is not None and args.steady is not None:
         raise Refused("--steady has no meaning beside --noise, which never rests: leave one out.")
     if args.imbalance is not None and (args.depth or args.noise is not None or math.isfinite(args.beta)):

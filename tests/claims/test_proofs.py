@@ -229,9 +229,10 @@ def test_command_says_what_to_install(capsys, monkeypatch):
     assert "pip install 'python-flint>=0.9'" in capsys.readouterr().err
 
 
-def test_command_refuses_options_of_draws(capsys):
-    assert run("--draws", "2") == 2
-    assert "leave out --draws" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["draws", "seed"])
+def test_command_refuses_options_of_draws(option, capsys):
+    assert run(f"--{option}", "2") == 2
+    assert f"leave out --{option}" in capsys.readouterr().err
 
 
 def test_command_shows_the_whole_proof_of_a_few_statements(capsys):

@@ -23,7 +23,8 @@ WRONG = [
     (["reproduce", "--out", "file/out"], ["cannot write to file/out", "--out"]),
     (["plot"], ["DATA", "dlnjax plot --help"]),
     (["plot", "nothing/4.2"], ["no data", "nothing", "dlnjax reproduce --out nothing"]),
-    (["plot", "."], ["no data", "dlnjax reproduce"]),
+    (["plot", "."], ["folder without data", "dlnjax reproduce"]),
+    (["plot", "nowhere"], ["no data at nowhere", "out/4.2a.nc", "dlnjax sweep --out nowhere"]),
     (["plot", "file"], ["cannot read file", "figure"]),
     (["plot", "other.nc"], ["other.nc", "does not hold the data of a figure", "dlnjax.figure"]),
     (["sweep", "--depth", "0.5"], ["--depth", "at least 1, or inf", "'0.5'"]),
@@ -48,6 +49,8 @@ WRONG = [
     (["sweep", "--out", "run", "--workers", "0"], ["--workers", "at least 1", "'0'"]),
     (["sweep", "--noise", "2"], ["--noise and --dt go together"]),
     (["sweep", "--noise", "2", "--dt", "0.1", "--steady", "1e-3"], ["--steady", "--noise", "leave one out"]),
+    (["sweep", "--noise", "2", "--dt", "0.1", "--rtol", "1e-3"], ["--rtol", "--noise", "leave one out"]),
+    (["sweep", "--rtol", "1"], ["--rtol", "above 0 and below 1", "'1'"]),
     (["sweep", "--imbalance", "1", "--depth", "2"], ["--imbalance", "two layers", "--depth"]),
     (["sweep", "--imbalance", "inf"], ["--imbalance", "finite", "'inf'"]),
     (["sweep", "--entry", "0,0=1"], ["--entry belongs to --energy entries"]),
@@ -57,6 +60,8 @@ WRONG = [
     (["sweep", "--energy", "entries", "--d", "2", "--entry", "0,1=1", "--entry", "0,1=2"], ["once", "0,1 twice"]),
     (["explore", "--port", "0"], ["--port", "from 1", "'0'"]),
 ]
+# For these the folder has no data.
+NOTHING = [["plot", "."], ["plot", "nowhere"]]
 
 
 @pytest.mark.parametrize(("args", "words"), WRONG, ids=lambda x: " ".join(x)[:40])
@@ -64,7 +69,7 @@ def test_mistake_is_answered_in_one_line_before_any_work(args, words, tmp_path, 
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     xarray.Dataset({"x": 1.0}).to_netcdf("other.nc", engine="scipy")
-    Path("other.nc").rename("other.nc.kept" if args == ["plot", "."] else "other.nc")
+    Path("other.nc").rename("other.nc.kept" if args in NOTHING else "other.nc")
     assert _cli.main(args) == 2
     out, said = capsys.readouterr()
     assert out == "" and said.startswith("dlnjax: ") and said.count("\n") == 1
