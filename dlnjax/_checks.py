@@ -252,17 +252,23 @@ def as_depth(depth: Any, many: str = "") -> Array:
     return require(depth, ~(known(depth) >= 1).all(), message)
 
 
-def as_positive(name: str, value: Any, hint: str = "", finite: bool = True, many: bool = False) -> Array:
-    """`value` as a number above 0, by default a finite one. With `many` it may be an array of such numbers."""
+def as_positive(
+    name: str, value: Any, hint: str = "", finite: bool = True, many: bool = False, below: float = math.inf
+) -> Array:
+    """`value` as a number above 0, by default a finite one. With `many` it may be an array of such numbers.
+
+    With `below` it is less than that number.
+    """
     if isinstance(value, (bool, str)) or value is None:
         raise TypeError(f"{name} must be a number above 0, got {value!r}.")
     value = as_real(name, value, hint)
     if value.ndim and not many:
         raise ValueError(f"{name} must be one number, got shape {value.shape}. {hint}".rstrip())
     shown = f", got {value}" if is_concrete(value) else ""
-    message = f"{name} must be a {'finite ' * finite}number above 0{shown}. {hint}".rstrip()
+    kind = f"number above 0 and below {below:g}" if below < np.inf else f"{'finite ' * finite}number above 0"
+    message = f"{name} must be a {kind}{shown}. {hint}".rstrip()
     value = require_normal(name, value, axis=())
-    positive = (known(value) > 0) & ((known(value) < np.inf) | (not finite))
+    positive = (known(value) > 0) & ((known(value) < below) | (not finite))
     return require(value, ~positive.all(), message)
 
 

@@ -57,9 +57,12 @@ def without_derivative(x: Array, message: str) -> Array:
     return x if is_concrete(x) else same(x)
 
 
-def as_tolerance(name: str, value: Any, hint: str = "") -> Array:
-    """`value` as a number above 0. Derivatives in it are 0, since it decides on the accuracy of a result alone."""
-    value = as_positive(name, value, hint)
+def as_tolerance(name: str, value: Any, hint: str = "", relative: bool = True) -> Array:
+    """`value` as a number above 0. Derivatives in it are 0, since it decides on the accuracy of a result alone.
+
+    One that is relative to the size of a result is below 1, where an error is as large as what is computed.
+    """
+    value = as_positive(name, value, hint, below=1.0 if relative else np.inf)
     return value if is_concrete(value) else jax.lax.stop_gradient(value)
 
 

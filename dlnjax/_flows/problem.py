@@ -119,7 +119,7 @@ class Options(eqx.Module):
             raise TypeError(f"stop must be dlnjax.Steady(...) or None, got {stop!r}.")
         self.rtol = as_tolerance("rtol", rtol, "Use 1e-3 for a sketch, 1e-6 by default, 1e-10 to check a formula.")
         self.share = as_real("share", ATOL_SHARE if atol is None else 0.0)
-        self.fixed = as_real("atol", 0.0) if atol is None else as_tolerance("atol", atol)
+        self.fixed = as_real("atol", 0.0) if atol is None else as_tolerance("atol", atol, relative=False)
         self.steady = as_real("stop", 0.0) if stop is None else stop.gradient
         self.max_steps = as_array("max_steps", as_count("max_steps", max_steps))
         self.solver, self.program = solver, program_of(solver)

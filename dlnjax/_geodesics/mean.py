@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dlnjax._checks import as_count, as_positive, as_real, as_square, refuse_tracing
+from dlnjax._checks import as_count, as_real, as_square, refuse_tracing
 from dlnjax._geodesics.ends import as_stack, require_double, sign_at_the_door
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geodesics.mean_descent import arithmetic_mean, descend, Descent, inductive_mean, on_device, Task
@@ -183,7 +183,7 @@ def frechet_mean(
     require_double("points", points)
     _require_one_component(signs)
     kernel, weights = as_kernel(depth, points.dtype), _as_weights(weights, len(points))
-    tol, most = float(as_positive("tol", tol)), as_count("max_steps", max_steps)
+    tol, most = float(as_tolerance("tol", tol)), as_count("max_steps", max_steps)
     start = None if x0 is None else _as_start(x0, points, int(signs[0]))
     k = _exponent(points, kernel)
     task = Task(np.ldexp(points, -k), weights, kernel, as_tolerance("rtol", rtol).astype(points.dtype))

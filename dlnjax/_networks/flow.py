@@ -204,7 +204,7 @@ def as_tolerances(rtol: Number, atol: Number | None, dtype: Any) -> tuple[Scalar
     """(rtol, atol) as numbers of the precision of the factors. An `atol` of None follows the start."""
     rtol = as_tolerance("rtol", rtol).astype(dtype)
     warn_of_precision("weights are", dtype, rtol)
-    return rtol, None if atol is None else as_tolerance("atol", atol).astype(dtype)
+    return rtol, None if atol is None else as_tolerance("atol", atol, relative=False).astype(dtype)
 
 
 def unit_of(weights: Weights, atol: Scalar | None) -> Sizes:

@@ -290,7 +290,7 @@ BAD = [
     (dict(x0=jnp.eye(3)), r"x0 must have the shape of the points, \(2, 2\), got \(3, 3\)"),
     (dict(x0=jnp.diag(jnp.array([1.0, -1.0]))), r"x0 and the points have determinants of opposite signs"),
     (dict(depth=0.5), "depth must be a number N"),
-    (dict(tol=0.0), "tol must be a finite number above 0"),
+    (dict(tol=0.0), "tol must be a number above 0 and below 1"),
     (dict(max_steps=0), "max_steps must be a whole number of at least 1"),
 ]
 
