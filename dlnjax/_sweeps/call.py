@@ -57,6 +57,24 @@ class Checked(NamedTuple):
     def identity(self) -> dict[str, Any]:
         return self.flow.identity(self.energies, self.starts, self.take, self.grid)
 
+    def require_savable(self) -> None:
+        """A `ValueError` if `observe` returns what a folder cannot hold, of which writing would say so at the end."""
+        flow = self.flow
+        if not isinstance(flow, Downstairs) or flow.options.observe is None:
+            return
+        seen = jax.eval_shape(flow.options.observe, flow.point)
+        leaves = jax.tree.leaves(seen)
+        if leaves != [seen]:
+            raise ValueError(
+                f"a folder holds one array of what observe returns, got {len(leaves)} in a {type(seen).__name__}: "
+                "return one, as by jnp.stack, or leave out folder."
+            )
+        if jax.dtypes.issubdtype(seen.dtype, jax.dtypes.extended) or seen.dtype.kind == "V":
+            raise ValueError(
+                f"a folder cannot hold the type of what observe returns, {seen.dtype}: convert it, as by "
+                ".astype(jnp.float32)."
+            )
+
     def plan(self, devices: Any, chunk: int | None) -> Plan:
         return self.flow.plan(self.grid.n, self.energies.first, devices, chunk)
 

@@ -168,9 +168,10 @@ def sweep(
 
     **Raises:** `ValueError` or `TypeError` for bad input, before anything runs, and under `jax.jit`, `grad` and `vmap`,
     where a sweep cannot run; `ValueError` for a folder that belongs to another call, cannot be written, or is being
-    written by another process; `RuntimeError` with an executor whose workers have other versions of jax or dlnjax, or
-    die each time with the same seeds. All other seeds are then in the folder. NaN in a start raises no error: that seed
-    has the result `non_finite`. **Warns:** a part of the folder that is damaged is computed again.
+    written by another process, or with an `observe` of more than one array; `RuntimeError` with an executor whose
+    workers have other versions of jax or dlnjax, or die each time with the same seeds. All other seeds are then in the
+    folder. NaN in a start raises no error: that seed has the result `non_finite`. **Warns:** a part of the folder that
+    is damaged is computed again.
 
     **Example:**
 
@@ -198,6 +199,7 @@ def sweep(
     if folder is None:
         sol = _into_memory(checked, checked.plan(devices, chunk), progress)
         return sol if grid is None else checked.grid.unfolded(dataset_of(sol))
+    checked.require_savable()
     with Store(folder, checked.identity(), chunk) as store:
         plan = checked.plan(devices, store.chunk)
         plan = plan._replace(part=store.part or plan.part)
