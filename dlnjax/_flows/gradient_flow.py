@@ -64,7 +64,8 @@ def gradient_flow(
     - `energy`: any differentiable callable X -> scalar. It may offer `gradient(x)` in closed form.
     - `x0`: the start, a matrix `m n`, or an `SVD`. A thin `SVD` of r values is a point of the matrices of rank r, and
       the flow stays on these; it costs O((m + n) r^2) an evaluation, and two products with dE. From a matrix whose last
-      singular values are 0 the flow keeps that rank as well (depth > 1).
+      singular values are 0 the flow keeps that rank as well (depth > 1). A singular value of a matrix counts as 0 if it
+      is below the rounding of the largest, min(m, n) eps sigma_1. Those of an `SVD` are exact, however small.
     - `depth`: N in [1, inf], a number or a traced array.
     - `ts`: at least two increasing times; the first is that of `x0`. States are saved at each.
 
@@ -84,7 +85,8 @@ def gradient_flow(
     - `noise`: `Noise` makes the flow a path of the Riemannian Langevin equation, in steps of length dt without
       tolerances or a stop. With it `energy=None` is Brownian motion. A path is differentiable for its fixed key in
       `x0`, `beta`, `depth` and the arrays of `energy`, from a start whose singular values differ.
-    - `max_steps`: accepted and rejected steps together.
+    - `max_steps`: accepted and rejected steps together. A step of the stabilised method is one of them, and makes up
+      to some hundreds of evaluations.
     - `throw`: raise if the flow does not end as successful or steady; otherwise see `result`.
 
     **Returns:** a `FlowSolution`.

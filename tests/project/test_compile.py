@@ -65,9 +65,9 @@ class Clock(Flat):
     """A kernel of one's own."""
 
 
-def entropy(number, elsewhere=1.0):
+def entropy(number, elsewhere=1.0, field=lambda number: jnp.full(1, number)):
     Clock.scale = elsewhere
-    return dln.entropy(jnp.arange(1.0, D), Clock(jnp.full(1, number)))
+    return dln.entropy(jnp.arange(1.0, D), Clock(field(number)))
 
 
 def network(n, noise=None):
@@ -91,7 +91,11 @@ ROWS = {
     ),
     "a mask of at most d entries after one with more": (flow, lambda: flow(DIAGONAL)),
     "another depth": (flow, lambda: flow(depth=2)),
-    "another number in a kernel of your own": (lambda: entropy(1.0), lambda: entropy(2.0)),
+    "another number in an array of a kernel of your own": (lambda: entropy(1.0), lambda: entropy(2.0)),
+    "another Python number in a field of a kernel of your own": (
+        lambda: entropy(1.0, field=float),
+        lambda: entropy(2.0, field=float),
+    ),
     "another number that a method of your kernel reads from elsewhere": (
         lambda: entropy(1.0, elsewhere=1.0),
         lambda: entropy(1.0, elsewhere=2.0),
