@@ -14,7 +14,7 @@ from dlnjax._types import Scalar, Square
 # them, and the entries of X - B are coordinates as good as those of `chart`.
 _NEAR = 0.1
 # A relative error of the length counts as much as one of X that is smaller by this factor.
-_SHARE = 100.0
+SHARE = 100.0
 # Rounding moves an entry of X by at most this many eps times |X|.
 _ROUNDINGS = 10
 
@@ -66,12 +66,12 @@ class Pair(eqx.Module):
         """The error of a geodesic of momentum W whose end has this position: the larger of two.
 
         One is |X - B| / |B|. It says nothing of singular values that are small beside |B|. The other is the distance of
-        X from B over the length, in units of `_SHARE`, without what rounding of X makes of it.
+        X from B over the length, in units of `SHARE`, without what rounding of X makes of it.
         """
         eigenvalues = kernel.eigenvalues(self.last.sigma)
         rounding = _ROUNDINGS * jnp.finfo(self.size.dtype).eps * self.size / jnp.sqrt(jnp.min(eigenvalues))
         off = jnp.maximum(plain_norm(miss) - rounding, 0.0) / positive(plain_norm(w))
-        return jnp.maximum(norm(y - self.goal) / self.size, off / _SHARE)
+        return jnp.maximum(norm(y - self.goal) / self.size, off / SHARE)
 
     def beside(self, coordinates: Float[Array, " n"], kernel: Kernel) -> Square:
         """The position with these coordinates around B, which is the inverse of `miss`."""

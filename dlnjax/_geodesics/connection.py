@@ -39,7 +39,7 @@ from dlnjax._tree import instantiate, is_perturbed, norm, per_length, positive, 
 from dlnjax._types import Scalar, Square
 
 # A geodesic from A arrives if its `Pair.error` is at most this number.
-_ARRIVED = 1e-8
+ARRIVED = 1e-8
 # Lengths with a smaller relative difference than this belong to one path, which was found from both guesses.
 _SAME_LENGTH = 1e-9
 # The nodes and weights of Gauss-Legendre quadrature on the whole geodesic. The integrand is analytic, so that 24 nodes
@@ -226,7 +226,7 @@ def _connection(shot: Shot, ends: Ends, frame: Frame) -> Connection:
     result = code_of(
         (~ends.finite, RESULTS.non_finite),
         (ends.apart, RESULTS.other_component),
-        (ends.same | (shot.error <= _ARRIVED), RESULTS.successful),
+        (ends.same | (shot.error <= ARRIVED), RESULTS.successful),
         (True, shot.code),
     )
     return Connection(

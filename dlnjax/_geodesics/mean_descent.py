@@ -181,7 +181,11 @@ def arithmetic_mean(task: Task) -> Descent:
 
 
 def _look(task: Task, x: np.ndarray, known: Meeting | None = None) -> Place:
-    """The geodesics from X to the points: those that the search finds, or the known ones where these are shorter."""
+    """The geodesics from X to the points: those that the search finds, or the known ones where these are shorter.
+
+    A known one that does not end at X is left out. It may be shorter since it ends before X, and its momentum is that
+    at another matrix.
+    """
     lines = [connect(on_device(x), on_device(point), task.kernel, rtol=task.rtol) for point in task.points]
     momenta, far = (
         np.stack([np.asarray(line.p) for line in lines]),
@@ -191,7 +195,7 @@ def _look(task: Task, x: np.ndarray, known: Meeting | None = None) -> Place:
     lengths = np.stack([np.asarray(line.length) for line in lines])
     lengths = np.where(RESULTS(codes) == RESULTS.successful, lengths, np.inf)
     if known is not None:
-        shorter = known.lengths * (1 + _SAME_LENGTH) < lengths
+        shorter = known.arrived & (known.lengths * (1 + _SAME_LENGTH) < lengths)
         lengths, codes = np.where(shorter, known.lengths, lengths), np.where(shorter, RESULTS.successful.code, codes)
         momenta, far = (
             np.where(shorter[:, None, None], old, new) for old, new in ((known.momenta, momenta), (known.far, far))

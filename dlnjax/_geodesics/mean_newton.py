@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from dlnjax._compile import compiled
-from dlnjax._geodesics.charts import chart, point_of
+from dlnjax._geodesics.charts import chart, point_of, SHARE
+from dlnjax._geodesics.connection import ARRIVED
 from dlnjax._geodesics.exponential import exponential
 from dlnjax._geodesics.shooting import CONDITION, TIGHTEST
 from dlnjax._geometry.kernel import Kernel
@@ -33,6 +34,8 @@ from dlnjax._types import Square
 _CHANGE, _ROUGH = 1e-4, 1e-9
 # A geodesic has followed if it misses the target by at most this part of the step. It has so many shots for it.
 _MISS, _SHOTS = 0.3, 6
+# After the last step the geodesics are led on to the target, until they miss it by at most this part of their lengths.
+_MET = 1e-10
 # A shot that fails is tried again with a change of momentum that is smaller by this factor, at most so often.
 _SHORTEN, _TRIES = 4.0, 3
 # No change of momentum is longer than the first number times the spread. A move of the end that is shorter than the
@@ -51,12 +54,13 @@ _BISECTIONS = 60
 
 class Meeting(NamedTuple):
     """Where the search ends: a matrix X, the momenta of geodesics to X at their points and, reversed, at X, and their
-    lengths. `steps` counts the steps that were tried."""
+    lengths. `arrived` tells for each whether it ends at X. `steps` counts the steps that were tried."""
 
     x: np.ndarray
     far: np.ndarray
     momenta: np.ndarray
     lengths: np.ndarray
+    arrived: np.ndarray
     steps: int
 
 
@@ -167,6 +171,11 @@ def _landing(x: Square, p: Square, centre: SVD, kernel: Kernel) -> tuple[Array, 
     return z, pull(p)[0], good
 
 
+@compiled
+def _coordinates(x: Square, centre: SVD, kernel: Kernel) -> tuple[Array, Bool[Array, ""]]:
+    return chart(x, centre, kernel)
+
+
 def _broyden(inverse: np.ndarray, s: np.ndarray, move: np.ndarray) -> np.ndarray:
     """The inverse B with B s = move whose own inverse has changed least."""
     back = inverse @ s
@@ -236,9 +245,21 @@ def meet(gun: Gun, momenta: np.ndarray, unit: float, tol: float, most: int) -> M
             now, stale = _renewed(gun, now, missed & stale, change), stale & ~missed
         else:
             radius = min(radius, size) / 4
+    # The last step may end before the geodesics have followed it, and where `tol` is coarse they need not be accurate.
+    for _ in range(_SHOTS):
+        missed = now.miss(target) > _MET * np.linalg.norm(now.w, axis=1)
+        if missed.any():
+            now = gun.follow(now, missed, target, _LONGEST * spread)
     x = np.tensordot(gun.weights, now.x, 1)
     far = np.stack([gun.covector(i, w) for i, w in enumerate(now.w)])
-    return Meeting(x, far, -now.p, np.linalg.norm(now.w, axis=1), steps)
+    return Meeting(x, far, -now.p, np.linalg.norm(now.w, axis=1), _arrived(gun, now, x), steps)
+
+
+def _arrived(gun: Gun, now: Bundle, x: np.ndarray) -> np.ndarray:
+    """Whether each geodesic ends at X, as accurately as one that `connect` finds."""
+    z, good = (np.asarray(y) for y in _coordinates(jax.device_put(x), gun.centre, gun.kernel))
+    off = np.linalg.norm(now.x - x, axis=(1, 2)) / np.linalg.norm(x)
+    return good & (off <= ARRIVED) & (now.miss(z) <= SHARE * ARRIVED * np.linalg.norm(now.w, axis=1))
 
 
 def _renewed(gun: Gun, now: Bundle, which: np.ndarray, change: float) -> Bundle:

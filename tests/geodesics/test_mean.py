@@ -10,7 +10,7 @@ from scipy.linalg import sqrtm
 from support.tolerances import ALGEBRA, assert_close, FINITE_DIFFERENCE, INTEGRATION
 
 import dlnjax as dln
-from dlnjax._geodesics import mean_descent
+from dlnjax._geodesics import mean_descent, mean_newton
 
 DEPTHS = [1.0, 2.0, 3.0, np.inf]
 POINTS = jnp.array([[[2.0, 0.3], [-0.2, 0.7]], [[1.5, -0.4], [0.6, 1.2]], [[0.8, 0.5], [-1.1, 0.4]]])
@@ -273,6 +273,16 @@ def test_where_the_search_fails_at_the_mean_the_followed_geodesics_are_kept(code
     assert_close(found.x, whole.x, INTEGRATION)
     assert_close(found.momenta, whole.momenta, INTEGRATION)
     assert_close(found.lengths, whole.lengths, INTEGRATION)
+
+
+@pytest.mark.parametrize("met", [mean_newton._MET, np.inf], ids=["led on", "left where they are"])
+def test_at_a_coarse_tolerance_too_the_geodesics_end_at_the_points(met, monkeypatch):
+    monkeypatch.setattr(mean_newton, "_MET", met)
+    found = dln.frechet_mean(POINTS, 3, tol=1e-3)
+    assert found.stats["steps"] == 1
+    ends = jnp.stack([dln.exponential(found.x, p, 3).x[-1] for p in found.momenta])
+    assert_close(ends, POINTS, INTEGRATION)
+    assert_close(found.lengths, [dln.distance(found.x, point, 3) for point in POINTS], INTEGRATION)
 
 
 BAD = [
