@@ -1,27 +1,30 @@
 """Parallel transport along a geodesic."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dlnjax._checks import as_finite, as_matrix, as_real, known, require
 from dlnjax._compile import compiled
-from dlnjax._geodesics.dopri8 import solve
-from dlnjax._geodesics.exponential import orthonormal
+from dlnjax._geodesics.connection import Frame
+from dlnjax._geodesics.exponential import covector, orthonormal
 from dlnjax._geodesics.geodesic import GeodesicSolution
-from dlnjax._geodesics.hamiltonian import orthonormal_velocity
+from dlnjax._geodesics.hamiltonian import follow, velocity_in_frame
 from dlnjax._geometry.depth import unchanged
-from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
+from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.levi_civita import LeviCivita
-from dlnjax._geometry.operator import into, out_of
+from dlnjax._geometry.operator import apply_metric_operator, into, out_of
 from dlnjax._results import RESULTS
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import svd
+from dlnjax._tree import nan_unless
 from dlnjax._types import Numbers, Square
 
-# The error of a step, relative to the norms. It is that with which a geodesic is found.
-_RTOL = 1e-11
-_MOST_STEPS = 4096
+# The error of a step, relative to the norms. It is less than that with which a geodesic is found, as the error of X is
+# many times as large relative to its small singular values.
+_RTOL = 1e-13
+_MOST = 4096
 
 
 def transport(line: GeodesicSolution, z: Float[Array, "*n d d"], t: Numbers = 1.0) -> Float[Array, "*nt d d"]:
@@ -37,7 +40,8 @@ def transport(line: GeodesicSolution, z: Float[Array, "*n d d"], t: Numbers = 1.
     **Arguments:** `line`, a `GeodesicSolution` that arrived; `z`, a tangent vector at `line.a`, `d d`; for many
     geodesics with the same axes in front; `t`, times in [0, 1], one or an array of them in any order.
 
-    **Returns:** Z at the times `t`, `t d d`; by default at the end, `d d`. Differentiable in forward mode in `z`.
+    **Returns:** Z at the times `t`, `t d d`; by default at the end, `d d`. It is NaN at times that the geodesic, as it
+    is followed anew, does not reach. Differentiable in forward mode in `z`.
 
     **Raises:** `ValueError` or `TypeError` for a vector of another shape, NaN, or times outside of [0, 1]; `ValueError`
     for a geodesic that did not arrive.
@@ -60,29 +64,39 @@ def transport(line: GeodesicSolution, z: Float[Array, "*n d d"], t: Numbers = 1.
     z = require(z, lost.any(), "line did not arrive, and is no geodesic between its ends: see its result.")
     carry = _carried
     for _ in range(line.length.ndim):
-        carry = eqx.filter_vmap(carry, in_axes=(0, 0, 0, eqx.if_array(0), None))
-    out = carry(line.a, line.momentum, z, unchanged(line.depth, line.a.dtype), t.ravel())
+        carry = eqx.filter_vmap(carry, in_axes=(0, 0, 0, 0, eqx.if_array(0), None))
+    out = carry(line.a, line.b, line.momentum, z, unchanged(line.depth, line.a.dtype), t.ravel())
     return out.reshape(line.a.shape[:-2] + t.shape + line.a.shape[-2:])
 
 
 @compiled
-def _carried(x: Square, p: Square, z: Square, kernel: Kernel, t: Float[Array, " t"]) -> Float[Array, "t d d"]:
-    """Z at the times `t`, computed for X at size one, since X -> cX is an isometry up to a factor."""
-    k = scale_exponent(x, kernel)
-    x, p, size = scaled(x, -k), scaled(p, k * (degree_of(kernel) - 1)), exponent(z)
-    order = jnp.argsort(t)
+def _carried(
+    a: Square, b: Square, p: Square, z: Square, kernel: Kernel, t: Float[Array, " t"]
+) -> Float[Array, "t d d"]:
+    """Z at the times `t`, and NaN at those which the geodesic does not reach.
+
+    The state has Y = A_X^{-1/2}(Z), which only turns. The entries of Z are those of Y times the roots of lambda, and no
+    single tolerance suits them all near singular matrices. All is computed in the frame of the ends, for X at size one,
+    since X -> cX is an isometry up to a factor.
+    """
+    frame, x = Frame.at_rest(a, b, kernel)
+    w, size, order = orthonormal(x, frame.momentum_into(p), kernel), exponent(z), jnp.argsort(t)
+    start = x, w, covector(x, frame.into(scaled(z, -size)), kernel)
     ts = jnp.concatenate([jnp.zeros(1, t.dtype), t[order], jnp.ones(1, t.dtype)])
-    start = x, orthonormal(x, p, kernel), scaled(z, -size)
-    walk = solve(
-        lambda y: _velocity(y[0], y[1], y[2], kernel), start, ts, jnp.asarray(_RTOL, x.dtype), max_steps=_MOST_STEPS
-    )
-    return scaled(walk.saved[2][1:-1][jnp.argsort(order)], size)
+    velocity = lambda y: _velocity(y[0], y[1], y[2], kernel)
+    path = follow(velocity, start, lambda y: y[0], kernel, ts, jnp.asarray(_RTOL, x.dtype), max_steps=_MOST)
+    came = (ts <= path.t_end)[:, None, None]
+    xs, _, ys = jax.tree.map(lambda y: nan_unless(came, y[:-1])[1:-1], path.states)
+    # B has the digits of its small singular values, which X(1) has lost.
+    xs = jnp.where((t[order] == 1)[:, None, None], frame.last.matrix, xs)
+    zs = jax.vmap(lambda x, y: frame.out_of(apply_metric_operator(x, y, kernel, power=0.5)))(xs, ys)
+    return scaled(zs[jnp.argsort(order)], size)
 
 
-def _velocity(x: Square, w: Square, z: Square, kernel: Kernel) -> tuple[Square, Square, Square]:
-    """The flow of the geodesic, and Z' = -Gamma_X(X', Z)."""
-    moved, turned = orthonormal_velocity(x, w, kernel)
+def _velocity(x: Square, w: Square, y: Square, kernel: Kernel) -> tuple[Square, Square, Square]:
+    """The flow of the geodesic, and the velocity of Y."""
     point = svd(x)
     at = LeviCivita(point.sigma, kernel)
-    along, vector = at.pair(into(point, moved)), at.pair(into(point, z))
-    return moved, turned, -out_of(point, at.christoffel(along, vector))
+    moved, turned = velocity_in_frame(point.sigma, into(point, w), kernel)
+    carried = at.turned(at.pair(moved), into(point, y))
+    return out_of(point, moved), out_of(point, turned), out_of(point, carried)

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from dlnjax._geometry.kernel import Kernel
@@ -86,8 +87,12 @@ class LeviCivita(eqx.Module):
 
     def _moved(self, x: Pair, y: Pair) -> Pair:
         """The derivative along X of the metric, as an operator on Y."""
-        f, a = self.at.weights.first, x[0]
-        return jnp.einsum("ijkp,ij,pjk->pik", f, a, y) + jnp.einsum("jkip,pij,jk->pik", f, y, a)
+        return self._along(self.at.weights.first, x, y)
+
+    def _along(self, f: Float[Array, "d d d 2"], x: Pair, y: Pair) -> Pair:
+        """The operator along X with these divided differences, on Y."""
+        # The first index is that of the result, as the differences of roots change their sign with the order.
+        return jnp.einsum("ijkp,ij,pjk->pik", f, x[0], y) + jnp.einsum("kjip,pij,jk->pik", f, y, x[0])
 
     def _bent(self, x: Pair, y: Pair, z: Pair) -> Pair:
         """The second derivative along X and Y of the metric, as an operator on Z."""
@@ -107,11 +112,15 @@ class LeviCivita(eqx.Module):
         """The covector g(S_X Y, .) by Koszul's formula. Its parts that are not symmetric in A, or not antisymmetric in
         R, have no meaning.
         """
+        return self._moved(x, y) / 2 + self._odd(x, y)
+
+    def _odd(self, x: Pair, y: Pair) -> Pair:
+        """The part of `lowered` that is antisymmetric as a form in Y and the vector that it is applied to."""
         c, gap = self.weights[0], self.at.gap
         along = jax.grad(lambda e: jnp.sum(self._moved(e, x) * y))(jnp.zeros_like(x))
         turned = bracket(gap * c * x[0], y[1]) + bracket(gap * c * y[0], x[1])
         torsion = jnp.stack([-c * self._torsion(x, y)[0], turned / 4])
-        return (self._moved(x, y) + self._moved(y, x) - along + torsion) / 2
+        return (self._moved(y, x) - along + torsion) / 2
 
     def _lowered_moved(self, e: Pair, x: Pair, y: Pair) -> Pair:
         """The derivative of `lowered` along E."""
@@ -136,6 +145,20 @@ class LeviCivita(eqx.Module):
         along, z = self.at.stretch * a, self.matrix(y)
         bent = jnp.einsum("ijl,ij,jl->il", self.at.bend, a, b) + jnp.einsum("ijl,ij,jl->il", self.at.bend, b, a)
         return self.matrix(self.change(x, y)) - bent - half(r, z) - half(s, along)
+
+    def turned(self, x: Pair, y: Matrix) -> Matrix:
+        """The velocity of A_X^{-1/2}(Z), with the value `y`, where X moves along x and Z is parallel.
+
+        It is antisymmetric in `y`, which turns and keeps its norm. In orthonormal coordinates, with M for the weights,
+        half of the derivative of M in S cancels the symmetric part of that of M^{1/2}. What is left of the latter has
+        divided differences of roots.
+        """
+        root, f = jnp.sqrt(self.weights), self.at.weights.first
+        one, other = (jnp.moveaxis(root, 0, -1)[index] for index in (np.s_[:, None], np.s_[None]))
+        left = f * (one - other) / (2 * one * other * (one + other))
+        both = jnp.stack([y + y.T, y - y.T]) / 2
+        moved = self._along(left, x, both) - self.raised(self._odd(x, both / root)) * root
+        return jnp.sum(moved, 0) + (x[1] @ y + y @ x[1]) / 2
 
     def curvature(self, x: Pair, y: Pair, z: Pair) -> Pair:
         """The covector g(R(X, Y) Z, .), NaN where it is lost: with the torsion T and the curvature R0 of nabla0,

@@ -16,6 +16,8 @@ DEPTHS = [1.0, 2.0, 3.0, np.inf]
 A, B = jnp.array([[2.0, 0.3], [-0.2, 0.7]]), jnp.array([[1.5, -0.4], [0.6, 1.2]])
 Z, W = jnp.array([[0.3, -1.1], [0.8, 0.5]]), jnp.array([[-0.7, 0.2], [0.4, 1.3]])
 
+TURN = jnp.array([[0.8, -0.6], [0.6, 0.8]])
+
 
 @pytest.fixture(scope="module", params=DEPTHS)
 def line(request):
@@ -29,6 +31,31 @@ def test_along_diagonal_geodesics_entries_scale_by_the_root_of_lambda(depth):
     moved = dln.transport(dln.geodesic(jnp.diag(start), jnp.diag(end), depth), Z)
     eigenvalues = lambda s: np.asarray(dln.Balanced(depth).eigenvalues(s))
     assert_close(moved, Z * np.sqrt(eigenvalues(end) / eigenvalues(start)), INTEGRATION)
+
+
+@pytest.mark.parametrize("depth", [3.0, np.inf])
+def test_near_singular_matrices_keeps_its_digits(depth):
+    start, end = np.array([2.0, 1e-4]), np.array([1.0, 2e-3] if depth == 3 else [1.0, 3e-9])
+    line = dln.geodesic(jnp.diag(jnp.asarray(start)), jnp.diag(jnp.asarray(end)), depth)
+    eigenvalues = lambda s: np.asarray(dln.Balanced(depth).eigenvalues(jnp.asarray(s)))
+    # Relative to each entry, of which the least is a small part of the largest.
+    assert_close(
+        dln.transport(line, Z) / (Z * np.sqrt(eigenvalues(end) / eigenvalues(start))), np.ones((2, 2)), ALGEBRA
+    )
+    a, b = TURN @ np.diag(start) @ TURN, TURN.T @ np.diag(1.5 * start) @ TURN
+    line = dln.geodesic(a, b, depth)
+    assert_close(dln.norm(b, dln.transport(line, Z), depth) / dln.norm(a, Z, depth), 1.0, INTEGRATION)
+    moved, expected = dln.transport(line, dln.metric_operator(a, line.momentum, depth)), line.end_momentum
+    off = moved - dln.metric_operator(b, expected, depth)
+    assert dln.norm(b, off, depth) < 1e-10 * line.length
+
+
+def test_times_that_are_not_reached_are_nan():
+    lost = eqx.tree_at(lambda line: line.momentum, dln.geodesic(A, B, 3.0), jnp.array([[-30.0, 1.0], [0.0, 0.5]]))
+    end = dln.exponential(A, lost.momentum, 3.0, throw=False).t_end
+    assert 0.01 < end < 0.5
+    z = dln.transport(lost, Z, [1.0, 0.01, 0.5])
+    assert jnp.all(jnp.isnan(z[0])) and jnp.all(jnp.isfinite(z[1])) and jnp.all(jnp.isnan(z[2]))
 
 
 @pytest.mark.long
