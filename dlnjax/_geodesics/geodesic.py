@@ -105,7 +105,9 @@ class GeodesicSolution(Solution):
         """The first t in (0, 1] at which the derivative of the exponential in the momentum is singular, or inf; NaN if
         the Jacobi fields cannot be followed to the end.
 
-        A geodesic with a conjugate time before 1 is not the shortest, not even among its neighbours.
+        A geodesic with a conjugate time before 1 is not the shortest, not even among its neighbours. The time has its
+        derivative in the ends and the depth, NaN where several fields vanish at once or singular values of an end
+        repeat, and 0 where it is inf.
         """
         return self._each(_conjugate_time)
 
@@ -152,7 +154,7 @@ def _states(a: Square, b: Square, p: Square, kernel: Kernel, t: Float[Array, " t
 @compiled
 def _conjugate_time(a: Square, b: Square, p: Square, kernel: Kernel) -> Scalar:
     frame, x = Frame.at_rest(a, b, kernel)
-    return conjugate_time(x, frame.momentum_into(p), kernel, 10 * _rtol(x))
+    return conjugate_time(x, frame.momentum_into(p), kernel, rtol=10 * _rtol(x))
 
 
 @compiled
@@ -175,7 +177,7 @@ def _index(a: Square, b: Square, p: Square, kernel: Kernel) -> Int[Array, ""]:
         part, _ = segments(path.x[:-1:skip], h, kernel)
         return jnp.sum(respond(hessian(part, h))[1])
 
-    first = conjugate_time(x, p, kernel, 10 * _rtol(x))
+    first = conjugate_time(x, p, kernel, rtol=10 * _rtol(x))
     return index_of(first, count(_MESHES[1] // _MESHES[0]), count(1))
 
 

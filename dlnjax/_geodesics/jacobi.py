@@ -7,16 +7,17 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dlnjax._compile import compiled
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geodesics.hamiltonian import velocity
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._lapack import sign_of_determinant
-from dlnjax._svd import singular_values
-from dlnjax._tree import iterate, nan_unless, ravel
+from dlnjax._svd import singular_values, svd
+from dlnjax._tree import instantiate, iterate, nan_unless, ravel
 from dlnjax._types import Scalar, Square
 
 # [0, 1] is divided into this many cells, in which conjugate times are looked for. Two in one cell are seen as one.
@@ -109,16 +110,15 @@ def _integrate(varied: Callable[[State], State], start: State, ts: Float[Array, 
     return Fields(*solve(varied, start, ts, rtol, max_steps=_MOST_STEPS).saved)
 
 
-def conjugate_time(x: Square, p: Square, kernel: Kernel, rtol: Scalar) -> Scalar:
+@filter_custom_jvp
+def conjugate_time(x: Square, p: Square, kernel: Kernel, *, rtol: Scalar) -> Scalar:
     """The first t in (0, 1] at which P -> X(t) is singular, inf if there is none, NaN if the geodesic ends early.
 
     The Jacobian of this map consists of the Jacobi fields that vanish at the start. It is written in orthonormal
     coordinates at both ends. A zero of its smallest singular value counts even if its determinant keeps its sign there,
     as at a zero of even multiplicity.
     """
-    d = x.shape[0]
-    basis = jnp.eye(d * d, dtype=x.dtype).reshape(d * d, d, d)
-    dp = _orthonormal(x, basis, kernel)
+    dp = _units(x, kernel)
     ts = jnp.linspace(0.0, 1.0, _CELLS + 1, dtype=x.dtype)
     found = fields(x, p, jnp.zeros_like(dp), dp, kernel, ts, rtol=rtol)
     rates = jax.vmap(lambda y: _varied((y.x, y.p, y.dx, y.dp), kernel)[2])(found)
@@ -128,6 +128,58 @@ def conjugate_time(x: Square, p: Square, kernel: Kernel, rtol: Scalar) -> Scalar
 
     t = _first_zero(curve, _suspects(found, ts, kernel), ts)
     return nan_unless(jnp.all(jnp.isfinite(found.dx)), t)
+
+
+@conjugate_time.def_jvp
+def _conjugate_time_jvp(
+    primals: tuple[Square, Square, Kernel], tangents: tuple[Square | None, Square | None, PyTree], *, rtol: Scalar
+):
+    """The derivative of the zero, by the implicit function theorem.
+
+    That of the search would be 0, as its interval shrinks by numbers that do not move. The derivative of inf is 0.
+    """
+    t = conjugate_time(*primals, rtol=rtol)
+    moved, _ = ravel(instantiate(tangents, primals))
+    change = _slopes_of_time(*primals, jnp.where(jnp.isfinite(t), t, 1.0), rtol) @ moved
+    return t, nan_unless(~jnp.isnan(t), jnp.where(jnp.isinf(t), 0.0, change))
+
+
+@compiled
+def _slopes_of_time(x: Square, p: Square, kernel: Kernel, t: Scalar, rtol: Scalar) -> Float[Array, " m"]:
+    """The derivatives of a conjugate time in X, P and the numbers of the kernel.
+
+    With the Jacobian J(t), and vectors u and v of which J v = 0 and u^T J = 0, they are -(u^T dJ v)/(u^T J' v). A zero
+    of multiplicity above 1 splits as the start moves, so that its time has no derivative, and NaN is returned.
+    """
+    n, ts, dp = x.size, jnp.stack([jnp.zeros_like(t), t]), _units(x, kernel)
+    found = jax.tree.map(lambda z: z[-1], fields(x, p, jnp.zeros_like(dp), dp, kernel, ts, rtol=rtol))
+    # The rows are the fields, in orthonormal coordinates at the end. A factor that is regular adds nothing to u^T dJ v.
+    null = svd(_orthonormal(found.x, found.dx, kernel).reshape(n, n))
+    field = jnp.tensordot(null.u[:, -1], dp, 1)
+    test = apply_metric_operator(found.x, null.v[:, -1].reshape(x.shape), kernel, power=-0.5)
+    numbers, kernel_of = ravel(kernel, x.dtype)
+    basis = jnp.eye(2 * n + len(numbers), dtype=x.dtype)
+    dx, dp, dk = basis[:, :n].reshape(-1, *x.shape), basis[:, n : 2 * n].reshape(-1, *x.shape), basis[:, 2 * n :]
+
+    def flow(x: Square, p: Square, y: Square, q: Square, numbers: Float[Array, " k"]) -> tuple[Square, ...]:
+        moved, rates = jax.jvp(partial(velocity, kernel=kernel_of(numbers)), (x, p), (y, q))
+        return *moved, *rates
+
+    def varied(state: PyTree) -> PyTree:
+        along = lambda *direction: jax.jvp(flow, (*state[0], numbers), direction)
+        return jax.vmap(along, out_axes=(None, 0))(*state[1], dk)
+
+    none = jnp.zeros_like(dx)
+    start = (x, p, jnp.zeros_like(x), field), (dx, dp, none, none)
+    (end, moves) = jax.tree.map(lambda z: z[-1], solve(varied, start, ts, rtol, max_steps=_MOST_STEPS).saved)
+    rate = flow(*end, numbers)[2]
+    simple = null.sigma[-2] > _ZERO * t if n > 1 else True
+    return nan_unless(simple, -jnp.sum(moves[2] * test, axis=(1, 2)) / jnp.sum(rate * test))
+
+
+def _units(x: Square, kernel: Kernel) -> Float[Array, "n d d"]:
+    """A basis of the momenta at X, orthonormal in the metric of covectors."""
+    return _orthonormal(x, jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape), kernel)
 
 
 def _orthonormal(x: Square, zs: Float[Array, "n d d"], kernel: Kernel) -> Float[Array, "n d d"]:

@@ -16,7 +16,7 @@ from dlnjax._geodesics import shooting
 from dlnjax._geodesics.aiming import flaw
 from dlnjax._geodesics.charts import Pair
 from dlnjax._geodesics.connection import connect
-from dlnjax._geodesics.geodesic import index_of
+from dlnjax._geodesics.geodesic import _conjugate_time, index_of
 from dlnjax._geodesics.hamiltonian import Path
 from dlnjax._svd import SVD, svd
 
@@ -142,6 +142,27 @@ def test_printed_line_is_no_geodesic():
     speed = jax.vmap(lambda t: dln.norm(*jax.jvp(line, (t,), (1.0,)), 2.0))(t)
     assert abs(jnp.mean(speed) / np.sqrt(2) - 1.377145) < 1e-5
     assert_close(line(0.5), [[3.125, 0.75], [0.75, 1.625]], ALGEBRA)
+
+
+@pytest.mark.long
+def test_conjugate_time_has_the_derivative_of_a_zero():
+    time = lambda a, p, depth: _conjugate_time(a, a, p, dln.Balanced(depth))
+    a, p = jnp.diag(jnp.array([60.0, 1.0])), jnp.log(60.0) * jnp.diag(jnp.array([-1 / 60, 1.0]))
+    z, w = jnp.array([[2.0, 0.3], [-0.2, 0.7]]), jnp.array([[1.5, -0.4], [0.6, 1.2]])
+    at, moves = (a + 0.01 * z, p + 1e-4 * w, jnp.asarray(1000.0)), (z @ w, 0.1 * w, jnp.asarray(30.0))
+    moved = lambda s: time(*(z + s * dz for z, dz in zip(at, moves, strict=True)))
+    assert 0.5 < moved(0.0) < 1
+    grads = jax.grad(time, (0, 1, 2))(*at)
+    for k, dz in enumerate(moves):
+        one = lambda s, k=k, dz=dz: time(*(z + s * dz if i == k else z for i, z in enumerate(at)))
+        ahead, behind = (float(one(s)) for s in (1e-3, -1e-3))
+        slope = jnp.sum(grads[k] * dz)
+        assert abs(slope) > 1e-5
+        np.testing.assert_allclose(slope, (ahead - behind) / 2e-3, rtol=1e-4)
+    along = jax.jvp(time, at, moves)[1]
+    assert_close(along, sum(jnp.sum(g * dz) for g, dz in zip(grads, moves, strict=True)), INTEGRATION)
+    # Without a conjugate point the time is inf, whatever moves a little.
+    assert all(jnp.all(g == 0) for g in jax.grad(time, (0, 1, 2))(a, 0.5 * p, jnp.asarray(1000.0)))
 
 
 @pytest.mark.long
