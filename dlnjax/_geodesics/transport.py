@@ -3,14 +3,17 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from dlnjax._checks import as_finite, as_matrix, as_real, known, require
 from dlnjax._compile import compiled
+from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geodesics.connection import Frame
+from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geodesics.exponential import covector, orthonormal
 from dlnjax._geodesics.geodesic import GeodesicSolution
-from dlnjax._geodesics.hamiltonian import follow, velocity_in_frame
+from dlnjax._geodesics.hamiltonian import follow, velocity, velocity_in_frame
+from dlnjax._geometry.curvature import christoffel
 from dlnjax._geometry.depth import unchanged
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.levi_civita import LeviCivita
@@ -18,12 +21,14 @@ from dlnjax._geometry.operator import apply_metric_operator, into, out_of
 from dlnjax._results import RESULTS
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import svd
-from dlnjax._tree import nan_unless
+from dlnjax._tree import instantiate, nan_unless
 from dlnjax._types import Numbers, Square
 
 # The error of a step, relative to the norms. It is less than that with which a geodesic is found, as the error of X is
 # many times as large relative to its small singular values.
 _RTOL = 1e-13
+# That of derivatives, whose entries are not those of Y.
+_RTOL_OF_SLOPES = 1e-11
 _MOST = 4096
 
 
@@ -41,7 +46,8 @@ def transport(line: GeodesicSolution, z: Float[Array, "*n d d"], t: Numbers = 1.
     geodesics with the same axes in front; `t`, times in [0, 1], one or an array of them in any order.
 
     **Returns:** Z at the times `t`, `t d d`; by default at the end, `d d`. It is NaN at times that the geodesic, as it
-    is followed anew, does not reach. Differentiable in forward mode in `z`.
+    is followed anew, does not reach. Differentiable in forward mode, in
+    the ends of the geodesic, its depth, `z` and the times.
 
     **Raises:** `ValueError` or `TypeError` for a vector of another shape, NaN, or times outside of [0, 1]; `ValueError`
     for a geodesic that did not arrive.
@@ -75,28 +81,74 @@ def _carried(
 ) -> Float[Array, "t d d"]:
     """Z at the times `t`, and NaN at those which the geodesic does not reach.
 
-    The state has Y = A_X^{-1/2}(Z), which only turns. The entries of Z are those of Y times the roots of lambda, and no
-    single tolerance suits them all near singular matrices. All is computed in the frame of the ends, for X at size one,
-    since X -> cX is an isometry up to a factor.
+    All is computed in the frame of the ends, for X at size one, since X -> cX is an isometry up to a factor.
     """
     frame, x = Frame.at_rest(a, b, kernel)
-    w, size, order = orthonormal(x, frame.momentum_into(p), kernel), exponent(z), jnp.argsort(t)
-    start = x, w, covector(x, frame.into(scaled(z, -size)), kernel)
-    ts = jnp.concatenate([jnp.zeros(1, t.dtype), t[order], jnp.ones(1, t.dtype)])
-    velocity = lambda y: _velocity(y[0], y[1], y[2], kernel)
-    path = follow(velocity, start, lambda y: y[0], kernel, ts, jnp.asarray(_RTOL, x.dtype), max_steps=_MOST)
-    came = (ts <= path.t_end)[:, None, None]
-    xs, _, ys = jax.tree.map(lambda y: nan_unless(came, y[:-1])[1:-1], path.states)
-    # B has the digits of its small singular values, which X(1) has lost.
-    xs = jnp.where((t[order] == 1)[:, None, None], frame.last.matrix, xs)
-    zs = jax.vmap(lambda x, y: frame.out_of(apply_metric_operator(x, y, kernel, power=0.5)))(xs, ys)
+    size, order = exponent(z), jnp.argsort(t)
+    z, last = frame.into(scaled(z, -size)), frame.last.matrix
+    zs = jax.vmap(frame.out_of)(_along(x, frame.momentum_into(p), z, kernel, t[order], last=last))
     return scaled(zs[jnp.argsort(order)], size)
 
 
-def _velocity(x: Square, w: Square, y: Square, kernel: Kernel) -> tuple[Square, Square, Square]:
+@filter_custom_jvp
+def _along(
+    x: Square, p: Square, z: Square, kernel: Kernel, t: Float[Array, " t"], *, last: Square
+) -> Float[Array, "t d d"]:
+    """Z at the ascending times `t`, on the geodesic from X to `last`.
+
+    The state has Y = A_X^{-1/2}(Z), which only turns. The entries of Z are those of Y times the roots of lambda, and no
+    single tolerance suits them all near singular matrices.
+    """
+    ts, start = _with_ends(t), (x, orthonormal(x, p, kernel), covector(x, z, kernel))
+    path = follow(
+        lambda y: _turning(*y, kernel), start, lambda y: y[0], kernel, ts, jnp.asarray(_RTOL, x.dtype), max_steps=_MOST
+    )
+    came = (ts <= path.t_end)[:, None, None]
+    xs, _, ys = jax.tree.map(lambda y: nan_unless(came, y[:-1])[1:-1], path.states)
+    # B has the digits of its small singular values, which X(1) has lost.
+    xs = jnp.where((t == 1)[:, None, None], last, xs)
+    return jax.vmap(lambda x, y: apply_metric_operator(x, y, kernel, power=0.5))(xs, ys)
+
+
+@_along.def_jvp
+def _along_jvp(
+    primals: tuple[Square, Square, Square, Kernel, Float[Array, " t"]],
+    tangents: tuple[Square | None, Square | None, Square | None, PyTree, Float[Array, " t"] | None],
+    *,
+    last: Square,
+):
+    """The derivative, by that of the flow of (X, P, Z) in entries, which exists where singular values repeat."""
+    x, p, z, kernel, t = primals
+    out, (*starts, dkernel, dt) = _along(*primals, last=last), tangents
+    flow = lambda y, kernel: _velocity(*y, kernel)
+    states = tuple[Square, Square, Square]
+
+    def varied(y: tuple[states, states]) -> tuple[states, states]:
+        return eqx.filter_jvp(flow, (y[0], kernel), (y[1], dkernel))
+
+    start = (x, p, z), instantiate(tuple(starts), (x, p, z))
+    walk = solve(varied, start, _with_ends(t), jnp.asarray(_RTOL_OF_SLOPES, x.dtype), max_steps=_MOST)
+    states_at, slopes = jax.tree.map(lambda y: y[1:-1], walk.saved)
+    slope = slopes[2]
+    if dt is not None:
+        slope += dt[:, None, None] * jax.vmap(lambda y: flow(y, kernel)[2])(states_at)
+    return out, jnp.where(jnp.isnan(out), jnp.nan, slope)
+
+
+def _with_ends(t: Float[Array, " t"]) -> Float[Array, " t+2"]:
+    return jnp.concatenate([jnp.zeros(1, t.dtype), t, jnp.ones(1, t.dtype)])
+
+
+def _turning(x: Square, w: Square, y: Square, kernel: Kernel) -> tuple[Square, Square, Square]:
     """The flow of the geodesic, and the velocity of Y."""
     point = svd(x)
     at = LeviCivita(point.sigma, kernel)
     moved, turned = velocity_in_frame(point.sigma, into(point, w), kernel)
     carried = at.turned(at.pair(moved), into(point, y))
     return out_of(point, moved), out_of(point, turned), out_of(point, carried)
+
+
+def _velocity(x: Square, p: Square, z: Square, kernel: Kernel) -> tuple[Square, Square, Square]:
+    """The flow of the geodesic, and Z' = -Gamma_X(X', Z)."""
+    moved, force = velocity(x, p, kernel)
+    return moved, force, -christoffel(x, moved, z, kernel)

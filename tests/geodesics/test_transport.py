@@ -145,3 +145,13 @@ def test_vectors_and_times_that_do_not_fit_are_refused(line):
     lost = eqx.tree_at(lambda line: line.result, line, dln.RESULTS.rank_lost)
     with pytest.raises(ValueError, match="line did not arrive"):
         dln.transport(lost, Z)
+
+
+@pytest.mark.parametrize("start", [1.3 * jnp.eye(2), A], ids=["repeated", "apart"])
+def test_has_its_derivative_in_the_ends_the_depth_and_the_times(start):
+    def at(s):
+        line = dln.geodesic(start + s * Z, B + s * W, 3.0 + s)
+        return dln.transport(line, W + s * Z, jnp.array([0.4 + 0.1 * s, 1.0]))
+
+    slope, h = jax.jit(lambda s: jax.jvp(at, (s,), (jnp.ones_like(s),))[1])(0.0), 1e-4
+    assert_close(slope, (at(h) - at(-h)) / (2 * h), 1e-6)
