@@ -164,14 +164,19 @@ def numbers(data: xarray.Dataset) -> list[Number]:
             Number(f"N = {depth:g}: growth of the mean sum of {what}", "-", *here, verdict(agrees), exact_growth)
         )
     for depth in DEPTHS[:-1]:
-        expected = f"{float(data['exact_flipped'].sel(depth=depth)):.4f}"
-        here = share(data["flipped"].sel(depth=depth).values)
-        rows.append(measured(f"N = {depth:g}: share of paths whose determinant has changed its sign", here, expected))
+        exact_share = float(data["exact_flipped"].sel(depth=depth))
+        here, expected_error = (
+            share(data["flipped"].sel(depth=depth).values),
+            np.sqrt(exact_share * (1 - exact_share) / FLIPS),
+        )
+        name = f"N = {depth:g}: share of paths whose determinant has changed its sign"
+        rows.append(measured(name, here, f"{exact_share:.4f}", expected_error=expected_error))
     flipped = int(data["flipped"].sel(depth=np.inf).sum())
     name = "N = inf: paths whose determinant has changed its sign"
     rows.append(Number(name, "-", flipped, 0.0, verdict(flipped == 0), 0.0))
     expected = f"{np.exp(TIMES[-1] / BETA):.4g}"
-    rows.append(measured("N = inf: E X_t along X_0, over X_0", mean(data["growth"].values), expected))
+    here = mean(data["growth"].values)
+    rows.append(measured("N = inf: E X_t along X_0, over X_0", here, expected, expected_error=0.0))
     return [*rows, lost_paths(data)]
 
 

@@ -33,7 +33,8 @@ class Number(NamedTuple):
 
     `expected` is the same number from an independent computation, or NaN if there is none. `note` explains a deviation
     of more than three standard errors from `expected` or from the thesis. `source` says where `expected` comes from, if
-    this is not what the figure says for all its rows. `rounding` is by how much `expected` may be rounded.
+    this is not what the figure says for all its rows. `rounding` is by how much `expected` may be rounded, and
+    `expected_error` is its standard error, 0 where it is not sampled.
     """
 
     quantity: str
@@ -45,6 +46,7 @@ class Number(NamedTuple):
     note: str = ""
     source: str = ""
     rounding: float = 0.0
+    expected_error: float = 0.0
 
 
 class Figure(NamedTuple):
@@ -157,7 +159,7 @@ def basis(n: Number) -> str:
         return "bound" if n.thesis == "-" else "wording"
     if not is_sampled(n.here, n.standard_error):
         return "exact value"
-    far = abs(n.here - n.expected) > 3 * math.sqrt(2) * n.standard_error + n.rounding
+    far = abs(n.here - n.expected) > 3 * math.hypot(n.standard_error, n.expected_error) + n.rounding
     return "bound" if far and n.verdict == "agrees" else "statistics"
 
 
@@ -169,22 +171,26 @@ def measured(
     note: str = "",
     *,
     source: str = "",
+    expected_error: float | None = None,
 ) -> Number:
     """A row whose verdict comes from a comparison with `expected`, or is "measured" if that is NaN.
 
-    `expected` was sampled with about as many draws as the value here. The two may therefore differ by three standard
-    errors of their difference, and by half a unit of the last digit of `expected` where this is a text.
+    The two may differ by three standard errors of their difference, and by half a unit of the last digit of `expected`
+    where this is a text.
 
     **Arguments:** `here`, the value and its standard error; `expected`, as a text if it is rounded, for a number does
     not say to how many digits: "0.8050"; `note`, which explains a larger difference, and is left out
-    if there is none; `source`, where `expected` comes from, if not from what the figure says.
+    if there is none; `source`, where `expected` comes from, if not from what the figure says; `expected_error`, the
+    standard error of `expected`: 0 if it is exact, and by default that of the value here, for an `expected` that was
+    sampled with about as many draws.
     """
     value, error = here
     written, expected = expected, float(expected)
     if math.isnan(expected):
         return Number(quantity, thesis, value, error, "measured", note=note, source=source)
     off, rounding = abs(value - expected), half_digit(written) if isinstance(written, str) else 0.0
-    agrees = bool(off <= 3 * math.sqrt(2) * error + rounding)
+    expected_error = error if expected_error is None else expected_error
+    agrees = bool(off <= 3 * math.hypot(error, expected_error) + rounding)
     sentence = (note or _SAMPLED * agrees) if off > 3 * error + rounding else ""
     word = verdict(agrees, "explained" if note and math.isfinite(value) else "disagrees")
-    return Number(quantity, thesis, value, error, word, expected, sentence, source, rounding)
+    return Number(quantity, thesis, value, error, word, expected, sentence, source, rounding, expected_error)

@@ -253,7 +253,8 @@ def numbers(data: xarray.Dataset) -> list[Number]:
             expected = derived(law, depth)
             # As a text it has four digits: the fluctuation of few starts may be small by chance.
             expected = expected if np.isnan(expected) else f"{expected:.4f}"
-            rows.append(measured(f"slope as d grows, {law}, N = {depth:g}", line(data, law, depth)[0], expected))
+            name, slope = f"slope as d grows, {law}, N = {depth:g}", line(data, law, depth)[0]
+            rows.append(measured(name, slope, expected, expected_error=0.0))
     for depth in DEPTHS:
         rows.append(measured(f"intercept, Gaussian, N = {depth:g}", line(data, LAWS[0], depth)[1]))
     for depth in DEPTHS:

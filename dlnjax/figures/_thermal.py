@@ -228,12 +228,14 @@ def numbers(data: xarray.Dataset) -> list[Number]:
     rows = []
     for depth in DEPTHS:
         name, expected = f"effective rank over d as d grows, N = {depth:g}", f"{limit(depth):.4f}"
-        rows.append(measured(name, at_infinity(data, depth), expected, source="the quarter circle law"))
+        here, source = at_infinity(data, depth), "the quarter circle law"
+        rows.append(measured(name, here, expected, source=source, expected_error=0.0))
     for depth in DEPTHS:
         small, *_, large = sizes_of(data)
         for d, here in ((small, mean(of_paths(data, depth, small))), (large, at_large(data, depth)[large])):
-            expected = f"{of_draws(data, depth, d).mean():.4f}"
-            rows.append(measured(f"effective rank over d, d = {d}, N = {depth:g}", here, expected))
+            expected, expected_error = mean(of_draws(data, depth, d))
+            name = f"effective rank over d, d = {d}, N = {depth:g}"
+            rows.append(measured(name, here, f"{expected:.4f}", expected_error=expected_error))
     for depth in DEPTHS:
         seen = data["rank"].sel(depth=depth)
         here = mean((seen.isel(time=-1) - seen.isel(time=0)).values)

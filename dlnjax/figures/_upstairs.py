@@ -152,14 +152,16 @@ def numbers(data: xarray.Dataset) -> list[Number]:
         for noise in DT:
             values = data["y"].sel(noise=noise, depth=depth, value=1).values
             expected = f"{float(np.sum(np.diff(with_it) * (ends[:-1] + ends[1:]) / 2)):.3f}"
-            rows.append(measured(f"N = {depth}, noise {noise}: mean of y_1", mean(values), expected))
+            rows.append(
+                measured(f"N = {depth}, noise {noise}: mean of y_1", mean(values), expected, expected_error=0.0)
+            )
         values = data["y"].sel(noise="upstairs", depth=depth, value=1).values
         distance, _ = kolmogorov_smirnov(values, ends, without)
         # At the place of the largest distance a distribution function of n draws is off by at most this much.
         error = 0.5 / np.sqrt(len(values))
         expected = f"{float(np.max(np.abs(with_it - without))):.3f}"
         name = f"N = {depth}, noise upstairs: Kolmogorov-Smirnov distance of y_1 from the law without the entropy"
-        rows.append(measured(name, (distance, error), expected))
+        rows.append(measured(name, (distance, error), expected, expected_error=0.0))
     return [*rows, lost_paths(data)]
 
 

@@ -224,6 +224,9 @@ def test_noise_forgets_the_start_and_ends_between_small_and_large_ones(monkeypat
     monkeypatch.setattr(_equilibrium, "SIZES", (1e-3, 1e-1, 1.0))
     data = FIGURES["6.8"].compute(KEY, 50)
     assert not wrong("6.8", data)
+    rows = FIGURES["6.8"].numbers(data)
+    assert [row.quantity[-3:] for row in rows if row.expected == 0.5] == ["100"]
+    assert not any(row.expected_error for row in rows if "of paths" in row.quantity)
     raised = {name for name in wrong("6.8", data.assign(rank=data["rank"] + 0.2)) if "of paths" in name}
     assert len(raised) == 2
     assert "effective rank of limits of the flow, size 0.001, N = 3" in wrong("6.8", data.isel(size=[2, 1, 2]))
@@ -294,6 +297,7 @@ def test_slope_of_the_limit_is_the_derived_one_and_the_diagonal_may_be_averaged(
     monkeypatch.setattr(_slope, "LINEAR", 10)
     data = FIGURES["6.5"].compute(KEY, 24)
     assert not wrong("6.5", data)
+    assert not any(row.expected_error for row in FIGURES["6.5"].numbers(data) if np.isfinite(row.expected))
     assert len(wrong("6.5", data.assign(end=1.2 * data["end"]))) >= 5
     # At N = 2 the flow ends at the closed form that stands for it.
     x0 = _slope.starts("Student", np.random.default_rng(0), 5, 10)

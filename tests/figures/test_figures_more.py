@@ -35,6 +35,11 @@ def test_number_is_judged_by_its_error_and_by_that_of_what_was_expected():
     assert agrees.verdict == "agrees" and agrees.note == ""
     other_draws = measured("a", (1.0, 0.1), 1.4)
     assert other_draws.verdict == "agrees" and "sampled" in other_draws.note
+    # Nothing is added for an expected value that is exact, and the error of more draws is less.
+    assert measured("a", (1.0, 0.1), 1.4, expected_error=0.0).verdict == "disagrees"
+    assert measured("a", (1.0, 0.1), 1.29, expected_error=0.0).verdict == "agrees"
+    more_draws = [measured("a", (1.0, 0.1), 1.31, expected_error=error) for error in (0.01, 0.1)]
+    assert [row.verdict for row in more_draws] == ["disagrees", "agrees"]
     off = measured("a", (1.0, 0.1), 1.9, note="because")
     assert off.verdict == "explained" and off.note == "because"
     assert measured("a", (1.0, 0.0), 1.4).verdict == "disagrees"

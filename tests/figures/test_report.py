@@ -96,6 +96,7 @@ def test_distance_in_standard_errors_is_left_out_where_the_error_is_one_of_round
     exact = 4.5**0.5
     for row, off, how in (
         (measured("sampled", (1.08, 0.01), "1.05"), 3.0, "statistics"),
+        (Number("beyond three errors of an exact value", "-", 1.04, 0.01, "agrees", 1.0), 4.0, "bound"),
         (measured("a mean of equal numbers", (exact, 4e-14), "2.12"), None, "exact value"),
         (measured("its logarithm", (0.326606, 8e-15), "0.3266"), None, "exact value"),
         (measured("no error", (1.374493, 0.0), "1.374493"), None, "exact value"),
