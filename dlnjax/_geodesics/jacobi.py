@@ -162,7 +162,7 @@ def _slopes_of_time(x: Square, p: Square, kernel: Kernel, t: Scalar, rtol: Scala
     dx, dp, dk = basis[:, :n].reshape(-1, *x.shape), basis[:, n : 2 * n].reshape(-1, *x.shape), basis[:, 2 * n :]
 
     def flow(x: Square, p: Square, y: Square, q: Square, numbers: Float[Array, " k"]) -> tuple[Square, ...]:
-        moved, rates = jax.jvp(partial(velocity, kernel=kernel_of(numbers)), (x, p), (y, q))
+        moved, rates = jax.jvp(lambda x, p: velocity(x, p, kernel_of(numbers)), (x, p), (y, q))
         return *moved, *rates
 
     def varied(state: PyTree) -> PyTree:
@@ -172,7 +172,7 @@ def _slopes_of_time(x: Square, p: Square, kernel: Kernel, t: Scalar, rtol: Scala
     none = jnp.zeros_like(dx)
     start = (x, p, jnp.zeros_like(x), field), (dx, dp, none, none)
     (end, moves) = jax.tree.map(lambda z: z[-1], solve(varied, start, ts, rtol, max_steps=_MOST_STEPS).saved)
-    rate = flow(*end, numbers)[2]
+    rate = flow(end[0], end[1], end[2], end[3], numbers)[2]
     simple = null.sigma[-2] > _ZERO * t if n > 1 else True
     return nan_unless(simple, -jnp.sum(moves[2] * test, axis=(1, 2)) / jnp.sum(rate * test))
 

@@ -1,5 +1,7 @@
 """Parallel transport along a geodesic."""
 
+from typing import TypeAlias
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,9 @@ _RTOL = 1e-13
 # That of derivatives, whose entries are not those of Y.
 _RTOL_OF_SLOPES = 1e-11
 _MOST = 4096
+
+# (X, P, Z), or (X, W, Y) in orthonormal coordinates.
+State: TypeAlias = tuple[Square, Square, Square]
 
 
 def transport(line: GeodesicSolution, z: Float[Array, "*n d d"], t: Numbers = 1.0) -> Float[Array, "*nt d d"]:
@@ -100,9 +105,8 @@ def _along(
     single tolerance suits them all near singular matrices.
     """
     ts, start = _with_ends(t), (x, orthonormal(x, p, kernel), covector(x, z, kernel))
-    path = follow(
-        lambda y: _turning(*y, kernel), start, lambda y: y[0], kernel, ts, jnp.asarray(_RTOL, x.dtype), max_steps=_MOST
-    )
+    velocity = lambda y: _turning(y[0], y[1], y[2], kernel)
+    path = follow(velocity, start, lambda y: y[0], kernel, ts, jnp.asarray(_RTOL, x.dtype), max_steps=_MOST)
     came = (ts <= path.t_end)[:, None, None]
     xs, _, ys = jax.tree.map(lambda y: nan_unless(came, y[:-1])[1:-1], path.states)
     # B has the digits of its small singular values, which X(1) has lost.
@@ -120,10 +124,9 @@ def _along_jvp(
     """The derivative, by that of the flow of (X, P, Z) in entries, which exists where singular values repeat."""
     x, p, z, kernel, t = primals
     out, (*starts, dkernel, dt) = _along(*primals, last=last), tangents
-    flow = lambda y, kernel: _velocity(*y, kernel)
-    states = tuple[Square, Square, Square]
+    flow = lambda y, kernel: _velocity(y[0], y[1], y[2], kernel)
 
-    def varied(y: tuple[states, states]) -> tuple[states, states]:
+    def varied(y: tuple[State, State]) -> tuple[State, State]:
         return eqx.filter_jvp(flow, (y[0], kernel), (y[1], dkernel))
 
     start = (x, p, z), instantiate(tuple(starts), (x, p, z))
@@ -139,7 +142,7 @@ def _with_ends(t: Float[Array, " t"]) -> Float[Array, " t+2"]:
     return jnp.concatenate([jnp.zeros(1, t.dtype), t, jnp.ones(1, t.dtype)])
 
 
-def _turning(x: Square, w: Square, y: Square, kernel: Kernel) -> tuple[Square, Square, Square]:
+def _turning(x: Square, w: Square, y: Square, kernel: Kernel) -> State:
     """The flow of the geodesic, and the velocity of Y."""
     point = svd(x)
     at = LeviCivita(point.sigma, kernel)
@@ -148,7 +151,7 @@ def _turning(x: Square, w: Square, y: Square, kernel: Kernel) -> tuple[Square, S
     return out_of(point, moved), out_of(point, turned), out_of(point, carried)
 
 
-def _velocity(x: Square, p: Square, z: Square, kernel: Kernel) -> tuple[Square, Square, Square]:
+def _velocity(x: Square, p: Square, z: Square, kernel: Kernel) -> State:
     """The flow of the geodesic, and Z' = -Gamma_X(X', Z)."""
     moved, force = velocity(x, p, kernel)
     return moved, force, -christoffel(x, moved, z, kernel)
