@@ -10,15 +10,14 @@ from typing import TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from dlnjax._compile import compiled, runs_at_once
 from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geodesics.aiming import Shot
+from dlnjax._geodesics.by_kernel import slope_by_kernel
 from dlnjax._geodesics.charts import Pair
 from dlnjax._geodesics.exponential import covector, orthonormal
-from dlnjax._geodesics.hamiltonian import integrate
 from dlnjax._geodesics.jacobi import jacobians
 from dlnjax._geodesics.shooting import (
     candidates,
@@ -30,7 +29,7 @@ from dlnjax._geodesics.shooting import (
     suffices,
 )
 from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
-from dlnjax._geometry.operator import form_by_kernel, operator_at
+from dlnjax._geometry.operator import operator_at
 from dlnjax._lapack import sign_of_determinant, solve_linear
 from dlnjax._results import code_of, RESULTS
 from dlnjax._scale import scaled
@@ -42,9 +41,6 @@ from dlnjax._types import Scalar, Square
 ARRIVED = 1e-8
 # Lengths with a smaller relative difference than this belong to one path, which was found from both guesses.
 _SAME_LENGTH = 1e-9
-# The nodes and weights of Gauss-Legendre quadrature on the whole geodesic. The integrand is analytic, so that 24 nodes
-# give ten digits or more.
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 
 # The tangents of A, B and the kernel. None stands for zero, also in the leaves of the kernel.
@@ -354,19 +350,12 @@ def _by_kernel(a: Square, b: Square, kernel: Kernel, found: Connection, rtol: Sc
     but that adds nothing to first order, since the action is stationary at a geodesic.
     """
     frame, x = Frame.at_rest(a, b, kernel)
-    w = orthonormal(x, frame.momentum_into(found.p), kernel)
-    ts = jnp.concatenate([jnp.zeros(1), (1 + jnp.asarray(_NODES)) / 2, jnp.ones(1)]).astype(a.dtype)
-    path = integrate(x, w, kernel, ts, rtol)
-
-    def slope(x: Square, w: Square) -> Float[Array, " k"]:
-        p = covector(x, w, kernel)
-        return ravel(form_by_kernel(x, p, p, kernel, power=1))[0] / 2
-
-    action = -(jnp.asarray(_WEIGHTS, a.dtype) / 2) @ jax.vmap(slope)(path.x[1:-2], path.w[1:-2])
+    p = frame.momentum_into(found.p)
+    action, speed = -slope_by_kernel(x, p, kernel, rtol=rtol), norm(orthonormal(x, p, kernel))
 
     # The length is multiplied by a power of the scale. This power depends on the degree of the kernel.
     def log_factor(kernel: Kernel) -> Scalar:
         return (1 - degree_of(kernel) / 2) * jnp.log(frame.scale)
 
     by_scale, _ = ravel(eqx.filter_grad(log_factor)(kernel))
-    return frame.length(per_length(action, norm(w))) + by_scale * found.length
+    return frame.length(per_length(action, speed)) + by_scale * found.length

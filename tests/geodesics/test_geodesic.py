@@ -256,6 +256,31 @@ def test_end_is_reached_in_the_metric_and_not_only_in_its_large_entries(number, 
     assert_close(line.length / size ** (1 / depth), distance(a, b, depth), INTEGRATION)
 
 
+@pytest.mark.parametrize("least", [1e-4, 1e-6])
+def test_derivative_in_the_depth_keeps_its_digits_near_singular_matrices(least):
+    sigma = np.array([1.0, least])
+    length = lambda depth: depth * (1 - jnp.asarray(least) ** (1 / depth))
+    found = jax.grad(dln.distance, 2)(jnp.eye(2), jnp.diag(jnp.asarray(sigma)), jnp.asarray(1.3))
+    assert_close(found, jax.grad(length)(jnp.asarray(1.3)), INTEGRATION)
+
+
+@pytest.mark.long
+def test_mixed_second_derivative_is_exact_where_singular_values_repeat():
+    a, move, depth = jnp.eye(2), jnp.array([[0.2, 0.5], [-0.3, 0.9]]), jnp.asarray(2.0)
+    b = jnp.array([[1.5, -0.4], [0.6, 1.2]])
+    by_depth, by_end = (lambda a, depth, k=k: jax.grad(dln.distance, k)(a, b, depth) for k in (2, 0))
+    ahead, behind = by_end(a, depth + 1e-3), by_end(a, depth - 1e-3)
+    expected = jnp.sum((ahead - behind) * move) / 2e-3
+    assert abs(expected) > 1e-3
+    found = [
+        jax.jvp(lambda a: by_depth(a, depth), (a,), (move,))[1],
+        jnp.sum(jax.jvp(lambda depth: by_end(a, depth), (depth,), (1.0,))[1] * move),
+        jnp.sum(jax.grad(by_depth)(a, depth) * move),
+    ]
+    np.testing.assert_allclose(found, 3 * [expected], rtol=1e-6)
+    assert_close(found, 3 * [found[1]], INTEGRATION)
+
+
 def test_error_counts_small_singular_values_but_not_rounding():
     kernel, eye = dln.Balanced(jnp.asarray(3.0)), jnp.eye(D)
     first, last = (SVD(eye, jnp.array([1.0, small]), eye) for small in (1e-9, 2e-9))
