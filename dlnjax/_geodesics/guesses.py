@@ -50,7 +50,8 @@ class Rotation(eqx.Module):
 
     A rotation with the eigenvalue -1 has many logarithms, and near it the logarithm is ill-conditioned. There Q is
     first multiplied by a small rotation, which is made from the antisymmetric matrix `detour`. The inverse of this
-    rotation, `back`, is mixed in along the path, so that the path still ends at Q.
+    rotation, `back`, is mixed in along the path, so that the path still ends at Q. Where the small rotation takes an
+    angle across pi, the path turns on through pi, as `back` turns it back: the other way round would be the longer.
     """
 
     vectors: Complex[Array, "d d"]
@@ -72,7 +73,11 @@ class Rotation(eqx.Module):
         orthogonal, upper = qr(q + eye)
         half = solve_triangular(upper, orthogonal.T @ (q - eye))
         tangents, vectors = eigh(_imaginary((half.T - half) / 2))
-        return cls(vectors, 2 * jnp.arctan(tangents), k, turn.T)
+        angles = 2 * jnp.arctan(tangents)
+        # The angles of Q, to first order in the small rotation. They come in pairs of opposite signs, and stay so.
+        own = angles - jnp.sum(vectors.conj() * (_imaginary(-k) @ vectors), axis=0).real
+        turns = jnp.round((own - own[::-1]) / (4 * jnp.pi))
+        return cls(vectors, angles - 2 * jnp.pi * turns, k, turn.T)
 
     def __call__(self, t: Scalar) -> Square:
         turned = (self.vectors * jnp.exp(_imaginary(self.angles * t))[None, :]) @ self.vectors.conj().T

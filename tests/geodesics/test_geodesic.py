@@ -144,6 +144,22 @@ def test_printed_line_is_no_geodesic():
     assert_close(line(0.5), [[3.125, 0.75], [0.75, 1.625]], ALGEBRA)
 
 
+@pytest.mark.parametrize("d", [2, pytest.param(3, marks=pytest.mark.long), pytest.param(4, marks=pytest.mark.long)])
+def test_near_a_turn_by_pi_goes_the_shorter_way(d):
+    # At infinite depth rotations of the identity are as long as the rate of their rotation.
+    for off in (1e-3, 1e-4, 1e-6, 0.0):
+        for angle in (np.pi - off, off - np.pi):
+            turn = np.eye(d)
+            turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+            line = geodesic(np.eye(d), turn, np.inf)
+            assert_close(line.length, np.sqrt(2) * (np.pi - off), INTEGRATION)
+            if off:
+                # The other end moves on along the rotation.
+                expected = np.zeros((d, d))
+                expected[:2, :2] = np.sign(angle) * np.array([[0, -1], [1, 0]]) / np.sqrt(2)
+                assert_close(line.end_momentum / line.length, expected @ turn, INTEGRATION)
+
+
 @pytest.mark.long
 def test_conjugate_time_has_the_derivative_of_a_zero():
     time = lambda a, p, depth: _conjugate_time(a, a, p, dln.Balanced(depth))
