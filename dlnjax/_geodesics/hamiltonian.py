@@ -16,10 +16,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geometry.differences import first_difference, squares, values
 from dlnjax._geometry.kernel import Kernel
-from dlnjax._geometry.metric import to_the_boundary
 from dlnjax._geometry.motion import densities, in_x, moved, turned
 from dlnjax._geometry.operator import form_gradient, into, out_of
 from dlnjax._geometry.separable import Differences, Jet
+from dlnjax._geometry.straight import to_the_boundary
 from dlnjax._lapack import sign_of_determinant
 from dlnjax._svd import singular_values, SVD, svd
 from dlnjax._types import Scalar, Square

@@ -204,7 +204,8 @@ def covariant_derivative(field: Callable[[Matrix], Matrix], x: Matrix, z: Matrix
         shown = f"{type(returned).__name__} of " * (not hasattr(returned, "shape"))
         shown += " and ".join(str(r.shape) for r in jax.tree.leaves(returned)) or "nothing"
         raise ValueError(f"field must return one matrix of shape {x.shape}, that of x, got {shown}.")
-    value, change = jax.jvp(field, (x,), (z,))
+    dtype = jnp.result_type(x, z)
+    value, change = jax.jvp(field, (x.astype(dtype),), (z.astype(dtype),))
     value = as_pair(x, "the value of field at x", value)[1]
     return change + _tensor(x, (z, value), kernel, _gamma, 1)
 

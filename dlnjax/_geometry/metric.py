@@ -23,6 +23,7 @@ from dlnjax._geometry.operator import (
     is_square,
 )
 from dlnjax._geometry.spectrum import least_value
+from dlnjax._geometry.straight import to_the_boundary
 from dlnjax._protocol import gradient
 from dlnjax._scale import along_slope, exponent, scaled
 from dlnjax._svd import singular_to_rounding, singular_values, SVD, values_at_the_door
@@ -385,14 +386,3 @@ def boundary_distance(x: Matrix | SVD, depth: Depth) -> Scalar:
     else:
         sigma = singular_values(full_rank(as_finite("x", as_matrix("x", x))))
     return to_the_boundary(least_value(sigma), as_kernel(depth, sigma.dtype))
-
-
-@compiled
-def to_the_boundary(least: Scalar, kernel: Kernel) -> Scalar:
-    """`boundary_distance` of a matrix with this least singular value."""
-    if isinstance(kernel, Balanced):
-        a, deep = kernel.inverse_depth, kernel.inverse_depth == 0
-        return jnp.where(deep, jnp.inf, least**a / jnp.where(deep, 1.0, a))
-    # The integral of a kernel from 0 is infinite from order 2 on. Below, the smallest normal number stands for 0.
-    tiny = jnp.full_like(least, jnp.finfo(least.dtype).tiny)
-    return jnp.where(jnp.asarray(kernel.order) < 2, kernel.straighten(least) - kernel.straighten(tiny), jnp.inf)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from dlnjax._compile import compiled
 from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geometry.imbalanced import Imbalanced
 from dlnjax._geometry.kernel import Balanced, Kernel
@@ -117,6 +118,25 @@ def most_stretched(kernel: Kernel, least: Scalar, most: Scalar) -> Scalar:
     gap = (log_s - log_t) * jnp.exp(_log_stretch(kernel, log_s, log_t))
     c = _weights(kernel)((log_s, jnp.exp(log_s)), (log_t, jnp.exp(log_t)), gap)[..., 0]
     return jnp.sqrt(jnp.maximum(1.0, jnp.max(c)))
+
+
+@compiled
+def to_the_boundary(least: Scalar, kernel: Kernel) -> Scalar:
+    """`boundary_distance` of a matrix with this least singular value, the integral of dy from 0. From order 2 on it is
+    infinite.
+    """
+    if isinstance(kernel, Balanced):
+        a, deep = kernel.inverse_depth, kernel.inverse_depth == 0
+        return jnp.where(deep, jnp.inf, least**a / jnp.where(deep, 1.0, a))
+    if isinstance(kernel, Imbalanced):
+        return kernel.straighten(least)
+    # `straighten` may have no value at 0. Below the smallest normal number lambda(s, s) is a power, of twice this
+    # exponent. In a deep network that part of the integral is not small.
+    tiny = jnp.full_like(least, jnp.finfo(least.dtype).tiny)
+    power = kernel.log_slope(jnp.log(tiny), jnp.log(tiny))
+    finite = (jnp.asarray(kernel.order) < 2) & (power < 1)
+    below = tiny * jnp.exp(-_log_rate(kernel, jnp.log(tiny))) / jnp.where(finite, 1 - power, 1.0)
+    return jnp.where(finite, kernel.straighten(least) - kernel.straighten(tiny) + below, jnp.inf)
 
 
 def _jet(kernel: Kernel, log_s: Float[Array, " n"], log_t: Float[Array, " n"]) -> tuple[Float[Array, "n p"], ...]:

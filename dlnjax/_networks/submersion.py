@@ -96,10 +96,12 @@ def horizontal_lift(weights: Weights | Sequence[ArrayLike], z: Matrix) -> Weight
         >>> print(f"{jnp.sum(lift**2):.6f} = {dln.inner(x, z, z, 3) / 3:.6f}")  # Theorem 2.2.6
         0.857217 = 0.857217
     """
-    weights, z = as_finite_weights(as_weights(weights)), as_finite("z", as_matrix("z", z))
-    if z.shape != matrix_shape(weights):
-        raise ValueError(f"z must have the shape of the product, {matrix_shape(weights)}, got {z.shape}.")
-    frames = _frames_of(weights)
+    given, z = as_finite_weights(as_weights(weights)), as_finite("z", as_matrix("z", z))
+    dtype = np.result_type(dtype_of(given), z.dtype)
+    factors: Weights = each(lambda w: w.astype(dtype), given)
+    if z.shape != matrix_shape(factors):
+        raise ValueError(f"z must have the shape of the product, {matrix_shape(factors)}, got {z.shape}.")
+    z, frames = z.astype(dtype), _frames_of(factors)
     if frames is not None:
         beyond = _normal_part(tuple(map(known, frames)), known(z))
         message = (
@@ -108,7 +110,7 @@ def horizontal_lift(weights: Weights | Sequence[ArrayLike], z: Matrix) -> Weight
         )
         z = require(z, abs(beyond).max() > _TANGENT * abs(known(z)).max(), message)
     with own_arithmetic():
-        return _lift(weights, frames, z)
+        return _lift(factors, frames, z)
 
 
 def _frames_of(weights: Weights) -> tuple[Layer, ...] | None:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad
+from scipy.optimize import brentq
+from support.kernels import AsBalanced
 from support.tolerances import ALGEBRA, assert_close, INTEGRATION
 
 import dlnjax as dln
@@ -126,6 +128,19 @@ def test_boundary_of_an_imbalanced_network_by_quadrature():
     speed = lambda s: float(dln.metric_eigenvalues(jnp.array([s]), kernel)[0, 0])
     expected = quad(lambda s: 1 / np.sqrt(speed(s)), 0, 0.4, epsabs=1e-12, epsrel=1e-12)[0]
     assert_close(dln.boundary_distance(jnp.diag(jnp.array([2.0, 0.4])), kernel), expected, INTEGRATION)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_boundary_of_a_deep_network_is_as_far_in_every_class_of_kernel(dtype):
+    # In 200 layers the part of the integral below the smallest number is a thirtieth of it, or a half in float32.
+    x, n = jnp.eye(2, dtype=dtype), jnp.asarray(200.0, dtype)
+    tolerance = 1e-4 if dtype == jnp.float32 else 1e-8
+    assert_close(dln.boundary_distance(x, AsBalanced(dln.Balanced(n))), 200.0, tolerance)
+    # One layer is apart by 1: the integral of sqrt(N sum_p b^2/(b^2 + c_p)) over b from 0 to prod_p (b^2 + c_p) = 1.
+    lazy = dln.Imbalanced((1.0,) + (0.0,) * 200)
+    b = brentq(lambda b: 402 * np.log(b) + np.log(b * b + 1), 0.5, 1.0, xtol=1e-15)
+    expected = quad(lambda b: np.sqrt(202 * (201 + b * b / (b * b + 1))), 0, b)[0]
+    assert_close(dln.boundary_distance(x, lazy), expected, tolerance)
 
 
 def test_boundary_of_a_singular_matrix_is_refused():

@@ -599,6 +599,15 @@ def test_a_tolerance_has_the_derivative_0():
     assert tangent(lambda rtol: _solver.as_tolerance("rtol", rtol), 1e-6) == 0.0
 
 
+def test_vectors_in_another_precision_than_their_point_are_taken_in_the_wider():
+    single, z = jnp.asarray(EYE, jnp.float32), jnp.arange(9.0).reshape(3, 3) / 10
+    weights = jnp.stack([single, 2 * single])
+    expected = dln.horizontal_lift(weights.astype(float), z)
+    np.testing.assert_array_equal(dln.horizontal_lift(weights, z), expected)
+    for x, y in ((jnp.asarray(EYE), z.astype(jnp.float32)), (single, z)):
+        np.testing.assert_array_equal(dln.covariant_derivative(lambda x: 2 * x, x, y, 1), 2 * y)
+
+
 def test_a_start_in_two_precisions_is_taken_in_the_wider():
     eye, short = jnp.eye(2), jnp.ones(2, jnp.float32)
     problem, _ = prepare(dln.MatrixCompletion.diagonal(2), dln.SVD(eye, short, eye), 2.0, TS, Options())
