@@ -338,13 +338,13 @@ def distance(a: Square, b: Square, depth: Depth, *, rtol: Number = 1e-11, throw:
     """The length of the shortest geodesic found from `a` to `b`: sqrt(N) times the distance in the thesis's metric.
 
     Differentiable by the first variation, d(distance^2 / 2) = <P(1), dB> - <P(0), dA>, and in the depth. At equal ends
-    the distance and the gradient of its square are 0. Second derivatives are NaN there, at the corner of the distance;
-    that of half its square is the metric at a. Composes with `jit` and `vmap`. Isometries are X -> Q X R with Q and R
+    the distance and the gradient of its square are 0. Second derivatives are NaN there: half the square has the metric
+    at a as its Hessian, but autodiff goes through the corner of the distance. Isometries are X -> Q X R with Q and R
     orthogonal, and X -> X^T. X -> X^{-1} is an isometry at infinite depth alone: only there the kernel at X^{-1} is
     lambda_kl / (sigma_k sigma_l)^2.
 
     **Arguments:** `a` and `b`, `d d`, with determinants of one sign; `depth`, N in [1, inf]; `rtol` as in `geodesic`;
-    `throw`, raise where none arrives: otherwise the distance there is infinite.
+    `throw`, raise where none arrives: otherwise the distance there is infinite, and its gradient 0.
 
     **Returns:** a number.
 
@@ -371,8 +371,8 @@ def distance_bounds(a: Square, b: Square, depth: Depth) -> tuple[Float[Array, ""
         |y(sigma_A) - y(sigma_B)| <= d(A, B) <= |y(S_A) - y(S_B)|_F + the length of the rotation from O_A to O_B.
 
     The first inequality holds because the diagonal of a tangent vector, in the frame of its point, is the motion of the
-    singular values. The second holds by Theorem 3.4.2 (the kernel of (3.76) is never above that of the metric) and the
-    triangle inequality.
+    singular values. The second holds by the triangle inequality and Theorem 3.4.2: the kernel of (3.76) is not above
+    lambda. Where it is, the first term is longer by the root of their largest ratio. Both bounds allow for rounding.
 
     **Arguments:** as `distance`.
 
