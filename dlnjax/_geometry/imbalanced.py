@@ -249,7 +249,6 @@ def _log_layers_at_zero(c: Float[Array, " N"]) -> Float[Array, " N"]:
 @custom_jvp
 def log_layers(log_sigma: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Array, "N *s"]:
     """log w_p, of the squared singular values w_p = a + c_p of the layers with prod_p w_p = sigma^2."""
-    above = _above_least(c)
     if len(c) == 2:
         # w_1 and w_2 are f + g/2 and f - g/2. The smaller is computed as sigma^2 over the larger, since the difference
         # would lose its digits.
@@ -258,8 +257,7 @@ def log_layers(log_sigma: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Ar
         small = 2 * log_sigma - large
         first_is_large = c[0] >= c[1]
         return jnp.stack([jnp.where(first_is_large, large, small), jnp.where(first_is_large, small, large)])
-    log_c = jnp.where(above > 0, jnp.log(positive(above)), -jnp.inf)
-    log_c = log_c.reshape(-1, *[1] * log_sigma.ndim)
+    log_c = _log_layers_at_zero(c).reshape(-1, *[1] * log_sigma.ndim)
     return jnp.logaddexp(_log_root(log_sigma, log_c)[None], log_c)
 
 
@@ -356,8 +354,8 @@ def _log_at_length(log_y: Float[Array, "*s"], c: Float[Array, " N"]) -> Float[Ar
     enough = jnp.finfo(log_y.dtype).eps ** 0.5
     first = start, jnp.full_like(start, jnp.inf)
     log_b = jax.lax.while_loop(lambda s: jnp.any(s[1] > enough), newton, first)[0]
-    log_c = jnp.where(above > 0, jnp.log(positive(above)), -jnp.inf)
-    return jnp.sum(jnp.logaddexp(2 * log_b[None], log_c.reshape(-1, *[1] * log_b.ndim)), 0) / 2
+    log_c = _log_layers_at_zero(c).reshape(-1, *[1] * log_b.ndim)
+    return jnp.sum(jnp.logaddexp(2 * log_b[None], log_c), 0) / 2
 
 
 @_log_at_length.defjvp

@@ -16,7 +16,7 @@ from dlnjax._geodesics import shooting
 from dlnjax._geodesics.aiming import flaw
 from dlnjax._geodesics.charts import Pair
 from dlnjax._geodesics.connection import connect
-from dlnjax._geodesics.geodesic import _conjugate_time, index_of
+from dlnjax._geodesics.geodesic import index_of
 from dlnjax._geodesics.hamiltonian import Path
 from dlnjax._svd import SVD, svd
 
@@ -161,27 +161,6 @@ def test_near_a_turn_by_pi_goes_the_shorter_way(d):
 
 
 @pytest.mark.long
-def test_conjugate_time_has_the_derivative_of_a_zero():
-    time = lambda a, p, depth: _conjugate_time(a, a, p, dln.Balanced(depth))
-    a, p = jnp.diag(jnp.array([60.0, 1.0])), jnp.log(60.0) * jnp.diag(jnp.array([-1 / 60, 1.0]))
-    z, w = jnp.array([[2.0, 0.3], [-0.2, 0.7]]), jnp.array([[1.5, -0.4], [0.6, 1.2]])
-    at, moves = (a + 0.01 * z, p + 1e-4 * w, jnp.asarray(1000.0)), (z @ w, 0.1 * w, jnp.asarray(30.0))
-    moved = lambda s: time(*(z + s * dz for z, dz in zip(at, moves, strict=True)))
-    assert 0.5 < moved(0.0) < 1
-    grads = jax.grad(time, (0, 1, 2))(*at)
-    for k, dz in enumerate(moves):
-        one = lambda s, k=k, dz=dz: time(*(z + s * dz if i == k else z for i, z in enumerate(at)))
-        ahead, behind = (float(one(s)) for s in (1e-3, -1e-3))
-        slope = jnp.sum(grads[k] * dz)
-        assert abs(slope) > 1e-5
-        np.testing.assert_allclose(slope, (ahead - behind) / 2e-3, rtol=1e-4)
-    along = jax.jvp(time, at, moves)[1]
-    assert_close(along, sum(jnp.sum(g * dz) for g, dz in zip(grads, moves, strict=True)), INTEGRATION)
-    # Without a conjugate point the time is inf, whatever moves a little.
-    assert all(jnp.all(g == 0) for g in jax.grad(time, (0, 1, 2))(a, 0.5 * p, jnp.asarray(1000.0)))
-
-
-@pytest.mark.long
 def test_search_goes_on_beyond_a_conjugate_point():
     found = dln.geodesics(*SWAP, np.inf)
     assert_close(found[0].length, geodesic(*SWAP, np.inf).length, INTEGRATION)
@@ -270,31 +249,6 @@ def test_end_is_reached_in_the_metric_and_not_only_in_its_large_entries(number, 
     # Matrices of one block form are totally geodesic, as fixed points of an isometry. Lengths have the degree 1/N.
     line = geodesic(beside_one(a), beside_one(b), depth)
     assert_close(line.length / size ** (1 / depth), distance(a, b, depth), INTEGRATION)
-
-
-@pytest.mark.parametrize("least", [1e-4, 1e-6])
-def test_derivative_in_the_depth_keeps_its_digits_near_singular_matrices(least):
-    sigma = np.array([1.0, least])
-    length = lambda depth: depth * (1 - jnp.asarray(least) ** (1 / depth))
-    found = jax.grad(dln.distance, 2)(jnp.eye(2), jnp.diag(jnp.asarray(sigma)), jnp.asarray(1.3))
-    assert_close(found, jax.grad(length)(jnp.asarray(1.3)), INTEGRATION)
-
-
-@pytest.mark.long
-def test_mixed_second_derivative_is_exact_where_singular_values_repeat():
-    a, move, depth = jnp.eye(2), jnp.array([[0.2, 0.5], [-0.3, 0.9]]), jnp.asarray(2.0)
-    b = jnp.array([[1.5, -0.4], [0.6, 1.2]])
-    by_depth, by_end = (lambda a, depth, k=k: jax.grad(dln.distance, k)(a, b, depth) for k in (2, 0))
-    ahead, behind = by_end(a, depth + 1e-3), by_end(a, depth - 1e-3)
-    expected = jnp.sum((ahead - behind) * move) / 2e-3
-    assert abs(expected) > 1e-3
-    found = [
-        jax.jvp(lambda a: by_depth(a, depth), (a,), (move,))[1],
-        jnp.sum(jax.jvp(lambda depth: by_end(a, depth), (depth,), (1.0,))[1] * move),
-        jnp.sum(jax.grad(by_depth)(a, depth) * move),
-    ]
-    np.testing.assert_allclose(found, 3 * [expected], rtol=1e-6)
-    assert_close(found, 3 * [found[1]], INTEGRATION)
 
 
 def test_error_counts_small_singular_values_but_not_rounding():
