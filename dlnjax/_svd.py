@@ -15,6 +15,9 @@ from dlnjax._compile import compiled
 from dlnjax._custom_jvp import custom_jvp
 from dlnjax._tree import nan_unless, positive, side_of_zero
 
+# Eigenvalues of a symmetric matrix that differ by less than this many units of rounding of the largest count as equal.
+_ROUNDINGS = 1e6
+
 
 class SVD(eqx.Module):
     """The point X = u diag(sigma) v^T, (2.7), of the matrices `m n` of rank r.
@@ -120,6 +123,23 @@ def _apart_or_nan_jvp(primals, tangents):
     (sigma,), (dsigma,) = primals, tangents
     order = jnp.sort(jnp.abs(sigma))
     return apart_or_nan(sigma), nan_unless(jnp.all(_are_apart(order[:-1], order[1:])), dsigma)
+
+
+@custom_jvp
+def ascending_or_nan(values: Float[Array, " d"]) -> Float[Array, " d"]:
+    """The ascending eigenvalues of a symmetric matrix. Their derivative is NaN where two are so near each other that
+    the derivative of their vectors would be that of rounding.
+    """
+    return values
+
+
+@ascending_or_nan.defjvp
+def _ascending_or_nan_jvp(primals, tangents):
+    (values,), (change,) = primals, tangents
+    size, eps = jnp.abs(values), jnp.finfo(values.dtype).eps
+    least = eps**0.5 * (size[:-1] + size[1:]) + _ROUNDINGS * eps * jnp.max(size)
+    # A factor NaN holds in reverse mode too where nothing uses the values themselves.
+    return ascending_or_nan(values), change * jnp.where(jnp.all(values[1:] - values[:-1] > least), 1.0, jnp.nan)
 
 
 def _of_lapack(x):

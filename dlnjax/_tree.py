@@ -142,6 +142,19 @@ def _smooth_where_back(ct: Array, smooth: Any, x: None) -> Array:
 
 
 @custom_jvp
+def differentiable_once(x: Array) -> Array:
+    """`x`, whose second derivatives are NaN."""
+    return x
+
+
+@differentiable_once.defjvp
+def _differentiable_once_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    # The factor is 1. It depends on X, so that it has a NaN in reverse mode too, where the tangent is a constant.
+    return differentiable_once(x), dx * smooth_where(jnp.zeros((), bool), 0 * x + 1)
+
+
+@custom_jvp
 def length_of(square: Scalar) -> Scalar:
     """The root of a sum of squares, whose derivative at 0 is taken to be 0, and whose second derivative there is NaN.
 

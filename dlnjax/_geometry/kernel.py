@@ -21,7 +21,7 @@ from dlnjax._checks import as_array, as_depth, is_concrete, known
 from dlnjax._geometry.special import log_balanced, log_balanced_slope, log_shc, NEAR, shc_small
 from dlnjax._recorded import Record
 from dlnjax._scale import exponent
-from dlnjax._svd import eigh
+from dlnjax._svd import ascending_or_nan, eigh
 from dlnjax._tree import positive
 from dlnjax._types import Matrix, Numbers, Scalar
 
@@ -381,9 +381,9 @@ def symmetric(values: Float[Array, " d"], vectors: Float[Array, "d d"]) -> Float
 
 
 def _function(s: Float[Array, "d d"], f: Callable[[Array], Array]) -> Float[Array, "d d"]:
-    """f of a symmetric matrix, on its eigenvalues."""
+    """f of a symmetric matrix, on its eigenvalues. Where two of these agree its derivative is NaN."""
     values, vectors = eigh(s)
-    return symmetric(f(values), vectors)
+    return symmetric(f(ascending_or_nan(values)), vectors)
 
 
 def log_or_tiny(sigma: Float[Array, "*s"]) -> Float[Array, "*s"]:

@@ -17,6 +17,9 @@ from dlnjax._compile import compiled
 from dlnjax._tree import norm, positive
 from dlnjax._types import Layer, Matrix, Scalar, Weights
 
+# At most so many factors of a sequence are multiplied at a time.
+_AT_ONCE = 16
+
 Sizes: TypeAlias = Float[Array, " N"] | tuple[Scalar, ...]
 """A number for each factor, in the form of the factors."""
 
@@ -124,8 +127,13 @@ def chain_product(layers: Weights | Sequence[Matrix]) -> Matrix:
     """W_N ... W_1 of a stack or a sequence of factors, unchecked."""
     if isinstance(layers, jax.Array):
         return _product_of_stack(layers)
-    # `multi_dot` finds the cheapest order of multiplication from the shapes.
-    return layers[0] if len(layers) == 1 else jnp.linalg.multi_dot(list(layers)[::-1])
+    # `multi_dot` finds the cheapest order of multiplication from the shapes. It has few factors at a time, since of 26
+    # to 51 it returns the transpose of their product (jax 0.10.2).
+    left = list(layers)
+    while len(left) > 1:
+        parts = [left[k : k + _AT_ONCE] for k in range(0, len(left), _AT_ONCE)]
+        left = [part[0] if len(part) == 1 else jnp.linalg.multi_dot(part[::-1]) for part in parts]
+    return left[0]
 
 
 def _product_of_stack(weights: Array) -> Matrix:

@@ -14,7 +14,7 @@ from dlnjax._checks import as_count, as_finite, as_matrix, as_real, is_concrete,
 from dlnjax._compile import compiled
 from dlnjax._layers import layer_values
 from dlnjax._networks.chain import as_weights, chain_product, layers_of
-from dlnjax._svd import as_point, canonical, SVD, svd, truncated
+from dlnjax._svd import as_point, canonical, plain_point, SVD, truncated
 from dlnjax._types import Layer, Matrix, Numbers, Stack, Weights
 
 
@@ -51,7 +51,8 @@ def balanced_factors(x: Matrix | SVD, depth: int, widths: Sequence[int] | None =
     `widths`, the widths n_1, ..., n_{N-1} of the hidden layers, each at least the rank of `x`, by default r.
 
     **Returns:** the factors, W_1 first, whose `product` is `x`, and whose `balancedness` is zero. If all are square
-    and of one size they are a stack `N d d`, otherwise a tuple.
+    and of one size they are a stack `N d d`, otherwise a tuple. Their derivative is NaN where singular values of a
+    matrix `x` repeat.
 
     **Raises:** `ValueError` or `TypeError` if `x` is no real matrix and no `SVD` of one, `depth` no whole number
     above 0, or `widths` are too narrow or not N - 1.
@@ -89,7 +90,7 @@ def imbalanced_factors(x: Matrix | SVD, imbalance: Numbers) -> Weights:
 
     **Returns:** the factors, W_1 first, whose hidden layers have the width r. With a wider layer the identity has no
     solution: g_p > 0 needs a width of at most n, and g_p < 0 one of at most m. If all factors are square and of one
-    size they are a stack `N d d`, otherwise a tuple.
+    size they are a stack `N d d`, otherwise a tuple. Derivatives are as those of `balanced_factors`.
 
     **Raises:** `ValueError` or `TypeError` if `x` is no real matrix and no `SVD` of one with r <= m and r <= n, or
     `imbalance` is not finite.
@@ -142,7 +143,10 @@ def balancedness_of_stack(weights: Stack) -> Float[Array, "N-1 d d"]:
 
 
 def _as_point(x: Any) -> SVD:
-    return as_point("x", x) if isinstance(x, SVD) else svd(as_finite("x", as_matrix("x", x)))
+    if isinstance(x, SVD):
+        return as_point("x", x)
+    # Where singular values repeat, the derivative of `svd` is right for X alone: factors would not stay balanced.
+    return plain_point(as_finite("x", as_matrix("x", x)))
 
 
 def _as_widths(widths: Any, depth: int, point: SVD) -> tuple[tuple[int, ...], SVD]:

@@ -17,7 +17,7 @@ from dlnjax._networks.chain import as_weights, chain_product, dtype_of, matrix_s
 from dlnjax._protocol import gradient
 from dlnjax._svd import eigh
 from dlnjax._traced import traced_energy
-from dlnjax._tree import iterate, norm, own_arithmetic, positive
+from dlnjax._tree import differentiable_once, iterate, norm, own_arithmetic, positive
 from dlnjax._types import Energy, Scalar, Weights
 
 # Vectors of the size of all weights in the basis, and how many of them are kept at a restart.
@@ -34,7 +34,8 @@ def sharpness(weights: Weights | Sequence[ArrayLike], energy: Energy) -> Scalar:
     The Hessian is never formed: the method of Lanczos takes its products with vectors, with full reorthogonalisation
     and thick restarts. Source: K. Wu and H. Simon 2000.
 
-    Differentiable where the eigenvalue is simple.
+    Differentiable once, where the eigenvalue is simple: the slope of a repeated one is that of any of its vectors.
+    Second derivatives are NaN.
 
     **Arguments:** `weights`, W_1 first, a stack `N d d` or a sequence of matrices that chain; `energy`, as in
     `gradient_flow`.
@@ -76,8 +77,10 @@ def _sharpness(energy: Callable, weights: Weights) -> tuple[Scalar, Array]:
 
     still = jax.lax.stop_gradient
     found = _largest(lambda v: still(hessian(still(v))), still(flat))
-    # For differentiation the eigenvector is a constant: the derivative of the eigenvalue does not see its motion.
-    return still(found.vector) @ hessian(still(found.vector)), found.error <= _tolerance(flat) * found.size
+    # For differentiation the eigenvector is a constant: the derivative of the eigenvalue does not see its motion, as
+    # second derivatives do.
+    value = differentiable_once(still(found.vector) @ hessian(still(found.vector)))
+    return value, found.error <= _tolerance(flat) * found.size
 
 
 def _tolerance(x: Array) -> float:

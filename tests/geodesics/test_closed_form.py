@@ -76,3 +76,14 @@ def test_ends_in_float32_fit_a_form_to_their_rounding():
     middle = dln.closed_form.commuting(ends[0], ends[0] @ ends[0], 2.0)(0.5)
     expected = TURN @ jnp.diag(jnp.array([9.0, 1.0])) @ TURN.T
     np.testing.assert_allclose(middle, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("curve", [dln.closed_form.commuting, dln.closed_form.printed_line])
+def test_where_eigenvalues_cross_a_line_has_no_derivative(curve):
+    q = jnp.array([[0.8, -0.6], [0.6, 0.8]])
+    a, b = (q @ jnp.diag(jnp.array(values)) @ q.T for values in ([1.0, 3.0], [3.0, 1.0]))
+    line = curve(a, b, 2.0)
+    assert_close(line(0.5), 4 * ((1 + 3**0.5) / 4) ** 2 * jnp.eye(2), ALGEBRA)
+    for slope in (jax.jacfwd, jax.jacrev):
+        assert jnp.all(jnp.isnan(slope(line)(0.5)))
+        assert_close(slope(line)(0.4), (line(0.4 + 1e-5) - line(0.4 - 1e-5)) / 2e-5, FINITE_DIFFERENCE)

@@ -64,6 +64,16 @@ def test_many_networks_and_derivatives_of_the_sharpness(key):
     assert_close(jnp.sum(slope * weights[1]), (ahead - behind) / (2 * h), FINITE_DIFFERENCE)
 
 
+def test_second_derivative_of_the_sharpness_is_none_in_every_mode():
+    # The eigenvector moves, which first derivatives alone do not see.
+    weights, target = jnp.stack([jnp.eye(2), jnp.diag(jnp.array([2.0, 1.0]))]), jnp.array([[1.0, 0.5], [0.2, 1.0]])
+    of_start = lambda s: dln.sharpness(weights + s * target, lambda x: jnp.sum((x - target) ** 2) / 2)
+    of_energy = lambda s: dln.sharpness(weights, lambda x: jnp.sum((x - (1 + s) * target) ** 2) / 2)
+    for f in (of_start, of_energy):
+        for first, second in itertools.product((jax.jacfwd, jax.jacrev), repeat=2):
+            assert jnp.isnan(second(first(f))(0.0))
+
+
 def test_sharpness_that_is_not_told_from_its_neighbours_is_still_right_to_the_gap():
     # Two eigenvalues that differ by 1e-12, among 100 others.
     values = jnp.concatenate([jnp.array([2.0, 2.0 - 1e-12]), jnp.linspace(-1, 1, 100)])

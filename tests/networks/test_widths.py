@@ -331,3 +331,22 @@ def test_training_is_the_loop_of_optax(key):
     for w, start, end in zip(out.weights, weights, layers, strict=True):
         assert_close(w, jnp.stack([start, end]), ALGEBRA)
     assert out.x.shape == (2, 3, 2) and "N = 2, widths 2, 4, 3" in repr(out)
+
+
+@pytest.mark.parametrize("count", [17, 26, 40, 51, 52])
+def test_product_of_a_long_sequence_is_not_its_transpose(count):
+    layers = [
+        np.random.default_rng(k).standard_normal((3 if k < count - 1 else 4, 3 if k else 2)) for k in range(count)
+    ]
+    expected = reduce(lambda x, w: w @ x, layers)
+    np.testing.assert_allclose(dln.product(layers), expected, rtol=0, atol=1e-13 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("factors", [lambda x: dln.balanced_factors(x, 2), lambda x: dln.imbalanced_factors(x, 2.0)])
+def test_factors_have_no_derivative_where_singular_values_repeat(factors):
+    move = jnp.array([[0.3, 0.5], [-0.2, 0.7]])
+    for start, known in ((2 * jnp.eye(2), False), (jnp.array([[1.0, 2.0], [0.0, 3.0]]), True)):
+        for slope in (jax.jacfwd, jax.jacrev):
+            change = slope(lambda s, start=start: dln.balancedness(factors(start + s * move)))(0.0)
+            # Along a derivative the factors stay as far from balanced as they are.
+            assert jnp.abs(change).max() < 1e-12 if known else jnp.all(jnp.isnan(change))
