@@ -238,10 +238,15 @@ def _lower(context: Any, *xs: Any, jaxpr: ClosedJaxpr, **_: Any) -> Any:
     return mlir.core_call_lowering(context, *xs, name="function_with_rule", call_jaxpr=jaxpr)
 
 
+def _arrays(xs: Sequence[Any]) -> list[Array]:
+    """The arguments of the operation, of which JAX hands over numbers of a program as arrays of NumPy."""
+    return [x if isinstance(x, Array) else jnp.asarray(x) for x in xs]
+
+
 def _batch(
     xs: Sequence[Any], axes: Sequence[int | None], *, jaxpr: ClosedJaxpr, call: _Call | _Batch
 ) -> tuple[list[Array], list[int]]:
-    many = _Batch(call, jaxpr, tuple(axes))
+    xs, many = _arrays(xs), _Batch(call, jaxpr, tuple(axes))
     out = _operation.bind(*xs, jaxpr=_traced(many, *xs).jaxpr, call=many)
     return out, [0] * len(out)
 
@@ -249,9 +254,7 @@ def _batch(
 def _differentiate(
     xs: Sequence[Any], dxs: Sequence[Any], *, call: _Call | _Batch, **_: Any
 ) -> tuple[list[Array], list[Any]]:
-    # JAX hands numbers of a program over as arrays of NumPy.
-    xs = [x if isinstance(x, Array) else jnp.asarray(x) for x in xs]
-    dxs = [None if type(dx) is ad.Zero else dx for dx in dxs]
+    xs, dxs = _arrays(xs), [None if type(dx) is ad.Zero else dx for dx in dxs]
     # A rule may look at arrays that are known.
     keeps = call.is_plain and not any(map(is_concrete, xs))
     out, dout = _rule(call, xs, dxs) if keeps else call.rule(xs, dxs)

@@ -48,12 +48,12 @@ def draw(data: xarray.Dataset) -> Drawing:
     figure = new_figure(6.8, 3.0)
     ax = figure.subplots()
     # As in the thesis, a violin shows the distribution over label matrices of the mean over runs.
-    means = data["effective_rank"].mean("run")
+    means = data["effective_rank"].mean("run").rename(matrix="seed")
     groups = {f"{k}": means.sel(K=k).to_dataset() for k in data["K"].values}
-    groups["labels"] = data["labels_rank"].expand_dims("time").to_dataset(name="effective_rank")
+    groups["labels"] = data["labels_rank"].rename(matrix="seed").expand_dims("time").to_dataset(name="effective_rank")
     effective_rank_violins(groups, ax=ax)
     # The points are side by side in the order of the label matrices, which are the same in every violin.
-    aside = np.linspace(-0.12, 0.12, means.sizes["matrix"])
+    aside = np.linspace(-0.12, 0.12, means.sizes["seed"])
     for place, group in enumerate(groups.values()):
         values = group["effective_rank"].isel(time=-1).values
         ax.plot(place + aside, values, "o", color="0.2", markersize=1.6, alpha=0.8, mew=0)

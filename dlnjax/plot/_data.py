@@ -24,7 +24,10 @@ def flows_of(sol: "Shown | xarray.Dataset", name: str) -> "xarray.Dataset":
     """
     data: Any = sol if hasattr(sol, "data_vars") else getattr(sol, "to_xarray", lambda: ())()
     if name not in data:
-        raise TypeError(f"expected a FlowSolution, or the xarray form of one with {name}, got {type(sol).__name__}.")
+        raise TypeError(
+            f"sol must be a solution, such as a FlowSolution, or the xarray form of one with {name}, "
+            f"got {type(sol).__name__}."
+        )
     if lead := [dim for dim in data.dims if re.fullmatch(r"seed_\d+", str(dim))]:
         data = data.stack(seed=lead, create_index=False)
     return data.transpose(..., *OWN, missing_dims="ignore")
