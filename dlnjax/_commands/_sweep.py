@@ -16,8 +16,6 @@ from dlnjax._loaded import solution_of
 
 # How long a Dask scheduler may take to answer.
 _SECONDS_TO_CONNECT = 10
-# The relative tolerance without --rtol.
-RTOL = 1e-6
 
 
 def sweep(args: argparse.Namespace) -> int:
@@ -41,7 +39,7 @@ def sweep(args: argparse.Namespace) -> int:
         over = {"depth": dln.Imbalanced(args.imbalance)}
     options = over | {"ts": _times(args), "max_steps": args.max_steps}
     if args.noise is None:
-        options |= {"rtol": args.rtol or RTOL, "stop": None if args.steady is None else dln.Steady(args.steady)}
+        options |= {"rtol": args.rtol, "stop": None if args.steady is None else dln.Steady(args.steady)}
     else:
         options |= {"noise": dln.Noise(energy_key, args.noise, args.dt)}
     try:

@@ -11,6 +11,7 @@ from dlnjax._custom_jvp import filter_custom_jvp
 from dlnjax._geodesics.dopri8 import solve
 from dlnjax._geodesics.exponential import orthonormal
 from dlnjax._geodesics.hamiltonian import velocity, velocity_in_frame
+from dlnjax._geodesics.jacobi import directions
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import form_by_kernel, into, out_of
 from dlnjax._svd import svd
@@ -59,10 +60,9 @@ def _slope_by_kernel_jvp(
 
 def _jacobian(x: Square, p: Square, kernel: Kernel, rtol: Scalar) -> Float[Array, "k m"]:
     """The derivatives of `slope_by_kernel` in X, P and the numbers of the kernel."""
-    n, (numbers, kernel_of) = x.size, ravel(kernel, x.dtype)
-    basis = jnp.eye(2 * n + len(numbers), dtype=x.dtype)
-    dx, dp, dk = basis[:, :n].reshape(-1, *x.shape), basis[:, n : 2 * n].reshape(-1, *x.shape), basis[:, 2 * n :]
-    offset = jnp.full((len(basis), 1, len(numbers)), positive(jnp.sum(orthonormal(x, p, kernel) ** 2)))
+    numbers, kernel_of = ravel(kernel, x.dtype)
+    dx, dp, dk = directions(x, len(numbers))
+    offset = jnp.full((len(dx), 1, len(numbers)), positive(jnp.sum(orthonormal(x, p, kernel) ** 2)))
 
     def flow(x: Square, p: Square, numbers: Float[Array, " k"]) -> Any:
         kernel = kernel_of(numbers)

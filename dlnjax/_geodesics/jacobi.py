@@ -54,6 +54,12 @@ def _varied(state: State, kernel: Kernel) -> State:
     return *moved, *rates
 
 
+def directions(x: Square, count: int) -> tuple[Float[Array, "m d d"], Float[Array, "m d d"], Float[Array, "m k"]]:
+    """A basis of the variations of X, of its momentum, and of `count` numbers of the kernel, in this order."""
+    n, basis = x.size, jnp.eye(2 * x.size + count, dtype=x.dtype)
+    return basis[:, :n].reshape(-1, *x.shape), basis[:, n : 2 * n].reshape(-1, *x.shape), basis[:, 2 * n :]
+
+
 @compiled
 def jacobians(
     x: Square, p: Square, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar
@@ -66,10 +72,8 @@ def jacobians(
     """
     # The numbers of the kernel are constant in time, and are no part of the state. A tangent of them moves the
     # velocity.
-    n = x.size
     numbers, kernel_of = ravel(kernel, x.dtype)
-    basis = jnp.eye(2 * n + len(numbers), dtype=x.dtype)
-    dx, dp, dk = basis[:, :n].reshape(-1, *x.shape), basis[:, n : 2 * n].reshape(-1, *x.shape), basis[:, 2 * n :]
+    dx, dp, dk = directions(x, len(numbers))
 
     def flow(x: Square, p: Square, numbers: Float[Array, " k"]) -> tuple[Square, Square]:
         return velocity(x, p, kernel_of(numbers))
@@ -158,8 +162,7 @@ def _slopes_of_time(x: Square, p: Square, kernel: Kernel, t: Scalar, rtol: Scala
     field = jnp.tensordot(null.u[:, -1], dp, 1)
     test = apply_metric_operator(found.x, null.v[:, -1].reshape(x.shape), kernel, power=-0.5)
     numbers, kernel_of = ravel(kernel, x.dtype)
-    basis = jnp.eye(2 * n + len(numbers), dtype=x.dtype)
-    dx, dp, dk = basis[:, :n].reshape(-1, *x.shape), basis[:, n : 2 * n].reshape(-1, *x.shape), basis[:, 2 * n :]
+    dx, dp, dk = directions(x, len(numbers))
 
     def flow(x: Square, p: Square, y: Square, q: Square, numbers: Float[Array, " k"]) -> tuple[Square, ...]:
         moved, rates = jax.jvp(lambda x, p: velocity(x, p, kernel_of(numbers)), (x, p), (y, q))

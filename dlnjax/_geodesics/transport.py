@@ -51,8 +51,8 @@ def transport(line: GeodesicSolution, z: Float[Array, "*n d d"], t: Numbers = 1.
     geodesics with the same axes in front; `t`, times in [0, 1], one or an array of them in any order.
 
     **Returns:** Z at the times `t`, `t d d`; by default at the end, `d d`. It is NaN at times that the geodesic, as it
-    is followed anew, does not reach. Differentiable in forward mode, in
-    the ends of the geodesic, its depth, `z` and the times.
+    is followed anew, does not reach. Differentiable in forward mode, in the ends of the geodesic, its depth, `z` and
+    the times.
 
     **Raises:** `ValueError` or `TypeError` for a vector of another shape, NaN, or times outside of [0, 1]; `ValueError`
     for a geodesic that did not arrive.
@@ -105,8 +105,8 @@ def _along(
     single tolerance suits them all near singular matrices.
     """
     ts, start = _with_ends(t), (x, orthonormal(x, p, kernel), covector(x, z, kernel))
-    velocity = lambda y: _turning(y[0], y[1], y[2], kernel)
-    path = follow(velocity, start, lambda y: y[0], kernel, ts, jnp.asarray(_RTOL, x.dtype), max_steps=_MOST)
+    turning = lambda y: _turning(y[0], y[1], y[2], kernel)
+    path = follow(turning, start, lambda y: y[0], kernel, ts, jnp.asarray(_RTOL, x.dtype), max_steps=_MOST)
     came = (ts <= path.t_end)[:, None, None]
     xs, _, ys = jax.tree.map(lambda y: nan_unless(came, y[:-1])[1:-1], path.states)
     # B has the digits of its small singular values, which X(1) has lost.

@@ -123,15 +123,13 @@ class Imbalanced(Kernel):
         """log lambda, from the logarithms of the layers, since their products may leave the range of the floats."""
         if self.depth == 2:
             return jnp.logaddexp(*(jnp.log(self._mean(jnp.exp(log))) for log in (log_s, log_t))) - math.log(2)
-        s, t = log_layers(log_s, self._c), log_layers(log_t, self._c)
-        return jax.nn.logsumexp(_sum_after(s) + _sum_before(t), axis=0) - math.log(self.depth)
+        return _log_mean_product(log_layers(log_s, self._c), log_layers(log_t, self._c))
 
     def log_eigenvalue_at_zero(self, log_s: Float[Array, " d"]) -> Float[Array, " d"] | None:
         """log lambda(s, 0) from three layers on. At two layers the smallest number is small beside s."""
         if self.depth == 2:
             return None
-        s, t = log_layers(log_s, self._c), _log_layers_at_zero(self._c)[:, None]
-        return jax.nn.logsumexp(_sum_after(s) + _sum_before(t), axis=0) - math.log(self.depth)
+        return _log_mean_product(log_layers(log_s, self._c), _log_layers_at_zero(self._c)[:, None])
 
     def log_eigenvalue_and_slope(
         self, log_s: Float[Array, "*#s"], log_t: Float[Array, "*#s"]
@@ -238,6 +236,11 @@ def _sum_before(z: Float[Array, "N *s"]) -> Float[Array, "N *s"]:
 def _sum_after(z: Float[Array, "N *s"]) -> Float[Array, "N *s"]:
     """For each layer, the sum over the layers after it."""
     return jnp.flip(_sum_before(jnp.flip(z, 0)), 0)
+
+
+def _log_mean_product(s: Float[Array, "N *#s"], t: Float[Array, "N *#s"]) -> Float[Array, "*#s"]:
+    """log lambda, from the logarithms of the layers of both singular values."""
+    return jax.nn.logsumexp(_sum_after(s) + _sum_before(t), axis=0) - math.log(len(s))
 
 
 def _log_layers_at_zero(c: Float[Array, " N"]) -> Float[Array, " N"]:

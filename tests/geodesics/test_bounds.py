@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from support.kernels import Bare
 
 import dlnjax as dln
 
@@ -10,7 +11,7 @@ A, B = jnp.diag(jnp.array([4.0, 0.25])), jnp.array([[2.125, 1.875], [1.875, 2.12
 TURNED = jnp.array([[1.3, 0.4], [-0.2, 0.8]])
 
 
-class Steep(dln.Kernel):
+class Steep(Bare):
     """lambda = exp(-h log(s/t)^2). A rotation in it is longer than in the flat metric, where y = sigma."""
 
     h: jax.Array
@@ -21,12 +22,6 @@ class Steep(dln.Kernel):
 
     def leaving(self, sigma):
         return jnp.zeros_like(sigma), jnp.zeros_like(sigma)
-
-    def straighten(self, sigma):
-        return sigma
-
-    def unstraighten(self, y):
-        return y
 
 
 KERNELS = {"steep": Steep(jnp.array(0.3)), "three layers": dln.Imbalanced([0.8, -0.3]), "balanced": dln.Balanced(3.0)}
