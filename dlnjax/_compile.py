@@ -51,16 +51,19 @@ def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callab
     options there, so that they are left out. As of what `jax.jit` returns, `lower(*args).compile()` of the program
     compiles it and does not run it.
     """
-    traced = _saying(f)
-    plain = eqx.filter_jit(traced, donate=donate)
-    quick = eqx.filter_jit(traced, donate=donate, compiler_options=QUICK | more)  # pyright: ignore[reportCallIssue]
-    best: Callable[[], Any] = lambda: quick if _takes_options(jax.default_backend()) else plain
+
+    # Each is made at its first call. All of them together would take a tenth of the time of `import dlnjax`.
+    plain = functools.cache(lambda: eqx.filter_jit(_saying(f), donate=donate))
+    quick = functools.cache(
+        lambda: eqx.filter_jit(_saying(f), donate=donate, compiler_options=QUICK | more)  # pyright: ignore[reportCallIssue]
+    )
+    best: Callable[[], Any] = lambda: quick() if _takes_options(jax.default_backend()) else plain()
 
     @functools.wraps(f)
     @_little_garbage()
     def call(*args: Any, **kwargs: Any) -> Any:
         if not all(map(_is_at_hand, jax.tree.leaves((args, kwargs)))) or inside_of_jit():
-            return plain(*args, **kwargs)
+            return plain()(*args, **kwargs)
         with waiting_for("running") as shown:
             try:
                 out = best()(*args, **kwargs)
@@ -68,7 +71,7 @@ def compiled(f: Callable[..., Any], donate: Any = "none", **more: Any) -> Callab
                 # A tracer may hide where no leaf is, as in a function of an optimiser: JAX then refuses the options.
                 if "compiler_options" not in str(error):
                     raise
-                return plain(*args, **kwargs)
+                return plain()(*args, **kwargs)
             # The call may return before the program has ended.
             if shown:
                 jax.block_until_ready([x for x in jax.tree.leaves(out) if is_concrete(x)])

@@ -228,7 +228,7 @@ def test_two_layers_that_rest_or_see_nothing_of_the_target():
 def test_two_layers_have_derivatives_where_rows_vanish_and_at_any_imbalance(key):
     # The start has the frame of the target, so that what lies outside of the frame is 0.
     target = jnp.diag(jnp.array([2.0, 1.0]))
-    aligned = jax.jit(lambda c: two_layer(*dln.balanced_factors(c * jnp.eye(2), 2), target, 1.5).x[0, 0])
+    aligned = jax.jit(lambda c: two_layer(*(jnp.sqrt(c) * jnp.eye(2),) * 2, target, 1.5).x[0, 0])
     assert_close(jax.grad(aligned)(0.1), jax.grad(lambda c: mode(c, 2.0, 2, 1.5))(0.1), ALGEBRA)
     x0, target = jax.random.normal(key, (2, 3)), jax.random.normal(jax.random.fold_in(key, 1), (2, 3))
     lazy = jax.jit(lambda g: two_layer(*dln.imbalanced_factors(x0, g), target, 1.3).x[0, 1])
