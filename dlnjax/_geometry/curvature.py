@@ -20,7 +20,7 @@ from dlnjax._geometry.kernel import degree_of, Kernel, scale_exponent
 from dlnjax._geometry.levi_civita import LeviCivita
 from dlnjax._geometry.metric import as_pair, full_rank
 from dlnjax._geometry.operator import into, out_of
-from dlnjax._reverse import compiled_both_ways
+from dlnjax._modes import compiled_both_ways
 from dlnjax._scale import exponent, scaled
 from dlnjax._svd import svd
 from dlnjax._tree import positive, root

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
 from dlnjax._checks import as_count, require
-from dlnjax._compile import compiled
+from dlnjax._modes import integrated_both_ways
 from dlnjax._networks.chain import as_weights, dtype_of, each, require_finite_weights, sizes_of
 from dlnjax._networks.cores import cores_of, restored
 from dlnjax._networks.factors import balancedness_of_stack
@@ -39,7 +39,8 @@ def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = Non
     largest rank that the widths allow; `rtol`, the error of a step, and the |G| relative to |W|^2 at which the flow
     ends, by default 1e-12 in float64 and 1e-5 in float32; `max_steps`.
 
-    **Returns:** the factors, in the form in which they were given.
+    **Returns:** the factors, in the form in which they were given. They have derivatives in both modes, and second
+    ones.
 
     **Raises:** `ValueError` or `TypeError` if `weights` is neither a stack of real, finite square matrices nor a
     sequence of real, finite matrices that chain, or if the product has lower rank, from where the flow need not arrive;
@@ -69,9 +70,14 @@ def balance(weights: Weights | Sequence[ArrayLike], *, rtol: Number | None = Non
     return require(out, ~arrived, message)
 
 
-@compiled
+@integrated_both_ways
 def _balance(
-    frames: tuple[Layer, ...] | None, weights: Stack, rtol: Scalar, max_steps: int
+    frames: tuple[Layer, ...] | None,
+    weights: Stack,
+    rtol: Scalar,
+    max_steps: int,
+    *,
+    adjoint: diffrax.AbstractAdjoint,
 ) -> tuple[Weights, Bool[Array, ""]]:
     # In these units every factor has norm 1, and the fastest rate is near 1. At the end each factor gets the geometric
     # mean of the units. Their product may be beyond the floats, and the sum of their logarithms is not.
@@ -95,6 +101,7 @@ def _balance(
         y0=each(jnp.divide, weights, unit),
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol),
         event=diffrax.Event(Partial(balanced, rtol)),
+        adjoint=adjoint,
         max_steps=max_steps,
         throw=False,
     )

@@ -3,20 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from dlnjax._checks import as_count, check_energy
-from dlnjax._compile import compiled, first_times, with_more_times
+from dlnjax._compile import first_times, with_more_times
 from dlnjax._networks.chain import (
     as_weights,
-    chain_product,
     described,
     dtype_of,
     each,
@@ -25,23 +21,18 @@ from dlnjax._networks.chain import (
     require_finite_weights,
     Sizes,
     sizes_of,
-    times,
 )
 from dlnjax._networks.diffusion import check_diffusion, diffuse
+from dlnjax._networks.integration import Accuracy, integrate, Start
 from dlnjax._noise import check_steps, Noise, with_noise
-from dlnjax._protocol import gradient
-from dlnjax._results import code_of, result_counts, RESULTS
+from dlnjax._results import result_counts, RESULTS
 from dlnjax._saved import Layout, Solution
-from dlnjax._scale import ATOL_SHARE, shortest_step
+from dlnjax._scale import ATOL_SHARE
 from dlnjax._show import Curves, FLOW_TIME, singular_values_of
 from dlnjax._solver import as_times, as_tolerance, warn_of_precision
 from dlnjax._traced import traced_energy
-from dlnjax._tree import all_finite, norm, own_arithmetic, where
+from dlnjax._tree import own_arithmetic
 from dlnjax._types import Energy, Number, Numbers, Scalar, Weights
-
-# A flow that fails has blown up if its shortest step would move the factors by more than this share of their norm. At a
-# singular gradient the shortest step moves them by less.
-BLOW_UP = 1e-3
 
 
 class NetworkSolution(Solution):
@@ -137,7 +128,8 @@ def network_flow(
     it `energy` may be None, which is Brownian motion, there are no tolerances, and a path has no derivative. How often
     the determinant of X has changed its sign is in `stats`, as `crossings`.
 
-    **Returns:** a `NetworkSolution`, with factors in the form in which they were given.
+    **Returns:** a `NetworkSolution`, with factors in the form in which they were given. It has derivatives in both
+    modes, and second ones, in the energy, the factors and the times.
 
     **Raises:** `ValueError` or `TypeError` for bad input, before anything runs; an error with the sentence of the code
     in `RESULTS` if the flow fails and `throw`.
@@ -209,7 +201,7 @@ def as_tolerances(rtol: Number, atol: Number | None, dtype: Any) -> tuple[Scalar
 
 def unit_of(weights: Weights, atol: Scalar | None) -> Sizes:
     """The unit of each factor in which its absolute tolerance is one number: its norm, or 1 where `atol` is given."""
-    return sizes_of(weights) if atol is None else each(lambda w: jnp.ones((), w.dtype), weights)
+    return jax.lax.stop_gradient(sizes_of(weights) if atol is None else each(lambda w: jnp.ones((), w.dtype), weights))
 
 
 def integrated(
@@ -225,103 +217,11 @@ def integrated(
     rtol, atol = tolerances
     atol = ATOL_SHARE * rtol if atol is None else atol
     padded = with_more_times(ts, sum(w.size for w in jax.tree.leaves(weights)))
-    sol = _network_flow(energy, weights, unit, padded, rtol, atol, max_steps=max_steps)
-    return eqx.tree_at(lambda s: (s.ts, s.weights), sol, (ts, first_times(sol.weights, ts)))
-
-
-class _Controller(diffrax.AbstractStepSizeController):
-    """diffrax's controller, which also ends the flow where a step is a few roundings of the time.
-
-    The `dtmin` of `PIDController` is one number for the whole flow. If that number is a share of the span, a flow over
-    a long span ends at its first short step.
-    """
-
-    inner: diffrax.PIDController
-
-    def wrap(self, direction: Any) -> "_Controller":
-        return _Controller(self.inner.wrap(direction))
-
-    # `Any` stands for types that are diffrax's own, those of its times, terms and states.
-
-    def init(
-        self, terms: Any, t0: Any, t1: Any, y0: Any, dt0: Any, args: Any, func: Callable, error_order: Any
-    ) -> tuple[Any, Any]:
-        return self.inner.init(terms, t0, t1, y0, dt0, args, func, error_order)
-
-    def adapt_step_size(
-        self,
-        t0: Any,
-        t1: Any,
-        y0: Any,
-        y1_candidate: Any,
-        args: Any,
-        y_error: Any,
-        error_order: Any,
-        controller_state: Any,
-    ) -> tuple[Any, Any, Any, Any, Any, Any]:
-        out: Any = self.inner.adapt_step_size(t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state)
-        keep, start, end, jump, state, result = out
-        stuck = ~keep & (end - start <= shortest_step(start))
-        failed = diffrax.RESULTS.where(stuck, diffrax.RESULTS.dt_min_reached, result)
-        return keep, start, end, jump, state, failed
-
-
-@compiled
-def _network_flow(
-    energy: Callable,
-    weights: Weights,
-    unit: Sizes,
-    ts: Float[Array, " ts"],
-    rtol: Scalar,
-    atol: Scalar,
-    *,
-    max_steps: int,
-) -> NetworkSolution:
-    depth = len(weights)
-
-    # The arrays are arguments of what diffrax calls, since `jax.checking_leaks` takes arrays in a closure for leaks.
-    def velocity(given: tuple[Any, Any], t: Any, y: Weights, args: Any) -> Weights:
-        # This is (1.5)-(1.6) over N, for factors in units of `unit`. The pullback of the product is its transpose.
-        energy, unit = given
-        x, pull = jax.vjp(chain_product, times(unit, y))
-        return each(lambda slope, u: -slope / (depth * u), pull(gradient(energy, x))[0], unit)
-
-    velocity = Partial(velocity, (energy, unit))
-
-    # The flow is autonomous, and time starts at 0 here: a short step that is added to a late time loses its digits.
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(velocity),
-        diffrax.Dopri8(),
-        t0=jnp.zeros_like(ts[0]),
-        t1=ts[-1] - ts[0],
-        dt0=None,
-        y0=each(jnp.divide, weights, unit),
-        saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts - ts[0]), diffrax.SubSaveAt(t1=True)]),
-        stepsize_controller=_Controller(diffrax.PIDController(rtol=rtol, atol=atol)),
-        max_steps=max_steps,
-        throw=False,
-    )
-    (saved, last), t_end = _states(solution)
-    # diffrax fills the states at times that were not reached with infinity.
-    came = jax.vmap(all_finite)(saved)
-    speed = velocity(t_end, last, None)
-    grows = shortest_step(t_end) * norm(speed) > BLOW_UP * norm(last)
-    code = code_of(
-        (solution.result == diffrax.RESULTS.successful, RESULTS.successful),
-        (solution.result == diffrax.RESULTS.max_steps_reached, RESULTS.max_steps_reached),
-        (all_finite((last, speed)) & grows, RESULTS.diverged),
-        (jnp.asarray(True), RESULTS.non_finite),
-    )
+    end = integrate(Start(energy, weights, padded), Accuracy(unit, rtol, atol, max_steps))
     return NetworkSolution(
         ts=ts,
-        weights=jax.vmap(lambda came, state: times(unit, where(came, state, last)))(came, saved),
-        t_end=ts[0] + t_end,
-        result=code,
-        stats={"steps": solution.stats["num_steps"]},
+        weights=first_times(end.weights, ts),
+        t_end=end.t_end,
+        result=end.result,
+        stats={"steps": end.steps},
     )
-
-
-def _states(solution: diffrax.Solution) -> tuple[tuple[Any, Any], Any]:
-    saved, end = solution.ys  # pyright: ignore[reportGeneralTypeIssues]
-    times: Any = solution.ts
-    return (saved, jax.tree.map(lambda y: y[0], end)), times[1][0]

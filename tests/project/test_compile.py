@@ -17,7 +17,7 @@ from dlnjax._tree import kept
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/compile.md"
 OURS = {"_begin", "_turn", "_conclude", "_draw", "_solve_chunk", "_connections", "_solve"}
-OURS |= {"_over_seeds", "_network_flow", "_diffuse", "_begin_steps", "_some_steps", "_tangents", "_cotangents"}
+OURS |= {"_over_seeds", "integrate", "_diffuse", "_begin_steps", "_some_steps", "_tangents", "_cotangents"}
 # No other test has matrices of this size, of which something would be compiled already.
 D = 6
 X0 = 0.5 * np.eye(D) + 0.1 * np.cos(np.arange(D * D)).reshape(D, D)

@@ -22,7 +22,7 @@ GROUND = {
     "_lapack",
     "_recorded",
     "_results",
-    "_reverse",
+    "_modes",
     "_runge_kutta",
     "_svd",
     "_tree",
