@@ -12,6 +12,8 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from dlnjax._compile import compiled
@@ -24,6 +26,25 @@ def compiled_both_ways(f: Callable[..., Any]) -> Callable[..., Any]:
     The program of reverse mode computes `f` once more, so that nothing is kept from the value for it.
     """
     return _in_modes(f, forward=f, back=f, twice=f)
+
+
+def compiled_by_columns(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`compiled_both_ways` of a function of few numbers with a loop that has no reverse mode.
+
+    Its cotangents are those of the whole Jacobian, which forward mode finds.
+    """
+
+    def pull(of: Callable[[Any], PyTree], at: list[Array]) -> Callable[[PyTree], list[Array]]:
+        numbers, tree_of = ravel_pytree(at)
+        columns = jax.jacfwd(lambda numbers: of(tree_of(numbers)))(numbers)
+
+        def back(ct: PyTree) -> list[Array]:
+            along = jax.tree.map(lambda ct, z: jnp.tensordot(ct, z, ct.ndim), ct, columns)
+            return tree_of(jnp.sum(jnp.stack(jax.tree.leaves(along)), axis=0))
+
+        return back
+
+    return _in_modes(f, forward=f, back=f, twice=f, pull=pull)
 
 
 def integrated_both_ways(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,11 +65,15 @@ def integrated_both_ways(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _in_modes(
-    f: Callable[..., Any], forward: Callable[..., Any], back: Callable[..., Any], twice: Callable[..., Any]
+    f: Callable[..., Any],
+    forward: Callable[..., Any],
+    back: Callable[..., Any],
+    twice: Callable[..., Any],
+    pull: Callable[..., Callable[[PyTree], list[Array]]] = lambda of, at: lambda ct: jax.vjp(of, at)[1](ct)[0],
 ) -> Callable[..., Any]:
     """`f` as a program, with the first derivatives of `forward` and `back`, and the second ones of `twice`.
 
-    All four compute the same.
+    All four compute the same. pull(of, at) is the map of the cotangents of of(x) to those of x, at x = `at`.
     """
     run = compiled(f)
 
@@ -64,7 +89,7 @@ def _in_modes(
             # What does not move, as a result code, has no cotangent.
             return jax.tree.map(lambda ct, x: None if ct is None else x, ct, out, is_leaf=lambda ct: ct is None)
 
-        return jax.vjp(of, [leaves[i] for i in moving])[1](ct)[0]
+        return pull(of, [leaves[i] for i in moving])(ct)
 
     @compiled
     def forwards(args: tuple[Any, ...], moves: list[Array], moving: tuple[int, ...]) -> PyTree:

@@ -16,6 +16,7 @@ from dlnjax._geodesics.hamiltonian import velocity
 from dlnjax._geometry.kernel import Kernel
 from dlnjax._geometry.operator import apply_metric_operator
 from dlnjax._lapack import sign_of_determinant
+from dlnjax._modes import compiled_by_columns
 from dlnjax._svd import singular_values, svd
 from dlnjax._tree import instantiate, iterate, nan_unless, ravel
 from dlnjax._types import Scalar, Square
@@ -60,7 +61,7 @@ def directions(x: Square, count: int) -> tuple[Float[Array, "m d d"], Float[Arra
     return basis[:, :n].reshape(-1, *x.shape), basis[:, n : 2 * n].reshape(-1, *x.shape), basis[:, 2 * n :]
 
 
-@compiled
+@compiled_by_columns
 def jacobians(
     x: Square, p: Square, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar
 ) -> tuple[Float[Array, "times n m"], Float[Array, "times n m"]]:

@@ -29,6 +29,7 @@ from dlnjax._geometry.motion import moved
 from dlnjax._geometry.operator import apply_metric_operator, form_gradient, into, out_of
 from dlnjax._geometry.parts import Parts
 from dlnjax._lapack import solve_linear
+from dlnjax._modes import compiled_by_columns
 from dlnjax._svd import SVD, svd
 from dlnjax._tree import instantiate, positive, ravel
 from dlnjax._types import Matrix, Scalar, Square
@@ -188,6 +189,7 @@ def velocity(y: State, kernel: Kernel) -> State:
     )
 
 
+@compiled_by_columns
 def jacobian(start: State, kernel: Kernel, ts: Float[Array, " times"], rtol: Scalar) -> State:
     """The derivative of the states at `ts` in the start and in the numbers of the kernel, by Jacobi fields.
 

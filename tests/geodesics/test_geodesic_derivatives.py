@@ -56,6 +56,17 @@ def test_geodesics_in_a_kernel_without_numbers_have_derivatives():
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("a", [APART, jnp.array([[1.3, 0.1], [0.2, 0.7], [-0.4, 0.6]])], ids=["square", "tall"])
+def test_exponential_has_second_derivatives_in_reverse_mode_alone(a):
+    def along(s):
+        end = dln.exponential(a + s * jnp.cos(a), jnp.sin(a) / 2 + s * a, 2.5 + s, ts=[0.0, 1.0], rtol=1e-11).x[-1]
+        return jnp.sum(end**2)
+
+    slope, h = jax.jit(jax.grad(along)), 1e-4
+    assert_close(jax.grad(jax.grad(along))(0.0), (slope(h) - slope(-h)) / (2 * h), 1e-6)
+
+
+@pytest.mark.long
 def test_conjugate_time_has_the_derivative_of_a_zero():
     time = lambda a, p, depth: _conjugate_time(a, a, p, dln.Balanced(depth))
     a, p = jnp.diag(jnp.array([60.0, 1.0])), jnp.log(60.0) * jnp.diag(jnp.array([-1 / 60, 1.0]))
